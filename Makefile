@@ -1,0 +1,85 @@
+# Two commands matter: `make up` starts the mesh, `make test` checks everything.
+# Nothing is written outside .venv/, .coinmesh/ and the user's cache directory.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coinmesh
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.11.8
+export UV_CACHE_DIR := $(CACHE)/uv
+export PIP_CACHE_DIR := $(CACHE)/pip
+# Every package of the tree, installed editable in this order.
+PACKAGES := libs/contracts libs/meshkit simulators deploy/local gateway cli \
+            services/collector-binance services/query-gateway jobs/spark
+RUNTIME_STAMP := .venv/.runtime
+DEV_STAMP := .venv/.dev
+PACKAGES_STAMP := .venv/.packages
+CONTRACTS := $(shell find proto -name '*.proto')
+
+.PHONY: help
+help: ## Lists the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+$(UV):
+	python3 -c 'import sys; sys.exit("Coinmesh needs Python 3.11 or newer; found " + sys.version.split()[0] + ".") if sys.version_info < (3, 11) else None'
+	python3 -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(RUNTIME_STAMP): requirements/runtime.txt | $(UV)
+	$(UV) pip install --python $(BIN)/python --require-hashes -r $<
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt $(RUNTIME_STAMP)
+	$(UV) pip install --python $(BIN)/python --require-hashes -r $<
+	@touch $@
+
+# Built without isolation: the build tools are in the lock.
+$(PACKAGES_STAMP): $(RUNTIME_STAMP) $(CONTRACTS) $(addsuffix /pyproject.toml,$(PACKAGES)) libs/contracts/generate.py
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@touch $@
+
+.PHONY: install
+install: $(PACKAGES_STAMP) ## Makes .venv with the mesh's commands
+
+.PHONY: up down reset status logs
+up: install ## Starts the mesh and prints its URLs (HA=1: three brokers; GATEWAYS=2; COINMESH_SOURCE=live)
+	$(BIN)/coinmesh up $(if $(HA),--ha) $(if $(GATEWAYS),--gateways $(GATEWAYS))
+
+down: ## Stops the mesh, keeps its data
+	$(BIN)/coinmesh down
+
+reset: ## Stops the mesh and drops its data
+	$(BIN)/coinmesh reset --yes
+
+status: ## Shows what runs
+	$(BIN)/coinmesh status
+
+logs: ## Shows a component's log: make logs S=query-gateway
+	$(BIN)/coinmesh logs $(S)
+
+.PHONY: test check test-unit test-mesh
+test: check test-unit test-mesh ## Runs every check and test
+
+check: install $(DEV_STAMP) ## Lint, types and contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --warnings
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/buf build -o .coinmesh/build/contracts.binpb
+	$(BIN)/buf breaking .coinmesh/build/contracts.binpb --against proto/baseline.binpb --exclude-imports
+
+test-unit: install $(DEV_STAMP) ## Tests that need no component
+	$(BIN)/pytest -m 'not component and not e2e'
+
+test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
+	$(BIN)/pytest -m 'component or e2e'
+
+.PHONY: lock contracts-accept
+lock: $(UV) ## Resolves requirements/*.in into hash-pinned locks
+	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt
+	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 -c requirements/runtime.txt requirements/dev.in -o requirements/dev.txt
+
+contracts-accept: install $(DEV_STAMP) ## Takes today's contracts as the ones that must not break
+	$(BIN)/buf build -o proto/baseline.binpb --exclude-source-info

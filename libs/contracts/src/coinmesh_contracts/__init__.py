@@ -1,0 +1,1 @@
+"""Coinmesh's contracts: stubs generated from proto/, Kafka framing and the table of topics."""

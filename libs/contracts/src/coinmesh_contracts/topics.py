@@ -1,0 +1,134 @@
+"""The mesh's Kafka topics: names, messages, partitions and retention (DESIGN §3, as code).
+
+The deploy step creates them from this table, and services take names and messages from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from google.protobuf.message import Message
+
+from coinmesh_contracts.events.v1.bar_pb2 import Bar
+from coinmesh_contracts.events.v1.block_header_pb2 import BlockHeader
+from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
+from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameBatch
+from coinmesh_contracts.events.v1.gap_pb2 import Gap
+from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
+from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
+from coinmesh_contracts.events.v1.quote_pb2 import Quote
+from coinmesh_contracts.events.v1.reference_price_pb2 import ReferencePrice
+from coinmesh_contracts.events.v1.token_transfer_pb2 import TokenTransfer
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+
+INSTRUMENT_PARTITIONS: Final = 4
+"""All instrument-keyed topics have one partition count, so a key has one partition number."""
+
+_DAY_MS: Final = 86_400_000
+_FRAMES_MAX_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic.
+
+    Attributes:
+        name: Its name.
+        key: What its records are keyed by.
+        message: The one message it carries; None while its contract is still to come.
+        partitions: How many partitions it is created with.
+        retention_days: How long records are kept; None for a compacted topic.
+        settings: Further topic settings.
+    """
+
+    name: str
+    key: str
+    message: type[Message] | None
+    partitions: int
+    retention_days: int | None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """The Schema Registry subject of its values (TopicNameStrategy)."""
+        return f"{self.name}-value"
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Kafka's settings for the topic, without those that depend on the number of brokers."""
+        kept = (
+            {"cleanup.policy": "compact"}
+            if self.retention_days is None
+            else {
+                "cleanup.policy": "delete",
+                "retention.ms": str(self.retention_days * _DAY_MS),
+            }
+        )
+        return {
+            # Event time lives in the payload only; the log's time is when a record was appended.
+            "message.timestamp.type": "LogAppendTime",
+            "compression.type": "producer",
+            **kept,
+            **self.settings,
+        }
+
+
+def _topic(
+    name: str,
+    key: str,
+    message: type[Message] | None,
+    days: int | None,
+    partitions: int = INSTRUMENT_PARTITIONS,
+    **settings: str,
+) -> Topic:
+    dotted = {name.replace("_", "."): value for name, value in settings.items()}
+    return Topic(name, key, message, partitions, days, MappingProxyType(dotted))
+
+
+INSTRUMENTS: Final = _topic("market.instruments.v1", "instrument", Instrument, None)
+TRADES: Final = _topic("market.trades.v1", "instrument", Trade, 7)
+QUOTES: Final = _topic("market.quotes.v1", "instrument", Quote, 7)
+BOOKS: Final = _topic("market.books.v1", "instrument", BookUpdate, 7)
+PRICES: Final = _topic("market.prices.v1", "asset", ReferencePrice, 7, 1)
+BARS: Final = _topic("market.bars.v1", "instrument", Bar, 7)
+INDICATORS: Final = _topic("market.indicators.v1", "instrument", IndicatorValue, 7)
+TRANSFERS: Final = _topic("chain.transfers.v1", "token", TokenTransfer, 30, 1)
+BLOCKS: Final = _topic("chain.blocks.v1", "chain", BlockHeader, 30, 1)
+POSTS: Final = _topic("social.posts.v1", "asset", None, 7, 1)
+FRAMES: Final = _topic(
+    "ingest.frames.v1", "connection", FrameBatch, 3, max_message_bytes=str(_FRAMES_MAX_BYTES)
+)
+GAPS: Final = _topic("ingest.gaps.v1", "instrument", Gap, 400)
+DEAD_LETTERS: Final = _topic(
+    "ingest.dlq.v1", "original key", DeadLetter, 30, max_message_bytes=str(_FRAMES_MAX_BYTES)
+)
+ALERT_RULES: Final = _topic("alerts.rules.v1", "rule", None, None, 1)
+ALERT_STATES: Final = _topic("alerts.state.v1", "rule and instrument", None, None, 1)
+ALERTS: Final = _topic("alerts.events.v1", "rule", None, 30, 1)
+AUDIT: Final = _topic("audit.events.v1", "writer", None, 365, 1)
+
+ALL: Final = (
+    INSTRUMENTS,
+    TRADES,
+    QUOTES,
+    BOOKS,
+    PRICES,
+    BARS,
+    INDICATORS,
+    TRANSFERS,
+    BLOCKS,
+    POSTS,
+    FRAMES,
+    GAPS,
+    DEAD_LETTERS,
+    ALERT_RULES,
+    ALERT_STATES,
+    ALERTS,
+    AUDIT,
+)
+
+BY_NAME: Final[Mapping[str, Topic]] = MappingProxyType({topic.name: topic for topic in ALL})
