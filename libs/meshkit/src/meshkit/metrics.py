@@ -1,0 +1,162 @@
+"""Metrics: Prometheus's client library, one registry per process, and the RED numbers of each RPC.
+
+Names begin with `coinmesh_`; units are in the name (`_seconds`, `_bytes`, `_total`).
+A service makes one `Metrics`, hands it to what it builds and to `serve()`.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.registry import Collector
+
+from meshkit.calls import Call, Layer
+from meshkit.settings import Address
+from meshkit.tls import CertificateFiles
+
+# From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+class Metrics:
+    """The metrics of one process; asking twice for a name gives the same metric."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._known: dict[str, Counter | Gauge | Histogram] = {}
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        """The counter `coinmesh_<name>_total`."""
+        return self._once(
+            Counter,
+            name,
+            lambda: Counter(
+                name, documentation, labels, namespace="coinmesh", registry=self.registry
+            ),
+        )
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
+        """The gauge `coinmesh_<name>`."""
+        return self._once(
+            Gauge,
+            name,
+            lambda: Gauge(
+                name, documentation, labels, namespace="coinmesh", registry=self.registry
+            ),
+        )
+
+    def histogram(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        buckets: Sequence[float] = LATENCY_BUCKETS,
+    ) -> Histogram:
+        """The histogram `coinmesh_<name>` with upper bounds `buckets`."""
+        return self._once(
+            Histogram,
+            name,
+            lambda: Histogram(
+                name,
+                documentation,
+                labels,
+                namespace="coinmesh",
+                registry=self.registry,
+                buckets=buckets,
+            ),
+        )
+
+    def register(self, collector: Collector) -> None:
+        """Add a collector of the caller's own: for counts kept as plain integers on hot paths."""
+        self.registry.register(collector)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The present value of a sample, 0 when there is none; `name` as it is exposed."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def _once(self, kind: type[M], name: str, make: Callable[[], M]) -> M:
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = make()
+        if not isinstance(known, kind):
+            raise TypeError(f"metric {name} is a {type(known).__name__}, not a {kind.__name__}")
+        return known
+
+
+class MetricsServer:
+    """The HTTP endpoint that Prometheus scrapes; it has a thread of its own."""
+
+    def __init__(self, server: WSGIServer, host: str) -> None:
+        self._server = server
+        self.address = Address(host, server.server_port)
+
+    def close(self) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def start(
+    listen: Address, metrics: Metrics, files: CertificateFiles | None = None
+) -> MetricsServer:
+    """Serve `metrics` at `http://listen/metrics`; with `files` over mutual TLS."""
+    if files is None:
+        server, _ = start_http_server(listen.port, listen.host, metrics.registry)
+    else:
+        server, _ = start_http_server(
+            listen.port,
+            listen.host,
+            metrics.registry,
+            certfile=str(files.chain),
+            keyfile=str(files.key),
+            client_cafile=str(files.roots),
+            client_auth_required=True,
+        )
+    return MetricsServer(server, listen.host)
+
+
+def red_layer(metrics: Metrics) -> Layer:
+    """Rate, errors and duration of every RPC, by service, method and status code."""
+    labels = ("rpc_service", "rpc_method")
+    handled = metrics.counter("rpc_handled", "RPCs that ended", (*labels, "code"))
+    running = metrics.gauge("rpc_running", "RPCs that run now", labels)
+    seconds = metrics.histogram("rpc_seconds", "How long RPCs took", labels)
+
+    @asynccontextmanager
+    async def layer(call: Call) -> AsyncGenerator[None, None]:
+        names = (call.service, call.name)
+        code = grpc.StatusCode.UNKNOWN
+        now_running = running.labels(*names)
+        now_running.inc()
+        began = time.perf_counter()
+        try:
+            yield
+            code = call.code(grpc.StatusCode.OK)
+        except GeneratorExit:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except BaseException as error:
+            code = call.code_of(error)
+            raise
+        finally:
+            now_running.dec()
+            seconds.labels(*names).observe(time.perf_counter() - began)
+            handled.labels(*names, code.name).inc()
+
+    return layer

@@ -1,0 +1,299 @@
+"""A service's life: listen, be healthy, drain, end.
+
+A service without business logic is its settings, its servicers and this::
+
+    async def main() -> int:
+        settings = configure(ServiceSettings)
+        return await serve(settings, servicers=[(add_EchoServiceServicer_to_server, Echo())])
+
+    raise SystemExit(run(main()))
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import grpc.aio
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.sdk.trace import TracerProvider
+
+from meshkit import logs, tracing
+from meshkit import metrics as mesh_metrics
+from meshkit.authz import Rule, authz_layer, rules
+from meshkit.calls import Layer, LayeredInterceptor
+from meshkit.deadlines import deadline_layer
+from meshkit.errors import MeshError, error_layer
+from meshkit.metrics import Metrics
+from meshkit.settings import Address, ServiceSettings, SettingsError, load
+from meshkit.tls import bind, certificate_files
+
+_log = logging.getLogger(__name__)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A taken port is an error to be told, not a port to share.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 256),
+    # Below a certificate's life: connections follow renewals, and find new replicas.
+    ("grpc.max_connection_age_ms", 900_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+)
+READINESS_SECONDS = 1.0
+READINESS_TIMEOUT_SECONDS = 5.0
+STEP_SECONDS = 15.0
+
+Servicers = Sequence[tuple[Callable[[Any, Any], None], object]]
+Readiness = Callable[[], Awaitable[bool]]
+Step = Callable[[], Awaitable[None]]
+S = TypeVar("S", bound=ServiceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a started service tells: where it listens, and how to ask it to drain."""
+
+    grpc: Address
+    metrics: Address | None
+    stop: Callable[[], None]
+
+
+def configure(settings_class: type[S]) -> S:
+    """Read a service's settings (exit status 2 with a line per wrong one) and set up its logs."""
+    settings = load(settings_class)
+    logs.configure(settings.service_name, settings.log_level)
+    return settings
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main` on uvloop; its exit status, 2 for a wrong setting, 1 for any other error."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except MeshError as error:
+        _log.critical("%s", error.message, extra={"reason": error.reason})
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:
+        _log.critical("the service failed", exc_info=True)
+    return 1
+
+
+async def serve(
+    settings: ServiceSettings,
+    *,
+    servicers: Servicers,
+    background: Sequence[Step] = (),
+    on_drain: Sequence[Step] = (),
+    readiness: Mapping[str, Readiness] | None = None,
+    metrics: Metrics | None = None,
+    on_started: Callable[[Running], None] | None = None,
+) -> int:
+    """Run a service until SIGTERM, SIGINT or the failure of a background task; the exit status.
+
+    `servicers` are pairs of a generated `add_…_to_server` and a servicer. `background` are
+    coroutine functions that run beside the server: one that returns has done its work, one that
+    raises ends the process with status 1. `readiness` checks are named for the log; health is
+    SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
+    """
+    metrics = metrics or Metrics()
+    provider = tracing.configure(settings)
+    server, health_servicer, names = _server(settings, servicers, metrics, provider)
+    stopping = asyncio.Event()
+    async with AsyncExitStack() as cleanup:
+        if provider is not None:
+            cleanup.push_async_callback(asyncio.to_thread, provider.shutdown)
+        address = bind(server, settings.grpc_listen, settings)
+        scraped = _serve_metrics(settings, metrics, cleanup)
+        await server.start()
+        _stop_on_signals(stopping, cleanup)
+        watch = _Readiness(health_servicer, ("", *names), readiness or {}, metrics)
+        tasks = [asyncio.create_task(watch.run(), name="readiness")]
+        tasks += [asyncio.ensure_future(_step(step)) for step in background]
+        _log.info("serving", extra={"grpc": str(address), "metrics": str(scraped)})
+        if on_started is not None:
+            on_started(Running(address, scraped, stopping.set))
+        failed = False
+        try:
+            failed = await _until_stopped(stopping, tasks)
+        finally:
+            _log.info("draining", extra={"grace_seconds": settings.drain_grace_seconds})
+            await health_servicer.enter_graceful_shutdown()
+            await server.stop(settings.drain_grace_seconds)
+            await _cancel(tasks)
+            failed = not await _run_steps(on_drain) or failed
+        _log.info("stopped", extra={"failed": failed})
+        return 1 if failed else 0
+
+
+def _server(
+    settings: ServiceSettings,
+    servicers: Servicers,
+    metrics: Metrics,
+    provider: TracerProvider | None,
+) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
+    layers: list[Layer] = [
+        mesh_metrics.red_layer(metrics),
+        tracing.trace_layer(provider),
+        error_layer(),
+        deadline_layer(settings.default_deadline_seconds),
+    ]
+    table: dict[str, Rule] = {}
+    if settings.tls_dir is not None:
+        layers.append(authz_layer(table))
+    interceptors = [LayeredInterceptor(layers)]
+    server = grpc.aio.server(interceptors=interceptors, options=list(SERVER_OPTIONS))
+    registrar = _Registrar(server)
+    health_servicer = health.HealthServicer()
+    for add, servicer in servicers:
+        add(servicer, registrar)
+    if settings.tls_dir is not None:
+        table.update(rules(registrar.names))
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflected = [*registrar.names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+    reflection.enable_server_reflection([*reflected, reflection.SERVICE_NAME], server)
+    return server, health_servicer, registrar.names
+
+
+class _Registrar:
+    """Passes registrations on to the server and notes the services' names."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = cast(Any, server)
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        self.names += [handler.service_name() for handler in handlers]
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self._server.add_registered_method_handlers(service, handlers)
+
+
+class _Readiness:
+    """Keeps health equal to what the checks say."""
+
+    def __init__(
+        self,
+        servicer: health.HealthServicer,
+        names: Sequence[str],
+        checks: Mapping[str, Readiness],
+        metrics: Metrics,
+    ) -> None:
+        self._servicer, self._names, self._checks = servicer, names, checks
+        self._ready = metrics.gauge("ready", "1 while all readiness checks pass")
+
+    async def run(self) -> None:
+        """Check for ever; log each change."""
+        before: list[str] | None = None
+        while True:
+            failing = [name for name in self._checks if not await self._passes(name)]
+            if failing != before:
+                await self._set(failing)
+                before = failing
+            await asyncio.sleep(READINESS_SECONDS)
+
+    async def _set(self, failing: list[str]) -> None:
+        response = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self._servicer.set(name, response.NOT_SERVING if failing else response.SERVING)
+        self._ready.set(0 if failing else 1)
+        if failing:
+            _log.warning("not ready: %s", ", ".join(failing))
+        else:
+            _log.info("ready")
+
+    async def _passes(self, name: str) -> bool:
+        try:
+            return await asyncio.wait_for(self._checks[name](), READINESS_TIMEOUT_SECONDS)
+        except Exception as error:
+            _log.debug("readiness check %s failed: %r", name, error)
+            return False
+
+
+def _serve_metrics(
+    settings: ServiceSettings, metrics: Metrics, cleanup: AsyncExitStack
+) -> Address | None:
+    if settings.metrics_listen is None:
+        return None
+    listen = Address.parse(settings.metrics_listen)
+    try:
+        server = mesh_metrics.start(listen, metrics, certificate_files(settings))
+    except OSError as error:
+        raise SettingsError(
+            f"COINMESH_METRICS_LISTEN: can't listen on {listen}: {error.strerror}; "
+            "free the port or set another address"
+        ) from error
+    cleanup.callback(server.close)
+    return server.address
+
+
+def _stop_on_signals(stopping: asyncio.Event, cleanup: AsyncExitStack) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+        cleanup.callback(loop.remove_signal_handler, number)
+
+
+async def _step(step: Step) -> None:
+    await step()
+
+
+async def _until_stopped(stopping: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> bool:
+    """Wait for the stop signal (False) or the first failed task (True, logged)."""
+    asked = asyncio.create_task(stopping.wait())
+    pending: set[asyncio.Task[Any]] = {asked, *tasks}
+    try:
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {asked}:
+                if task.cancelled():
+                    _log.critical("the background task %s was cancelled", task.get_name())
+                    return True
+                if error := task.exception():
+                    reason = error.reason if isinstance(error, MeshError) else type(error).__name__
+                    _log.critical(
+                        "a background task failed: %s",
+                        error,
+                        exc_info=error,
+                        extra={"reason": reason},
+                    )
+                    return True
+            if asked in done:
+                return False
+    finally:
+        asked.cancel()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    _, stuck = await asyncio.wait(tasks, timeout=STEP_SECONDS)
+    for task in stuck:
+        _log.error("the background task %r doesn't end", task.get_coro())
+
+
+async def _run_steps(steps: Sequence[Step]) -> bool:
+    """Run all, even if one fails; False if one did."""
+    well = True
+    for step in steps:
+        try:
+            await asyncio.wait_for(step(), STEP_SECONDS)
+        except Exception:
+            _log.exception("a drain step failed")
+            well = False
+    return well

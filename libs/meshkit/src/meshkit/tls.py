@@ -1,0 +1,217 @@
+"""The one place where listeners are bound and client connections secured.
+
+`tls_dir/current/` holds tls.key, tls.crt and ca.crt; `current` is a symbolic link that whoever
+renews certificates swaps by a rename, so a reader never sees half a pair. Without `tls_dir`
+everything is plaintext, and only on the loopback interface unless `insecure` says otherwise.
+"""
+
+import ipaddress
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import grpc
+import grpc.aio
+from cryptography import x509
+
+from meshkit.rotation import RotatingChannel
+from meshkit.settings import PREFIX, Address, MeshSettings, SettingsError
+
+_log = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_receive_message_length", 16 << 20),
+    # A dead server is tried again soon: the default grows to two minutes.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """One consistent reading of the three files."""
+
+    key: bytes
+    chain: bytes
+    roots: bytes
+
+    @property
+    def not_after(self) -> datetime:
+        """When the certificate expires, UTC."""
+        return x509.load_pem_x509_certificate(self.chain).not_valid_after_utc
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """The files below a `tls_dir`."""
+
+    tls_dir: Path
+
+    @property
+    def key(self) -> Path:
+        """The private key."""
+        return self.tls_dir / "current" / "tls.key"
+
+    @property
+    def chain(self) -> Path:
+        """The certificate and its intermediates."""
+        return self.tls_dir / "current" / "tls.crt"
+
+    @property
+    def roots(self) -> Path:
+        """The authorities trusted for peers."""
+        return self.tls_dir / "current" / "ca.crt"
+
+    def version(self) -> object:
+        """Something that differs after each renewal; OSError when the files aren't there."""
+        directory = (self.tls_dir / "current").resolve(strict=True)
+        return directory, (directory / "tls.crt").stat().st_mtime_ns
+
+    def read(self) -> KeyPair:
+        """Read all three from one directory, even if the link is swapped meanwhile."""
+        try:
+            directory = (self.tls_dir / "current").resolve(strict=True)
+            return KeyPair(
+                (directory / "tls.key").read_bytes(),
+                (directory / "tls.crt").read_bytes(),
+                (directory / "ca.crt").read_bytes(),
+            )
+        except OSError as error:
+            raise SettingsError(
+                f"{PREFIX}TLS_DIR: can't read {error.filename}: {error.strerror}; the directory "
+                "must hold current/tls.key, current/tls.crt and current/ca.crt"
+            ) from error
+
+
+def certificate_files(settings: MeshSettings) -> CertificateFiles | None:
+    """Where this process's certificate is; None when TLS is off."""
+    return None if settings.tls_dir is None else CertificateFiles(settings.tls_dir)
+
+
+def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
+    """Credentials that demand a client certificate and follow renewals; None when TLS is off."""
+    files = certificate_files(settings)
+    if files is None:
+        return None
+    current = files.version()
+    pair = files.read()
+
+    def configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key, pair.chain)], root_certificates=pair.roots
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        # Called for every new connection: it must be cheap and must never raise.
+        nonlocal current
+        try:
+            version = files.version()
+            if version == current:
+                return None
+            renewed = files.read()
+            current = version
+            _log.info("server certificate renewed", extra={"not_after": str(renewed.not_after)})
+            return configuration(renewed)
+        except Exception:
+            _log.exception("can't read the renewed certificate; the old one stays in use")
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(pair),
+        # The stub knows nothing of None for "unchanged", which grpc's docs give it.
+        cast(Callable[[], grpc.ServerCertificateConfiguration], fetch),
+        require_client_authentication=True,
+    )
+
+
+def bind(server: grpc.aio.Server, address: str, settings: MeshSettings) -> Address:
+    """Make `server` listen at `address`; the result has the port that was given out."""
+    host, port = Address.parse(address)
+    credentials = server_credentials(settings)
+    try:
+        if credentials is None:
+            require_plaintext_allowed(host, settings, "listen on")
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{PREFIX}GRPC_LISTEN: can't listen on {address} (is the port taken?); "
+            "free it or set another address"
+        ) from error
+    return Address(host, port)
+
+
+def channel(
+    target: str, settings: MeshSettings, options: Sequence[tuple[str, int | str]] = ()
+) -> grpc.aio.Channel:
+    """A channel to `target`; under TLS one that follows certificate renewals by itself.
+
+    A call that is running when the certificate is renewed ends normally; a stream that outlives
+    the old connection's grace ends with UNAVAILABLE or CANCELLED and is reopened by its reader.
+    """
+    # Later options win, and gRPC wants each once.
+    merged = list(dict([*CHANNEL_OPTIONS, *options]).items())
+    files = certificate_files(settings)
+    if files is None:
+        if not target.startswith("unix:"):
+            host = target.rpartition("/")[2].rpartition(":")[0]
+            require_plaintext_allowed(host, settings, "connect to")
+        return grpc.aio.insecure_channel(target, merged)
+
+    def connect() -> grpc.aio.Channel:
+        pair = files.read()
+        credentials = grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
+        return grpc.aio.secure_channel(target, credentials, merged)
+
+    return RotatingChannel(connect, files.version)
+
+
+def client_ssl_context(settings: MeshSettings) -> ssl.SSLContext | None:
+    """The context for clients that aren't gRPC (HTTP, Redis, Cassandra); None when TLS is off."""
+    files = certificate_files(settings)
+    if files is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.roots))
+    context.load_cert_chain(files.chain, files.key)
+    return context
+
+
+def kafka_client_config(settings: MeshSettings) -> dict[str, str | int | float | bool]:
+    """librdkafka's security settings; empty when TLS is off."""
+    files = certificate_files(settings)
+    if files is None:
+        return {}
+    return {
+        "security.protocol": "ssl",
+        "ssl.ca.location": str(files.roots),
+        "ssl.certificate.location": str(files.chain),
+        "ssl.key.location": str(files.key),
+    }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine's loopback interface by its very name."""
+    name = host.removeprefix("[").removesuffix("]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def require_plaintext_allowed(host: str, settings: MeshSettings, verb: str) -> None:
+    """SettingsError unless plaintext to or on `host` is allowed."""
+    if settings.insecure or is_loopback(host):
+        return
+    raise SettingsError(
+        f"refusing to {verb} {host} in plaintext: set {PREFIX}TLS_DIR, "
+        f"or {PREFIX}INSECURE=1 where the network is trusted"
+    )
