@@ -13,7 +13,7 @@ _IMPORT: Final = re.compile(r'^import "(coinmesh/[^"]+)";', re.MULTILINE)
 
 def proto_text(path: str) -> str:
     """The text of one contract, named by its import path, e.g. "coinmesh/events/v1/trade.proto"."""
-    return files(__package__).joinpath("proto", *PurePosixPath(path).parts).read_text()
+    return files("coinmesh_contracts").joinpath("proto", *PurePosixPath(path).parts).read_text()
 
 
 def imports(text: str) -> list[str]:
@@ -38,4 +38,4 @@ def with_imports(path: str) -> Iterator[str]:
 
 def descriptor_set() -> bytes:
     """The serialized FileDescriptorSet of every contract, with imports and error details."""
-    return files(__package__).joinpath("descriptors.binpb").read_bytes()
+    return files("coinmesh_contracts").joinpath("descriptors.binpb").read_bytes()
