@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from coinmesh_contracts.auth.v1 import rule_pb2
 from google.protobuf import descriptor_pool
 
+from coinmesh_contracts.auth.v1 import rule_pb2
 from meshkit.calls import Call, Layer
 from meshkit.errors import PermissionDenied, Unauthenticated
 from meshkit.peer import caller, spiffe_id

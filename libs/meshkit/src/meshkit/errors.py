@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the errors are named as gRPC names their codes
 """Errors with a reason code, and what a caller sees of them.
 
 A service raises a `MeshError`; the layer turns it into google.rpc.Status with an ErrorInfo

@@ -1,0 +1,346 @@
+"""Kafka consumers as asynchronous batches: assigned partitions or a consumer group.
+
+Nothing is committed by itself: `commit` after the batch's effect. Every call into librdkafka runs
+on the consumer's one thread, so the event loop never blocks.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeVar, cast
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from meshkit.errors import DataLoss, Unavailable
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config
+from meshkit.metrics import Metrics
+from meshkit.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+Partition = tuple[str, int]
+
+IDLE_SECONDS = 0.25
+REQUEST_SECONDS = 10.0
+TAIL_SECONDS = 60.0
+CONSUMER_CONFIG: Config = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "partition.assignment.strategy": "cooperative-sticky",
+    "queued.max.messages.kbytes": 32 << 10,
+    "fetch.error.backoff.ms": 100,
+}
+# A commit that lost its partition to another member: that one repeats the batch.
+_LOST_PARTITION = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+_FINAL = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._AUTO_OFFSET_RESET,  # pyright: ignore[reportPrivateUsage]
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Start at the last `count` records of each partition."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Start at the first record appended at `time` or later."""
+
+    time: datetime
+
+
+Start = Literal["beginning", "end"] | Tail | Since | Mapping[Partition, int]
+
+
+class Consumer:
+    """Batches of records; make it by `assigned` or `group` and use it as a context manager."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Iterable[str | Partition],
+        config: Config,
+        *,
+        start: Start | None,
+        metrics: Metrics | None,
+    ) -> None:
+        self._settings, self._wanted = settings, list(topics)
+        self._start: Start | None = start
+        self._failure: DataLoss | None = None
+        reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
+        merged = {**CONSUMER_CONFIG, **config, "error_cb": reporter}
+        self._consumer = confluent_kafka.Consumer(merged, logger=_log)
+        self._thread = ThreadPoolExecutor(1, "kafka-consumer")
+        self._positions: dict[Partition, int] = {}
+        self._fetching: asyncio.Future[list[Message]] | None = None
+        if metrics is not None:
+            metrics.register(_LagCollector(self))
+
+    @classmethod
+    def assigned(
+        cls,
+        settings: KafkaSettings,
+        topics: Iterable[str | Partition],
+        start: Start,
+        *,
+        client_id: str,
+        metrics: Metrics | None = None,
+    ) -> "Consumer":
+        """A consumer of all partitions of the topics named, or of single ones, from `start`."""
+        config = client_config(settings, client_id)
+        # Offsets are explicit: one that is gone is an error, not a silent jump.
+        config |= {"group.id": client_id, "auto.offset.reset": "error"}
+        return cls(settings, topics, config, start=start, metrics=metrics)
+
+    @classmethod
+    def group(
+        cls,
+        settings: KafkaSettings,
+        topics: Iterable[str],
+        group_id: str,
+        *,
+        client_id: str,
+        metrics: Metrics | None = None,
+    ) -> "Consumer":
+        """A member of the group `group_id`; a group without offsets starts at the beginning."""
+        config = client_config(settings, client_id)
+        config |= {"group.id": group_id, "auto.offset.reset": "earliest"}
+        return cls(settings, topics, config, start=None, metrics=metrics)
+
+    async def __aenter__(self) -> "Consumer":
+        names = {item if isinstance(item, str) else item[0] for item in self._wanted}
+        counts = await await_topics(self._consumer, self._settings, names)
+        if self._start is None:
+            await self._run(lambda: self._consumer.subscribe(list(names), on_revoke=self._revoked))
+            return self
+        partitions: list[Partition] = []
+        for item in self._wanted:
+            if isinstance(item, str):
+                partitions += [(item, number) for number in range(counts[item])]
+            else:
+                partitions.append(item)
+        await self.seek(self._start, partitions)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """The offset after the last record handed out (or the start), by partition."""
+        return dict(self._positions)
+
+    async def seek(self, start: Start, partitions: Iterable[Partition] | None = None) -> None:
+        """Assign `partitions` (those assigned now) from `start`; for assigned consumers."""
+        chosen = list(partitions) if partitions is not None else list(self._positions)
+        self._fetching = None
+        self._positions = await self._run(lambda: _offsets(self._consumer, chosen, start))
+        assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        await self._run(lambda: self._consumer.assign(assignment))
+
+    async def ends(self) -> dict[Partition, int]:
+        """The offset after the last record that Kafka has now, by assigned partition."""
+        keys = list(self._positions)
+        return await self._run(lambda: {key: _bounds(self._consumer, key)[1] for key in keys})
+
+    async def batches(
+        self, max_messages: int = 500, max_wait: float = 0.0
+    ) -> AsyncGenerator[list[Message], None]:
+        """Batches for ever: of `max_messages`, or what came within `max_wait` s of the first.
+
+        Raises:
+            DataLoss: A topic, an offset or a permission is gone.
+        """
+        while True:
+            if self._fetching is None:
+                self._fetching = self._submit(lambda: self._collect(max_messages, max_wait))
+            # A cancelled reader doesn't lose what is being fetched: the next one gets it.
+            fetched = await asyncio.shield(self._fetching)
+            self._fetching = None
+            batch = [message for message in fetched if self._is_record(message)]
+            for message in batch:
+                key = cast(Partition, (message.topic(), message.partition()))
+                self._positions[key] = cast(int, message.offset()) + 1
+            if batch:
+                yield batch
+
+    async def commit(self) -> None:
+        """Commit what was handed out so far: call it after the last batch's effect."""
+        offsets = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        if not offsets:
+            return
+        try:
+            await self._run(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() in _LOST_PARTITION:
+                _log.warning("partitions moved before the commit; their new reader repeats them")
+                return
+            raise Unavailable(
+                "COMMIT_FAILED", f"Kafka did not take the commit: {cause.str()}"
+            ) from error
+
+    async def close(self) -> None:
+        """Leave the group and close the connections."""
+        await self._run(self._consumer.close)
+        self._thread.shutdown(wait=False)
+
+    def lags(self) -> dict[Partition, int]:
+        """Records not handed out yet, by partition, as of the last fetch; asks nobody."""
+        lags: dict[Partition, int] = {}
+        for key, position in list(self._positions.items()):
+            with contextlib.suppress(KafkaException, RuntimeError):
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+                lags[key] = max(0, high - position)
+        return lags
+
+    def _collect(self, max_messages: int, max_wait: float) -> list[Message]:
+        first = self._consumer.poll(IDLE_SECONDS)
+        if first is None:
+            return []
+        if max_messages == 1:
+            return [first]
+        return [first, *self._consumer.consume(max_messages - 1, max_wait)]
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if self._failure is not None:
+            raise self._failure
+        if error is None:
+            return True
+        if error.code() in _FINAL:
+            where = f"{message.topic()}[{message.partition()}]"
+            raise DataLoss("CONSUMER_FAILED", f"can't read {where}: {error.str()}")
+        _log.warning("Kafka: %s; retrying", error.str(), extra={"code": error.name()})
+        return False
+
+    def _revoked(self, _: object, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            self._positions.pop((partition.topic, partition.partition), None)
+
+    def _fatal(self, error: KafkaError) -> None:
+        self._failure = DataLoss("CONSUMER_FAILED", f"Kafka's consumer failed: {error.str()}")
+
+    def _submit(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        return await self._submit(step)
+
+
+async def read_tails(
+    settings: KafkaSettings, wanted: Mapping[Partition, int], *, client_id: str
+) -> dict[Partition, list[Message]]:
+    """The last records of several partitions as they are now, at most as many as wanted of each.
+
+    Waits for Kafka without limit; a missing topic is FailedPrecondition, a read that takes longer
+    than a minute Unavailable.
+    """
+    config = client_config(settings, client_id) | CONSUMER_CONFIG
+    config |= {"group.id": client_id, "auto.offset.reset": "earliest"}
+    consumer = confluent_kafka.Consumer(config, logger=_log)
+    try:
+        await await_topics(consumer, settings, {topic for topic, _ in wanted})
+        return await asyncio.to_thread(_read_tails, consumer, wanted)
+    finally:
+        await asyncio.to_thread(consumer.close)
+
+
+async def read_tail(
+    settings: KafkaSettings, topic: str, partition: int, count: int, *, client_id: str
+) -> list[Message]:
+    """The last `count` records of one partition; as `read_tails`."""
+    tails = await read_tails(settings, {(topic, partition): count}, client_id=client_id)
+    return tails[topic, partition]
+
+
+def _read_tails(
+    consumer: confluent_kafka.Consumer, wanted: Mapping[Partition, int]
+) -> dict[Partition, list[Message]]:
+    tails: dict[Partition, list[Message]] = {key: [] for key in wanted}
+    pending: dict[Partition, int] = {}
+    starts: list[TopicPartition] = []
+    for key, count in wanted.items():
+        low, high = _bounds(consumer, key)
+        first = max(low, high - count)
+        if count > 0 and first < high:
+            pending[key] = high
+            starts.append(TopicPartition(*key, first))
+    consumer.assign(starts)
+    deadline = time.monotonic() + TAIL_SECONDS
+    while pending:
+        if time.monotonic() >= deadline:
+            raise Unavailable("TAIL_TIMEOUT", f"the tail of {sorted(pending)} could not be read")
+        for message in consumer.consume(1000, IDLE_SECONDS):
+            key = cast(Partition, (message.topic(), message.partition()))
+            error = message.error()
+            if error is None and key in pending and cast(int, message.offset()) < pending[key]:
+                tails[key].append(message)
+            elif error is not None and error.code() in _FINAL:
+                raise DataLoss("CONSUMER_FAILED", f"can't read the tail of {key}: {error.str()}")
+        # The position also passes offsets that hold no record any more.
+        for place in consumer.position([TopicPartition(*key) for key in pending]):
+            if place.offset >= pending[place.topic, place.partition]:
+                del pending[place.topic, place.partition]
+    return tails
+
+
+def _bounds(consumer: confluent_kafka.Consumer, key: Partition) -> tuple[int, int]:
+    return consumer.get_watermark_offsets(TopicPartition(*key), timeout=REQUEST_SECONDS)
+
+
+def _offsets(
+    consumer: confluent_kafka.Consumer, keys: list[Partition], start: Start
+) -> dict[Partition, int]:
+    """The offset that `start` means now, by partition: explicit, so that nothing slips between."""
+    if isinstance(start, Mapping):
+        return {key: start[key] for key in keys}
+    if isinstance(start, Since):
+        asked = [TopicPartition(*key, int(start.time.timestamp() * 1000)) for key in keys]
+        found = consumer.offsets_for_times(asked, timeout=REQUEST_SECONDS)
+        # -1 (the end) when nothing is that young.
+        return {
+            (place.topic, place.partition): place.offset
+            if place.offset >= 0
+            else _bounds(consumer, (place.topic, place.partition))[1]
+            for place in found
+        }
+    bounds = {key: _bounds(consumer, key) for key in keys}
+    if start == "beginning":
+        return {key: low for key, (low, _) in bounds.items()}
+    count = 0 if start == "end" else start.count
+    return {key: max(low, high - count) for key, (low, high) in bounds.items()}
+
+
+class _LagCollector(Collector):
+    """Reads the lags when Prometheus asks."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "coinmesh_consumer_lag_records",
+            "Records not handed out yet",
+            labels=["topic", "partition"],
+        )
+        for (topic, partition), lag in self._consumer.lags().items():
+            family.add_metric([topic, str(partition)], lag)
+        yield family

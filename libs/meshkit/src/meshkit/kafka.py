@@ -1,0 +1,109 @@
+"""What the Kafka producer and consumers share: configuration, topic checks, error reports."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from meshkit.backoff import Backoff
+from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.settings import KafkaSettings
+from meshkit.tls import kafka_client_config
+
+Config = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+METADATA_SECONDS = 5.0
+# The same outage is reported once in this many seconds.
+REPORT_SECONDS = 10.0
+
+
+class Client(Protocol):
+    """What Producer and Consumer have in common."""
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """Cluster metadata."""
+        ...
+
+
+def client_config(settings: KafkaSettings, client_id: str) -> Config:
+    """librdkafka's settings that every client has; security comes from `meshkit.tls`."""
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": client_id,
+        "socket.keepalive.enable": True,
+        # A broker that comes back is found within two seconds, not ten.
+        "reconnect.backoff.max.ms": 2000,
+        "allow.auto.create.topics": False,
+        **kafka_client_config(settings),
+    }
+
+
+class OutageReporter:
+    """librdkafka's `error_cb`: tells outages once in a while, and hands on what is fatal."""
+
+    def __init__(self, servers: str, on_fatal: Callable[[KafkaError], None]) -> None:
+        self._servers, self._on_fatal = servers, on_fatal
+        self._reported: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        """Take an error that concerns the client as a whole."""
+        if error.fatal():
+            self._on_fatal(error)
+            return
+        now = time.monotonic()
+        if now - self._reported.get(error.code(), -REPORT_SECONDS) >= REPORT_SECONDS:
+            self._reported[error.code()] = now
+            _log.warning(
+                "Kafka at %s: %s; retrying",
+                self._servers,
+                error.str(),
+                extra={"code": error.name()},
+            )
+
+
+async def await_topics(
+    client: Client,
+    settings: KafkaSettings,
+    topics: Iterable[str],
+    wait_seconds: float | None = None,
+) -> dict[str, int]:
+    """Wait until Kafka answers; the partition count of each topic.
+
+    Args:
+        client: Any Kafka client.
+        settings: Where Kafka is, for messages.
+        topics: The topics that must exist.
+        wait_seconds: How long to go on trying, None for ever.
+
+    Raises:
+        FailedPrecondition: A topic doesn't exist.
+        Unavailable: Kafka doesn't answer in time.
+    """
+    backoff = Backoff(base=0.25, cap=5.0)
+    deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
+    while True:
+        try:
+            metadata = await asyncio.to_thread(client.list_topics, timeout=METADATA_SECONDS)
+        except KafkaException as error:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise Unavailable(
+                    "KAFKA_UNREACHABLE",
+                    f"Kafka at {settings.kafka_bootstrap_servers} doesn't answer; start it, or "
+                    "correct COINMESH_KAFKA_BOOTSTRAP_SERVERS",
+                ) from error
+            _log.warning("Kafka at %s doesn't answer; retrying", settings.kafka_bootstrap_servers)
+            await backoff.wait()
+            continue
+        known = metadata.topics
+        missing = [name for name in topics if name not in known or known[name].error]
+        if missing:
+            raise FailedPrecondition(
+                "TOPIC_MISSING",
+                f"Kafka has no topic {', '.join(missing)}; create it with: coinmesh deploy topics",
+                topics=",".join(missing),
+            )
+        return {name: len(known[name].partitions) for name in topics}

@@ -1,0 +1,314 @@
+"""The Kafka producer: idempotent, acknowledged by all replicas, never silent about a loss.
+
+What was accepted is retried until Kafka takes it, however long an outage lasts; a full queue makes
+`produce` wait, which is the backpressure. A record that Kafka refuses for good ends the service.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from meshkit.errors import DataLoss, InvalidArgument, Unavailable
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config
+from meshkit.metrics import Metrics
+from meshkit.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, str | bytes | None]]
+Key = str | bytes | None
+OnAcked = Callable[[str, int, int], None]
+
+POLL_SECONDS = 0.5
+ROOM_SECONDS = 1.0
+FLUSH_SECONDS = 10.0
+PRODUCER_CONFIG: Config = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "zstd",
+    # Java's default; librdkafka's differs, and a key must have one partition whoever writes it.
+    "partitioner": "murmur2_random",
+    "linger.ms": 5,
+    # Accepted records don't expire: the bounded queue is what limits an outage.
+    "message.timeout.ms": 0,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 64 << 10,
+    "message.max.bytes": 4 << 20,
+}
+
+
+class Producer:
+    """A producer for one event loop; use it as an asynchronous context manager.
+
+    `watch` belongs into the service's background tasks: it raises when a record was refused.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        client_id: str,
+        metrics: Metrics | None = None,
+        on_acked: OnAcked | None = None,
+        config: Config | None = None,
+    ) -> None:
+        """Make the client; nothing is sent yet, and Kafka needn't be reachable.
+
+        Args:
+            settings: Where Kafka is.
+            client_id: The service's name.
+            metrics: Where the producer's numbers go.
+            on_acked: Told topic, partition and offset of each acknowledged record, in order of each
+                partition; runs in the producer's thread, must be quick and must not raise.
+            config: librdkafka settings that differ from `PRODUCER_CONFIG`.
+        """
+        self._settings = settings
+        self._on_acked = on_acked
+        self._acked: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._waits = 0
+        self._failure: DataLoss | None = None
+        reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
+        merged: Config = {
+            **client_config(settings, client_id),
+            **PRODUCER_CONFIG,
+            "on_delivery": self._delivered,
+            "error_cb": reporter,
+            **(config or {}),
+        }
+        self._producer = confluent_kafka.Producer(merged, logger=_log)
+        self._send = self._producer.produce
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._waiting = False
+        if metrics is not None:
+            metrics.register(_ProducerCollector(self))
+
+    async def __aenter__(self) -> "Producer":
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def check_topics(
+        self, topics: Iterable[str], wait_seconds: float | None = None
+    ) -> dict[str, int]:
+        """Wait for Kafka; the partition counts, or FailedPrecondition naming a missing topic."""
+        return await await_topics(self._producer, self._settings, topics, wait_seconds)
+
+    def produce_nowait(
+        self,
+        topic: str,
+        key: Key,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record.
+
+        Raises:
+            BufferError: The queue is full.
+            InvalidArgument: The record is larger than the producer may send.
+            DataLoss: An earlier record was refused; the producer is over.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._send(topic, value, key, headers=headers)
+        except KafkaException as error:
+            raise _refusal(topic, error) from error
+
+    async def produce(
+        self,
+        topic: str,
+        key: Key,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record, waiting only while the queue is full; errors as `produce_nowait`."""
+        while True:
+            try:
+                self.produce_nowait(topic, key, value, headers)
+                return
+            except BufferError:
+                await self._wait_for_room()
+
+    async def deliver(
+        self,
+        topic: str,
+        key: Key,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> tuple[int, int]:
+        """Send a record and wait for its acknowledgement: its partition and offset.
+
+        Raises:
+            InvalidArgument: The record is too large.
+            DataLoss: Kafka refused it.
+        """
+        done: asyncio.Future[tuple[int, int]] = self._loop.create_future()
+
+        def settle(error: KafkaError | None, message: Any) -> None:
+            if done.cancelled():
+                return
+            if error is not None and self._failure is not None:
+                done.set_exception(self._failure)
+            else:
+                done.set_result((message.partition(), message.offset()))
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            self._delivered(error, message)
+            self._call(lambda: settle(error, message))
+
+        while self._failure is None:
+            try:
+                self._send(topic, value, key, headers=headers, on_delivery=delivered)
+                return await done
+            except BufferError:
+                await self._wait_for_room()
+            except KafkaException as error:
+                raise _refusal(topic, error) from error
+        raise self._failure
+
+    async def flush(self, timeout: float = FLUSH_SECONDS) -> None:  # noqa: ASYNC109
+        """Wait until everything queued so far is acknowledged; Unavailable when time is up."""
+        left = await asyncio.to_thread(self._producer.flush, timeout)
+        if self._failure is not None:
+            raise self._failure
+        if left:
+            raise Unavailable(
+                "NOT_DELIVERED",
+                f"Kafka at {self._settings.kafka_bootstrap_servers} did not take {left} records "
+                f"within {timeout:g} s",
+                records=left,
+            )
+
+    async def watch(self) -> None:
+        """Wait for ever; DataLoss as soon as a record is refused for good."""
+        await self._failed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """Flush and stop; Unavailable if records are left (they are then lost)."""
+        try:
+            await self.flush()
+        finally:
+            self._stopped.set()
+            if self._thread is not None:
+                await asyncio.to_thread(self._thread.join)
+                self._thread = None
+
+    def __len__(self) -> int:
+        """Records queued or in flight."""
+        return len(self._producer)
+
+    @property
+    def acked(self) -> int:
+        """Records acknowledged so far."""
+        return sum(self._acked.values())
+
+    def numbers(self) -> tuple[dict[str, int], dict[str, int], int]:
+        """Acknowledged and refused records by topic, and how often a caller had to wait."""
+        return dict(self._acked), dict(self._refused), self._waits
+
+    async def _wait_for_room(self) -> None:
+        self._waits += 1
+        self._waiting = True
+        self._room.clear()
+        # Room that came before `_waiting` was set isn't signalled; hence the limit.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), ROOM_SECONDS)
+
+    def _poll(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                served = self._producer.poll(POLL_SECONDS)
+            except Exception as error:
+                _log.exception("a delivery callback failed")
+                self._fail(DataLoss("CALLBACK_FAILED", f"a delivery callback failed: {error}"))
+                continue
+            if served and self._waiting:
+                self._waiting = False
+                self._call(self._room.set)
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        topic = message.topic()
+        if error is not None:
+            self._refused[topic] += 1
+            self._fail(
+                DataLoss(
+                    "NOT_DELIVERED",
+                    f"Kafka refused a record for {topic}: {error.str()}",
+                    topic=topic,
+                    code=error.name(),
+                )
+            )
+            return
+        self._acked[topic] += 1
+        if self._on_acked is not None:
+            self._on_acked(topic, message.partition(), message.offset())
+
+    def _fatal(self, error: KafkaError) -> None:
+        self._fail(DataLoss("PRODUCER_FAILED", f"Kafka's producer failed: {error.str()}"))
+
+    def _fail(self, failure: DataLoss) -> None:
+        if self._failure is None:
+            _log.error("%s", failure.message, extra={"reason": failure.reason})
+            self._failure = failure
+        self._call(self._failed.set)
+        self._call(self._room.set)
+
+    def _call(self, step: Callable[[], None]) -> None:
+        # The loop may be closed when the last reports come in at the end of the process.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(step)
+
+
+def _refusal(topic: str, error: KafkaException) -> Exception:
+    cause: KafkaError = error.args[0]
+    if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        limit = PRODUCER_CONFIG["message.max.bytes"]
+        return InvalidArgument(
+            "RECORD_TOO_LARGE", f"a record for {topic} exceeds {limit} bytes", topic=topic
+        )
+    return DataLoss(
+        "NOT_ACCEPTED", f"the producer can't take a record for {topic}: {cause.str()}", topic=topic
+    )
+
+
+class _ProducerCollector(Collector):
+    """Reads the counts when Prometheus asks: the callback only adds to integers."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    def collect(self) -> Iterator[Metric]:
+        acked, refused, waits = self._producer.numbers()
+        for name, text, counts in (
+            ("producer_acked", "Records that Kafka acknowledged", acked),
+            ("producer_refused", "Records that Kafka refused for good", refused),
+        ):
+            family = CounterMetricFamily(f"coinmesh_{name}", text, labels=["topic"])
+            for topic, count in counts.items():
+                family.add_metric([topic], count)
+            yield family
+        yield CounterMetricFamily(
+            "coinmesh_producer_waits", "How often a caller waited for room", value=waits
+        )
+        yield GaugeMetricFamily(
+            "coinmesh_producer_queue_records", "Records queued or in flight", len(self._producer)
+        )

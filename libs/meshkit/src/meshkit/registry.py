@@ -1,0 +1,214 @@
+"""The Schema Registry: ids of the schemas we write, resolved once at start, and of those we meet.
+
+Only the deploy step registers schemas. A service whose schema isn't registered doesn't start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+import httpx
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from coinmesh_contracts import framing
+from coinmesh_contracts.sources import proto_text
+from meshkit import schema_text
+from meshkit.backoff import Backoff
+from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.settings import RegistrySettings
+from meshkit.tls import client_ssl_context
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REQUEST_SECONDS = 5.0
+DEPLOY = "coinmesh deploy schemas"
+_NOT_FOUND_CODES = {40401, 40402, 40403}
+
+
+class SchemaNotRegistered(FailedPrecondition):
+    """A subject isn't in the registry."""
+
+    def __init__(self, subject: str, url: str) -> None:
+        super().__init__(
+            "SCHEMA_NOT_REGISTERED",
+            f"the registry at {url} has no subject {subject}; register it with: {DEPLOY}",
+            subject=subject,
+        )
+
+
+class SchemaMismatch(FailedPrecondition):
+    """The registered contract contradicts the one that this build was made from."""
+
+    def __init__(self, subject: str, differences: list[str]) -> None:
+        super().__init__(
+            "SCHEMA_MISMATCH",
+            f"{subject} in the registry contradicts this build ({'; '.join(differences)}); "
+            f"deploy the build that matches, or register this one with: {DEPLOY}",
+            subject=subject,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaIds:
+    """The ids under which this process writes, by topic."""
+
+    ids: Mapping[str, int]
+
+    def header(self, topic: str) -> bytes:
+        """The six bytes that go before every value of `topic`."""
+        return framing.header(self.ids[topic])
+
+
+class Registry:
+    """A client for the registry's Confluent-compatible API; usable from any thread."""
+
+    def __init__(
+        self, settings: RegistrySettings, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.url = settings.schema_registry_url
+        self._wait_seconds = settings.schema_registry_wait_seconds
+        self._sleep = sleep
+        verify = client_ssl_context(settings)
+        self._http = httpx.Client(
+            base_url=self.url, timeout=REQUEST_SECONDS, verify=True if verify is None else verify
+        )
+        self._accepted: dict[tuple[str, int], bool] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    async def resolve(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
+        """As `resolve_now`, without blocking the event loop."""
+        return await asyncio.to_thread(self.resolve_now, subjects)
+
+    async def accepts(self, topic: str, schema_id: int) -> bool:
+        """As `accepts_now`, without blocking the event loop."""
+        known = self._accepted.get((topic, schema_id))
+        if known is not None:
+            return known
+        return await asyncio.to_thread(self.accepts_now, topic, schema_id)
+
+    def resolve_now(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
+        """The ids for the given topics and their messages.
+
+        The registered text must be the one that this build knows; an older or newer one that
+        agrees on every shared field is taken with a warning.
+
+        Raises:
+            SchemaNotRegistered: A topic has no schema.
+            SchemaMismatch: A registered contract contradicts ours.
+            Unavailable: The registry doesn't answer within its waiting time.
+        """
+        ids = {topic: self._resolve(topic, message) for topic, message in subjects.items()}
+        self._accepted.update(dict.fromkeys(ids.items(), True))
+        return SchemaIds(ids)
+
+    def accepts_now(self, topic: str, schema_id: int) -> bool:
+        """Whether the schema with this id belongs to `topic`; the answer is kept.
+
+        Raises:
+            Unavailable: The registry doesn't answer within its waiting time.
+        """
+        known = self._accepted.get((topic, schema_id))
+        if known is None:
+            versions = self._get(f"/schemas/ids/{schema_id}/versions") or []
+            subjects = {version["subject"] for version in cast(list[dict[str, Any]], versions)}
+            known = self._accepted[topic, schema_id] = _subject(topic) in subjects
+            _log.info(
+                "schema id %s %s",
+                schema_id,
+                "accepted" if known else "is not this topic's",
+                extra={"topic": topic},
+            )
+        return known
+
+    def _resolve(self, topic: str, message: type[Message]) -> int:
+        subject = _subject(topic)
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        latest = cast(dict[str, Any] | None, self._get(f"{path}/latest"))
+        if latest is None:
+            raise SchemaNotRegistered(subject, self.url)
+        descriptor = cast(Descriptor, message.DESCRIPTOR)
+        ours = schema_text.normalized(proto_text(descriptor.file.name))
+        if schema_text.normalized(latest["schema"]) == ours:
+            return latest["id"]
+        versions = cast(list[int], self._get(path) or [])
+        for version in sorted(versions, reverse=True):
+            older = cast(dict[str, Any] | None, self._get(f"{path}/{version}"))
+            if older is not None and schema_text.normalized(older["schema"]) == ours:
+                _log.warning(
+                    "%s: the registry has version %s, this build knows version %s and writes that",
+                    subject,
+                    latest["version"],
+                    version,
+                )
+                return older["id"]
+        if differences := schema_text.contradictions(descriptor, latest["schema"]):
+            raise SchemaMismatch(subject, differences)
+        _log.warning(
+            "%s: this build's contract isn't registered; writing compatible version %s. Register "
+            "it with: %s",
+            subject,
+            latest["version"],
+            DEPLOY,
+        )
+        return latest["id"]
+
+    def _get(self, path: str) -> object | None:
+        """The document at `path`, None if there is no such subject, version or id."""
+        backoff = Backoff(base=0.25, cap=5.0)
+        deadline = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                response = self._http.get(path)
+                if response.status_code == 404 and _is_missing(response):
+                    return None
+                if response.status_code < 500:
+                    return _document(response, self.url)
+                problem = f"status {response.status_code}"
+            except httpx.TransportError as error:
+                problem = str(error) or type(error).__name__
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    "REGISTRY_UNREACHABLE",
+                    f"the registry at {self.url} doesn't answer ({problem}); start it, or correct "
+                    "COINMESH_SCHEMA_REGISTRY_URL",
+                )
+            delay = next(backoff)
+            _log.warning(
+                "the registry at %s doesn't answer (%s); retrying in %.1f s",
+                self.url,
+                problem,
+                delay,
+            )
+            self._sleep(delay)
+
+
+def _subject(topic: str) -> str:
+    return f"{topic}-value"
+
+
+def _is_missing(response: httpx.Response) -> bool:
+    try:
+        return response.json().get("error_code") in _NOT_FOUND_CODES
+    except (ValueError, AttributeError):
+        return False
+
+
+def _document(response: httpx.Response, url: str) -> object:
+    try:
+        response.raise_for_status()
+        return response.json()
+    except (httpx.HTTPStatusError, ValueError) as error:
+        raise FailedPrecondition(
+            "REGISTRY_ANSWER",
+            f"{response.url} answered {response.status_code} and no registry document; is {url} "
+            "the Confluent-compatible API (…/apis/ccompat/v7)?",
+        ) from error
