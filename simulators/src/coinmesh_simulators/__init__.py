@@ -1,0 +1,1 @@
+"""Stand-ins for the outside world; they depend on none of the platform's own packages."""

@@ -1,0 +1,304 @@
+"""The exchange: its symbols, its clock, and the loop that plays or generates the market."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterator
+from itertools import accumulate
+
+from coinmesh_simulators.exchange.bars import MINUTE, SECOND, window
+from coinmesh_simulators.exchange.capture import Frame, Survey, frames, survey
+from coinmesh_simulators.exchange.clock import ExchangeClock
+from coinmesh_simulators.exchange.faults import Faults
+from coinmesh_simulators.exchange.generator import Generator
+from coinmesh_simulators.exchange.hub import Hub
+from coinmesh_simulators.exchange.instruments import Instrument, listed
+from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.playback import Playback
+from coinmesh_simulators.exchange.settings import SimulatorSettings, TimeMode
+from coinmesh_simulators.exchange.store import StateError, Store
+
+_log = logging.getLogger(__name__)
+
+_SLOT = 10_000  # µs of market time that are generated at once
+_TENTH = 100_000
+_SHORTEST_SLEEP = 0.002  # wall seconds
+_BATCH = 1_000  # frames between two commits while catching up
+_PRUNE_EVERY = 60.0  # wall seconds
+
+
+class Exchange:
+    """One market behind all answers, kept in the state directory."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        """Load the state, or start a new one.
+
+        Raises CaptureError, StateError or ValueError naming what is wrong and the way out.
+        """
+        self._settings = settings
+        self._survey: Survey | None = survey(settings.capture) if settings.capture else None
+        self.store = Store(settings.state_dir)
+        self.faults = Faults()
+        self.hub = Hub(self.faults)
+        self.hub.on_subscribed = self._check_coverage
+        self.markets: dict[str, SymbolMarket] = {}
+        self._covered = asyncio.Event()
+        self._frames: Iterator[Frame] = iter(())
+        self._playback: Playback | None = None
+        self.line = 0
+        self._saved_at = 0.0
+        self._pruned_at = time.monotonic()
+
+        meta = self.store.meta()
+        self._check_identity(meta.get("capture"), "phase" in meta)
+        self.phase: str = meta.get("phase", "capture" if self._survey else "generated")
+        self._shift: int | None = meta.get("shift")
+        self._trade_from: int = meta.get("trade_from", 0)
+        self._slots: int = meta.get("slots", 0)
+        self._random = random.Random(f"{settings.seed}/{self._slots}")
+        self._generator = Generator(self._random)
+        self._load_symbols()
+        self.clock = ExchangeClock(settings.speed, self._resume_time(meta.get("clock")))
+        self._tenths = self.clock.now() // _TENTH
+        self._slot_time = 0
+        if self.phase == "capture":
+            self._prepare_capture(meta.get("line", 0))
+        else:
+            for market in self.markets.values():
+                market.klines.resume(self.clock.now())
+            self._start_generated(self.clock.now())
+        self._weights = list(accumulate(1 / rank for rank in range(1, len(self.markets) + 1)))
+        self._by_rank = list(self.markets.values())
+
+    # -- starting -------------------------------------------------------------------------------
+
+    def _check_identity(self, kept: str | None, used: bool) -> None:
+        given = self._survey.identity if self._survey else None
+        if used and given is not None and given != kept:
+            raise StateError(
+                f"state directory {self._settings.state_dir} holds another market than "
+                f"{self._settings.capture}: remove it (make reset), or set "
+                "COINMESH_SIM_STATE_DIR to a new one"
+            )
+        if used and given is None and self.store.meta().get("phase") == "capture":
+            raise StateError(
+                f"state directory {self._settings.state_dir} stopped in the middle of a capture: "
+                "set COINMESH_SIM_CAPTURE to it again, or remove the directory (make reset)"
+            )
+        self.store.set_meta(capture=given or kept)
+
+    def _load_symbols(self) -> None:
+        for key, symbol, state in self.store.symbols():
+            if state:
+                instrument = Instrument(symbol, state["tick"], state["lot"], state["price"])
+                self._add(key, instrument, state if self.phase == "generated" else {})
+            elif self._survey and symbol in self._survey.symbols:
+                self._add(key, self._survey.symbols[symbol].instrument(), {})
+            else:
+                self._add(key, listed(symbol)[0], {})
+        if self._survey:
+            wanted = [entry.instrument() for entry in self._survey.symbols.values()]
+        else:
+            wanted = listed(self._settings.symbols) if not self.store.meta().get("capture") else []
+        for instrument in wanted:
+            if instrument.symbol not in self.markets:
+                self._add(self.store.add_symbol(instrument.symbol), instrument, {})
+
+    def _add(self, key: int, instrument: Instrument, state: dict[str, object]) -> None:
+        self.markets[instrument.symbol] = SymbolMarket(
+            key, instrument, self.hub, self.store, state
+        )
+
+    def _resume_time(self, kept: int | None) -> int:
+        wall = time.time_ns() // 1000
+        if self._survey is None:
+            return max(wall, kept or 0)
+        if self._settings.time is TimeMode.KEPT or self.phase == "capture":
+            return kept or (
+                self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall
+            )
+        return max(wall, kept or 0)
+
+    def _prepare_capture(self, line: int) -> None:
+        """Play the lines of an earlier run silently: nobody is subscribed yet."""
+        assert self._survey is not None
+        if self._shift is None and self._settings.time is TimeMode.KEPT:
+            self._shift = 0
+        self._frames = frames(self._survey.path)
+        self._tenths = (self._survey.begin_us + (self._shift or 0)) // _TENTH
+        self.line = line
+        self._playback = Playback(self._survey, self.markets, self._shift or 0)
+        if line:
+            for frame in self._frames:
+                self._tenths_until(self._playback.market_time(frame))
+                self._playback.apply(frame)
+                if frame.line >= line:
+                    break
+            self.store.commit()
+        elif self._settings.time is TimeMode.NOW:
+            self.clock.start(self.clock.now(), speed=1.0)
+        _log.info(
+            "capture %s is ready at line %d; it plays when its streams are subscribed to: %s",
+            self._survey.path,
+            line,
+            " ".join(sorted(" or ".join(group) for group in self._required())),
+        )
+
+    def _required(self) -> list[tuple[str, ...]]:
+        """The streams that a capture waits for: of each group one must be subscribed to."""
+        groups: list[tuple[str, ...]] = []
+        for market in self.markets.values():
+            name = market.instrument.stream
+            groups += [
+                (f"{name}@{kind}",) for kind in ("trade", "bookTicker") if kind in market.recorded
+            ]
+            if market.recorded & {"depth", "depth@100ms"}:
+                groups.append((f"{name}@depth@100ms", f"{name}@depth"))
+        return groups or [
+            (f"{market.instrument.stream}@{kind}",)
+            for market in self.markets.values()
+            for kind in market.recorded
+        ]
+
+    def _check_coverage(self) -> None:
+        if self.phase == "capture" and not self._covered.is_set():
+            groups = self._required()
+            if all(any(self.hub.wanted(stream) for stream in group) for group in groups):
+                self._covered.set()
+
+    # -- running --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Play or generate until cancelled."""
+        try:
+            if self.phase == "capture":
+                await self._covered.wait()
+                await self._play()
+            await self._generate()
+        finally:
+            self._commit(force=True)
+            self.store.close()
+
+    async def _play(self) -> None:
+        assert self._survey is not None
+        playback = self._begin_playback(self._survey)
+        count = 0
+        for frame in self._frames:
+            due = playback.market_time(frame)
+            while True:
+                wait = self.clock.wall_seconds_until(min(due, (self._tenths + 1) * _TENTH))
+                if wait or count >= _BATCH:
+                    self._commit()
+                    count = 0
+                    await asyncio.sleep(wait)
+                self._tenths_until(min(due, self.clock.now()))
+                if due <= self.clock.now():
+                    break
+            playback.apply(frame)
+            self.line = frame.line
+            count += 1
+        self._end_capture()
+
+    def _begin_playback(self, capture: Survey) -> Playback:
+        """Start the clock where the next frame is due."""
+        if self._shift is None:
+            now = self.clock.now() if self.line else time.time_ns() // 1000
+            self._shift = (now - capture.begin_us) // 1000 * 1000
+            self._playback = Playback(capture, self.markets, self._shift)
+        assert self._playback is not None
+        begin = capture.begin_us + self._shift
+        self.clock.start(max(self.clock.now(), begin) if self.line else begin)
+        self._tenths = max(self._tenths, self.clock.now() // _TENTH)
+        _log.info("capture %s plays from line %d", capture.path, self.line)
+        return self._playback
+
+    def _end_capture(self) -> None:
+        assert self._survey is not None
+        end = self._survey.end_us + (self._shift or 0)
+        for market in self.markets.values():
+            market.flush_aggregate(end)
+            market.end_capture()
+        if self._settings.time is TimeMode.KEPT:
+            # No bar mixes recorded and generated trades.
+            self._trade_from = window("1m", end)[0] + MINUTE
+        self._playback = None
+        self.phase = "generated"
+        self.clock.start(max(end, self._tenths * _TENTH))
+        _log.info("the capture has ended; the generated market goes on")
+        self._start_generated(self.clock.now())
+        self._commit(force=True)
+
+    def _start_generated(self, now: int) -> None:
+        for market in self.markets.values():
+            self._generator.populate(market)
+        self._slot_time = now // _SLOT * _SLOT
+        self._tenths = max(self._tenths, now // _TENTH)
+        self.clock.start(now)
+
+    async def _generate(self) -> None:
+        while True:
+            now = self.clock.now()
+            done = 0
+            while self._slot_time + _SLOT <= now and done < _BATCH:
+                done += self._slot()
+            self._commit()
+            wait = self.clock.wall_seconds_until(self._slot_time + _SLOT)
+            await asyncio.sleep(max(wait, _SHORTEST_SLEEP))
+            if time.monotonic() - self._pruned_at > _PRUNE_EVERY:
+                self._prune()
+
+    def _slot(self) -> int:
+        """Generate the next slot of market time; returns how much was done."""
+        start, end = self._slot_time, self._slot_time + _SLOT
+        expected = self._settings.rate * _SLOT / SECOND
+        count = int(expected + self._random.random())
+        for at in sorted(self._random.randrange(start, end) for _ in range(count)):
+            market = self._random.choices(self._by_rank, cum_weights=self._weights)[0]
+            self._generator.event(market, at, at >= self._trade_from)
+        self._slot_time = end
+        self._slots += 1
+        self._tenths_until(end)
+        return count + 1
+
+    def _tenths_until(self, time_us: int) -> None:
+        """Let the tenths of a second up to a market time pass."""
+        while (self._tenths + 1) * _TENTH <= time_us:
+            self._tenths += 1
+            now = self._tenths * _TENTH
+            grace = 2 * SECOND if self.phase == "capture" else 0
+            full = self._tenths % 10 == 0
+            for market in self.markets.values():
+                if market.touched:
+                    market.tenth(now)
+            if full:
+                for market in self.markets.values():
+                    market.klines.roll(now - grace, now)
+                    market.second(now)
+
+    def _commit(self, *, force: bool = False) -> None:
+        """Keep what happened, then let its frames leave."""
+        dirty = False
+        for market in self.markets.values():
+            if market.dirty:
+                dirty = True
+                market.save(whole=self.phase == "generated")
+        if dirty or force or time.monotonic() - self._saved_at > 1:
+            self._saved_at = time.monotonic()
+            self.store.set_meta(
+                phase=self.phase,
+                line=self.line,
+                shift=self._shift,
+                clock=self.clock.now(),
+                trade_from=self._trade_from,
+                slots=self._slots,
+            )
+            self.store.commit()
+        self.hub.flush()
+
+    def _prune(self) -> None:
+        self._pruned_at = time.monotonic()
+        for market in self.markets.values():
+            below = market.last_trade - self._settings.history
+            if below > 0:
+                self.store.prune(market.key, below)

@@ -1,0 +1,159 @@
+"""Faults on request: what goes wrong, for which streams or paths, how often and how long."""
+
+import random
+import time
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Kind(StrEnum):
+    """What a fault does; the README lists them with their parameters."""
+
+    DROP = "drop"
+    DUPLICATE = "duplicate"
+    REORDER = "reorder"
+    DELAY = "delay"
+    MALFORMED = "malformed"
+    STALL = "stall"
+    DISCONNECT = "disconnect"
+    SERVER_SHUTDOWN = "server_shutdown"
+    RATE_LIMIT = "rate_limit"
+    BAN = "ban"
+    STALE_SNAPSHOT = "stale_snapshot"
+
+
+FRAME_KINDS = (Kind.DROP, Kind.DUPLICATE, Kind.REORDER, Kind.DELAY, Kind.MALFORMED)
+
+
+class FaultRequest(BaseModel):
+    """The body of `POST /admin/faults`.
+
+    `stream` and `path` are shell patterns; `symbol` a venue symbol. A fault ends after `count`
+    effects or `duration_s` wall seconds, whichever comes first; `probability` (with `seed`) thins
+    it out. `skip` lets that many matching frames or requests pass first.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+    symbol: str = "*"
+    stream: str = "*"
+    path: str = "*"
+    count: Annotated[int, Field(ge=1)] | None = None
+    duration_s: Annotated[float, Field(gt=0)] | None = None
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    skip: Annotated[int, Field(ge=0)] = 0
+    delay_ms: Annotated[float, Field(ge=0, le=600_000)] = 200.0
+    retry_after_s: Annotated[int, Field(ge=0, le=259_200)] = 5
+    grace_s: Annotated[float, Field(ge=0, le=600)] = 1.0
+
+
+class Fault:
+    """An active fault with its counters."""
+
+    def __init__(self, number: int, request: FaultRequest) -> None:
+        self.number = number
+        self.request = request
+        self.matched = 0
+        self.applied = 0
+        self._random = random.Random(request.seed)
+        seconds = request.duration_s
+        self._deadline = time.monotonic() + seconds if seconds is not None else None
+
+    @property
+    def over(self) -> bool:
+        """Whether its count or duration is used up."""
+        if self.request.count is not None and self.applied >= self.request.count:
+            return True
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def covers(self, stream: str) -> bool:
+        """Whether its filters let a stream in."""
+        symbol, _, _ = stream.partition("@")
+        request = self.request
+        return (request.symbol == "*" or request.symbol.lower() == symbol) and fnmatchcase(
+            stream, request.stream
+        )
+
+    def strikes(self) -> bool:
+        """Count a match; true when the fault takes effect on it."""
+        if self.over:
+            return False
+        self.matched += 1
+        if self.matched <= self.request.skip or self._random.random() >= self.request.probability:
+            return False
+        self.applied += 1
+        return True
+
+    def report(self) -> dict[str, object]:
+        """The fault as `GET /admin/faults` shows it."""
+        return {
+            "id": self.number,
+            **self.request.model_dump(),
+            "matched": self.matched,
+            "applied": self.applied,
+            "over": self.over,
+        }
+
+
+class Faults:
+    """All faults asked for since the last clearing."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+        self._numbers = 0
+        self.active = False
+        self.stalling = False
+
+    def add(self, request: FaultRequest) -> Fault:
+        """Activate a fault."""
+        self._numbers += 1
+        fault = Fault(self._numbers, request)
+        self._faults.append(fault)
+        self.active = True
+        self.stalling = self.stalling or request.kind is Kind.STALL
+        return fault
+
+    def clear(self, number: int | None = None) -> int:
+        """End one fault, or all; returns how many were ended."""
+        before = len(self._faults)
+        self._faults = [
+            fault for fault in self._faults if number is not None and fault.number != number
+        ]
+        self.active = bool(self._faults)
+        self.stalling = any(fault.request.kind is Kind.STALL for fault in self._faults)
+        return before - len(self._faults)
+
+    def report(self) -> list[dict[str, object]]:
+        """All faults with their counters."""
+        return [fault.report() for fault in self._faults]
+
+    def fates(self, stream: str) -> dict[str, float]:
+        """What happens to the next frame of a stream: kind to delay in seconds (0 if none)."""
+        return {
+            fault.request.kind.value: fault.request.delay_ms / 1000
+            for fault in self._faults
+            if fault.request.kind in FRAME_KINDS and fault.covers(stream) and fault.strikes()
+        }
+
+    def stalls(self, streams: dict[str, None]) -> bool:
+        """Whether a connection with these streams gets nothing at present."""
+        for fault in self._faults:
+            if fault.request.kind is Kind.STALL and not fault.over:
+                if any(fault.covers(stream) for stream in streams):
+                    fault.applied += 1
+                    return True
+        return False
+
+    def request_fault(self, kinds: tuple[Kind, ...], path: str, symbol: str) -> Fault | None:
+        """The fault that strikes a REST request, if one does."""
+        for fault in self._faults:
+            request = fault.request
+            if request.kind in kinds and request.symbol in ("*", symbol):
+                if fnmatchcase(path, request.path) and fault.strikes():
+                    return fault
+        return None

@@ -1,0 +1,143 @@
+"""A random market: orders that rest, move and trade, a pure function of its random source."""
+
+import random
+
+from coinmesh_simulators.exchange.amounts import ONE
+from coinmesh_simulators.exchange.book import Change, Side
+from coinmesh_simulators.exchange.market import SymbolMarket
+
+_LEVELS = 200  # a side is filled up to this when the market opens
+_MOST_LEVELS = 1500
+_FEWEST_LEVELS = 20
+_TYPICAL_VALUE = 2_000 * ONE  # of an order, in quote units
+_GRAIN = 5e-6  # distance of neighbouring levels as a fraction of the price
+
+
+class Generator:
+    """Makes one event after another in a symbol's market."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+
+    def populate(self, market: SymbolMarket) -> None:
+        """Fill the sides of a book that has none, around the last price."""
+        price = market.last_price or market.instrument.price or 100 * ONE
+        tick = market.instrument.tick
+        middle = max(price // tick, 1_000) * tick
+        changes: list[Change] = []
+        for side in Side:
+            best = market.book.best(side)
+            if not best:
+                opposite = market.book.best(Side(1 - side)) or middle
+                best = opposite + (tick if side else -tick)
+                for _ in range(_LEVELS):
+                    changes.append(Change(side, best, self._quantity(market, best)))
+                    best += (1 if side else -1) * self._step(market, best)
+                    if best < tick:
+                        break
+        if changes:
+            market.change(changes)
+        market.last_price = price
+
+    def event(self, market: SymbolMarket, time: int, trading: bool) -> None:
+        """One event at `time` (µs): a trade, a change at the top, or one deeper in the book."""
+        draw = self._random.random()
+        if draw < 0.3 and trading:
+            self._take(market, time)
+        elif draw < 0.75:
+            self._move_top(market)
+        else:
+            self._move_deep(market)
+
+    def _take(self, market: SymbolMarket, time: int) -> None:
+        """A market order fills the best resting orders."""
+        side = self._side()
+        book = market.book
+        wanted = self._quantity(market, book.best(side))
+        lot = market.instrument.lot
+        changes: list[Change] = []
+        for _ in range(3):
+            best = book.best(side)
+            resting = book.quantity(side, best)
+            if len(book.levels(side)) <= _FEWEST_LEVELS:
+                self._extend(market, side)
+            taken = min(wanted, resting)
+            self._fill(market, best, taken, time, side is Side.BID)
+            changes = [Change(side, best, resting - taken)]
+            market.change(changes)
+            wanted -= taken
+            if wanted < lot:
+                break
+
+    def _fill(
+        self, market: SymbolMarket, price: int, quantity: int, time: int, buyer_is_maker: bool
+    ) -> None:
+        # Several resting orders make one level: each gives a trade of its own.
+        lot = market.instrument.lot
+        while quantity:
+            part = quantity
+            if quantity >= 2 * lot and self._random.random() < 0.2:
+                part = self._random.randrange(1, quantity // lot) * lot
+            market.trade(market.last_trade + 1, price, part, time, buyer_is_maker, time)
+            quantity -= part
+        market.flush_aggregate(time)
+
+    def _move_top(self, market: SymbolMarket) -> None:
+        side = self._side()
+        book, tick = market.book, market.instrument.tick
+        best, opposite = book.best(side), book.best(Side(1 - side))
+        inside = abs(opposite - best) // tick - 1
+        draw = self._random.random()
+        if inside > 0 and draw < 0.35:
+            step = self._random.randint(1, inside) * tick
+            price = best + (-step if side else step)
+            market.change([Change(side, price, self._quantity(market, price))])
+        elif draw > 0.85:
+            if len(book.levels(side)) <= _FEWEST_LEVELS:
+                self._extend(market, side)
+            market.change([Change(side, best, 0)])
+        else:
+            market.change([Change(side, best, self._quantity(market, best))])
+
+    def _move_deep(self, market: SymbolMarket) -> None:
+        side = self._side()
+        levels = market.book.levels(side)
+        if len(levels) < _FEWEST_LEVELS:
+            self._extend(market, side)
+        depth = min(int(self._random.expovariate(0.05)) + 1, len(levels) - 1)
+        price = levels.keys()[depth if side else -1 - depth]
+        if self._random.random() < 0.5:
+            price += (1 if side else -1) * self._step(market, price)
+            if price < market.instrument.tick:
+                return
+            market.change([Change(side, price, self._quantity(market, price))])
+        elif len(levels) > _MOST_LEVELS or self._random.random() < 0.5:
+            market.change([Change(side, price, 0)])
+        else:
+            market.change([Change(side, price, self._quantity(market, price))])
+
+    def _extend(self, market: SymbolMarket, side: Side) -> None:
+        """Add levels behind the worst of a thin side."""
+        levels = market.book.levels(side)
+        price = levels.keys()[-1 if side else 0]
+        changes: list[Change] = []
+        for _ in range(_FEWEST_LEVELS):
+            price += (1 if side else -1) * self._step(market, price)
+            if price < market.instrument.tick:
+                break
+            changes.append(Change(side, price, self._quantity(market, price)))
+        if changes:
+            market.change(changes)
+
+    def _side(self) -> Side:
+        return Side.ASK if self._random.random() < 0.5 else Side.BID
+
+    def _step(self, market: SymbolMarket, price: int) -> int:
+        tick = market.instrument.tick
+        grain = max(1, round(price / tick * _GRAIN))
+        return self._random.randint(1, 2 * grain) * tick
+
+    def _quantity(self, market: SymbolMarket, price: int) -> int:
+        lot = market.instrument.lot
+        value = self._random.expovariate(1 / _TYPICAL_VALUE)
+        return max(1, round(value * ONE / max(price, 1) / lot)) * lot

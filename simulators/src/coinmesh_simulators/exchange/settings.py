@@ -1,0 +1,59 @@
+"""Settings of the exchange simulator, read from `COINMESH_SIM_*` environment variables."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class TimeMode(StrEnum):
+    """How a capture's event times are published."""
+
+    KEPT = "kept"
+    NOW = "now"
+
+
+class SimulatorSettings(BaseSettings):
+    """What the simulator serves, where it listens and which limits it enforces.
+
+    Durations are wall-clock seconds; `speed` is market seconds per wall second.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COINMESH_SIM_")
+
+    listen: str = "127.0.0.1:9443"
+    admin_listen: str = "127.0.0.1:9444"
+    state_dir: Path = Path(".coinmesh/data/sim-exchange")
+    capture: Path | None = None
+    speed: float = Field(default=1.0, gt=0, le=10_000)
+    time: TimeMode = TimeMode.NOW
+    symbols: str = "3"
+    rate: float = Field(default=50.0, ge=0, le=100_000)
+    seed: int = 1
+    history: int = Field(default=1_000_000, ge=1_000)
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    ping_interval: float = Field(default=20.0, gt=0)
+    pong_timeout: float = Field(default=60.0, gt=0)
+    connection_lifetime: float = Field(default=86_400.0, gt=0)
+    messages_per_second: int = Field(default=5, ge=1)
+    streams_per_connection: int = Field(default=1024, ge=1)
+    connections_per_5m: int = Field(default=300, ge=1)
+    weight_per_minute: int = Field(default=6_000, ge=1)
+    buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+
+    @field_validator("capture", "tls_cert", "tls_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` as a pair. Raises ValueError naming the text when it is something else."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not an address: write host:port, e.g. 127.0.0.1:9443")
+    return host.strip("[]") or "127.0.0.1", int(port)
