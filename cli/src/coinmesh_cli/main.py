@@ -1,0 +1,41 @@
+"""`coinmesh`: errors become one line and an exit status, never a traceback."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from coinmesh_cli import mesh
+from coinmesh_local.control import SupervisorError
+from coinmesh_local.definition import DefinitionError
+from coinmesh_local.mesh import OptionError
+from coinmesh_local.ports import PortTaken
+from coinmesh_local.provision import ProvisionError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
+mesh.register(app)
+
+#: Errors that a person can act on; anything else is a defect and shows its traceback.
+EXPECTED = (
+    SupervisorError,
+    DefinitionError,
+    OptionError,
+    PortTaken,
+    ProvisionError,
+    OSError,
+)
+
+
+def main() -> None:
+    """Run the command line; exit status 1 for a failure, 130 after Ctrl-C."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except EXPECTED as error:
+        tail = getattr(error, "tail", "")
+        if tail:
+            console.print(tail, markup=False, style="dim")
+        console.print(f"error: {error}", markup=False, style="red")
+        sys.exit(1)

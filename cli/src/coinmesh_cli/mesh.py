@@ -1,0 +1,174 @@
+"""The commands that run the mesh: up, down, reset, restart, status, logs, endpoints, provision."""
+
+import json
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from coinmesh_cli.first_bar import wait_for_first_bar
+from coinmesh_cli.progress import Progress
+from coinmesh_local import operations
+from coinmesh_local.definition import DefinitionError
+from coinmesh_local.mesh import Mesh, Options, caller_environment
+from coinmesh_local.paths import Home
+
+Until = Annotated[
+    list[str] | None,
+    typer.Option("--until", help="Start only this component and what it needs (repeatable)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (up, down, reset, restart, status, logs, endpoints, provision):
+        app.command()(command)
+
+
+def wanted_mesh(ha: bool | None = None, gateways: int | None = None) -> Mesh:
+    """The mesh this call asks for: what it states, else what the home has recorded."""
+    home = Home.from_environment()
+    recorded = Mesh.recorded(home).options
+    options = Options(
+        ha=recorded.ha if ha is None else ha,
+        gateways=gateways or recorded.gateways,
+        source=os.environ.get("COINMESH_SOURCE") or "sim",
+        ports=os.environ.get("COINMESH_PORTS") or recorded.ports,
+    )
+    return Mesh(home, options, caller_environment())
+
+
+def up(
+    until: Until = None,
+    ha: Annotated[bool | None, typer.Option("--ha/--no-ha", help="Three brokers.")] = None,
+    gateways: Annotated[int | None, typer.Option(help="Replicas of the query gateway.")] = None,
+) -> None:
+    """Start the mesh; print its URLs once the first bar is served."""
+    mesh = wanted_mesh(ha, gateways)
+    targets = until or []
+    mesh.closure(targets)
+    with Progress() as progress:
+        mesh.home.create()
+        operations.provide(mesh, targets, progress.note)
+        mesh = wanted_mesh(ha, gateways)  # now with the JDKs that provisioning found
+        conversation = operations.start(mesh, targets)
+        try:
+            for event in conversation.events():
+                progress.event(event)
+        except KeyboardInterrupt:
+            progress.note("interrupted: stopping what was started (Ctrl-C again leaves at once)")
+            conversation.interrupt()
+            for event in conversation.events():
+                progress.event(event)
+            raise
+        if not targets:
+            wait_for_first_bar(mesh.endpoints()["rest"], progress)
+    _print_endpoints(mesh, targets)
+
+
+def down() -> None:
+    """Stop the mesh; its data stays."""
+    home = Home.from_environment()
+    print("stopped" if operations.down(home) else "nothing was running")
+
+
+def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Stop the mesh and drop its data, logs and secrets."""
+    home = Home.from_environment()
+    if not yes:
+        typer.confirm(f"drop everything in {home.root}?", abort=True)
+    operations.reset(home)
+    print(f"dropped the data in {home.root}")
+
+
+def restart(names: list[str]) -> None:
+    """Restart components."""
+    mesh = Mesh.recorded(Home.from_environment())
+    mesh.closure(names)
+    with Progress() as progress:
+        for event in operations.ask(mesh.home, "restart", names).events():
+            progress.event(event)
+
+
+def status(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Show what runs: process, uptime, memory, readiness, restarts."""
+    mesh = Mesh.recorded(Home.from_environment())
+    rows = operations.status(mesh)
+    if as_json:
+        print(json.dumps({"components": rows, "endpoints": mesh.endpoints()}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("component", "state", "ready", "pid", "up", "MiB", "restarts", "ports"):
+        table.add_column(heading, justify="right" if heading in ("pid", "up", "MiB") else "left")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["state"] + (f" ({row['detail']})" if row["state"] == "crashed" else ""),
+            "yes" if row["ready"] else "no",
+            str(row["pid"] or "–"),
+            _since(row["started"]),
+            str(row["memory"] >> 20) if row["memory"] else "–",
+            str(row["restarts"]),
+            " ".join(f"{name}={port}" for name, port in row["ports"].items()),
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    total = sum(row["memory"] for row in rows) >> 20
+    console.print(f"\n{total} MiB in all; state in {mesh.home.root}")
+    _print_endpoints(mesh, [])
+
+
+def logs(
+    name: Annotated[str | None, typer.Argument(help="A component or replica.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines")] = 200,
+) -> None:
+    """Show a component's log."""
+    mesh = Mesh.recorded(Home.from_environment())
+    replicas = {c: mesh.instance_names(c) for c in mesh.definitions}
+    known = ["supervisor", *(n for names in replicas.values() for n in names)]
+    chosen = replicas.get(name or "", [name] if name in known else [])
+    if not chosen:
+        raise DefinitionError(f"whose log? There are: {', '.join(known)}")
+    paths = [str(path) for n in chosen if (path := mesh.home.log(str(n))).exists()]
+    if not paths:
+        raise DefinitionError(f"{name} has not written a log yet")
+    tail = shutil.which("tail") or "tail"
+    os.execv(tail, ["tail", "-n", str(lines), *(["-F"] if follow else []), *paths])  # noqa: S606
+
+
+def endpoints(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Print every address, with the CA file that vouches for it where there is one."""
+    mesh = Mesh.recorded(Home.from_environment())
+    if as_json:
+        print(json.dumps(mesh.endpoints(), indent=2))
+    else:
+        _print_endpoints(mesh, [])
+
+
+def provision(until: Until = None) -> None:
+    """Download and install what components need, start nothing."""
+    with Progress() as progress:
+        operations.provide(wanted_mesh(), until or [], progress.note)
+
+
+def _since(started: float | None) -> str:
+    if started is None:
+        return "–"
+    seconds = int(time.time() - started)
+    if seconds >= 86_400:
+        return datetime.fromtimestamp(started, UTC).strftime("%d %b")
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
+
+
+def _print_endpoints(mesh: Mesh, targets: list[str]) -> None:
+    shown: dict[str, Any] = mesh.endpoints()
+    names = {key for c in mesh.closure(targets) for key in mesh.definitions[c].endpoints}
+    for name, endpoint in shown.items():
+        if name in names:
+            print(f"  {name:<18} {endpoint['url']}")

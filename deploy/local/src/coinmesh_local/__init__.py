@@ -1,0 +1,1 @@
+"""The mesh as native processes on one machine."""

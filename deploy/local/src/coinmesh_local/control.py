@@ -1,0 +1,110 @@
+"""The commands' side of the supervisor's socket."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from coinmesh_local.paths import Home
+
+START_TIMEOUT = 30.0
+
+
+class SupervisorError(Exception):
+    """The supervisor could not do what was asked; `tail` is the log of what failed."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.tail = tail
+
+
+@contextlib.contextmanager
+def socket_address(home: Home) -> Iterator[str]:
+    """A short name for `run/supervisor.sock`: an address holds 107 bytes, a path may be longer."""
+    descriptor = os.open(home.run, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/supervisor.sock"
+    finally:
+        os.close(descriptor)
+
+
+def connect(home: Home) -> socket.socket | None:
+    """A connection to the home's supervisor, None when there is none."""
+    if not home.run.is_dir():
+        return None
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with socket_address(home) as address:
+            client.connect(address)
+    except (FileNotFoundError, ConnectionRefusedError):
+        client.close()
+        return None
+    return client
+
+
+def connect_or_start(home: Home) -> socket.socket:
+    """A connection to the home's supervisor, which is started detached when there is none."""
+    home.create()
+    deadline = time.monotonic() + START_TIMEOUT
+    process: subprocess.Popen[bytes] | None = None
+    while True:
+        client = connect(home)
+        if client is not None:
+            return client
+        if process is None or process.poll() is not None:
+            with open(home.log("supervisor"), "ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "coinmesh_local.daemon", str(home.root)],
+                    cwd=home.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        if time.monotonic() > deadline:
+            raise SupervisorError(f"the supervisor did not start: see {home.log('supervisor')}")
+        time.sleep(0.05)
+
+
+class Conversation:
+    """One request and the events that answer it."""
+
+    def __init__(self, client: socket.socket, request: dict[str, Any]) -> None:
+        self._client = client
+        self._lines = client.makefile("r", encoding="utf-8")
+        client.sendall(json.dumps(request).encode() + b"\n")
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """State changes while the supervisor works, the final answer last.
+
+        Raises SupervisorError when the answer says that it failed.
+        """
+        for line in self._lines:
+            message: dict[str, Any] = json.loads(line)
+            if message["event"] == "end" and not message["ok"]:
+                raise SupervisorError(message["error"], message.get("tail", ""))
+            yield message
+            if message["event"] == "end":
+                return
+        raise SupervisorError("the supervisor ended while it was working")
+
+    def answer(self) -> dict[str, Any]:
+        """The final answer."""
+        for message in self.events():
+            if message["event"] == "end":
+                return message
+        raise AssertionError("unreachable: events() ends with the answer or raises")
+
+    def interrupt(self) -> None:
+        """Tell the supervisor to take back what it is doing; `events` goes on to the end."""
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._client.close()

@@ -1,0 +1,150 @@
+"""The supervisor as a detached process: one per home, spoken to through its socket.
+
+Requests are one JSON object per connection, answers JSON lines, the last one `{"event": "end"}`.
+A connection that asked for `up` and breaks off takes back what it started; one that asked to
+`hold` takes the whole mesh down with it, so that a killed test run leaves nothing behind.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from coinmesh_local.control import socket_address
+from coinmesh_local.paths import Home
+from coinmesh_local.runner import StartFailed
+from coinmesh_local.supervisor import Supervisor
+
+Message = dict[str, object]
+
+
+class Daemon:
+    """Serves requests one at a time where they change something, side by side where they ask."""
+
+    def __init__(self, home: Home) -> None:
+        self.supervisor = Supervisor(home, self._broadcast)
+        self.finished = asyncio.Event()
+        self._connections = 0
+        self.work: asyncio.Task[None] | None = None
+        self._listeners: set[asyncio.StreamWriter] = set()
+        self._changes = asyncio.Lock()
+
+    def _broadcast(self, message: Message) -> None:
+        for writer in self._listeners:
+            self._send(writer, message)
+
+    @staticmethod
+    def _send(writer: asyncio.StreamWriter, message: Message) -> None:
+        if not writer.is_closing():
+            writer.write(json.dumps(message).encode() + b"\n")
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection."""
+        self._connections += 1
+        try:
+            line = await reader.readline()
+            if line:
+                await self._answer(json.loads(line), reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self._connections -= 1
+            if self.supervisor.idle and not self._connections:
+                self.finished.set()
+
+    async def _answer(
+        self, request: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        operation = request["op"]
+        if operation == "status":
+            rows = await self.supervisor.status()
+            self._send(writer, {"event": "end", "ok": True, "rows": rows})
+            return
+        if operation == "hold":
+            self._send(writer, {"event": "end", "ok": True})
+            await reader.read()
+            async with self._changes:
+                await self.supervisor.down()
+            return
+        async with self._changes:
+            self._listeners.add(writer)
+            self.work = work = asyncio.create_task(self._change(request))
+            broken = asyncio.create_task(reader.read(1))
+            await asyncio.wait({work, broken}, return_when=asyncio.FIRST_COMPLETED)
+            if broken.done() and operation == "up":
+                work.cancel()
+            result = (await asyncio.gather(work, return_exceptions=True))[0]
+            self._listeners.discard(writer)
+            self._send(writer, _outcome(result))
+        broken.cancel()
+
+    async def _change(self, request: Message) -> None:
+        names = [str(name) for name in request.get("names") or []]  # type: ignore[union-attr]
+        match request["op"]:
+            case "up":
+                await self.supervisor.up(names)
+            case "down":
+                await self.supervisor.down()
+            case "stop":
+                component = self.supervisor.mesh.instance_names
+                await self.supervisor.stop([i for name in names for i in component(name)])
+            case "restart":
+                for name in names:
+                    await self.supervisor.restart(name)
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+
+
+def _outcome(result: BaseException | None) -> Message:
+    """The last line of an answer."""
+    if result is None:
+        return {"event": "end", "ok": True}
+    while isinstance(result, BaseExceptionGroup):
+        result = result.exceptions[0]
+    if isinstance(result, asyncio.CancelledError):
+        return {"event": "end", "ok": False, "error": "interrupted: what was started is stopped"}
+    message: Message = {"event": "end", "ok": False, "error": str(result)}
+    if isinstance(result, StartFailed):
+        message["tail"] = result.tail
+    elif not isinstance(result, OSError):
+        traceback.print_exception(result)
+    return message
+
+
+async def run(home: Home) -> None:
+    """Serve until everything is stopped, or a signal asks for that."""
+    daemon = Daemon(home)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.finished.set)
+    with socket_address(home) as address:
+        server = await asyncio.start_unix_server(daemon.serve, address)
+        await daemon.finished.wait()
+        server.close()
+        if daemon.work:
+            daemon.work.cancel()
+            await asyncio.gather(daemon.work, return_exceptions=True)
+        await daemon.supervisor.down()
+
+
+def main() -> None:
+    """`python -m coinmesh_local.daemon HOME`; does nothing when another one serves this home."""
+    home = Home(Path(sys.argv[1]))
+    home.create()
+    with open(home.run / "supervisor.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        asyncio.run(run(home))
+
+
+if __name__ == "__main__":
+    main()

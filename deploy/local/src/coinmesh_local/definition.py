@@ -1,0 +1,134 @@
+"""Component definitions: what a file in `components/` may say, and how its text is filled in."""
+
+import string
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ProbeKind = Literal["tcp", "http", "grpc", "log", "exec", "kafka", "cql", "spawn"]
+
+
+class DefinitionError(Exception):
+    """A component file is wrong; the message names the file and what to correct."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Probe(Strict):
+    """When a component counts as ready. `target` is an address, URL, pattern or command."""
+
+    kind: ProbeKind = "spawn"
+    target: str = ""
+    #: Expected number of brokers for `kafka`, status for `http`.
+    expect: str = ""
+    ca: str = ""
+
+
+class Endpoint(Strict):
+    """An address that people and clients use, with the CA file that vouches for it, if any."""
+
+    url: str
+    ca: str | None = None
+
+
+class Definition(Strict):
+    """One component file. Every string may hold `${…}` placeholders (see `Mesh.context`)."""
+
+    name: str
+    description: str
+    kind: Literal["service", "step"] = "service"
+    #: Options that must hold for the component to exist, e.g. `{source = "sim"}`.
+    when: dict[str, str] = Field(default_factory=dict)
+    replicas: str = "1"
+    #: What provisioning must bring before the component can start.
+    provision: tuple[str, ...] = ()
+    #: Component name → "ready" (a service) or "completed" (a step).
+    depends_on: dict[str, Literal["ready", "completed"]] = Field(default_factory=dict)
+    #: Port name → number of the first replica; the others count up from it.
+    ports: dict[str, int] = Field(default_factory=dict)
+    #: File written below run/<instance>/ → template below `config/`.
+    files: dict[str, str] = Field(default_factory=dict)
+    #: Commands run to their end before each start.
+    prepare: tuple[tuple[str, ...], ...] = ()
+    command: tuple[str, ...]
+    environment: dict[str, str] = Field(default_factory=dict)
+    #: Names (or prefixes ending in `*`) of the caller's variables that are handed on.
+    inherit: tuple[str, ...] = ()
+    ready: Probe = Probe()
+    #: Seconds until a component that is not ready counts as failed.
+    timeout: float = 60
+    stop_signal: str = "SIGTERM"
+    #: Seconds between the stop signal and SIGKILL.
+    grace: float = 10
+    #: What it is expected to take at most, in MiB; the sum of all is held below 8 GiB by a test.
+    memory: int = 0
+    #: Settings that clients of this component receive (without the COINMESH_ prefix).
+    exports: dict[str, str] = Field(default_factory=dict)
+    endpoints: dict[str, Endpoint] = Field(default_factory=dict)
+
+
+class Template(string.Template):
+    """`${a.b}` placeholders; a single `$` elsewhere is kept as it is only when doubled."""
+
+    idpattern = r"[a-zA-Z_][a-zA-Z0-9_.-]*"
+
+
+def fill(text: str, context: Mapping[str, str], where: str) -> str:
+    """`text` with its placeholders filled in; DefinitionError names an unknown one."""
+    try:
+        return Template(text).substitute(context)
+    except KeyError as error:
+        raise DefinitionError(f"{where}: unknown placeholder ${{{error.args[0]}}}") from error
+    except ValueError as error:
+        raise DefinitionError(f"{where}: {error} (write a plain dollar sign as $$)") from error
+
+
+def load(directories: Iterable[Path]) -> dict[str, Definition]:
+    """All component files of `directories` by name, checked for unknown dependencies and cycles."""
+    found: dict[str, Definition] = {}
+    for directory in directories:
+        for path in sorted(directory.glob("*.toml")):
+            try:
+                found[path.stem] = Definition(name=path.stem, **tomllib.loads(path.read_text()))
+            except (ValidationError, tomllib.TOMLDecodeError, TypeError) as error:
+                raise DefinitionError(f"{path}: {error}") from error
+    for definition in found.values():
+        for name, condition in definition.depends_on.items():
+            if name not in found:
+                raise DefinitionError(f"{definition.name}: depends on unknown component {name}")
+            expected = "completed" if found[name].kind == "step" else "ready"
+            if condition != expected:
+                raise DefinitionError(
+                    f"{definition.name}: a {found[name].kind} can be {expected}, not {condition}"
+                )
+    closure(found, found)
+    return found
+
+
+def closure(definitions: Mapping[str, Definition], targets: Iterable[str]) -> list[str]:
+    """`targets` and everything they depend on, each after its dependencies."""
+    ordered: list[str] = []
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            raise DefinitionError(f"dependency cycle: {' → '.join([*path, name])}")
+        if name in ordered:
+            return
+        if name not in definitions:
+            known = ", ".join(sorted(definitions))
+            raise DefinitionError(f"unknown component {name!r}; there are: {known}")
+        path.append(name)
+        for dependency in definitions[name].depends_on:
+            visit(dependency)
+        path.pop()
+        ordered.append(name)
+
+    for target in targets:
+        visit(target)
+    return ordered

@@ -1,0 +1,79 @@
+"""Formats a Kafka node's storage so that a kill -9 at any moment leaves nothing half-made.
+
+The log directory is formatted under another name and renamed when it is complete. A copy of
+meta.properties is kept beside it: a lost, truncated or foreign one is put back from the copy.
+"""
+
+import argparse
+import base64
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from coinmesh_local.paths import write_atomically
+
+META = "meta.properties"
+
+
+def cluster_id(path: Path) -> str:
+    """The mesh's cluster id, made on first use (all nodes race for one link, the first wins)."""
+    if not path.exists():
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        write_atomically(draft, text)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def restore(log: Path, copy: Path) -> bool:
+    """Put back the node's identity if it was lost or altered; False when it has none yet."""
+    if not copy.is_file() or not log.is_dir():
+        return False
+    meta = log / META
+    if not meta.is_file() or meta.read_text() != copy.read_text():
+        print(f"{meta} was lost or altered: restored from {copy}")
+        write_atomically(meta, copy.read_text())
+    return True
+
+
+def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None:
+    """Run Kafka's own tool on a new directory and publish the result in one rename."""
+    fresh = log.with_name("log.new")
+    for left in (fresh, log):
+        shutil.rmtree(left, ignore_errors=True)
+    properties = Path(arguments.properties).read_text()
+    draft = Path(arguments.properties).with_name("format.properties")
+    write_atomically(draft, properties.replace(f"log.dirs={log}", f"log.dirs={fresh}"), 0o600)
+    identity = cluster_id(Path(arguments.cluster))
+    tool = [arguments.java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", arguments.classpath]
+    tool += ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(draft)]
+    subprocess.run(tool, check=True)
+    write_atomically(copy, (fresh / META).read_text())
+    os.replace(fresh, log)
+
+
+def main() -> int:
+    """Make the storage of one node ready; the exit status is Kafka's own when its tool fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("java", "classpath", "properties", "data", "node", "cluster"):
+        parser.add_argument(f"--{name}", required=True)
+    arguments = parser.parse_args()
+    log = Path(arguments.data) / "log"
+    copy = Path(arguments.data) / f"{META}.copy"
+    if restore(log, copy):
+        return 0
+    try:
+        format_storage(arguments, log, copy)
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

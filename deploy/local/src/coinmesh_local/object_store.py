@@ -1,0 +1,27 @@
+"""The S3 store's credentials: generated once, readable by the owner only."""
+
+import json
+import secrets
+import sys
+from pathlib import Path
+
+from coinmesh_local.paths import write_atomically
+
+
+def write_identities(directory: Path) -> None:
+    """Make `s3.json` (for clients) on first use and `s3-identities.json` (for the server)."""
+    path = directory / "s3.json"
+    if not path.exists():
+        fresh = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
+        write_atomically(path, json.dumps(fresh) + "\n", 0o600)
+    identity = {
+        "name": "coinmesh",
+        "credentials": [json.loads(path.read_text())],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    text = json.dumps({"identities": [identity]}, indent=2) + "\n"
+    write_atomically(directory / "s3-identities.json", text, 0o600)
+
+
+if __name__ == "__main__":
+    write_identities(Path(sys.argv[1]))

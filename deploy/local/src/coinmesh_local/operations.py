@@ -1,0 +1,91 @@
+"""What commands and tests do with a mesh: bring up, take down, restart, look, drop its data."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from coinmesh_local import control, processes, provision
+from coinmesh_local.definition import closure
+from coinmesh_local.mesh import Mesh
+from coinmesh_local.paths import Home, write_atomically
+
+Event = dict[str, Any]
+
+
+def provide(mesh: Mesh, targets: Iterable[str], progress: Callable[[str], None]) -> None:
+    """Provision what `targets` and their dependencies need (all components when none)."""
+    names = mesh.closure(targets)
+    wanted = [what for name in names for what in mesh.definitions[name].provision]
+    provision.ensure(wanted, progress)
+
+
+def start(mesh: Mesh, targets: Iterable[str]) -> control.Conversation:
+    """Record the mesh and ask its supervisor for `targets`; `events()` of the result tells on."""
+    names = list(targets)
+    closure(mesh.definitions, names)
+    mesh.save()
+    publish_endpoints(mesh)
+    return ask(mesh.home, "up", names)
+
+
+def publish_endpoints(mesh: Mesh) -> None:
+    """Write `endpoints.json` into the home for people and other programs."""
+    text = json.dumps(mesh.endpoints(), indent=2) + "\n"
+    write_atomically(mesh.home.root / "endpoints.json", text)
+
+
+def ask(home: Home, operation: str, names: Iterable[str] = ()) -> control.Conversation:
+    """Send another request to the supervisor, started if need be (it finds what runs)."""
+    request = {"op": operation, "names": list(names)}
+    return control.Conversation(control.connect_or_start(home), request)
+
+
+def down(home: Home) -> bool:
+    """Stop everything of this home, data kept; False when nothing ran."""
+    running = processes.find(home.root)
+    if not running and control.connect(home) is None:
+        return False
+    ask(home, "down").answer()
+    return True
+
+
+def reset(home: Home) -> None:
+    """Stop everything and drop data, logs and recorded state; generated secrets go as well."""
+    if not home.root.exists():
+        return
+    down(home)
+    for directory in (home.data, home.logs, home.run, home.secrets):
+        shutil.rmtree(directory, ignore_errors=True)
+    (home.root / "endpoints.json").unlink(missing_ok=True)
+
+
+def status(mesh: Mesh) -> list[dict[str, Any]]:
+    """A row per instance; without a supervisor what /proc shows, `supervised` tells."""
+    client = control.connect(mesh.home)
+    if client is not None:
+        rows = control.Conversation(client, {"op": "status"}).answer()["rows"]
+        return [row | {"supervised": True} for row in rows]
+    found = processes.find(mesh.home.root)
+    rows = []
+    for component in mesh.closure():
+        for instance in mesh.instances(component):
+            one = found.get(instance.name)
+            rows.append(
+                {
+                    "name": instance.name,
+                    "component": component,
+                    "kind": instance.kind,
+                    "state": "unsupervised" if one else "stopped",
+                    "detail": "",
+                    "pid": one.leader if one else None,
+                    "started": None,
+                    "restarts": 0,
+                    "ports": instance.ports,
+                    "log": str(instance.log),
+                    "memory": one.memory() if one else 0,
+                    "ready": False,
+                    "supervised": False,
+                }
+            )
+    return rows

@@ -1,0 +1,92 @@
+"""Where the mesh keeps things: the checkout, the state directory (home) and the user's cache."""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: deploy/local: component definitions, configuration templates and poms lie here, beside the code.
+LOCAL = Path(__file__).resolve().parents[2]
+CHECKOUT = LOCAL.parents[1]
+COMPONENTS = LOCAL / "components"
+POMS = LOCAL / "provision"
+#: The virtual environment's commands: the running interpreter's own, so that any venv works.
+BIN = Path(sys.executable).parent
+
+
+def cache_directory() -> Path:
+    """The user's cache directory of Coinmesh: downloads, and the tools' own caches below it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "coinmesh"
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace `path` by `text` in one step: a reader or a crash sees the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            os.fchmod(handle, mode)
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Home:
+    """A state directory: one mesh, its data, logs and secrets."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """The directory that COINMESH_HOME names, by default `.coinmesh` in the checkout."""
+        return cls(Path(os.environ.get("COINMESH_HOME") or CHECKOUT / ".coinmesh").absolute())
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    def log(self, instance: str) -> Path:
+        return self.logs / f"{instance}.log"
+
+    def create(self) -> None:
+        """Make the directories; raise OSError naming the one that cannot be written."""
+        for directory in (self.root, self.data, self.logs):
+            directory.mkdir(parents=True, exist_ok=True)
+        for private in (self.run, self.secrets):
+            private.mkdir(exist_ok=True, mode=0o700)
+            private.chmod(0o700)
+        for directory in (self.data, self.logs, self.run, self.secrets):
+            if not os.access(directory, os.W_OK):
+                raise PermissionError(f"{directory} is not writable: set COINMESH_HOME elsewhere")
+
+    def read_json(self, name: str, default: Any) -> Any:
+        """The JSON file `run/<name>`, or `default` when there is none or it is damaged."""
+        try:
+            return json.loads((self.run / name).read_text())
+        except (FileNotFoundError, ValueError):
+            return default
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace `run/<name>` atomically."""
+        write_atomically(self.run / name, json.dumps(value, indent=2) + "\n", 0o600)

@@ -1,0 +1,111 @@
+"""Finding the mesh's processes by a mark in their environment, so that nothing goes stale.
+
+Every process is started with COINMESH_INSTANCE=<home>|<instance>|<digest>, which its children
+inherit. There are no pid files: what /proc shows is what runs, also after a kill -9 of anything.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+MARK = "COINMESH_INSTANCE"
+
+
+@dataclass
+class Found:
+    """The live processes of one instance."""
+
+    instance: str
+    digest: str = ""
+    #: The process that was started itself, a session leader; None when only children are left.
+    leader: int | None = None
+    members: list[int] = field(default_factory=list)
+
+    def memory(self) -> int:
+        """Resident bytes of all its processes; shared pages count in each."""
+        total = 0
+        for pid in self.members:
+            try:
+                total += psutil.Process(pid).memory_info().rss
+            except psutil.Error:
+                continue
+        return total
+
+
+def mark(home: Path, instance: str, digest: str) -> str:
+    """The value of COINMESH_INSTANCE."""
+    return f"{home}|{instance}|{digest}"
+
+
+def find(home: Path) -> dict[str, Found]:
+    """All live processes of this home by instance."""
+    found: dict[str, Found] = {}
+    prefix = f"{MARK}={home}|".encode()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        try:
+            environment = Path("/proc", entry.name, "environ").read_bytes()
+            line = next((v for v in environment.split(b"\0") if v.startswith(prefix)), None)
+            leads = line is not None and os.getsid(pid) == pid
+        except OSError:
+            continue
+        if line is None:
+            continue
+        instance, digest = line[len(prefix) :].decode().split("|")
+        one = found.setdefault(instance, Found(instance, digest))
+        one.members.append(pid)
+        if leads:
+            one.leader, one.digest = pid, digest
+    return found
+
+
+def send(pid: int, number: int) -> None:
+    """Signal `pid`, which may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+async def gone(pid: int) -> None:
+    """Return when `pid` has ended, child or not; a child is left to its parent to reap."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def readable() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, readable)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def stop(home: Path, instance: str, stop_signal: str, grace: float) -> None:
+    """End every process of `instance`: signal to the leader, after `grace` seconds SIGKILL to all.
+
+    Children that outlive their leader are killed too.
+    """
+    found = find(home).get(instance)
+    if found is None:
+        return
+    if found.leader is not None:
+        send(found.leader, signal.Signals[stop_signal])
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone(found.leader), grace)
+    while (left := find(home).get(instance)) is not None:
+        for pid in left.members:
+            send(pid, signal.SIGKILL)
+        await asyncio.gather(*(gone(pid) for pid in left.members))

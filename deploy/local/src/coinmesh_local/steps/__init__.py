@@ -1,0 +1,1 @@
+"""Deploy steps: idempotent functions that run between components' starts."""

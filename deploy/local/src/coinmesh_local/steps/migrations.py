@@ -1,0 +1,122 @@
+"""Applies Cassandra migrations: numbered .cql files, each once, in order, recorded with checksum.
+
+A statement that fails stops the run; the file is recorded only after its last statement, so it is
+run again from its start: statements are written to be repeatable (IF NOT EXISTS).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cassandra import DriverException, RequestExecutionException
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import RoundRobinPolicy
+
+from coinmesh_local.steps.errors import StepError
+
+NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.cql")
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def load(directory: Path) -> list[Migration]:
+    """The migrations of a folder by number; StepError for a misnamed, missing or double number."""
+    found: list[Migration] = []
+    for path in sorted(directory.glob("*.cql")):
+        match = NAME.fullmatch(path.name)
+        if match is None:
+            raise StepError(f"{path}: a migration is named NNNN_what_it_does.cql")
+        found.append(Migration(int(match[1]), path.name, path.read_text()))
+    numbers = [migration.number for migration in found]
+    if numbers != list(range(1, len(found) + 1)):
+        raise StepError(f"{directory}: numbers must run from 0001 without gaps, are {numbers}")
+    return found
+
+
+def statements(text: str) -> list[str]:
+    """The CQL statements of a file: comments dropped, split at semicolons outside strings."""
+    token = re.compile(r"'(?:[^']|'')*'|--[^\n]*|//[^\n]*|/\*.*?\*/|;|[^'/;-]+|.", re.DOTALL)
+    result, current = [], ""
+    for piece in token.findall(text):
+        if piece == ";":
+            result.append(current.strip())
+            current = ""
+        elif not piece.startswith(("--", "//", "/*")):
+            current += piece
+    return [statement for statement in (*result, current.strip()) if statement]
+
+
+def apply(contact_points: str, keyspace: str, directory: Path) -> list[str]:
+    """Bring the keyspace to the newest schema; the names of the files that were applied.
+
+    StepError when a file that was applied before has changed since or is gone.
+    """
+    wanted = load(directory)
+    hosts = [point.rpartition(":") for point in contact_points.split(",")]
+    profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=TIMEOUT)
+    cluster = Cluster(
+        [host for host, _, _ in hosts],
+        port=int(hosts[0][2]),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=TIMEOUT,
+    )
+    try:
+        session = cluster.connect()
+        return _apply(session, keyspace, wanted)
+    except NoHostAvailable as error:
+        raise StepError(f"Cassandra at {contact_points} cannot be reached: {error}") from error
+    except (DriverException, RequestExecutionException) as error:
+        raise StepError(f"Cassandra refused a migration: {error}") from error
+    finally:
+        cluster.shutdown()
+
+
+def _apply(session: Any, keyspace: str, wanted: list[Migration]) -> list[str]:
+    session.execute(
+        f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
+        "{'class': 'SimpleStrategy', 'replication_factor': 1}"
+    )
+    session.set_keyspace(keyspace)
+    session.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations "
+        "(number int PRIMARY KEY, name text, checksum text, applied_at timestamp)"
+    )
+    rows = session.execute("SELECT number, name, checksum FROM schema_migrations")
+    recorded = {row.number: row for row in rows}
+    known = {migration.number for migration in wanted}
+    for number in sorted(set(recorded) - known):
+        raise StepError(f"migration {recorded[number].name} was applied but its file is gone")
+    applied: list[str] = []
+    for migration in wanted:
+        row = recorded.get(migration.number)
+        if row is not None:
+            if (row.name, row.checksum) != (migration.name, migration.checksum):
+                raise StepError(
+                    f"migration {row.name} was altered after it had been applied (its file is now "
+                    f"{migration.name}): restore it and put the change into a new number"
+                )
+            continue
+        for statement in statements(migration.text):
+            session.execute(statement)
+        session.execute(
+            "INSERT INTO schema_migrations (number, name, checksum, applied_at) "
+            "VALUES (%s, %s, %s, toTimestamp(now()))",
+            (migration.number, migration.name, migration.checksum),
+        )
+        print(f"applied {migration.name}")
+        applied.append(migration.name)
+    return applied

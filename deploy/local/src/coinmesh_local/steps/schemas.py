@@ -1,0 +1,128 @@
+"""Registers the event contracts as .proto text in a Confluent-compatible registry.
+
+Only this step registers: services look their ids up and refuse to start without them. Rules come
+first (compatibility BACKWARD_TRANSITIVE, and in Apicurio INTEGRITY and VALIDITY, without which
+unresolved imports are accepted), then every contract after those that it imports.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from coinmesh_contracts import sources, topics
+from coinmesh_local.steps.errors import StepError
+
+COMPATIBILITY = "BACKWARD_TRANSITIVE"
+RULES = {"INTEGRITY": "FULL", "VALIDITY": "FULL"}
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One schema to register; `references` are the subjects (import paths) that it imports."""
+
+    subject: str
+    text: str
+    references: tuple[str, ...]
+
+
+def contracts() -> Iterator[Contract]:
+    """What the topics' table needs, dependencies first: imports under their path, then values."""
+    paths: dict[str, None] = {}
+    values: list[Contract] = []
+    for topic in topics.ALL:
+        if topic.message is None:
+            continue
+        path = topic.message.DESCRIPTOR.file.name
+        text = sources.proto_text(path)
+        paths |= dict.fromkeys(p for p in sources.with_imports(path) if p != path)
+        values.append(Contract(topic.subject, text, tuple(sources.imports(text))))
+    for path in paths:
+        text = sources.proto_text(path)
+        yield Contract(path, text, tuple(sources.imports(text)))
+    yield from values
+
+
+class Registry:
+    """The few calls of the registry that a deployment makes. `url` ends in /apis/ccompat/v7."""
+
+    def __init__(self, url: str, timeout: float = 30) -> None:
+        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout)
+        parts = urlsplit(url)
+        self._admin = f"{parts.scheme}://{parts.netloc}/apis/registry/v3/admin/rules"
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def set_rules(self) -> None:
+        """Set the global rules; those of Apicurio's own API only where it exists."""
+        self._call("PUT", "/config", {"compatibility": COMPATIBILITY})
+        listed = self._client.get(self._admin)
+        if listed.status_code == 404:
+            return
+        for kind, config in RULES.items():
+            rule = {"ruleType": kind, "config": config}
+            if kind in listed.raise_for_status().json():
+                self._call("PUT", f"{self._admin}/{kind}", rule)
+            else:
+                self._call("POST", self._admin, rule)
+
+    def register(self, contract: Contract) -> int:
+        """Register one contract, its references at their latest versions; the schema's id.
+
+        Registering the same again gives the same id. StepError when the registry refuses it.
+        """
+        references = [
+            {"name": path, "subject": path, "version": self._latest(path)}
+            for path in contract.references
+        ]
+        body = {"schemaType": "PROTOBUF", "schema": contract.text, "references": references}
+        path = f"/subjects/{quote(contract.subject, safe='')}/versions"
+        answer = self._call("POST", path, body, refusals={409, 422})
+        if answer.status_code in (409, 422):
+            why = answer.json().get("message", answer.text)
+            raise StepError(
+                f"the registry refuses {contract.subject}: {why}. A contract may only grow: keep "
+                "numbers and types, reserve what is removed, or begin a new version (…v2)"
+            )
+        return int(answer.json()["id"])
+
+    def _latest(self, subject: str) -> int:
+        path = f"/subjects/{quote(subject, safe='')}/versions/latest"
+        return int(self._call("GET", path).json()["version"])
+
+    def _call(
+        self, method: str, path: str, body: object = None, refusals: Iterable[int] = ()
+    ) -> httpx.Response:
+        """One request, tried again while the registry is unreachable or answers 5xx."""
+        why = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(0.5 * 2**attempt)
+            try:
+                answer = self._client.request(method, path, json=body)
+            except httpx.TransportError as error:
+                why = str(error)
+                continue
+            if answer.is_success or answer.status_code in refusals:
+                return answer
+            why = f"{answer.status_code} {answer.text[:500]}"
+            if answer.status_code < 500:
+                break
+        raise StepError(f"the schema registry failed at {method} {path}: {why}")
+
+
+def register_all(url: str) -> dict[str, int]:
+    """Set the rules and register every contract; the ids by subject."""
+    with Registry(url) as registry:
+        registry.set_rules()
+        ids = {contract.subject: registry.register(contract) for contract in contracts()}
+    for subject, number in ids.items():
+        print(f"{number:>5} {subject}")
+    return ids

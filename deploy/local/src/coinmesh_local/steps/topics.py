@@ -1,0 +1,107 @@
+"""Creates Kafka topics and brings the settings of those that exist in line with the table."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from coinmesh_contracts import topics as contract
+from coinmesh_local.steps.errors import StepError
+
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A topic as it should be; what depends on the number of brokers is added when created."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Apicurio replays its journal from the first record at each start, so none may ever be deleted.
+REGISTRY = tuple(
+    Wanted(name, 1, {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"})
+    for name in ("kafkasql-journal", "kafkasql-snapshots", "registry-events")
+)
+
+
+def mesh_topics() -> tuple[Wanted, ...]:
+    """The mesh's own topics, from the contracts."""
+    return tuple(Wanted(topic.name, topic.partitions, topic.config) for topic in contract.ALL)
+
+
+def create(bootstrap: str, wanted: Iterable[Wanted]) -> None:
+    """Make every topic of `wanted` exist with its partitions and settings.
+
+    The replication factor is 3 where there are three brokers or more, else 1. Partitions are only
+    ever added, and not at all to a topic that has some: a key must keep its partition (StepError).
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000})
+    try:
+        metadata = admin.list_topics(timeout=TIMEOUT)
+    except KafkaException as error:
+        raise StepError(f"Kafka at {bootstrap} does not answer: {error}") from error
+    replication = 3 if len(metadata.brokers) >= 3 else 1
+    durable = {"min.insync.replicas": "2" if replication == 3 else "1"}
+    missing: list[NewTopic] = []
+    existing: list[Wanted] = []
+    for topic in wanted:
+        found = metadata.topics.get(topic.name)
+        if found is None:
+            config = dict(topic.config) | durable
+            missing.append(NewTopic(topic.name, topic.partitions, replication, config=config))
+        elif len(found.partitions) != topic.partitions:
+            raise StepError(
+                f"topic {topic.name} has {len(found.partitions)} partitions, the contracts say "
+                f"{topic.partitions}: keys would move; make a new topic version instead"
+            )
+        else:
+            existing.append(topic)
+    if missing:
+        for name, future in admin.create_topics(missing, operation_timeout=TIMEOUT).items():
+            _settle(f"create topic {name}", future)
+            print(f"created {name}")
+    if existing:
+        _align(admin, existing, durable)
+
+
+def _align(admin: AdminClient, topics: list[Wanted], durable: Mapping[str, str]) -> None:
+    """Set the settings that differ, on topics that exist."""
+    resources = {topic.name: ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics}
+    current = {
+        resource.name: future.result(timeout=TIMEOUT)
+        for resource, future in admin.describe_configs(list(resources.values())).items()
+    }
+    changed: list[ConfigResource] = []
+    for topic in topics:
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            for key, value in (dict(topic.config) | durable).items()
+            if key not in current[topic.name] or current[topic.name][key].value != value
+        ]
+        if entries:
+            names = ", ".join(entry.name for entry in entries)
+            changed.append(
+                ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
+            )
+            print(f"setting {names} of {topic.name}")
+    if changed:
+        for resource, future in admin.incremental_alter_configs(changed).items():
+            _settle(f"alter topic {resource.name}", future)
+
+
+def _settle(what: str, future: object) -> None:
+    try:
+        future.result(timeout=TIMEOUT)  # type: ignore[attr-defined]
+    except KafkaException as error:
+        raise StepError(f"could not {what}: {error}") from error

@@ -1,0 +1,159 @@
+"""Starts what is asked for in the order of its dependencies, keeps it running, stops it.
+
+The supervisor is one process per home, detached from the command that started it. Commands talk
+to it through a socket (`control`). Nothing it needs after its own kill -9 is in its memory alone:
+the definitions and `mesh.json` say what should run, /proc shows what does.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from coinmesh_local import processes
+from coinmesh_local.mesh import Mesh
+from coinmesh_local.paths import Home
+from coinmesh_local.runner import Runner
+
+Notify = Callable[[dict[str, object]], None]
+
+
+class Supervisor:
+    """The runners of one home."""
+
+    def __init__(self, home: Home, notify: Notify) -> None:
+        self.home = home
+        self.mesh = Mesh.recorded(home)
+        self.runners: dict[str, Runner] = {}
+        self._notify = notify
+
+    async def up(self, targets: Iterable[str]) -> list[str]:
+        """Bring up `targets` (all when empty) and their dependencies; instances newly started.
+
+        When one fails or the call is cancelled, what it started is stopped again.
+        """
+        self.mesh = Mesh.recorded(self.home)
+        order = self.mesh.closure(targets)
+        await self._retire()
+        finished = {name: asyncio.Event() for name in order}
+        started: list[str] = []
+
+        async def bring(component: str) -> None:
+            for dependency in self.mesh.definitions[component].depends_on:
+                await finished[dependency].wait()
+            async with asyncio.TaskGroup() as replicas:
+                for runner in self._runners_of(component):
+                    replicas.create_task(start(runner))
+            finished[component].set()
+
+        async def start(runner: Runner) -> None:
+            started.append(runner.instance.name)
+            if not await runner.start():
+                started.remove(runner.instance.name)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for component in order:
+                    group.create_task(bring(component))
+        except BaseException as error:
+            await asyncio.shield(self.stop(started))
+            raise _first(error) from None
+        return started
+
+    async def down(self) -> None:
+        """Stop everything of this home, dependents first, also what no definition names now."""
+        running = set(processes.find(self.home.root)) | set(self.runners)
+        await self.stop(running)
+
+    async def stop(self, instances: Iterable[str]) -> None:
+        """Stop `instances`; each waits until those that depend on it have stopped."""
+        names = list(dict.fromkeys(instances))
+        component = {n: c for c in self.mesh.definitions for n in self.mesh.instance_names(c)}
+        stopped = {name: asyncio.Event() for name in names}
+
+        async def end(name: str) -> None:
+            for other in names:
+                found = self.mesh.definitions.get(component.get(other, ""))
+                if found and component.get(name) in found.depends_on:
+                    await stopped[other].wait()
+            try:
+                if name in self.runners:
+                    await self.runners[name].stop()
+                elif name in component:
+                    await self._runner(component[name], name).stop()
+                else:
+                    await processes.stop(self.home.root, name, "SIGTERM", 10)
+            finally:
+                stopped[name].set()
+
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(end(name))
+
+    async def restart(self, component: str) -> None:
+        """Stop and start one component; the others are left alone."""
+        self.mesh = Mesh.recorded(self.home)
+        self.mesh.closure([component])
+        runners = self._runners_of(component)
+        for runner in runners:
+            await runner.stop()
+        async with asyncio.TaskGroup() as group:
+            for runner in runners:
+                group.create_task(runner.start())
+
+    async def status(self) -> list[dict[str, object]]:
+        """One row per instance of the mesh; `ready` is asked of each now."""
+        found = processes.find(self.home.root)
+        rows: list[dict[str, object]] = []
+        for component in self.mesh.closure():
+            for name in self.mesh.instance_names(component):
+                runner = self.runners.get(name) or self._runner(component, name)
+                row = runner.status()
+                row["memory"] = found[name].memory() if name in found else 0
+                rows.append(row)
+        runners = [self.runners[str(row["name"])] for row in rows]
+        for row, ready in zip(
+            rows, await asyncio.gather(*(r.is_ready() for r in runners)), strict=True
+        ):
+            row["ready"] = ready or row["state"] == "done"
+        return rows
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of this home runs or is about to."""
+        return all(r.state in ("stopped", "failed", "done") for r in self.runners.values())
+
+    async def _retire(self) -> None:
+        """Stop instances that the definitions no longer name (a second gateway, a simulator)."""
+        known = {name for c in self.mesh.definitions for name in self.mesh.instance_names(c)}
+        running = set(processes.find(self.home.root)) | set(self.runners)
+        await self.stop(running - known)
+        for name in set(self.runners) - known:
+            del self.runners[name]
+
+    def _runners_of(self, component: str) -> list[Runner]:
+        return [self._runner(component, name) for name in self.mesh.instance_names(component)]
+
+    def _runner(self, component: str, name: str) -> Runner:
+        instance = next(i for i in self.mesh.instances(component) if i.name == name)
+        runner = self.runners.get(name)
+        if runner is None:
+            runner = self.runners[name] = Runner(self.home, instance, self._changed)
+        runner.instance = instance
+        return runner
+
+    def _changed(self, runner: Runner) -> None:
+        self._notify(
+            {
+                "event": "state",
+                "name": runner.instance.name,
+                "kind": runner.instance.kind,
+                "state": runner.state,
+                "detail": runner.detail,
+            }
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first real cause inside nested exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

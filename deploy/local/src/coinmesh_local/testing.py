@@ -1,0 +1,210 @@
+"""The mesh for tests: free ports, a directory of its own, only the components asked for.
+
+def test_it(mesh):
+    mesh.require("kafka", "schemas")
+    producer = Producer({"bootstrap.servers": mesh.endpoints["kafka"]})
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from coinmesh_local import control, operations, processes
+from coinmesh_local.mesh import Mesh, Options
+from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
+
+READY_TIMEOUT = 180.0
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout: float = READY_TIMEOUT) -> Any:
+    """The first true value of `condition`; AssertionError with `what` when none comes in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class TestMesh:
+    """A mesh that lives as long as this object, and no longer than this process.
+
+    `environment` holds COINMESH_ variables for components that inherit them (e.g. the simulator's);
+    change it before the component is required for the first time.
+    """
+
+    __test__ = False  # not a test class, whatever its name suggests to pytest
+
+    root: Path
+    options: Options = field(default_factory=lambda: Options(ports="free"))
+    environment: dict[str, str] = field(default_factory=dict)
+    components: tuple[Path, ...] = (COMPONENTS,)
+
+    def __post_init__(self) -> None:
+        self.home = Home(self.root)
+        self._held: control.Conversation | None = None
+        self._required: set[str] = set()
+
+    @property
+    def mesh(self) -> Mesh:
+        """The definitions as they are now."""
+        return Mesh(self.home, self.options, self.environment, self.components)
+
+    def require(self, *names: str) -> None:
+        """Start components and steps with all they depend on; returns when they are ready."""
+        wanted = [name for name in names if name not in self._required]
+        if not wanted:
+            return
+        self.hold()
+        operations.provide(self.mesh, wanted, lambda _: None)
+        conversation = operations.start(self.mesh, wanted)
+        try:
+            conversation.answer()
+        except control.SupervisorError as error:
+            raise AssertionError(f"{error}\n{error.tail}") from error
+        finally:
+            conversation.close()
+        self._required.update(self.mesh.closure(wanted))
+
+    def hold(self) -> None:
+        """Tie the supervisor to this process: when it dies, however it dies, the mesh stops."""
+        if self._held is None:
+            self.home.create()
+            self.mesh.save()
+            self._held = operations.ask(self.home, "hold")
+            self._held.answer()
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Name → address, as `coinmesh endpoints` prints it."""
+        return {name: str(e["url"]) for name, e in self.mesh.endpoints().items()}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The COINMESH_ environment of a client of all components."""
+        return self.mesh.settings()
+
+    def component(self, name: str) -> "Component":
+        """A handle on a running instance (`kafka`, or `kafka-1` where there are several)."""
+        return Component(self, name)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """The rows of `coinmesh status --json` by instance."""
+        return {row["name"]: row for row in operations.status(self.mesh)}
+
+    def close(self) -> None:
+        """Stop everything and drop the directory."""
+        operations.down(self.home)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+        if not os.environ.get("COINMESH_KEEP_TEST"):
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def __enter__(self) -> "TestMesh":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Component:
+    """One running instance, for tests that hurt it."""
+
+    owner: TestMesh
+    name: str
+
+    def pids(self) -> list[int]:
+        """All its processes, the one that was started itself first."""
+        found = processes.find(self.owner.home.root).get(self.name)
+        if found is None:
+            return []
+        return sorted(found.members, key=lambda pid: pid != found.leader)
+
+    def kill(self) -> None:
+        """kill -9 of the process; the supervisor starts it again (see `wait_ready`)."""
+        before = self.pids()[0]
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: before not in self.pids(), f"{self.name} dies")
+
+    def wait_ready(self) -> None:
+        """Return when it serves (again)."""
+        eventually(
+            lambda: self.owner.status()[self.name]["ready"],
+            f"{self.name} is ready; its log:\n{self.log()[-4000:]}",
+        )
+
+    def stop(self) -> None:
+        """Stop it in order and leave it stopped; `start` brings it back."""
+        operations.ask(self.owner.home, "stop", [self._component]).answer()
+
+    def start(self) -> None:
+        """Start it again after `stop`."""
+        operations.start(self.owner.mesh, [self._component]).answer()
+
+    def restart(self) -> None:
+        """Stop and start it in order; returns when it is ready."""
+        operations.ask(self.owner.home, "restart", [self._component]).answer()
+
+    def log(self) -> str:
+        """What it has written."""
+        return self.owner.home.log(self.name).read_text(errors="replace")
+
+    @property
+    def _component(self) -> str:
+        mesh = self.owner.mesh
+        return next(c for c in mesh.definitions if self.name in mesh.instance_names(c))
+
+
+class Workspace:
+    """`.coinmesh/test/<pid>`: a place for this run's meshes, cleared of what killed runs left."""
+
+    def __init__(self) -> None:
+        parent = CHECKOUT / ".coinmesh" / "test"
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.iterdir():
+            lock = self._lock(left)
+            if lock is not None:
+                for home in left.glob("*/run"):
+                    operations.down(Home(home.parent))
+                shutil.rmtree(left, ignore_errors=True)
+                lock.close()
+        self.root = parent / str(os.getpid())
+        self.root.mkdir()
+        lock = self._lock(self.root)
+        assert lock is not None
+        self._held = lock
+
+    @staticmethod
+    def _lock(directory: Path) -> IO[str] | None:
+        """The directory's lock, None when a living run holds it."""
+        if not directory.is_dir():
+            return None
+        file = open(directory / "lock", "w")  # noqa: SIM115 (held until the run ends)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def close(self) -> None:
+        """Drop the directory unless COINMESH_KEEP_TEST is set."""
+        if not os.environ.get("COINMESH_KEEP_TEST"):
+            shutil.rmtree(self.root, ignore_errors=True)
+        self._held.close()
