@@ -1,1 +1,1 @@
-"""A spot exchange that speaks Binance's market-data protocol, with one market behind all answers."""
+"""A spot exchange that speaks Binance's market-data protocol, one market behind all answers."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from sortedcontainers import SortedDict
 
@@ -38,10 +38,10 @@ class OrderBook:
 
     def __init__(self) -> None:
         self.update_id = 0
-        self.bids: SortedDict[int, int] = SortedDict()
-        self.asks: SortedDict[int, int] = SortedDict()
+        self.bids: SortedDict = SortedDict()  # price to quantity, ascending
+        self.asks: SortedDict = SortedDict()  # price to quantity, ascending
 
-    def levels(self, side: Side) -> "SortedDict[int, int]":
+    def levels(self, side: Side) -> SortedDict:
         """One side's levels, ascending by price."""
         return self.asks if side else self.bids
 
@@ -70,13 +70,13 @@ class OrderBook:
         levels = self.asks if side else self.bids
         if not levels:
             return 0
-        return levels.peekitem(0 if side else -1)[0]
+        return _peek(levels, side)[0]
 
     def top(self) -> Top:
         """Best bid and ask."""
-        bid = self.bids.peekitem(-1) if self.bids else (0, 0)
-        ask = self.asks.peekitem(0) if self.asks else (0, 0)
-        return Top(bid[0], bid[1], ask[0], ask[1])
+        bid = _peek(self.bids, Side.BID) if self.bids else (0, 0)
+        ask = _peek(self.asks, Side.ASK) if self.asks else (0, 0)
+        return Top(*bid, *ask)
 
     def ladder(self, side: Side, limit: int) -> list[tuple[str, str]]:
         """The best `limit` levels of a side as text, best first (the form of REST depth)."""
@@ -84,3 +84,7 @@ class OrderBook:
         prices = levels.keys()
         chosen = prices[:limit] if side else list(reversed(prices[-limit:]))
         return [(to_text(price), to_text(levels[price])) for price in chosen]
+
+
+def _peek(levels: SortedDict, side: Side) -> tuple[int, int]:
+    return cast("tuple[int, int]", levels.peekitem(0 if side else -1))

@@ -136,24 +136,35 @@ class SymbolSurvey:
     kinds: set[str] = field(default_factory=set)
     price_divisor: int = 0
     size_divisor: int = 0
+    depth_size_divisor: int = 0
     last_price: int = 0
     first_update: int = 0
     last_update: int = 0
     snapshots: list[SnapshotData] = field(default_factory=list)
 
     def instrument(self) -> Instrument:
-        """Tick and lot: the largest power of ten that divides everything observed."""
+        """Tick and lot: the largest power of ten that divides everything observed.
+
+        The lot comes from trades and best quotes: deep in a real book rest odd sizes from times
+        when the lot was another.
+        """
         return Instrument(
             self.symbol,
             power_of_ten_below(self.price_divisor),
-            power_of_ten_below(self.size_divisor),
+            power_of_ten_below(self.size_divisor or self.depth_size_divisor),
             self.last_price,
         )
 
     def observe(self, price: str, size: str) -> None:
-        """Take a level or trade into account."""
+        """Take a trade or a best quote into account."""
         self.price_divisor = math.gcd(self.price_divisor, to_units(price))
         self.size_divisor = math.gcd(self.size_divisor, to_units(size))
+
+    def observe_levels(self, levels: list[Level]) -> None:
+        """Take the levels of a depth event into account."""
+        for price, size in levels:
+            self.price_divisor = math.gcd(self.price_divisor, to_units(price))
+            self.depth_size_divisor = math.gcd(self.depth_size_divisor, to_units(size))
 
 
 @dataclass(slots=True)
@@ -197,7 +208,7 @@ def frames(path: Path) -> Iterator[Frame]:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 - named in the errors below
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     frame = _parse(number, line)
                     if frame is not None:
@@ -211,9 +222,8 @@ def frames(path: Path) -> Iterator[Frame]:
 def _parse(number: int, line: bytes) -> Frame | None:
     receive, separator, body = line.partition(b" ")
     if not separator or not receive.isdigit() or len(receive) != 19:
-        raise ValueError(
-            f"expected `<receive time in ns> <JSON frame>`, found {line[:40].decode('utf-8', 'replace')!r}"
-        )
+        found = line[:40].decode("utf-8", "replace")
+        raise ValueError(f"expected `<receive time in ns> <JSON frame>`, found {found!r}")
     decoded = _line.decode(body)
     if decoded.last_update_id is not None:
         data = SnapshotData(decoded.last_update_id, decoded.bids, decoded.asks, decoded.symbol)
@@ -232,7 +242,6 @@ def survey(path: Path) -> Survey:
     """Read a capture once. Raises CaptureError when it is malformed or holds no frames."""
     symbols: dict[str, SymbolSurvey] = {}
     unattributed: list[SnapshotData] = []
-    wanting: set[str] = set()
     first = last = 0
     skews: list[int] = []
     micro = False
@@ -247,7 +256,6 @@ def survey(path: Path) -> Survey:
         entry = symbols.get(name)
         if entry is None:
             entry = symbols[name] = SymbolSurvey(name)
-            wanting.add(name)
         entry.kinds.add(frame.kind)
         try:
             _observe(entry, data)
@@ -277,10 +285,8 @@ def _observe(entry: SymbolSurvey, data: Payload) -> None:
             entry.observe(data.a, data.A)
             entry.last_price = entry.last_price or to_units(data.b)
         case DepthData():
-            for price, size in data.b:
-                entry.observe(price, size)
-            for price, size in data.a:
-                entry.observe(price, size)
+            entry.observe_levels(data.b)
+            entry.observe_levels(data.a)
             entry.first_update = entry.first_update or data.U
             entry.last_update = data.u
         case _:
@@ -308,5 +314,3 @@ def _attribute(snapshot: SnapshotData, symbols: dict[str, SymbolSurvey]) -> None
     if fitting:
         owner = min(fitting, key=distance)
         owner.snapshots.append(snapshot)
-        for price, size in snapshot.bids + snapshot.asks:
-            owner.observe(price, size)

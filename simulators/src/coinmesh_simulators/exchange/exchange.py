@@ -106,18 +106,14 @@ class Exchange:
                 self._add(self.store.add_symbol(instrument.symbol), instrument, {})
 
     def _add(self, key: int, instrument: Instrument, state: dict[str, object]) -> None:
-        self.markets[instrument.symbol] = SymbolMarket(
-            key, instrument, self.hub, self.store, state
-        )
+        self.markets[instrument.symbol] = SymbolMarket(key, instrument, self.hub, self.store, state)
 
     def _resume_time(self, kept: int | None) -> int:
         wall = time.time_ns() // 1000
         if self._survey is None:
             return max(wall, kept or 0)
         if self._settings.time is TimeMode.KEPT or self.phase == "capture":
-            return kept or (
-                self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall
-            )
+            return kept or (self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall)
         return max(wall, kept or 0)
 
     def _prepare_capture(self, line: int) -> None:
@@ -275,6 +271,17 @@ class Exchange:
                 for market in self.markets.values():
                     market.klines.roll(now - grace, now)
                     market.second(now)
+                self._all_tickers(now)
+
+    def _all_tickers(self, now: int) -> None:
+        """Publish `!miniTicker@arr`."""
+        if self.hub.wanted("!miniTicker@arr"):
+            traded = [market.klines for market in self.markets.values() if market.last_trade]
+
+            def build(micro: bool) -> bytes:
+                return b"[" + b",".join(k.mini_ticker(now, micro) for k in traded) + b"]"
+
+            self.hub.publish("!miniTicker@arr", build)
 
     def _commit(self, *, force: bool = False) -> None:
         """Keep what happened, then let its frames leave."""

@@ -62,11 +62,14 @@ class Fault:
         self.applied = 0
         self._random = random.Random(request.seed)
         seconds = request.duration_s
+        self._finished = False
         self._deadline = time.monotonic() + seconds if seconds is not None else None
 
     @property
     def over(self) -> bool:
         """Whether its count or duration is used up."""
+        if self._finished:
+            return True
         if self.request.count is not None and self.applied >= self.request.count:
             return True
         return self._deadline is not None and time.monotonic() >= self._deadline
@@ -88,6 +91,10 @@ class Fault:
             return False
         self.applied += 1
         return True
+
+    def struck(self) -> None:
+        """A blow at connections is done: it is not repeated unless a count or duration says so."""
+        self._finished = self.request.count is None and self.request.duration_s is None
 
     def report(self) -> dict[str, object]:
         """The fault as `GET /admin/faults` shows it."""
@@ -143,17 +150,25 @@ class Faults:
     def stalls(self, streams: dict[str, None]) -> bool:
         """Whether a connection with these streams gets nothing at present."""
         for fault in self._faults:
-            if fault.request.kind is Kind.STALL and not fault.over:
-                if any(fault.covers(stream) for stream in streams):
-                    fault.applied += 1
-                    return True
+            stalling = fault.request.kind is Kind.STALL and not fault.over
+            if stalling and any(fault.covers(stream) for stream in streams):
+                fault.matched += 1
+                return True
         return False
+
+    def repeating(self) -> list[Fault]:
+        """Disconnections that go on."""
+        return [
+            fault
+            for fault in self._faults
+            if fault.request.kind is Kind.DISCONNECT and not fault.over
+        ]
 
     def request_fault(self, kinds: tuple[Kind, ...], path: str, symbol: str) -> Fault | None:
         """The fault that strikes a REST request, if one does."""
         for fault in self._faults:
             request = fault.request
-            if request.kind in kinds and request.symbol in ("*", symbol):
-                if fnmatchcase(path, request.path) and fault.strikes():
-                    return fault
+            fits = request.kind in kinds and request.symbol in ("*", symbol)
+            if fits and fnmatchcase(path, request.path) and fault.strikes():
+                return fault
         return None

@@ -5,6 +5,7 @@ import random
 from coinmesh_simulators.exchange.amounts import ONE
 from coinmesh_simulators.exchange.book import Change, Side
 from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.store import TradeRow
 
 _LEVELS = 200  # a side is filled up to this when the market opens
 _MOST_LEVELS = 1500
@@ -78,7 +79,9 @@ class Generator:
             part = quantity
             if quantity >= 2 * lot and self._random.random() < 0.2:
                 part = self._random.randrange(1, quantity // lot) * lot
-            market.trade(market.last_trade + 1, price, part, time, buyer_is_maker, time)
+            market.trade(
+                TradeRow(market.last_trade + 1, price, part, time, buyer_is_maker, -1), time
+            )
             quantity -= part
         market.flush_aggregate(time)
 

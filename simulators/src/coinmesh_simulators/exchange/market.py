@@ -64,45 +64,30 @@ class SymbolMarket:
 
     # -- trades ---------------------------------------------------------------------------------
 
-    def trade(
-        self,
-        trade_id: int,
-        price: int,
-        quantity: int,
-        time: int,
-        buyer_is_maker: bool,
-        event_time: int,
-        payload: Payload | None = None,
-    ) -> None:
-        """Take a trade (times in µs) and publish it; `payload` is a recorded one."""
-        self.klines.roll(time, event_time)
-        if "aggTrade" in self.recorded:
-            aggregate, first, last = self._recorded_aggregate
-            row = TradeRow(
-                trade_id, price, quantity, time, buyer_is_maker,
-                aggregate if first <= trade_id <= last else -1,
-            )
-        else:
-            row = self._aggregated(trade_id, price, quantity, time, buyer_is_maker, event_time)
+    def trade(self, trade: TradeRow, event_time: int, payload: Payload | None = None) -> None:
+        """Take a trade without its aggregate's id, and publish it; `payload` is a recorded one."""
+        self.klines.roll(trade.time, event_time)
+        row = trade._replace(aggregate=self._aggregate_of(trade, event_time))
         self._store.add_trade(self.key, row)
         self.klines.add(row)
-        self.last_trade = trade_id
-        self.last_price = price
+        self.last_trade = row.id
+        self.last_price = row.price
         self.dirty = self.touched = True
         self._hub.publish(
             self._prefix + "trade", payload or partial(self._trade_payload, row, event_time)
         )
 
-    def _aggregated(
-        self, trade_id: int, price: int, quantity: int, time: int, maker: bool, now: int
-    ) -> TradeRow:
+    def _aggregate_of(self, trade: TradeRow, now: int) -> int:
+        if "aggTrade" in self.recorded:
+            aggregate, first, last = self._recorded_aggregate
+            return aggregate if first <= trade.id <= last else -1
         last = self._aggregate[-1] if self._aggregate else None
-        if last is None or (last.price, last.time, last.buyer_is_maker) != (price, time, maker):
+        if last is None or not _same_order(last, trade):
             self.flush_aggregate(now)
             self.last_aggregate += 1
-        row = TradeRow(trade_id, price, quantity, time, maker, self.last_aggregate)
+        row = trade._replace(aggregate=self.last_aggregate)
         self._aggregate.append(row)
-        return row
+        return self.last_aggregate
 
     def flush_aggregate(self, now: int) -> None:
         """Publish the open aggregate trade: the order that made it is filled."""
@@ -325,3 +310,10 @@ class SymbolMarket:
         }
 
 
+def _same_order(one: TradeRow, other: TradeRow) -> bool:
+    """Whether two trades count as fills of one taker order: same time, price and side."""
+    return (one.time, one.price, one.buyer_is_maker) == (
+        other.time,
+        other.price,
+        other.buyer_is_maker,
+    )

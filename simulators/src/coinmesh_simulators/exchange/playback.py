@@ -16,6 +16,7 @@ from coinmesh_simulators.exchange.capture import (
     level_changes,
 )
 from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.store import TradeRow
 
 _TIMES = re.compile(rb'"([ET])":\s*(\d{13,16})(?=\s*[,}])')
 _KLINE_TIMES = re.compile(rb'"([EtT])":\s*(\d{13,16})(?=\s*[,}])')
@@ -61,21 +62,15 @@ class Playback:
         payload = partial(self._payload, frame.raw, frame.kind)
         match data:
             case TradeData():
-                market.trade(
-                    data.t,
-                    to_units(data.p),
-                    to_units(data.q),
-                    self._time(data.T),
-                    data.m,
-                    self._time(data.E),
-                    payload,
-                )
+                price, quantity = to_units(data.p), to_units(data.q)
+                row = TradeRow(data.t, price, quantity, self._time(data.T), data.m, -1)
+                market.trade(row, self._time(data.E), payload)
             case QuoteData():
                 top = Top(to_units(data.b), to_units(data.B), to_units(data.a), to_units(data.A))
                 market.recorded_quote(data.u, top, payload)
             case DepthData():
                 book = market.book
-                if book.update_id and data.U > max(book.update_id, market.depth_id) + 1:
+                if book.update_id and max(book.update_id, market.depth_id) + 1 < data.U:
                     self._take_snapshot(market, data.U - 1)
                 changes = list(level_changes(data.b, data.a))
                 market.recorded_depth(frame.kind, data.U, data.u, changes, payload)

@@ -4,6 +4,7 @@ Rules: https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -116,14 +117,20 @@ class RestApi:
         self._route(app, "ping", 1, set(), lambda _: {})
         self._route(app, "time", 1, set(), self._time)
         self._route(
-            app, "exchangeInfo", 20,
-            {"symbol", "symbols", "permissions", "showPermissionSets", "symbolStatus"}, self._info,
+            app,
+            "exchangeInfo",
+            20,
+            {"symbol", "symbols", "permissions", "showPermissionSets", "symbolStatus"},
+            self._info,
         )
         self._route(app, "depth", None, {"symbol", "limit", "symbolStatus"}, self._depth)
         self._route(app, "trades", 25, {"symbol", "limit"}, self._trades)
         self._route(app, "historicalTrades", 25, {"symbol", "limit", "fromId"}, self._trades)
         self._route(
-            app, "aggTrades", 4, {"symbol", "limit", "fromId", "startTime", "endTime"},
+            app,
+            "aggTrades",
+            4,
+            {"symbol", "limit", "fromId", "startTime", "endTime"},
             self._aggregates,
         )
         klines = {"symbol", "interval", "limit", "startTime", "endTime", "timeZone"}
@@ -160,7 +167,8 @@ class RestApi:
         symbol = request.query.get("symbol", "")
         fault = self._exchange.faults.request_fault((Kind.RATE_LIMIT, Kind.BAN), path, symbol)
         verdict = self._limits.charge(request.remote or "", weight)
-        headers = {"X-MBX-USED-WEIGHT": str(verdict.used), "X-MBX-USED-WEIGHT-1M": str(verdict.used)}
+        used = str(verdict.used)
+        headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
         status, retry_after = verdict.status, verdict.retry_after
         if fault is not None:
             status = 418 if fault.request.kind is Kind.BAN else 429
@@ -169,7 +177,7 @@ class RestApi:
             return None, headers
         headers["Retry-After"] = str(retry_after)
         if status == 418:
-            until = verdict.banned_until_ms
+            until = verdict.banned_until_ms or (int(time.time()) + retry_after) * 1000
             message = f"Way too much request weight used; IP banned until {until}."
         else:
             message = (
@@ -320,9 +328,7 @@ def _depth_weight(request: web.Request) -> int:
 
 def _respond(body: object, status: int, headers: dict[str, str]) -> web.Response:
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return web.Response(
-        text=text, status=status, headers=headers, content_type="application/json"
-    )
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
 
 
 def _error(code: int, message: str, status: int, headers: dict[str, str]) -> web.Response:

@@ -100,9 +100,7 @@ class Store:
     def add_symbol(self, symbol: str) -> int:
         """Give a symbol its key."""
         self.commit()
-        cursor = self._db.execute(
-            "INSERT INTO symbols (symbol, state) VALUES (?, '{}')", (symbol,)
-        )
+        cursor = self._db.execute("INSERT INTO symbols (symbol, state) VALUES (?, '{}')", (symbol,))
         if cursor.lastrowid is None:
             raise StateError(f"{symbol} could not be added")
         return cursor.lastrowid
@@ -170,9 +168,7 @@ class Store:
             f"SELECT {_TRADE_COLUMNS} FROM trades WHERE symbol=? AND {where}",  # noqa: S608
             tuple(parameters),
         )
-        return [
-            TradeRow(row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows
-        ]
+        return [TradeRow(row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows]
 
     def trades_from(self, key: int, trade_id: int, limit: int) -> list[TradeRow]:
         """Up to `limit` trades from an id on, oldest first."""
@@ -190,9 +186,7 @@ class Store:
 
     def aggregates(self, key: int, first: int, limit: int) -> list[TradeRow]:
         """Trades of `limit` aggregates from aggregate id `first` on, oldest first."""
-        return self._select(
-            "aggregate>=? AND aggregate<? ORDER BY id", (key, first, first + limit)
-        )
+        return self._select("aggregate>=? AND aggregate<? ORDER BY id", (key, first, first + limit))
 
     def trade_count(self, key: int) -> int:
         """How many trades are kept for a symbol."""
@@ -232,7 +226,8 @@ class Store:
         """Price of the last trade before a time (µs), 0 when there is none."""
         self.commit()
         row = self._db.execute(
-            "SELECT price FROM trades WHERE symbol=? AND time<? ORDER BY time DESC, id DESC LIMIT 1",
+            "SELECT price FROM trades WHERE symbol=? AND time<? "
+            "ORDER BY time DESC, id DESC LIMIT 1",
             (key, time),
         ).fetchone()
         return int(row[0]) if row else 0

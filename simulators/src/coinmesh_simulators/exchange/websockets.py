@@ -74,8 +74,9 @@ class Connection:
         if self.stalled or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self._settings.buffer_bytes:
-            _log.warning("a slow subscriber is cut: more than %d bytes unread",
-                         self._settings.buffer_bytes)
+            _log.warning(
+                "a slow subscriber is cut: more than %d bytes unread", self._settings.buffer_bytes
+            )
             self._transport.abort()
             return
         self._transport.write(b"".join(out))
@@ -83,6 +84,11 @@ class Connection:
     def reply(self, message: dict[str, object]) -> None:
         """Answer a control message."""
         self.queue(text_frame(json.dumps(message, separators=(",", ":")).encode()))
+        self.flush()
+
+    def _control_frame(self, opcode: int, payload: bytes) -> None:
+        # Not by aiohttp's ping and pong: they wait while a slow reader's buffer is full.
+        self.queue(bytes((opcode, len(payload))) + payload)
         self.flush()
 
     def abort(self) -> None:
@@ -96,6 +102,10 @@ class Connection:
         while self._incoming[0] <= now - 1:
             self._incoming.popleft()
         return len(self._incoming) > self._settings.messages_per_second
+
+    def answer_ping(self, payload: bytes) -> None:
+        """Answer the peer's ping."""
+        self._control_frame(0x8A, payload)
 
     def pong(self, payload: bytes) -> None:
         """Take a pong: one that answers a ping of ours keeps the connection alive."""
@@ -113,7 +123,7 @@ class Connection:
             self._last_ping = now
             payload = str(time.time_ns() // 1_000_000).encode()
             self._awaited[payload] = now
-            await self.socket.ping(payload)
+            self._control_frame(0x89, payload)
 
     async def close(self, code: int, reason: str) -> None:
         """Close; a peer that doesn't answer the handshake is cut."""
@@ -151,15 +161,12 @@ class WebSocketServer:
     ) -> web.StreamResponse:
         if not self._limits.connect(request.remote or ""):
             return web.Response(status=429, text="too many connection attempts")
-        # aiohttp reads a query's value up to "&"; clients put timeUnit behind it, in any case.
         unit = next((v for k, v in request.query.items() if k.lower() == "timeunit"), "")
         streams = list(dict.fromkeys(canonical(name) for name in names.split("/") if name))
         if unit.upper() not in ("", "MILLISECOND", "MICROSECOND"):
             return web.Response(status=400, text="invalid timeUnit")
         if len(streams) > self._settings.streams_per_connection:
             return web.Response(status=400, text="too many streams")
-        if not all(_STREAM.match(stream) for stream in streams):
-            return web.Response(status=400, text="invalid stream")
         connection = Connection(
             request, self._settings, combined=combined, micro=unit.upper() == "MICROSECOND"
         )
@@ -190,7 +197,7 @@ class WebSocketServer:
                 return
             match message.type:
                 case WSMsgType.PING:
-                    await connection.socket.pong(message.data)
+                    connection.answer_ping(bytes(message.data))
                 case WSMsgType.PONG:
                     connection.pong(bytes(message.data))
                 case WSMsgType.TEXT | WSMsgType.BINARY:
@@ -274,6 +281,8 @@ class WebSocketServer:
         while True:
             await asyncio.sleep(period)
             self.mark_stalled()
+            for fault in self._exchange.faults.repeating():
+                await self.strike(fault)
             now = time.monotonic()
             for connection in list(self.connections):
                 try:
@@ -311,6 +320,7 @@ class WebSocketServer:
         else:
             for connection in struck:
                 connection.abort()
+        fault.struck()
 
 
 def _identity(request: dict[str, object]) -> object:
