@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,11 +16,9 @@ from typing import Literal, TypeVar, cast
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from meshkit.errors import DataLoss, Unavailable
-from meshkit.kafka import Config, OutageReporter, await_topics, client_config
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
@@ -86,12 +84,21 @@ class Consumer:
         self._failure: DataLoss | None = None
         reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
         merged = {**CONSUMER_CONFIG, **config, "error_cb": reporter}
-        self._consumer = confluent_kafka.Consumer(merged, logger=_log)
+        self._consumer = confluent_kafka.Consumer(merged, logger=client_log())
         self._thread = ThreadPoolExecutor(1, "kafka-consumer")
         self._positions: dict[Partition, int] = {}
         self._fetching: asyncio.Future[list[Message]] | None = None
         if metrics is not None:
-            metrics.register(_LagCollector(self))
+            client = str(config["client.id"])
+            metrics.read_gauge(
+                "consumer_lag_records",
+                "Records not handed out yet",
+                ("client", "topic", "partition"),
+                lambda: {
+                    (client, topic, str(partition)): lag
+                    for (topic, partition), lag in self.lags().items()
+                },
+            )
 
     @classmethod
     def assigned(
@@ -255,7 +262,7 @@ async def read_tails(
     """
     config = client_config(settings, client_id) | CONSUMER_CONFIG
     config |= {"group.id": client_id, "auto.offset.reset": "earliest"}
-    consumer = confluent_kafka.Consumer(config, logger=_log)
+    consumer = confluent_kafka.Consumer(config, logger=client_log())
     try:
         await await_topics(consumer, settings, {topic for topic, _ in wanted})
         return await asyncio.to_thread(_read_tails, consumer, wanted)
@@ -327,20 +334,3 @@ def _offsets(
         return {key: low for key, (low, _) in bounds.items()}
     count = 0 if start == "end" else start.count
     return {key: max(low, high - count) for key, (low, high) in bounds.items()}
-
-
-class _LagCollector(Collector):
-    """Reads the lags when Prometheus asks."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "coinmesh_consumer_lag_records",
-            "Records not handed out yet",
-            labels=["topic", "partition"],
-        )
-        for (topic, partition), lag in self._consumer.lags().items():
-            family.add_metric([topic, str(partition)], lag)
-        yield family

@@ -1,6 +1,7 @@
 """Dead letters: what can't be decoded or isn't valid goes to `ingest.dlq.v1` with the reason."""
 
 import logging
+from typing import cast
 
 from confluent_kafka import Message
 
@@ -37,8 +38,9 @@ class DeadLetters:
             reason: Why, as an UPPER_SNAKE_CASE code.
             detail: Why, in a line for people.
         """
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None and partition is not None and offset is not None
+        # A record that was read has all three.
+        topic = cast(str, message.topic())
+        partition, offset = cast(int, message.partition()), cast(int, message.offset())
         key = message.key()
         instrument = ""
         known = topics.BY_NAME.get(topic)

@@ -21,6 +21,12 @@ METADATA_SECONDS = 5.0
 REPORT_SECONDS = 10.0
 
 
+_UNREACHABLE = {
+    KafkaError._TRANSPORT,  # pyright: ignore[reportPrivateUsage]
+    KafkaError._ALL_BROKERS_DOWN,  # pyright: ignore[reportPrivateUsage]
+}
+
+
 class Client(Protocol):
     """What Producer and Consumer have in common."""
 
@@ -42,6 +48,21 @@ def client_config(settings: KafkaSettings, client_id: str) -> Config:
     }
 
 
+def client_log() -> logging.Logger:
+    """The logger that librdkafka writes to, without its line for every refused connection.
+
+    Those come twenty a second in an outage; `OutageReporter` tells of it once in a while.
+    """
+    log = logging.getLogger("meshkit.librdkafka")
+    if _tells_more not in log.filters:
+        log.addFilter(_tells_more)
+    return log
+
+
+def _tells_more(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("FAIL ")
+
+
 class OutageReporter:
     """librdkafka's `error_cb`: tells outages once in a while, and hands on what is fatal."""
 
@@ -55,13 +76,12 @@ class OutageReporter:
             self._on_fatal(error)
             return
         now = time.monotonic()
-        if now - self._reported.get(error.code(), -REPORT_SECONDS) >= REPORT_SECONDS:
-            self._reported[error.code()] = now
+        kind = 0 if error.code() in _UNREACHABLE else error.code()
+        if now - self._reported.get(kind, -REPORT_SECONDS) >= REPORT_SECONDS:
+            self._reported[kind] = now
+            problem = error.str() if kind else "can't be reached"
             _log.warning(
-                "Kafka at %s: %s; retrying",
-                self._servers,
-                error.str(),
-                extra={"code": error.name()},
+                "Kafka at %s: %s; retrying", self._servers, problem, extra={"code": error.name()}
             )
 
 

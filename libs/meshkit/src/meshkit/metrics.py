@@ -5,8 +5,9 @@ A service makes one `Metrics`, hands it to what it builds and to `serve()`.
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 from wsgiref.simple_server import WSGIServer
 
@@ -20,6 +21,7 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from meshkit.calls import Call, Layer
@@ -29,6 +31,7 @@ from meshkit.tls import CertificateFiles
 # From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+Read = Callable[[], Mapping[tuple[str, ...], float]]
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 
@@ -38,6 +41,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._known: dict[str, Counter | Gauge | Histogram] = {}
+        self._families: dict[str, _ReadFamily] = {}
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -82,13 +86,37 @@ class Metrics:
             ),
         )
 
-    def register(self, collector: Collector) -> None:
-        """Add a collector of the caller's own: for counts kept as plain integers on hot paths."""
-        self.registry.register(collector)
+    def read_counter(
+        self, name: str, documentation: str, labels: Sequence[str], read: Read
+    ) -> None:
+        """A counter `coinmesh_<name>_total` whose values are read when Prometheus asks.
+
+        For hot paths that count in plain integers. `read` gives the values by label values; several
+        readers of one name are put together.
+        """
+        self._add_reader(CounterMetricFamily, name, documentation, labels, read)
+
+    def read_gauge(self, name: str, documentation: str, labels: Sequence[str], read: Read) -> None:
+        """A gauge `coinmesh_<name>` whose values are read when Prometheus asks."""
+        self._add_reader(GaugeMetricFamily, name, documentation, labels, read)
 
     def value(self, name: str, **labels: str) -> float:
         """The present value of a sample, 0 when there is none; `name` as it is exposed."""
         return self.registry.get_sample_value(name, labels) or 0.0
+
+    def _add_reader(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        read: Read,
+    ) -> None:
+        family = self._families.get(name)
+        if family is None:
+            family = self._families[name] = _ReadFamily(kind, name, documentation, labels)
+            self.registry.register(family)
+        family.readers.append(read)
 
     def _once(self, kind: type[M], name: str, make: Callable[[], M]) -> M:
         known = self._known.get(name)
@@ -97,6 +125,28 @@ class Metrics:
         if not isinstance(known, kind):
             raise TypeError(f"metric {name} is a {type(known).__name__}, not a {kind.__name__}")
         return known
+
+
+class _ReadFamily(Collector):
+    """One metric whose values several readers give."""
+
+    def __init__(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+    ) -> None:
+        self._make = partial(kind, f"coinmesh_{name}", documentation, labels=labels)
+        self.readers: list[Read] = []
+
+    def collect(self) -> Iterator[Metric]:
+        """The values now."""
+        family = self._make()
+        for read in self.readers:
+            for labels, value in read().items():
+                family.add_metric(labels, value)
+        yield family
 
 
 class MetricsServer:

@@ -9,16 +9,14 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from meshkit.errors import DataLoss, InvalidArgument, Unavailable
-from meshkit.kafka import Config, OutageReporter, await_topics, client_config
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
@@ -85,13 +83,13 @@ class Producer:
             "error_cb": reporter,
             **(config or {}),
         }
-        self._producer = confluent_kafka.Producer(merged, logger=_log)
+        self._producer = confluent_kafka.Producer(merged, logger=client_log())
         self._send = self._producer.produce
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._waiting = False
         if metrics is not None:
-            metrics.register(_ProducerCollector(self))
+            self._export(metrics, client_id)
 
     async def __aenter__(self) -> "Producer":
         self._loop = asyncio.get_running_loop()
@@ -221,9 +219,35 @@ class Producer:
         """Records acknowledged so far."""
         return sum(self._acked.values())
 
-    def numbers(self) -> tuple[dict[str, int], dict[str, int], int]:
-        """Acknowledged and refused records by topic, and how often a caller had to wait."""
-        return dict(self._acked), dict(self._refused), self._waits
+    def _export(self, metrics: Metrics, client: str) -> None:
+        def by_topic(counts: Counter[str]) -> dict[tuple[str, ...], float]:
+            return {(client, topic): count for topic, count in counts.copy().items()}
+
+        labels = ("client", "topic")
+        metrics.read_counter(
+            "producer_acked",
+            "Records that Kafka acknowledged",
+            labels,
+            lambda: by_topic(self._acked),
+        )
+        metrics.read_counter(
+            "producer_refused",
+            "Records that Kafka refused for good",
+            labels,
+            lambda: by_topic(self._refused),
+        )
+        metrics.read_counter(
+            "producer_waits",
+            "How often a caller waited for room",
+            ("client",),
+            lambda: {(client,): self._waits},
+        )
+        metrics.read_gauge(
+            "producer_queue_records",
+            "Records queued or in flight",
+            ("client",),
+            lambda: {(client,): len(self._producer)},
+        )
 
     async def _wait_for_room(self) -> None:
         self._waits += 1
@@ -288,27 +312,3 @@ def _refusal(topic: str, error: KafkaException) -> Exception:
     return DataLoss(
         "NOT_ACCEPTED", f"the producer can't take a record for {topic}: {cause.str()}", topic=topic
     )
-
-
-class _ProducerCollector(Collector):
-    """Reads the counts when Prometheus asks: the callback only adds to integers."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-
-    def collect(self) -> Iterator[Metric]:
-        acked, refused, waits = self._producer.numbers()
-        for name, text, counts in (
-            ("producer_acked", "Records that Kafka acknowledged", acked),
-            ("producer_refused", "Records that Kafka refused for good", refused),
-        ):
-            family = CounterMetricFamily(f"coinmesh_{name}", text, labels=["topic"])
-            for topic, count in counts.items():
-                family.add_metric([topic], count)
-            yield family
-        yield CounterMetricFamily(
-            "coinmesh_producer_waits", "How often a caller waited for room", value=waits
-        )
-        yield GaugeMetricFamily(
-            "coinmesh_producer_queue_records", "Records queued or in flight", len(self._producer)
-        )
