@@ -1,0 +1,1 @@
+"""Envoy's configuration, generated from the contracts and the service catalogue."""

@@ -1,0 +1,89 @@
+"""Envoy's clusters: one for each service of the catalogue, with its replicas."""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from coinmesh_gateway.tls import Tls
+from meshkit.settings import Address
+
+_HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def authority(service: str) -> str:
+    """The name by which gRPC clients choose a service behind Envoy."""
+    return f"{service}.coinmesh"
+
+
+def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
+    """One service's cluster: round robin over the replicas that are healthy."""
+    return {
+        "name": service,
+        "type": "STATIC" if all(_is_ip(each.host) for each in endpoints) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "lb_policy": "ROUND_ROBIN",
+        # When none is healthy all are tried: a service that lacks one store can say so itself.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "load_assignment": {
+            "cluster_name": service,
+            "endpoints": [{"lb_endpoints": [_endpoint(each) for each in endpoints]}],
+        },
+        "health_checks": [
+            {
+                "timeout": "2s",
+                "interval": "2s",
+                "no_traffic_interval": "2s",
+                "unhealthy_interval": "1s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "grpc_health_check": {"authority": authority(service)},
+            }
+        ],
+        # Only what happens on the way counts: an error that a service answers with is no reason
+        # to leave it out.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 256,
+                    "max_pending_requests": 1024,
+                    "max_requests": 4096,
+                    "max_retries": 64,
+                }
+            ]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _HTTP_OPTIONS,
+                # Connections follow certificate renewals.
+                "common_http_protocol_options": {"max_connection_duration": "600s"},
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        "connection_keepalive": {"interval": "30s", "timeout": "10s"}
+                    }
+                },
+            }
+        },
+        **({} if tls is None else {"transport_socket": tls.upstream(service)}),
+    }
+
+
+def _endpoint(address: Address) -> dict[str, Any]:
+    socket = {"address": address.host, "port_value": address.port}
+    return {"endpoint": {"address": {"socket_address": socket}}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

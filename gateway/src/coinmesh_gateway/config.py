@@ -1,0 +1,82 @@
+"""The whole configuration: a pure function of catalogue, contracts and settings."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coinmesh_gateway.bindings import bindings
+from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
+from coinmesh_gateway.clusters import cluster
+from coinmesh_gateway.listener import listener
+from coinmesh_gateway.routes import virtual_hosts
+from coinmesh_gateway.settings import Settings
+from coinmesh_gateway.tls import Tls
+from coinmesh_gateway.transcoder import transcoder
+
+_STATS = ("cluster.", "http.public.", "listener.", "server.", "overload.", "cluster_manager.")
+
+
+def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) -> dict[str, Any]:
+    """Envoy's bootstrap configuration.
+
+    Raises:
+        CatalogueError: The catalogue contradicts itself, the contracts or the settings.
+    """
+    if sum(service.front for service in catalogue.values()) > 1:
+        raise CatalogueError("only one service of the catalogue can have front = true")
+    tls = secured(settings)
+    served = servers(catalogue)
+    transcoding = transcoder(descriptor_set, served, settings.limits)
+    sse = transcoder(descriptor_set, served, settings.limits, sse=True)
+    hosts = virtual_hosts(catalogue, bindings(descriptor_set, served), sse, settings.origins)
+    return {
+        "node": {"id": "envoy", "cluster": "coinmesh"},
+        "admin": _admin(settings),
+        "static_resources": {
+            "listeners": [listener(settings, hosts, transcoding, tls)],
+            "clusters": [cluster(name, settings.endpoints[name], tls) for name in catalogue],
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
+                        "downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": settings.limits.connections,
+                    },
+                }
+            ]
+        },
+        "stats_config": {
+            "stats_matcher": {
+                "inclusion_list": {"patterns": [{"prefix": prefix} for prefix in _STATS]}
+            }
+        },
+    }
+
+
+def secured(settings: Settings) -> Tls | None:
+    """The transport security of the settings; None for plaintext."""
+    if settings.tls_dir is None:
+        return None
+    if settings.secrets_dir is None:
+        raise CatalogueError("certificates need a directory for the files that tell Envoy of them")
+    return Tls(settings.tls_dir, settings.secrets_dir)
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a document as JSON (which is YAML too); replaces the file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def _admin(settings: Settings) -> dict[str, Any]:
+    host, port = settings.admin
+    return {
+        "address": {"socket_address": {"address": host, "port_value": port}},
+        "ignore_global_conn_limit": True,
+    }

@@ -1,0 +1,72 @@
+"""The command `coinmesh-envoy-config`: writes Envoy's configuration to a file."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from coinmesh_contracts.sources import descriptor_set
+from coinmesh_gateway.catalogue import CatalogueError, shipped
+from coinmesh_gateway.config import generate, secured, write
+from coinmesh_gateway.settings import (
+    LOOPBACK_ORIGINS,
+    Settings,
+    parse_address,
+    parse_endpoints,
+)
+from meshkit.tls import is_loopback
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit status: 2 when what it was told is wrong."""
+    options = _parser().parse_args(arguments)
+    out = Path(options.out).absolute()
+    try:
+        catalogue = shipped()
+        admin = parse_address("--admin", options.admin)
+        if not is_loopback(admin.host):
+            raise CatalogueError(f"--admin {admin}: must be on the loopback interface")
+        settings = Settings(
+            listen=parse_address("--listen", options.listen),
+            admin=admin,
+            endpoints=parse_endpoints(catalogue, options.service),
+            tls_dir=options.tls_dir and options.tls_dir.absolute(),
+            secrets_dir=out.parent,
+            origins=options.origins,
+        )
+        config = generate(catalogue, descriptor_set(), settings)
+        tls = secured(settings)
+        for path, secret in (tls.secrets() if tls else {}).items():
+            write(path, secret)
+        write(out, config)
+    except CatalogueError as error:
+        sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"coinmesh-envoy-config: can't write {error.filename}: {error.strerror}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="coinmesh-envoy-config", description="Writes Envoy's configuration."
+    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="FILE", help="where the configuration goes (JSON)")
+    add("--listen", required=True, metavar="HOST:PORT", help="where users connect")
+    add("--admin", required=True, metavar="HOST:PORT", help="Envoy's own interface, loopback only")
+    add(
+        "--service",
+        action="append",
+        default=[],
+        metavar="NAME=HOST:PORT,…",
+        help="the replicas of a service of the catalogue; once for each",
+    )
+    add("--tls-dir", type=Path, metavar="DIR", help="certificates; plaintext without it")
+    add("--origins", default=LOOPBACK_ORIGINS, metavar="REGEX", help="web origins that may call")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

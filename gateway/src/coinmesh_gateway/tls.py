@@ -1,0 +1,93 @@
+"""The one place where Envoy's listener and its connections to services are secured.
+
+`tls_dir/current/` holds tls.key, tls.crt and ca.crt; `current` is a symbolic link swapped by a
+rename. Envoy reads them through files of its own (SDS) that name them and the directory to watch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+_IDENTITY, _ROOTS = "identity", "roots"
+# Without it Envoy speaks at most TLS 1.2 to services.
+_PARAMS = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+TRUST_DOMAIN = "coinmesh.local"
+
+
+class Tls:
+    """Transport sockets for one `tls_dir`, with the secrets' files in `secrets_dir`."""
+
+    def __init__(self, tls_dir: Path, secrets_dir: Path) -> None:
+        self._tls_dir, self._secrets_dir = tls_dir, secrets_dir
+
+    def secrets(self) -> dict[Path, dict[str, Any]]:
+        """The SDS files to be written, by path."""
+        current = self._tls_dir / "current"
+        watched = {"watched_directory": {"path": str(self._tls_dir)}}
+        identity = {
+            "tls_certificate": {
+                "certificate_chain": {"filename": str(current / "tls.crt")},
+                "private_key": {"filename": str(current / "tls.key")},
+                **watched,
+            }
+        }
+        roots = {
+            "validation_context": {"trusted_ca": {"filename": str(current / "ca.crt")}, **watched}
+        }
+        return {
+            self._path(name): {"resources": [{"@type": f"{_TYPE}Secret", "name": name, **secret}]}
+            for name, secret in ((_IDENTITY, identity), (_ROOTS, roots))
+        }
+
+    def downstream(self) -> dict[str, Any]:
+        """The listener's transport socket: Envoy shows its certificate and asks users for none."""
+        return _socket(
+            "DownstreamTlsContext",
+            {
+                "common_tls_context": {
+                    "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                    "alpn_protocols": ["h2", "http/1.1"],
+                    "tls_certificate_sds_secret_configs": [self._sds(_IDENTITY)],
+                }
+            },
+        )
+
+    def upstream(self, service: str) -> dict[str, Any]:
+        """A cluster's transport socket: both sides show who they are, and it must be `service`."""
+        name = f"spiffe://{TRUST_DOMAIN}/svc/{service}"
+        return _socket(
+            "UpstreamTlsContext",
+            {
+                "sni": service,
+                "common_tls_context": {
+                    "tls_params": _PARAMS,
+                    "alpn_protocols": ["h2"],
+                    "tls_certificate_sds_secret_configs": [self._sds(_IDENTITY)],
+                    "combined_validation_context": {
+                        "default_validation_context": {
+                            "match_typed_subject_alt_names": [
+                                {"san_type": "URI", "matcher": {"exact": name}}
+                            ]
+                        },
+                        "validation_context_sds_secret_config": self._sds(_ROOTS),
+                    },
+                },
+            },
+        )
+
+    def _sds(self, name: str) -> dict[str, Any]:
+        source = {"path": str(self._path(name))}
+        return {
+            "name": name,
+            "sds_config": {"path_config_source": source, "resource_api_version": "V3"},
+        }
+
+    def _path(self, name: str) -> Path:
+        return self._secrets_dir / f"envoy-{name}.json"
+
+
+def _socket(kind: str, context: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {"@type": f"{_TYPE}{kind}", **context},
+    }
