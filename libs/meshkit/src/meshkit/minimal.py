@@ -22,6 +22,7 @@ from meshkit.decimals import to_string
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 # The leading fields of every event; instrument and event_id go to the metadata, the others don't.
 _LEADING = frozenset({"event_time", "source", "type", "symbol", "metadata"})
+_TRADE_NUMBERS = {"price_units", "price_exponent", "size_units", "size_exponent"}
 _SCALED = {"tick_size": "price_exponent", "lot_size": "size_exponent"}
 # Chains write their binary values in hexadecimal; the rest of our bytes is mostly text.
 _HEX_MESSAGES = frozenset({"TokenTransfer", "BlockHeader"})
@@ -37,7 +38,8 @@ def render(event: Message) -> str:
     price, size = pick(fields) if pick else (None, None)
     symbol = fields.symbol or fields.instrument or None
     event_type = _enum_value(event_type_pb2.EventType.DESCRIPTOR, fields.type)
-    metadata = {**fields.metadata, **_facts(event, skip=_LEADING)}
+    told = _LEADING | (_TRADE_NUMBERS if event.DESCRIPTOR.name == "Trade" else set())
+    metadata = {**fields.metadata, **_facts(event, skip=told)}
     return (
         f'{{"timestamp":{time or "null"},"source":{_json(fields.source)},'
         f'"type":{_json(event_type)},"symbol":{_json(symbol)},'

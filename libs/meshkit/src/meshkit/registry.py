@@ -69,14 +69,22 @@ class Registry:
     """A client for the registry's Confluent-compatible API; usable from any thread."""
 
     def __init__(
-        self, settings: RegistrySettings, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        settings: RegistrySettings,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`transport` and `sleep` are for tests."""
         self.url = settings.schema_registry_url
         self._wait_seconds = settings.schema_registry_wait_seconds
         self._sleep = sleep
         verify = client_ssl_context(settings)
         self._http = httpx.Client(
-            base_url=self.url, timeout=REQUEST_SECONDS, verify=True if verify is None else verify
+            base_url=self.url,
+            timeout=REQUEST_SECONDS,
+            verify=True if verify is None else verify,
+            transport=transport,
         )
         self._accepted: dict[tuple[str, int], bool] = {}
 

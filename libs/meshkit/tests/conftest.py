@@ -1,0 +1,104 @@
+"""An echo service without a contract, run by `serve()` inside the test."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from meshkit.metrics import Metrics
+from meshkit.service import Running, serve
+from meshkit.settings import ServiceSettings
+from meshkit.tls import channel
+
+Handler = Callable[[bytes, Any], Any]
+
+
+@dataclass
+class Started:
+    """A running service and a channel to it."""
+
+    running: Running
+    metrics: Metrics
+    channel: grpc.aio.Channel
+    status: "asyncio.Task[int]"
+
+    async def unary(self, request: bytes = b"", **options: Any) -> bytes:
+        return await self.channel.unary_unary("/test.Echo/Unary")(request, **options)
+
+    def stream(self, request: bytes = b"", **options: Any) -> Any:
+        return self.channel.unary_stream("/test.Echo/Stream")(request, **options)
+
+    async def stop(self) -> int:
+        self.running.stop()
+        return await self.status
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Started]]
+
+
+def echo(unary: Handler | None = None, stream: Handler | None = None) -> tuple[Any, object]:
+    """The pair that `serve()` takes, for handlers given as functions."""
+
+    def add(_: object, server: Any) -> None:
+        handlers = {}
+        if unary:
+            handlers["Unary"] = grpc.unary_unary_rpc_method_handler(unary)
+        if stream:
+            handlers["Stream"] = grpc.unary_stream_rpc_method_handler(stream)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test.Echo", handlers),)
+        )
+        server.add_registered_method_handlers("test.Echo", handlers)
+
+    return add, object()
+
+
+@pytest.fixture
+def service() -> Serve:
+    """`async with service(unary=…, stream=…, **arguments of serve) as started`."""
+
+    @asynccontextmanager
+    async def start(
+        unary: Handler | None = None,
+        stream: Handler | None = None,
+        settings: ServiceSettings | None = None,
+        servicers: Sequence[tuple[Any, object]] | None = None,
+        **arguments: Any,
+    ) -> AsyncGenerator[Started, None]:
+        settings = settings or ServiceSettings(drain_grace_seconds=0.2, service_name="echo")
+        started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+        metrics = Metrics()
+        status = asyncio.create_task(
+            serve(
+                settings,
+                servicers=[echo(unary, stream)] if servicers is None else servicers,
+                metrics=metrics,
+                on_started=started.set_result,
+                **arguments,
+            )
+        )
+        await asyncio.wait([started, status], return_when=asyncio.FIRST_COMPLETED)
+        if status.done():
+            status.result()
+        running = await started
+        async with channel(f"localhost:{running.grpc.port}", settings) as to_it:
+            yield Started(running, metrics, to_it, status)
+            running.stop()
+            await status
+
+    return start
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """Wait until a condition holds; the test's timeout is the limit."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        while not await condition():  # noqa: ASYNC110 - the condition is a server's answer
+            await asyncio.sleep(0.01)
+
+    return wait
