@@ -1,0 +1,97 @@
+"""Bars: windows of trades with exact sums, and the decimals that they print as.
+
+All amounts are whole units of a power of ten. Sums are Python integers: a day of a cheap coin's
+volume doesn't fit 64 bits.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+INTERVALS: Final = MappingProxyType({"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "1d": 86400})
+"""Interval name → length in seconds. Each is a multiple of the one before and divides a UTC day."""
+
+VWAP_EXTRA_DIGITS: Final = 8
+"""How many decimals a bar's vwap has beyond its prices."""
+
+
+class Bar(msgspec.Struct, array_like=True, gc=False):
+    """The trades of one window.
+
+    Attributes:
+        start: Start of the window, seconds since the Unix epoch.
+        open: Price of the trade with the lowest id.
+        high: Highest price.
+        low: Lowest price.
+        close: Price of the trade with the highest id.
+        volume: Sum of sizes.
+        quote_volume: Sum of price times size.
+        taker_buy_volume: The part of `volume` in which the buyer took liquidity.
+        taker_buy_quote_volume: The part of `quote_volume` in which the buyer took liquidity.
+        trades: Number of trades.
+        first_id: Lowest trade id.
+        last_id: Highest trade id.
+    """
+
+    start: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int
+    quote_volume: int
+    taker_buy_volume: int
+    taker_buy_quote_volume: int
+    trades: int
+    first_id: int
+    last_id: int
+
+    def add(self, other: Bar) -> None:
+        """Join the trades of `other`, which must be none of this bar's."""
+        if other.first_id < self.first_id:
+            self.first_id, self.open = other.first_id, other.open
+        if other.last_id > self.last_id:
+            self.last_id, self.close = other.last_id, other.close
+        self.high = max(self.high, other.high)
+        self.low = min(self.low, other.low)
+        self.volume += other.volume
+        self.quote_volume += other.quote_volume
+        self.taker_buy_volume += other.taker_buy_volume
+        self.taker_buy_quote_volume += other.taker_buy_quote_volume
+        self.trades += other.trades
+
+    def starting(self, start: int) -> Bar:
+        """A copy as the bar of another window."""
+        return msgspec.structs.replace(self, start=start)
+
+    def rescale(self, price_factor: int, size_factor: int) -> None:
+        """Express the same amounts in units that are smaller by the given factors."""
+        both = price_factor * size_factor
+        self.open *= price_factor
+        self.high *= price_factor
+        self.low *= price_factor
+        self.close *= price_factor
+        self.volume *= size_factor
+        self.taker_buy_volume *= size_factor
+        self.quote_volume *= both
+        self.taker_buy_quote_volume *= both
+
+    def revision(self, final: bool) -> int:
+        """Grows exactly when the bar's content changes."""
+        return 2 * self.trades + final
+
+    def vwap(self) -> int:
+        """quote volume / volume in units of 10^(price exponent - 8), rounded half-even."""
+        return divide_half_even(self.quote_volume * 10**VWAP_EXTRA_DIGITS, self.volume)
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """The integer nearest to the quotient, ties to the even one; the denominator is positive."""
+    quotient, rest = divmod(numerator, denominator)
+    twice = 2 * rest
+    if twice > denominator or (twice == denominator and quotient & 1):
+        quotient += 1
+    return quotient

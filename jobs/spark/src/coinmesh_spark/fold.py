@@ -1,0 +1,217 @@
+"""The fold: a partition's trades in, its state moved on, and what changed out.
+
+Pure: no clock, no I/O. The state after all trades, and so every bar's last revision, depends on the
+trades' order in the partition alone, not on how they were cut into batches. A partition holds all
+trades of its instruments, so the fold of one needs nothing of another.
+
+The watermark of an instrument is its newest event time less `disorder`, or its partition's newest
+less `idle`, whichever is later: an instrument that falls silent is closed by its neighbours.
+A window closes when the watermark reaches its end. A trade whose second ended more than `horizon`
+before the watermark is late: it is counted and left to the batch, which reads it from the archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from coinmesh_spark import indicators, normalize
+from coinmesh_spark.bars import INTERVALS, Bar
+from coinmesh_spark.state import Instrument, Partition, Window
+from coinmesh_spark.trades import MICROS, Ints, Trades, second_bars
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the fold goes by.
+
+    Attributes:
+        disorder: How far behind its instrument's newest trade one may come without its second
+            having been closed, in microseconds.
+        idle: How far an instrument may lag behind its partition's newest trade before its windows
+            are closed for it, in microseconds.
+        horizon: How long after its end a closed window still takes trades, in microseconds.
+        indicator_intervals: Names of the intervals that indicators are computed for.
+    """
+
+    disorder: int = 2 * MICROS
+    idle: int = 10 * MICROS
+    horizon: int = 300 * MICROS
+    indicator_intervals: frozenset[str] = frozenset(INTERVALS)
+
+
+class ChangedBar(NamedTuple):
+    """A bar with its present content."""
+
+    instrument: str
+    price_exponent: int
+    size_exponent: int
+    interval: str
+    bar: Bar
+    final: bool
+
+
+class ChangedIndicators(NamedTuple):
+    """The indicators after a closed bar; `revision` grows whenever they may have changed."""
+
+    instrument: str
+    interval: str
+    start: int
+    values: indicators.Values
+    revision: int
+
+
+@dataclass
+class Changes:
+    """What a batch did.
+
+    Attributes:
+        bars: Bars that changed, with their content after the batch.
+        indicators: Indicators that changed.
+        admitted: Number of trades that joined bars.
+        duplicates: Number of trades whose id had been seen.
+        late: Number of trades that came too late for the stream.
+        rejected: Rows that can't be held in their instrument's units, with the reason.
+    """
+
+    bars: list[ChangedBar] = field(default_factory=list)
+    indicators: list[ChangedIndicators] = field(default_factory=list)
+    admitted: int = 0
+    duplicates: int = 0
+    late: int = 0
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+
+
+def apply(state: Partition, trades: Trades, rules: Rules) -> Changes:
+    """Move `state` on by `trades`, which follow those it has seen."""
+    return _Batch(state, trades, rules).run()
+
+
+class _Batch:
+    def __init__(self, state: Partition, trades: Trades, rules: Rules) -> None:
+        self._state, self._trades, self._rules = state, trades, rules
+        self._changes = Changes()
+
+    def run(self) -> Changes:
+        state, rules = self._state, self._rules
+        seconds = self._admit_all() if len(self._trades) else {}
+        floor = state.newest - rules.idle
+        for name in seconds.keys() | set(state.closing_by(floor)):
+            instrument = state.open(name)
+            watermark = max(instrument.watermark, instrument.newest - rules.disorder, floor)
+            self._advance(name, instrument, seconds.get(name, []), watermark)
+        return self._changes
+
+    def _admit_all(self) -> dict[str, list[Bar]]:
+        """By instrument of this batch, the bars of one second that its new trades make."""
+        state, trades, changes = self._state, self._trades, self._changes
+        newest = np.maximum.accumulate(np.maximum(trades.event_time, state.newest))
+        state.newest = int(newest[-1])
+        units = normalize.Units(trades)
+        admitted: list[Ints] = []
+        seconds: dict[str, list[Bar]] = {}
+        for code, all_rows in _by_instrument(trades):
+            name = trades.instruments[code]
+            instrument = state.open(name)
+            rows = normalize.to_units(instrument, trades, all_rows, units, changes.rejected)
+            if len(rows):
+                seconds[name] = []
+                admitted.append(self._admit(instrument, rows, newest[rows] - self._rules.idle))
+        if admitted:
+            rows = np.concatenate(admitted)
+            changes.admitted = len(rows)
+            for code, bar in second_bars(trades, rows, units.prices(rows), units.sizes(rows)):
+                seconds[trades.instruments[code]].append(bar)
+        return seconds
+
+    def _admit(self, instrument: Instrument, rows: Ints, floor: Ints) -> Ints:
+        """The rows that are new and in time; `floor` is the least watermark at each row."""
+        times = self._trades.event_time[rows]
+        newest = np.maximum.accumulate(np.maximum(times, instrument.newest))
+        watermark = np.maximum(newest - self._rules.disorder, floor)
+        instrument.newest = int(newest[-1])
+        fresh = instrument.ids.admit(self._trades.trade_id[rows])
+        ends = (times // MICROS + 1) * MICROS
+        late = fresh & (ends <= watermark - self._rules.horizon)
+        duplicates, too_late = len(rows) - int(fresh.sum()), int(late.sum())
+        instrument.duplicates += duplicates
+        instrument.late += too_late
+        self._changes.duplicates += duplicates
+        self._changes.late += too_late
+        return rows[fresh & ~late]
+
+    def _advance(
+        self, name: str, instrument: Instrument, seconds: Iterable[Bar], watermark: int
+    ) -> None:
+        """Join bars of one second with the windows they are in, then close what has ended."""
+        rules, changes = self._rules, self._changes
+        exponents = instrument.price_exponent, instrument.size_exponent
+        for interval, window in instrument.windows.items():
+            length = INTERVALS[interval]
+            touched: set[int] = set()
+            revised: set[int] = set()
+            for second in seconds:
+                start = second.start - second.start % length
+                closed = (start + length) * MICROS <= instrument.watermark
+                (revised if closed else touched).add(start)
+                window.add(second, start, closed)
+            ended = window.close(watermark // MICROS - length)
+            for bars, starts in (
+                (window.open, touched.difference(ended)),
+                (window.closed if revised or ended else {}, revised.union(ended)),
+            ):
+                final = bars is not window.open
+                changes.bars.extend(
+                    ChangedBar(name, *exponents, interval, bars[start], final)
+                    for start in sorted(starts)
+                )
+            has_indicators = interval in rules.indicator_intervals
+            if has_indicators and (revised or ended):
+                first = min(revised) if revised else ended[0]
+                values = _indicators(window, first, instrument.price_exponent, rules.horizon)
+                changes.indicators.extend(
+                    ChangedIndicators(name, interval, *computed) for computed in values
+                )
+            if ended:
+                window.evict(
+                    # Windows that end up to here take no trades any more.
+                    settled=(watermark - rules.horizon) // MICROS - length,
+                    lookback=indicators.LOOKBACK - 1 if has_indicators else 0,
+                    # The oldest that counts in a revision of indicators that may still change.
+                    counted=(watermark - 2 * rules.horizon) // MICROS - length,
+                )
+        instrument.watermark = watermark
+
+
+def _by_instrument(trades: Trades) -> Iterator[tuple[int, Ints]]:
+    """Each instrument's rows, in the partition's order."""
+    order = np.argsort(trades.instrument, kind="stable")
+    codes = trades.instrument[order]
+    starts = np.flatnonzero(np.diff(codes)) + 1
+    for rows in np.split(order, starts):
+        yield int(trades.instrument[rows[0]]), rows
+
+
+def _indicators(
+    window: Window, first: int, price_exponent: int, horizon: int
+) -> Iterator[tuple[int, indicators.Values, int]]:
+    """Start, values and revision after the closed bar that starts at `first` and each later one.
+
+    The revision is the sum of those of the bars that start within the horizon: only these can
+    change once the indicators are published, so it grows with every change, even when a trade
+    makes a bar where there was none and pushes another out of the look-back.
+    """
+    bars = list(window.closed.values())
+    begin = next(at for at, bar in enumerate(bars) if bar.start == first)
+    oldest, revision = 0, sum(bar.revision(True) for bar in bars[:begin])
+    for at, values in enumerate(indicators.series(bars, price_exponent, begin), begin):
+        bar = bars[at]
+        revision += bar.revision(True)
+        while bars[oldest].start <= bar.start - horizon // MICROS:
+            revision -= bars[oldest].revision(True)
+            oldest += 1
+        if values:
+            yield bar.start, values, revision
