@@ -20,11 +20,11 @@ class Strict(BaseModel):
 
 
 class Probe(Strict):
-    """When a component counts as ready. `target` is an address, URL, pattern or command."""
+    """When a component counts as ready. `target` is an address, URLs, a pattern or a command."""
 
     kind: ProbeKind = "spawn"
     target: str = ""
-    #: Expected number of brokers for `kafka`, status for `http`.
+    #: Expected number of brokers for `kafka`, the service's name for `grpc`.
     expect: str = ""
     ca: str = ""
 

@@ -49,8 +49,8 @@ async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 async def _http(probe: Probe) -> bool:
     async with httpx.AsyncClient(verify=probe.ca or True, timeout=ATTEMPT) as client:
-        response = await client.get(probe.target)
-    return response.status_code == int(probe.expect) if probe.expect else response.is_success
+        answers = [await client.get(url) for url in probe.target.split()]
+    return all(answer.is_success for answer in answers)
 
 
 async def _grpc(probe: Probe) -> bool:

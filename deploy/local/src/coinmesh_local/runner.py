@@ -156,7 +156,8 @@ class Runner:
                 if done:
                     if exited.result() == 0 and one.kind == "step":
                         return
-                    raise self._failure(f"ended with status {exited.result()} before it was ready")
+                    when = "" if one.kind == "step" else " before it was ready"
+                    raise self._failure(f"ended with status {exited.result()}{when}")
         finally:
             exited.cancel()
         raise self._failure(f"not ready after {one.timeout:.0f} s")

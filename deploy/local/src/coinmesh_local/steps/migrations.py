@@ -106,8 +106,9 @@ def _apply(session: Any, keyspace: str, wanted: list[Migration]) -> list[str]:
         if row is not None:
             if (row.name, row.checksum) != (migration.name, migration.checksum):
                 raise StepError(
-                    f"migration {row.name} was altered after it had been applied (its file is now "
-                    f"{migration.name}): restore it and put the change into a new number"
+                    f"migration {row.name} was altered or renamed after it had been applied: "
+                    "restore it and put the change into a new number (`coinmesh reset` drops all "
+                    "data of a local mesh)"
                 )
             continue
         for statement in statements(migration.text):
