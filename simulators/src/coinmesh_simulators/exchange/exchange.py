@@ -46,7 +46,6 @@ class Exchange:
         self._covered = asyncio.Event()
         self._frames: Iterator[Frame] = iter(())
         self._playback: Playback | None = None
-        self.line = 0
         self._saved_at = 0.0
         self._pruned_at = time.monotonic()
 
@@ -56,6 +55,7 @@ class Exchange:
         self._shift: int | None = meta.get("shift")
         self._trade_from: int = meta.get("trade_from", 0)
         self._slots: int = meta.get("slots", 0)
+        self.line: int = meta.get("line", 0)  # of the capture, the last one played
         self._random = random.Random(f"{settings.seed}/{self._slots}")
         self._generator = Generator(self._random)
         self._load_symbols()
@@ -63,7 +63,7 @@ class Exchange:
         self._tenths = self.clock.now() // _TENTH
         self._slot_time = 0
         if self.phase == "capture":
-            self._prepare_capture(meta.get("line", 0))
+            self._prepare_capture(self.line)
         else:
             for market in self.markets.values():
                 market.klines.resume(self.clock.now())
@@ -123,7 +123,6 @@ class Exchange:
             self._shift = 0
         self._frames = frames(self._survey.path)
         self._tenths = (self._survey.begin_us + (self._shift or 0)) // _TENTH
-        self.line = line
         self._playback = Playback(self._survey, self.markets, self._shift or 0)
         if line:
             for frame in self._frames:

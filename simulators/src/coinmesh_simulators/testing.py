@@ -1,0 +1,178 @@
+"""For tests: a simulator process on free ports, and markets driven without clock or network."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from coinmesh_simulators.exchange.faults import Faults
+from coinmesh_simulators.exchange.generator import Generator
+from coinmesh_simulators.exchange.hub import Hub
+from coinmesh_simulators.exchange.instruments import listed
+from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.store import Store
+
+BEGIN = 1_723_161_298_000_000  # µs, two seconds before a full minute
+
+
+class Listener:
+    """A subscriber that keeps what it is sent, decoded."""
+
+    def __init__(self, hub: Hub, streams: list[str], *, micro: bool = True) -> None:
+        self.micro = micro
+        self.combined = True
+        self.streams = dict.fromkeys(streams)
+        self.frames: list[tuple[str, dict]] = []
+        self.messages: list[bytes] = []
+        hub.subscribe(self, streams)
+
+    def queue(self, frame: bytes) -> None:
+        size = frame[1]
+        message = frame[2 if size < 126 else 4 if size == 126 else 10 :]
+        decoded = json.loads(message)
+        self.messages.append(message)
+        self.frames.append((decoded["stream"], decoded["data"]))
+
+    def flush(self) -> None:
+        pass
+
+
+class Bench:
+    """Markets driven event by event, without a clock or a network."""
+
+    def __init__(self, directory: Path, symbols: str, seed: int) -> None:
+        self.hub = Hub(Faults())
+        self.store = Store(directory)
+        self.markets = {
+            instrument.symbol: SymbolMarket(
+                self.store.add_symbol(instrument.symbol), instrument, self.hub, self.store, {}
+            )
+            for instrument in listed(symbols)
+        }
+        self.random = random.Random(seed)
+        self.generator = Generator(self.random)
+        self.now = BEGIN
+        self._tenths = BEGIN // 100_000
+        for market in self.markets.values():
+            self.generator.populate(market)
+
+    def step(self, microseconds: int) -> None:
+        """One event that much later, after the tenths of a second in between."""
+        self.now += microseconds
+        while (self._tenths + 1) * 100_000 <= self.now:
+            self._tenths += 1
+            at = self._tenths * 100_000
+            for market in self.markets.values():
+                market.tenth(at)
+                if self._tenths % 10 == 0:
+                    market.klines.roll(at, at)
+                    market.second(at)
+        market = self.random.choice(list(self.markets.values()))
+        self.generator.event(market, self.now, True)
+
+
+class CaptureFile:
+    """A capture on disk with its own frames for comparison."""
+
+    def __init__(self, path: Path, lines: list[bytes], symbols: list[str]) -> None:
+        self.path = path
+        self.symbols = symbols
+        self.frames = [line.partition(b" ")[2] for line in lines if b'"stream"' in line]
+        self.streams = [
+            f"{symbol.lower()}@{kind}"
+            for symbol in symbols
+            for kind in ("trade", "bookTicker", "depth@100ms")
+        ]
+
+    def payloads(self, kind: str) -> list[dict]:
+        decoded = [json.loads(frame) for frame in self.frames]
+        return [frame["data"] for frame in decoded if frame["stream"].endswith("@" + kind)]
+
+
+class Simulator:
+    """A `coinmesh-sim-exchange` process and a client session for it."""
+
+    def __init__(self, state: Path, settings: dict[str, object]) -> None:
+        values = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "state_dir": state}
+        values |= settings
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_SIM_")}
+        self._env = clean | {f"COINMESH_SIM_{k.upper()}": str(v) for k, v in values.items()}
+        self._process: subprocess.Popen[str] | None = None
+        self.session: aiohttp.ClientSession
+
+    async def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from coinmesh_simulators.exchange.main import main; main()"],
+            env=self._env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        ports = await asyncio.to_thread(self._ports)
+        self.base, self.admin = (f"http://127.0.0.1:{port}" for port in ports)
+        self.ws = self.base.replace("http", "ws")
+        self.session = aiohttp.ClientSession()
+
+    def _ports(self) -> list[str]:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        ports: list[str] = []
+        log = ""
+        while len(ports) < 2:
+            line = self._process.stderr.readline()
+            log += line
+            if not line:
+                raise AssertionError(f"the simulator ended: {log}")
+            ports += re.findall(r"listening on .*:(\d+)$", line.strip())
+        return ports
+
+    async def end(self, number: int) -> None:
+        """Send a signal and wait for the end."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            await asyncio.to_thread(self._process.wait)
+        if self._process is not None and self._process.stderr is not None:
+            self._process.stderr.close()
+        self._process = None
+        await self.session.close()
+
+    async def restart(self, number: int = signal.SIGKILL) -> None:
+        await self.end(number)
+        await self.start()
+
+    async def get(self, path: str, **params: object) -> tuple[int, object, dict[str, str]]:
+        url = path if path.startswith("http") else f"{self.base}/api/v3/{path}"
+        async with self.session.get(url, params=params) as response:
+            return response.status, await response.json(), dict(response.headers)
+
+    async def json(self, path: str, **params: object):
+        status, body, _ = await self.get(path, **params)
+        assert status == 200, body
+        return body
+
+    async def truth(self, symbol: str) -> dict:
+        return await self.json(f"{self.admin}/admin/market/{symbol}")
+
+    async def status(self) -> dict:
+        return await self.json(f"{self.admin}/admin/status")
+
+    async def fault(self, **request: object) -> dict:
+        async with self.session.post(f"{self.admin}/admin/faults", json=request) as response:
+            assert response.status == 201, await response.text()
+            return await response.json()
+
+    async def faults(self) -> list[dict]:
+        return (await self.json(f"{self.admin}/admin/faults"))["faults"]
+
+    async def clear(self) -> None:
+        async with self.session.delete(f"{self.admin}/admin/faults") as response:
+            assert response.status == 200
+
+    def connect(self, path: str, **options: object):
+        return self.session.ws_connect(self.ws + path, **options)
