@@ -2,20 +2,22 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from coinmesh_contracts.market.v1 import market_service_pb2 as market
-from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coinmesh_contracts.market.v1 import market_service_pb2 as market
+from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
+from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
 from meshkit.authz import ROLE_HEADER, rules
 from meshkit.errors import error_info
 from meshkit.peer import caller
@@ -40,13 +42,15 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
 
-    def issue(self, service: str, directory: str | None = None) -> Path:
-        """A new certificate for `spiffe://…/svc/<service>`, published by one rename."""
+    def issue(
+        self, service: str, directory: str | None = None, domain: str = "coinmesh.local"
+    ) -> Path:
+        """A new certificate for `spiffe://<domain>/svc/<service>`, published by one rename."""
         tls_dir = self.root / (directory or service)
         key = ec.generate_private_key(ec.SECP256R1())
         names = [
             x509.DNSName("localhost"),
-            x509.UniformResourceIdentifier(f"spiffe://coinmesh.local/svc/{service}"),
+            x509.UniformResourceIdentifier(f"spiffe://{domain}/svc/{service}"),
         ]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)])
@@ -96,26 +100,25 @@ def server(tls_dir: Path, **values: Any) -> ServiceSettings:
 
 
 class Market(market_grpc.MarketServiceServicer):
-    async def GetInstrument(self, request: Any, context: Any) -> Any:
-        assert caller(context) is not None
-        return market.GetInstrumentResponse() if hasattr(market, "GetInstrumentResponse") else None
+    """Answers with the caller's name."""
 
-
-async def whoami(request: bytes, context: Any) -> bytes:
-    return (caller(context) or "").encode()
+    async def GetInstrument(self, request: Any, context: Any) -> Instrument:
+        return Instrument(name=caller(context) or "nobody")
 
 
 MARKET = [(market_grpc.add_MarketServiceServicer_to_server, Market())]
-GET = "/coinmesh.market.v1.MarketService/GetInstrument"
+REQUEST = market.GetInstrumentRequest()
+VIEWER = ((ROLE_HEADER, "viewer"),)
 
 
-async def code_of(call: Any) -> tuple[grpc.StatusCode, str]:
-    try:
+def stub(to_it: grpc.aio.Channel) -> Any:
+    return market_grpc.MarketServiceStub(to_it)
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    except grpc.aio.AioRpcError as error:
-        info = error_info(error) if error.trailing_metadata() else None
-        return error.code(), info.reason if info else ""
-    return grpc.StatusCode.OK, ""
+    return caught.value
 
 
 def test_every_rpc_of_the_contract_has_a_rule():
@@ -126,32 +129,253 @@ def test_every_rpc_of_the_contract_has_a_rule():
 
 
 @pytest.mark.parametrize(
-    ("name", "metadata", "expected"),
+    ("name", "metadata"),
+    [("alerting", ()), ("envoy", VIEWER), ("envoy", ((ROLE_HEADER, "admin"),))],
+)
+async def test_the_contract_lets_its_callers_in(
+    service: Any, authority: Authority, name: str, metadata: tuple[tuple[str, str], ...]
+):
+    settings = server(authority.issue("query-gateway"))
+    async with (
+        service(settings=settings, servicers=MARKET) as started,
+        channel(target(started), client(authority.issue(name))) as to_it,
+    ):
+        answer = await stub(to_it).GetInstrument(REQUEST, metadata=metadata)
+        assert answer.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "reason"),
     [
-        ("alerting", [], "OK"),
-        ("envoy", [(ROLE_HEADER, "viewer")], "OK"),
-        ("envoy", [(ROLE_HEADER, "admin")], "OK"),
-        ("envoy", [], "ROLE_NOT_SUFFICIENT"),
-        ("envoy", [(ROLE_HEADER, "root")], "ROLE_NOT_SUFFICIENT"),
-        ("envoy", [(ROLE_HEADER, "viewer"), (ROLE_HEADER, "admin")], "ROLE_NOT_SUFFICIENT"),
-        ("intruder", [(ROLE_HEADER, "admin")], "CALLER_NOT_ALLOWED"),
+        ("envoy", (), "ROLE_NOT_SUFFICIENT"),
+        ("envoy", ((ROLE_HEADER, "root"),), "ROLE_NOT_SUFFICIENT"),
+        ("envoy", (*VIEWER, (ROLE_HEADER, "admin")), "ROLE_NOT_SUFFICIENT"),
+        ("intruder", ((ROLE_HEADER, "admin"),), "CALLER_NOT_ALLOWED"),
+        ("query-gateway", VIEWER, "CALLER_NOT_ALLOWED"),
     ],
 )
-async def test_the_contract_says_who_may_call(
-    service: Any, authority: Authority, name: str, metadata: list[tuple[str, str]], expected: str
+async def test_everybody_else_is_denied_but_for_health(
+    service: Any,
+    authority: Authority,
+    name: str,
+    metadata: tuple[tuple[str, str], ...],
+    reason: str,
 ):
     settings = server(authority.issue("query-gateway"))
     async with service(settings=settings, servicers=MARKET) as started:
-        target = f"localhost:{started.running.grpc.port}"
-        async with channel(target, client(authority.issue(name, "client"))) as to_it:
-            call = to_it.unary_unary(GET, request_serializer=bytes)(b"", metadata=metadata)
-            code, reason = await code_of(call)
-            if expected == "OK":
-                # The servicer's own methods that aren't written answer UNIMPLEMENTED.
-                assert code in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL), reason
-                assert reason in ("", "INTERNAL")
-            else:
-                assert code is grpc.StatusCode.PERMISSION_DENIED
-                assert reason == expected
-            health = health_pb2_grpc.HealthStub(to_it)
-            assert (await health.Check(health_pb2.HealthCheckRequest())).status
+        peer = client(authority.issue(name, directory="peer"))
+        async with channel(target(started), peer) as to_it:
+            error = await failure(stub(to_it).GetInstrument(REQUEST, metadata=metadata))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert error_info(error).reason == reason
+            check = health_pb2_grpc.HealthStub(to_it).Check
+            await check(health_pb2.HealthCheckRequest())
+
+
+async def test_a_certificate_of_another_trust_domain_is_nobody(service: Any, authority: Authority):
+    settings = server(authority.issue("query-gateway"))
+    stranger = client(authority.issue("envoy", directory="stranger", domain="other.example"))
+    async with (
+        service(settings=settings, servicers=MARKET) as started,
+        channel(target(started), stranger) as to_it,
+    ):
+        error = await failure(stub(to_it).GetInstrument(REQUEST, metadata=VIEWER))
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_an_rpc_without_a_rule_is_denied(service: Any, authority: Authority):
+    async def unary(request: bytes, context: object) -> bytes:
+        return b"open"
+
+    settings = server(authority.issue("query-gateway"))
+    async with service(unary=unary, settings=settings) as started:
+        error = await failure(started.unary())
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_nobody_gets_in_without_a_certificate_of_our_authority(
+    service: Any, authority: Authority, tmp_path: Path
+):
+    tls_dir = authority.issue("query-gateway")
+    forged = Authority(tmp_path / "forged").issue("envoy")
+    roots = (tls_dir / "current" / "ca.crt").read_bytes()
+    (forged / "current" / "ca.crt").write_bytes(roots)
+    async with service(settings=server(tls_dir), servicers=MARKET) as started:
+        without = grpc.aio.secure_channel(target(started), grpc.ssl_channel_credentials(roots))
+        for to_it in (without, channel(target(started), client(forged))):
+            async with to_it:
+                call = stub(to_it).GetInstrument(REQUEST, metadata=VIEWER, timeout=10)
+                assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_renewed_server_certificate_is_served_to_new_connections(
+    service: Any, authority: Authority
+):
+    tls_dir = authority.issue("query-gateway")
+    peer = authority.issue("envoy")
+    async with service(settings=server(tls_dir), servicers=MARKET) as started:
+        port = started.running.grpc.port
+        first = await served(port, client(peer))
+        authority.issue("query-gateway")
+        second = await served(port, client(peer))
+        assert first.serial_number != second.serial_number
+        assert second.serial_number == serial(tls_dir)
+        # A half-written renewal must not take the service down.
+        (tls_dir / "current" / "tls.key").unlink()
+        (tls_dir / "current" / "tls.crt").touch()
+        assert (await served(port, client(peer))).serial_number == second.serial_number
+
+
+async def test_a_channel_follows_its_certificate_without_a_failed_call(
+    service: Any, authority: Authority
+):
+    settings = server(authority.issue("query-gateway"))
+    async with service(settings=settings, servicers=MARKET) as started:
+        tls_dir = authority.issue("envoy")
+        async with channel(target(started), client(tls_dir)) as to_it:
+            assert isinstance(to_it, RotatingChannel)
+            market_stub = stub(to_it)
+            stop = asyncio.Event()
+            answers = 0
+
+            async def load() -> None:
+                nonlocal answers
+                while not stop.is_set():
+                    await market_stub.GetInstrument(REQUEST, metadata=VIEWER)
+                    answers += 1
+
+            workers = [asyncio.create_task(load()) for _ in range(4)]
+            assert not await to_it.rotate_if_renewed()
+            for _ in range(5):
+                before, channel_before = answers, to_it.current
+                authority.issue("envoy")
+                assert await to_it.rotate_if_renewed()
+                assert to_it.current is not channel_before
+                while answers < before + 20:
+                    assert not any(worker.done() for worker in workers)
+                    await asyncio.sleep(0)
+            stop.set()
+            await asyncio.gather(*workers)
+
+
+async def test_a_channel_keeps_its_certificate_until_the_new_one_works(
+    service: Any, authority: Authority, tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.setattr("meshkit.rotation.READY_SECONDS", 0.2)
+    settings = server(authority.issue("query-gateway"))
+    async with service(settings=settings, servicers=MARKET) as started:
+        tls_dir = authority.issue("envoy")
+        async with channel(target(started), client(tls_dir)) as to_it:
+            # The renewed files trust somebody else, so the server is refused.
+            other = Authority(tmp_path / "other")
+            authority.issue("envoy")
+            (tls_dir / "current" / "ca.crt").write_bytes(other.certificate.public_bytes(PEM))
+            with pytest.raises(TimeoutError):
+                await to_it.rotate_if_renewed()
+            answer = await stub(to_it).GetInstrument(REQUEST, metadata=VIEWER)
+            assert answer.name == "envoy"
+            authority.issue("envoy")
+            assert await to_it.rotate_if_renewed()
+
+
+async def test_streams_survive_the_stub_being_older_than_the_channel(
+    service: Any, authority: Authority
+):
+    settings = server(authority.issue("query-gateway"))
+    async with (
+        service(settings=settings, servicers=MARKET) as started,
+        channel(target(started), client(authority.issue("envoy"))) as to_it,
+    ):
+        health = health_pb2_grpc.HealthStub(to_it)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        authority.issue("envoy")
+        assert await to_it.rotate_if_renewed()
+        again = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await again.read()).status
+        watch.cancel()
+        again.cancel()
+
+
+async def test_missing_files_name_the_setting(tmp_path: Path):
+    with pytest.raises((SettingsError, OSError), match="current"):
+        channel("localhost:1", client(tmp_path))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5:50051", "dns:///gateway.mesh:50051", "0.0.0.0:1"])
+async def test_plaintext_stays_on_the_loopback_interface(host: str):
+    with pytest.raises(SettingsError, match="COINMESH_TLS_DIR"):
+        channel(host, client(None))
+    async with channel(host, MeshSettings(insecure=True)) as allowed:
+        assert allowed.get_state() is grpc.ChannelConnectivity.IDLE
+
+
+async def test_plaintext_listening_stays_on_the_loopback_interface(service: Any):
+    settings = ServiceSettings(grpc_listen="0.0.0.0:0")
+    with pytest.raises(SettingsError, match="refusing to listen on"):
+        async with service(settings=settings, servicers=[]):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost.example.org", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_told_by_name(host: str, expected: bool):
+    assert is_loopback(host) is expected
+
+
+async def test_metrics_are_served_over_mutual_tls(service: Any, authority: Authority):
+    tls_dir = authority.issue("query-gateway")
+    settings = server(tls_dir, metrics_listen="localhost:0")
+    async with service(settings=settings, servicers=[]) as started:
+        url = f"https://{started.running.metrics}/metrics"
+        scraper = client_ssl_context(client(authority.issue("prometheus")))
+        page = await asyncio.to_thread(fetch, url, scraper)
+        assert "coinmesh_ready" in page
+        roots = str(tls_dir / "current" / "ca.crt")
+        stranger = ssl.create_default_context(cafile=roots)
+        with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|closed|handshake"):
+            await asyncio.to_thread(fetch, url, stranger)
+
+
+def test_other_clients_get_their_files(authority: Authority):
+    tls_dir = authority.issue("collector-binance")
+    config = kafka_client_config(client(tls_dir))
+    assert config["security.protocol"] == "ssl"
+    assert Path(str(config["ssl.key.location"])).is_file()
+    assert kafka_client_config(client(None)) == {}
+    assert client_ssl_context(client(None)) is None
+
+
+def target(started: Any) -> str:
+    return f"localhost:{started.running.grpc.port}"
+
+
+def serial(tls_dir: Path) -> int:
+    text = (tls_dir / "current" / "tls.crt").read_bytes()
+    return x509.load_pem_x509_certificate(text).serial_number
+
+
+async def served(port: int, settings: MeshSettings) -> x509.Certificate:
+    """The certificate that a new connection is shown."""
+    context = client_ssl_context(settings)
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(shown)
+
+
+def fetch(url: str, context: ssl.SSLContext) -> str:
+    with urllib.request.urlopen(url, context=context, timeout=10) as response:
+        return response.read().decode()
