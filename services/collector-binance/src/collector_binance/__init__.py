@@ -1,0 +1,1 @@
+"""Collects Binance spot market data: a pure core, and the service around it."""

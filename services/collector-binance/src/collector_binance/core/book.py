@@ -1,0 +1,322 @@
+"""The order book of one instrument, kept by the venue's procedure as corrected on 2025-11-12.
+
+https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md#how-to-manage-a-local-order-book-correctly
+
+    IDLE ── first delta ──▶ BUFFERING ── snapshot that the buffer continues ──▶ SYNCED
+                                 STALE ◀── hole, or audit failed ──────────────┘   ▲
+                                   └────────── snapshot that the buffer continues ─┘
+
+A snapshot joins when the first buffered delta it does not cover has U <= lastUpdateId + 1 <= u. One
+that is older than the buffer is fetched again and the buffer kept. While STALE the book before the
+hole goes on being served, marked as stale.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
+from collector_binance.core.audit import Audit
+from collector_binance.core.commands import Command, WantSnapshot
+from collector_binance.core.encode import Encoder, Record
+from collector_binance.core.gaps import GapLog, Hole
+from collector_binance.core.levels import Side
+from collector_binance.core.messages import BookSnapshot, Channel, DepthData, Level
+from collector_binance.core.units import parse_levels
+
+PUBLISHED_LEVELS: Final = 1000
+SNAPSHOT_EVERY_NS: Final = 60 * 10**9
+BUFFERED_DELTAS: Final = 10_000
+_REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
+_DELTA: Final = BookUpdateKind.BOOK_UPDATE_KIND_DELTA
+_SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
+
+
+class BookState(StrEnum):
+    """Where the book stands."""
+
+    IDLE = "idle"
+    BUFFERING = "buffering"
+    SYNCED = "live"
+    STALE = "stale"
+
+
+@dataclass(slots=True)
+class Delta:
+    """One depth event, its levels in units; `time` is the venue's, in microseconds."""
+
+    first_id: int
+    last_id: int
+    time: int
+    receive_ns: int
+    bids: tuple[list[int], list[int]]
+    asks: tuple[list[int], list[int]]
+    data: DepthData
+
+
+class BookObserver:
+    """Is told what the book takes in; for `replay --book-top`."""
+
+    def on_levels(self, bids: Sequence[Level], asks: Sequence[Level]) -> None:
+        """Levels as the venue prints them, before they take effect."""
+
+    def on_applied(self, book: Book) -> None:
+        """A delta has been applied."""
+
+
+class Book:
+    """The state machine.
+
+    Attributes:
+        state: Where the book stands.
+        last_id: The update id of the book held; None before the first snapshot.
+        last_time: The venue's time (µs) of the last delta applied.
+        suspect: Why the next hole would be there, when something happened that can cause one.
+        resyncs: Snapshots joined after the first.
+    """
+
+    def __init__(self, encoder: Encoder, gaps: GapLog, commands: list[Command]) -> None:
+        self._encoder, self._gaps, self._commands = encoder, gaps, commands
+        self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
+        self._hole: Hole | None = None
+        self._trusted: tuple[int | None, int | None] = (None, None)
+        self._published_id = -1
+        self._published_ns = 0
+        self.observer: BookObserver | None = None
+        self.bids = Side(is_bid=True)
+        self.asks = Side(is_bid=False)
+        self.audit = Audit()
+        self.state = BookState.IDLE
+        self.last_id: int | None = None
+        self.last_time: int | None = None
+        self.suspect: GapCause | None = None
+        self.events = 0
+        self.duplicates = 0
+        self.resyncs = 0
+
+    @property
+    def top(self) -> tuple[int, int, int, int]:
+        """Best bid and ask, price and size each."""
+        return (*self.bids.best(), *self.asks.best())
+
+    def continue_after(self, last_id: int) -> None:
+        """An earlier run published the book up to an update id; what follows must continue it."""
+        self.last_id = last_id
+        self.suspect = GapCause.GAP_CAUSE_DOWNTIME
+
+    def on_depth(self, data: DepthData, scale: int, receive_ns: int, out: list[Record]) -> None:
+        """A delta from the stream.
+
+        Raises:
+            DecimalError: A level can't be held; the state is unchanged.
+        """
+        if data.first_id > data.last_id:
+            raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
+        bids, asks = parse_levels(data.bids), parse_levels(data.asks)
+        time = data.publish_time * scale
+        delta = Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
+        if self.state is BookState.SYNCED:
+            self._on_live(delta, out)
+        else:
+            self._on_unsynced(delta, out)
+
+    def _on_live(self, delta: Delta, out: list[Record]) -> None:
+        last = self.last_id
+        assert last is not None
+        if delta.last_id <= last:
+            self.duplicates += 1
+            return
+        if delta.first_id > last + 1:
+            span = (last + 1, delta.first_id - 1)
+            cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
+            detail = f"updates jumped from {last} to {delta.first_id}"
+            self._break(span, cause, detail, delta.time, delta.receive_ns, out)
+            self._buffer.append(delta)
+            return
+        self.suspect = None
+        if self._apply(delta, out):
+            self._mismatch(delta.receive_ns, out)
+        elif delta.receive_ns - self._published_ns >= SNAPSHOT_EVERY_NS:
+            self.publish(delta.receive_ns, out)
+
+    def _on_unsynced(self, delta: Delta, out: list[Record]) -> None:
+        buffer = self._buffer
+        if buffer and delta.last_id <= buffer[-1].last_id:
+            self.duplicates += 1
+            return
+        if buffer and delta.first_id > buffer[-1].last_id + 1:
+            # Only what follows the newest hole can be continued from a snapshot.
+            buffer.clear()
+            if self._hole is not None:
+                self._hole.last = delta.first_id - 1
+        buffer.append(delta)
+        if self.state is BookState.IDLE:
+            self.state = BookState.BUFFERING
+            last = self.last_id
+            if last is not None and delta.first_id > last + 1:
+                span = (last + 1, delta.first_id - 1)
+                cause = self.suspect or GapCause.GAP_CAUSE_DOWNTIME
+                detail = f"updates between {last} and {delta.first_id} did not come"
+                times = (None, delta.time)
+                self._hole = self._gaps.open(
+                    Channel.BOOK, span, cause, detail, times, delta.receive_ns, out
+                )
+            self._want(urgent=False)
+
+    def joins(self, last_update_id: int) -> bool:
+        """Whether a snapshot of that id would be continued by what is buffered."""
+        if self.state not in (BookState.BUFFERING, BookState.STALE) or not self._buffer:
+            return False
+        return self._buffer[0].first_id <= last_update_id + 1 <= self._buffer[-1].last_id + 1
+
+    def near_prices(self) -> list[int]:
+        """Prices near the market's: the book's top, or the best of the newest delta held."""
+        if self.bids.levels or self.asks.levels:
+            return [self.bids.best()[0], self.asks.best()[0]]
+        bids = [price for delta in self._buffer for price in delta.bids[0]]
+        asks = [price for delta in self._buffer for price in delta.asks[0]]
+        return [max(bids, default=0), min(asks, default=0)]
+
+    def on_snapshot(
+        self, snapshot: BookSnapshot, receive_ns: int, out: list[Record], limit: int | None = None
+    ) -> None:
+        """The venue's whole book; `limit` is how many levels a side were asked for, if known.
+
+        Raises:
+            DecimalError: A level can't be held; the state is unchanged.
+        """
+        if self.state not in (BookState.BUFFERING, BookState.STALE):
+            return
+        last = snapshot.last_update_id
+        buffer = self._buffer
+        if (buffer and last + 1 < buffer[0].first_id) or (
+            self.state is BookState.STALE and self.last_id is not None and last < self.last_id
+        ):
+            self._want(urgent=self.state is BookState.STALE)
+            return
+        bids, asks = parse_levels(snapshot.bids), parse_levels(snapshot.asks)
+        if self.observer is not None:
+            self.observer.on_levels(snapshot.bids, snapshot.asks)
+        if self.state is BookState.STALE:
+            self.resyncs += 1
+        self.bids.replace(*bids)
+        self.asks.replace(*asks)
+        self._trusted = (
+            min(bids[0]) if _is_cut(len(bids[0]), limit) else None,
+            max(asks[0]) if _is_cut(len(asks[0]), limit) else None,
+        )
+        self.last_id = last
+        self.state = BookState.SYNCED
+        self.suspect = None
+        self.publish(receive_ns, out)
+        if self._hole is not None:
+            self._gaps.close(self._hole, GapState.GAP_STATE_RESYNCED, receive_ns, out)
+            self._hole = None
+        waiting = [delta for delta in buffer if delta.last_id > last]
+        buffer.clear()
+        for delta in waiting:
+            self._on_applicable(delta, out)
+
+    def _on_applicable(self, delta: Delta, out: list[Record]) -> None:
+        if self.state is BookState.SYNCED:
+            self._on_live(delta, out)
+        else:
+            self._on_unsynced(delta, out)
+
+    def on_quote(
+        self, update_id: int, top: tuple[int, int, int, int], receive_ns: int, out: list[Record]
+    ) -> None:
+        """A bookTicker, for the audit."""
+        if self.audit.on_quote(update_id, top) and self.state is BookState.SYNCED:
+            self._mismatch(receive_ns, out)
+
+    def interrupt(self, cause: GapCause) -> None:
+        """The stream was cut: what comes next may not continue what came before."""
+        self.suspect = cause
+        self.audit.reset()
+
+    def resume(self) -> None:
+        """Ask again for a snapshot that is still needed: the request was lost with its session."""
+        if self.state in (BookState.BUFFERING, BookState.STALE):
+            self._want(urgent=self.state is BookState.STALE)
+
+    def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
+        """The book as held, at most the best 1,000 levels a side.
+
+        A price below `trusted_low` or above `trusted_high` may have levels that we don't know.
+        """
+        assert self.last_id is not None
+        bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
+        low, high = self._trusted
+        if len(self.bids.levels) > PUBLISHED_LEVELS:
+            low = max(bids[0][-1], low or 0)
+        if len(self.asks.levels) > PUBLISHED_LEVELS:
+            high = asks[0][-1] if high is None else min(asks[0][-1], high)
+        ids = (self.last_id, self.last_id)
+        out.append(
+            self._encoder.book(
+                _SNAPSHOT,
+                ids,
+                bids,
+                asks,
+                receive_ns,
+                event_time=self.last_time,
+                stale=stale,
+                trusted=(low, high),
+            )
+        )
+        self._published_id, self._published_ns = self.last_id, receive_ns
+
+    def _apply(self, delta: Delta, out: list[Record]) -> bool:
+        """Take a delta in; True when the audit says that the book is wrong."""
+        ids = (delta.first_id, delta.last_id)
+        record = self._encoder.book(
+            _DELTA, ids, delta.bids, delta.asks, delta.receive_ns, event_time=delta.time
+        )
+        if self.observer is not None:
+            self.observer.on_levels(delta.data.bids, delta.data.asks)
+        self.bids.apply(*delta.bids)
+        self.asks.apply(*delta.asks)
+        self.last_id, self.last_time = delta.last_id, delta.time
+        self.events += 1
+        out.append(record)
+        if self.observer is not None:
+            self.observer.on_applied(self)
+        return self.audit.on_book(delta.last_id, self.top)
+
+    def _mismatch(self, receive_ns: int, out: list[Record]) -> None:
+        assert self.last_id is not None
+        span = (min(self.audit.last_match + 1, self.last_id), self.last_id)
+        cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
+        self._break(span, cause, self.audit.detail, self.last_time, receive_ns, out)
+
+    def _break(
+        self,
+        span: tuple[int, int],
+        cause: GapCause,
+        detail: str,
+        end_time: int | None,
+        receive_ns: int,
+        out: list[Record],
+    ) -> None:
+        times = (self.last_time, end_time)
+        self._hole = self._gaps.open(Channel.BOOK, span, cause, detail, times, receive_ns, out)
+        self.state = BookState.STALE
+        self.suspect = None
+        self.audit.reset()
+        if self._published_id != self.last_id:
+            self.publish(receive_ns, out, stale=True)
+        self._want(urgent=True)
+
+    def _want(self, *, urgent: bool) -> None:
+        self._commands.append(WantSnapshot(self._encoder.symbol, urgent))
+
+
+def _is_cut(levels: int, limit: int | None) -> bool:
+    """Whether a side of a snapshot ends where the venue stopped, not where the book ends."""
+    return levels > 0 and (levels >= limit if limit else levels in _REST_LIMITS)

@@ -1,0 +1,34 @@
+"""What the core wants done outside: the service does it and feeds the result back as input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WantSnapshot:
+    """The whole book of a symbol over REST; `urgent` when readers see a stale book meanwhile."""
+
+    symbol: str
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WantTrades:
+    """Up to 1,000 trades of a symbol from an id on, over REST; `attempt` counts from 0."""
+
+    symbol: str
+    first_id: int
+    limit: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlReply:
+    """A connection's answer to a control message, or serverShutdown, as received."""
+
+    connection: str
+    frame: bytes
+
+
+Command = WantSnapshot | WantTrades | ControlReply

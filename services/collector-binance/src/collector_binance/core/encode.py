@@ -1,0 +1,272 @@
+"""Events as framed bytes.
+
+What never changes for an instrument is serialized once and prepended to what does: Protobuf fields
+may come in any order, and of a field that comes twice the last one counts. So the bytes of an event
+must never be compared with those of the same message serialized again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from google.protobuf.message import Message
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate, BookUpdateKind
+from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
+from coinmesh_contracts.events.v1.event_type_pb2 import EventType
+from coinmesh_contracts.events.v1.gap_pb2 import Gap
+from coinmesh_contracts.events.v1.quote_pb2 import Quote
+from coinmesh_contracts.events.v1.trade_pb2 import TakerSide, Trade
+from collector_binance.core import instruments
+from collector_binance.core.instruments import VENUE, SymbolInfo
+from collector_binance.core.messages import PastTrade, QuoteData, TradeData
+from collector_binance.core.units import EXPONENT, fit, parse, parse_any_scale
+
+Record = tuple[str, bytes, bytes]
+"""Topic, key and framed value."""
+
+WRITTEN: Final = (
+    topics.INSTRUMENTS,
+    topics.TRADES,
+    topics.QUOTES,
+    topics.BOOKS,
+    topics.GAPS,
+    topics.DEAD_LETTERS,
+)
+"""The topics that the core writes to."""
+
+REPORTER: Final = "collector-binance"
+_MAX: Final = (1 << 63) - 1
+_BUY: Final = TakerSide.TAKER_SIDE_BUY
+_SELL: Final = TakerSide.TAKER_SIDE_SELL
+
+
+class Headers:
+    """The framing headers, by topic, made from the registry's schema ids."""
+
+    def __init__(self, schema_ids: Mapping[str, int]) -> None:
+        self._by_topic = {topic: framing.header(number) for topic, number in schema_ids.items()}
+
+    @classmethod
+    def offline(cls) -> Headers:
+        """Headers for when there is no registry: every topic has id 1."""
+        return cls({topic.name: 1 for topic in WRITTEN})
+
+    def __getitem__(self, topic: topics.Topic) -> bytes:
+        return self._by_topic[topic.name]
+
+
+class Encoder:
+    """Turns what happens to one instrument into framed events.
+
+    Messages of trades and quotes are reused: every dynamic field is set each time.
+    """
+
+    def __init__(self, headers: Headers, symbol: str, info: SymbolInfo | None = None) -> None:
+        self.symbol = symbol
+        self.instrument = instruments.instrument_name(symbol, info)
+        self.key = self.instrument.encode()
+        self._headers = headers
+        self._trade_head = self._head(topics.TRADES, Trade, EventType.EVENT_TYPE_TRADE)
+        self._quote_head = self._head(topics.QUOTES, Quote, EventType.EVENT_TYPE_QUOTE)
+        self._book_head = self._head(topics.BOOKS, BookUpdate, EventType.EVENT_TYPE_BOOK)
+        self._trade_id = f"{self.instrument}:trade:"
+        self._quote_id = f"{self.instrument}:quote:"
+        self._book_id = f"{self.instrument}:book:"
+        self._trade = Trade()
+        self._quote = Quote()
+
+    def _head(self, topic: topics.Topic, message: type[Message], kind: EventType) -> bytes:
+        fixed = message(
+            source=VENUE,
+            type=kind,
+            instrument=self.instrument,
+            symbol=self.symbol,
+            price_exponent=EXPONENT,
+            size_exponent=EXPONENT,
+        )
+        return self._headers[topic] + fixed.SerializeToString()
+
+    def trade(self, data: TradeData, scale: int, receive_ns: int) -> Record:
+        """A trade from its stream; `scale` is the connection's time unit in microseconds.
+
+        Raises:
+            DecimalError: Price or size can't be held.
+        """
+        price, size = parse(data.price), parse(data.size)
+        if price > _MAX or size > _MAX:
+            return self._odd_trade(
+                data, data.trade_time * scale, receive_ns, data.publish_time * scale
+            )
+        message = self._trade
+        message.event_id = f"{self._trade_id}{data.trade_id}"
+        message.event_time = data.trade_time * scale
+        message.receive_time = receive_ns
+        message.trade_id = data.trade_id
+        message.price_units = price
+        message.size_units = size
+        message.taker_side = _SELL if data.buyer_is_maker else _BUY
+        message.publish_time = data.publish_time * scale
+        return topics.TRADES.name, self.key, self._trade_head + message.SerializeToString()
+
+    def past_trade(self, data: PastTrade, scale: int, receive_ns: int) -> Record:
+        """A trade that was read over REST.
+
+        Raises:
+            DecimalError: Price or size can't be held.
+        """
+        return self._odd_trade(data, data.trade_time * scale, receive_ns, None)
+
+    def _odd_trade(
+        self, data: TradeData | PastTrade, time: int, receive_ns: int, publish_time: int | None
+    ) -> Record:
+        price, price_exponent = parse_any_scale(data.price)
+        size, size_exponent = parse_any_scale(data.size)
+        message = Trade(
+            event_id=f"{self._trade_id}{data.trade_id}",
+            event_time=time,
+            receive_time=receive_ns,
+            trade_id=data.trade_id,
+            price_units=price,
+            price_exponent=price_exponent,
+            size_units=size,
+            size_exponent=size_exponent,
+            taker_side=_SELL if data.buyer_is_maker else _BUY,
+            publish_time=publish_time,
+        )
+        return topics.TRADES.name, self.key, self._trade_head + message.SerializeToString()
+
+    def quote(self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int) -> Record:
+        """A quote; `units` are bid price and size, ask price and size at 10^-8.
+
+        Raises:
+            DecimalError: A value can't be held.
+        """
+        (bid_price, bid_size, ask_price, ask_size) = units
+        message = self._quote
+        if max(units) > _MAX:
+            (bid_price, ask_price), price_exponent = fit((bid_price, ask_price))
+            (bid_size, ask_size), size_exponent = fit((bid_size, ask_size))
+            message = Quote(price_exponent=price_exponent, size_exponent=size_exponent)
+        message.event_id = f"{self._quote_id}{data.update_id}"
+        message.receive_time = receive_ns
+        message.update_id = data.update_id
+        message.bid_price_units = bid_price
+        message.bid_size_units = bid_size
+        message.ask_price_units = ask_price
+        message.ask_size_units = ask_size
+        return topics.QUOTES.name, self.key, self._quote_head + message.SerializeToString()
+
+    def book(
+        self,
+        kind: BookUpdateKind,
+        ids: tuple[int, int],
+        bids: tuple[Sequence[int], Sequence[int]],
+        asks: tuple[Sequence[int], Sequence[int]],
+        receive_ns: int,
+        *,
+        event_time: int | None = None,
+        stale: bool = False,
+        trusted: tuple[int | None, int | None] = (None, None),
+    ) -> Record:
+        """A delta or a snapshot of the book; a side is its prices and its sizes at 10^-8.
+
+        Raises:
+            DecimalError: A value can't be held.
+        """
+        name = "delta" if kind == BookUpdateKind.BOOK_UPDATE_KIND_DELTA else "snapshot"
+        low, high = trusted
+        message = BookUpdate(
+            event_id=f"{self._book_id}{name}:{ids[1]}",
+            event_time=event_time,
+            receive_time=receive_ns,
+            kind=kind,
+            first_update_id=ids[0],
+            last_update_id=ids[1],
+            stale=stale,
+        )
+        try:
+            message.bid_price_units.extend(bids[0])
+            message.bid_size_units.extend(bids[1])
+            message.ask_price_units.extend(asks[0])
+            message.ask_size_units.extend(asks[1])
+        except ValueError:  # beyond 64 bits
+            price_exponent = _refill(
+                message.bid_price_units, bids[0], message.ask_price_units, asks[0]
+            )
+            size_exponent = _refill(
+                message.bid_size_units, bids[1], message.ask_size_units, asks[1]
+            )
+            message.price_exponent, message.size_exponent = price_exponent, size_exponent
+            shrink = 10 ** (price_exponent - EXPONENT)
+            low = None if low is None else -(-low // shrink)
+            high = None if high is None else high // shrink
+        if low is not None:
+            message.trusted_low_units = low
+        if high is not None:
+            message.trusted_high_units = high
+        return topics.BOOKS.name, self.key, self._book_head + message.SerializeToString()
+
+    def gap(self, gap: Gap, receive_ns: int) -> Record:
+        """A gap's present state; what all events have is filled in here."""
+        gap.event_id = f"{gap.gap_id}:{gap.revision}"
+        gap.receive_time = receive_ns
+        gap.source = VENUE
+        gap.type = EventType.EVENT_TYPE_GAP
+        gap.instrument = self.instrument
+        gap.symbol = self.symbol
+        value = self._headers[topics.GAPS] + gap.SerializeToString()
+        return topics.GAPS.name, self.key, value
+
+
+def _refill(
+    bid_field: list[int], bids: Sequence[int], ask_field: list[int], asks: Sequence[int]
+) -> int:
+    fitted, exponent = fit([*bids, *asks])
+    bid_field[:] = fitted[: len(bids)]
+    ask_field[:] = fitted[len(bids) :]
+    return exponent
+
+
+def instrument_record(headers: Headers, info: SymbolInfo, receive_ns: int) -> Record:
+    """An instrument's definition.
+
+    Raises:
+        DecimalError: A filter's number is not a plain decimal.
+    """
+    message = instruments.definition(info)
+    message.receive_time = receive_ns
+    value = headers[topics.INSTRUMENTS] + message.SerializeToString()
+    return topics.INSTRUMENTS.name, message.instrument.encode(), value
+
+
+def dead_letter(
+    headers: Headers,
+    *,
+    origin: str,
+    reason: str,
+    detail: str,
+    value: bytes,
+    receive_ns: int,
+    encoder: Encoder | None = None,
+) -> Record:
+    """Input that could not be used; `origin` is the connection and the sequence number."""
+    message = DeadLetter(
+        event_id=f"dlq:{origin}",
+        receive_time=receive_ns,
+        source=VENUE,
+        type=EventType.EVENT_TYPE_DEAD_LETTER,
+        instrument=encoder.instrument if encoder else "",
+        symbol=encoder.symbol if encoder else "",
+        origin_partition=-1,
+        origin_offset=-1,
+        reason=reason,
+        detail=detail[:500],
+        value=value,
+        reporter=REPORTER,
+        metadata={"origin": origin},
+    )
+    key = encoder.key if encoder else origin.rpartition(":")[0].encode()
+    return topics.DEAD_LETTERS.name, key, headers[topics.DEAD_LETTERS] + message.SerializeToString()

@@ -1,0 +1,380 @@
+"""The whole of the collector's logic: inputs in, framed events and commands out.
+
+Every input has a place in the session's order. The same inputs in the same order give the same
+events, so recorded inputs replay; time comes only with the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause
+from collector_binance.core import session
+from collector_binance.core.commands import Command, ControlReply
+from collector_binance.core.encode import Headers, Record, dead_letter, instrument_record
+from collector_binance.core.instruments import (
+    SymbolInfo,
+    decode_exchange_info,
+    decode_symbol_info,
+)
+from collector_binance.core.market import Handler, Market, WrongSymbolError
+from collector_binance.core.messages import (
+    CHANNEL_OF,
+    STREAMS,
+    Channel,
+    channel_of,
+    decode_book_snapshot,
+    decode_control,
+    decode_past_trades,
+    decode_shape,
+)
+from collector_binance.core.units import DecimalError
+
+MICROSECONDS: Final = 1
+MILLISECONDS: Final = 1000
+_PREFIX: Final = len(b'{"stream":"')
+_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError)
+
+AnonymousSnapshot = Callable[["Engine", bytes, int, list[Record]], None]
+
+
+@dataclass(slots=True)
+class Input:
+    """One thing that the engine is given.
+
+    Attributes:
+        kind: What it is.
+        connection: Where it came from.
+        receive_ns: When, nanoseconds since the epoch.
+        payload: The message or body as received.
+        context: REST: method and path with query; connect: URL; disconnect: the reason.
+        status: REST: the HTTP status.
+    """
+
+    kind: FrameKind
+    connection: str
+    receive_ns: int
+    payload: bytes = b""
+    context: str = ""
+    status: int = 0
+
+
+@dataclass(slots=True)
+class Link:
+    """A connection as the engine sees it: its time unit, and what its streams lead to."""
+
+    name: str
+    scale: int
+    routes: dict[bytes, tuple[Handler, Market, Channel]] = field(default_factory=dict)
+    messages: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the engine counts beside its instruments' own numbers."""
+
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    ignored: int = 0
+
+
+def time_scale(url: str) -> int:
+    """Microseconds per time unit of a connection, as its URL asks for."""
+    unit = parse_qs(urlsplit(url).query).get("timeUnit", ["MILLISECOND"])[0]
+    return MICROSECONDS if unit.upper() == "MICROSECOND" else MILLISECONDS
+
+
+class Engine:
+    """All instruments and connections of one collector.
+
+    Attributes:
+        commands: What is wanted outside; whoever drives the engine takes them out.
+        sequence: Place of the next input in the session's order.
+        admits_any: Take up whatever symbol a stream names, without a subscription: for captures
+            that do not say what was subscribed.
+    """
+
+    def __init__(self, headers: Headers, *, admits_any: bool = False) -> None:
+        self.headers = headers
+        self.admits_any = admits_any
+        self.commands: list[Command] = []
+        self.markets: dict[str, Market] = {}
+        self.links: dict[str, Link] = {}
+        self.infos: dict[str, SymbolInfo] = {}
+        self.restored: dict[str, session.Continuation] = {}
+        self.counters = Counters()
+        self.sequence = 0
+        self.on_market: Callable[[Market], None] | None = None
+        self.anonymous_snapshot: AnonymousSnapshot | None = None
+
+    def apply(self, given: Input) -> list[Record]:
+        """Take any input in; the events that it makes."""
+        kind = given.kind
+        if kind == FrameKind.FRAME_KIND_MESSAGE:
+            return self.process(given.payload, given.receive_ns, given.connection)
+        if kind == FrameKind.FRAME_KIND_TICK:
+            return self.tick(given.receive_ns) or []
+        self.sequence += 1
+        out: list[Record] = []
+        handlers: dict[int, Callable[[Input, list[Record]], None]] = {
+            FrameKind.FRAME_KIND_REST: self._rest,
+            FrameKind.FRAME_KIND_CONNECT: self._connect,
+            FrameKind.FRAME_KIND_DISCONNECT: self._disconnect,
+            FrameKind.FRAME_KIND_SUBSCRIPTION: self._subscription,
+        }
+        try:
+            handlers[kind](given, out)
+        except _BAD_INPUT as error:
+            self._reject(given, error, out)
+        return out
+
+    def process(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
+        """The hot path: a WebSocket message in, the events that it makes out."""
+        self.sequence += 1
+        out: list[Record] = []
+        link = self.links.get(connection)
+        if link is None:
+            link = self.links[connection] = Link(connection, MILLISECONDS)
+        link.messages += 1
+        # {"stream":"btcusdt@trade", ...: the name leads to the handler without a second parse.
+        route = link.routes.get(frame[_PREFIX : frame.find(b'"', _PREFIX)])
+        try:
+            if route is None:
+                self._unrouted(frame, receive_ns, link, out)
+            else:
+                route[0](frame, link.scale, receive_ns, out)
+        except _BAD_INPUT as error:
+            self._undecodable(frame, receive_ns, link, route, error, out)
+        return out
+
+    def tick(self, now_ns: int) -> list[Record] | None:
+        """Act on what waited too long; None when nothing did, and then it was no input."""
+        due = [
+            market
+            for market in self.markets.values()
+            if market.deadline is not None and market.deadline <= now_ns
+        ]
+        if not due:
+            return None
+        self.sequence += 1
+        out: list[Record] = []
+        for market in due:
+            market.on_tick(now_ns, out)
+        return out
+
+    @property
+    def deadline(self) -> int | None:
+        """The next time (ns) at which `tick` will do something."""
+        deadlines = [market.deadline for market in self.markets.values()]
+        return min((each for each in deadlines if each is not None), default=None)
+
+    def market(self, symbol: str) -> Market:
+        """The market of a symbol, made when it is new."""
+        market = self.markets.get(symbol)
+        if market is None:
+            market = Market(self.headers, symbol, self.commands, self.infos.get(symbol))
+            self.markets[symbol] = market
+            if self.on_market is not None:
+                self.on_market(market)
+        return market
+
+    def define(self, info: SymbolInfo, receive_ns: int, out: list[Record]) -> None:
+        """Take in what the venue says about a symbol; publishes what changed."""
+        if self.infos.get(info.symbol) == info:
+            return
+        out.append(instrument_record(self.headers, info, receive_ns))
+        self.infos[info.symbol] = info
+        market = self.markets.get(info.symbol)
+        if market is not None:
+            market.info = info
+
+    # Inputs
+
+    def _connect(self, given: Input, out: list[Record]) -> None:
+        if given.payload:
+            session.begin(self, given.payload)
+        self.links[given.connection] = Link(given.connection, time_scale(given.context))
+
+    def _disconnect(self, given: Input, out: list[Record]) -> None:
+        link = self.links.pop(given.connection, None)
+        cause = session.disconnect_cause(given.context)
+        carried = {each[1].symbol: each[1] for each in link.routes.values()} if link else {}
+        for market in carried.values():
+            market.disconnected(given.connection, cause, out)
+
+    def _subscription(self, given: Input, out: list[Record]) -> None:
+        if given.context == session.BACKFILL:
+            session.backfill(self, given.payload, given.receive_ns, out)
+            return
+        message = decode_control(given.payload)
+        link = self.links.get(given.connection) or Link(given.connection, MILLISECONDS)
+        self.links[given.connection] = link
+        for name in message.params:
+            symbol, _, stream = name.partition("@")
+            channel = CHANNEL_OF.get(stream)
+            if channel is None:
+                continue
+            if message.method == "SUBSCRIBE":
+                market = self.market(symbol.upper())
+                session.restore(self, market, given.receive_ns, out)
+                self._route(link, name, market, channel)
+            elif (route := link.routes.pop(name.encode(), None)) is not None:
+                left = any(each[1] is route[1] for each in link.routes.values())
+                if not left:
+                    route[1].disconnected(link.name, None, out)
+
+    def _rest(self, given: Input, out: list[Record]) -> None:
+        path, _, query = given.context.partition(" ")[2].partition("?")
+        arguments = {name: values[0] for name, values in parse_qs(query).items()}
+        if path.endswith("/exchangeInfo"):
+            for raw in decode_exchange_info(given.payload).symbols:
+                self.define(decode_symbol_info(raw), given.receive_ns, out)
+            return
+        if path.endswith("/depth") and "symbol" not in arguments:
+            if self.anonymous_snapshot is not None:
+                self.anonymous_snapshot(self, given.payload, given.receive_ns, out)
+            return
+        market = self.markets.get(arguments.get("symbol", ""))
+        if market is None:
+            return
+        if path.endswith("/depth"):
+            try:
+                snapshot = decode_book_snapshot(given.payload)
+                limit = int(arguments["limit"]) if "limit" in arguments else None
+                market.book.on_snapshot(snapshot, given.receive_ns, out, limit)
+            except _BAD_INPUT:
+                market.book.resume()
+                raise
+        elif path.endswith("/historicalTrades"):
+            self._past_trades(market, given, arguments, out)
+
+    def _past_trades(
+        self, market: Market, given: Input, arguments: dict[str, str], out: list[Record]
+    ) -> None:
+        receive_ns = given.receive_ns
+        if given.status != 200:
+            body = given.payload[:200].decode("utf-8", "replace")
+            market.trades.refused(f"HTTP {given.status}: {body}", receive_ns, out)
+            return
+        # Asked for with X-MBX-TIME-UNIT: MICROSECOND.
+        try:
+            trades = decode_past_trades(given.payload)
+            asked_from = int(arguments["fromId"])
+            market.trades.on_past_trades(asked_from, trades, MICROSECONDS, receive_ns, out)
+        except _BAD_INPUT:
+            market.trades.refused("the venue's answer can't be read", receive_ns, out)
+            raise
+        finally:
+            market.klines.settle(receive_ns, out)
+
+    # Frames off the fast path
+
+    def _route(self, link: Link, name: str, market: Market, channel: Channel) -> None:
+        link.routes[name.encode()] = (market.handlers[channel], market, channel)
+        market.connected(link.name)
+
+    def _unrouted(self, frame: bytes, receive_ns: int, link: Link, out: list[Record]) -> None:
+        if frame[:1] == b"[":
+            msgspec.json.decode(frame)
+            self.counters.ignored += 1
+            return
+        shape = decode_shape(frame)
+        if shape.is_control_reply or shape.is_shutdown:
+            self.commands.append(ControlReply(link.name, frame))
+            return
+        data = bytes(shape.data)
+        if shape.stream is not None and data:
+            self._enveloped(shape.stream, data, receive_ns, link, out)
+        elif shape.last_update_id is not None and self.anonymous_snapshot is not None:
+            self.anonymous_snapshot(self, frame, receive_ns, out)
+        elif shape.symbol is not None and (channel := channel_of(shape)) is not None:
+            name = f"{shape.symbol.lower()}@{STREAMS[channel]}"
+            self._enveloped(name, frame, receive_ns, link, out)
+        elif shape.event is not None:
+            self.counters.ignored += 1
+        else:
+            raise ValueError("not a message that this collector knows")
+
+    def _enveloped(
+        self, name: str, data: bytes, receive_ns: int, link: Link, out: list[Record]
+    ) -> None:
+        symbol, _, stream = name.partition("@")
+        channel = CHANNEL_OF.get(stream)
+        if channel is None:
+            self.counters.ignored += 1
+            return
+        route = link.routes.get(name.encode())
+        if route is None:
+            if not self.admits_any:
+                self.counters.ignored += 1
+                return
+            self._route(link, name, self.market(symbol.upper()), channel)
+            route = link.routes[name.encode()]
+        try:
+            route[0](b'{"data":' + data + b"}", link.scale, receive_ns, out)
+        except _BAD_INPUT as error:
+            self._undecodable(data, receive_ns, link, route, error, out)
+
+    # Bad input
+
+    def _undecodable(
+        self,
+        frame: bytes,
+        receive_ns: int,
+        link: Link,
+        route: tuple[Handler, Market, Channel] | None,
+        error: Exception,
+        out: list[Record],
+    ) -> None:
+        """A message that can't be used: a dead letter, and the reason of the hole it leaves."""
+        cause = GapCause.GAP_CAUSE_MALFORMED_FRAME
+        for _, market, channel in [route] if route else link.routes.values():
+            if channel is Channel.TRADE:
+                market.trades.suspect = market.trades.suspect or cause
+            elif channel is Channel.BOOK:
+                market.book.suspect = market.book.suspect or cause
+        market = route[1] if route else None
+        self._dead_letter(link.name, frame, receive_ns, error, market, out)
+
+    def _reject(self, given: Input, error: Exception, out: list[Record]) -> None:
+        self._dead_letter(given.connection, given.payload, given.receive_ns, error, None, out)
+
+    def _dead_letter(
+        self,
+        connection: str,
+        value: bytes,
+        receive_ns: int,
+        error: Exception,
+        market: Market | None,
+        out: list[Record],
+    ) -> None:
+        reason = _reason(error)
+        self.counters.dead_letters[reason] = self.counters.dead_letters.get(reason, 0) + 1
+        out.append(
+            dead_letter(
+                self.headers,
+                origin=f"{connection}:{self.sequence - 1}",
+                reason=reason,
+                detail=str(error),
+                value=value,
+                receive_ns=receive_ns,
+                encoder=market.encoder if market else None,
+            )
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DecimalError):
+        return "BAD_NUMBER"
+    if isinstance(error, WrongSymbolError):
+        return "WRONG_SYMBOL"
+    if isinstance(error, msgspec.ValidationError):
+        return "INVALID_MESSAGE"
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
+        return "NOT_JSON"
+    return "UNKNOWN_MESSAGE"

@@ -1,0 +1,148 @@
+"""Gaps: holes in a stream with their cause, span and state, as events with growing revisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapCause, GapState
+from collector_binance.core.encode import Encoder, Record
+from collector_binance.core.messages import Channel
+
+Span = tuple[int, int]
+"""First and last id, both inclusive."""
+
+
+@dataclass(slots=True)
+class Hole:
+    """One gap and what is still missing of it.
+
+    Attributes:
+        gap_id: Deterministic identity.
+        channel: The stream.
+        first: First missing id.
+        last: Last missing id, inclusive.
+        cause: Why, as far as can be told.
+        detail: One line for a person.
+        start_time: The venue's time (µs) of the last event before the hole.
+        end_time: The venue's time (µs) of the first event after it.
+        missing: What has not been seen yet and may still come, in order.
+        lost: How many ids can't be had.
+        revision: That of the last record written.
+        state: Where the repair stands.
+    """
+
+    gap_id: str
+    channel: Channel
+    first: int
+    last: int
+    cause: GapCause
+    detail: str
+    start_time: int | None = None
+    end_time: int | None = None
+    missing: list[Span] = field(default_factory=list)
+    lost: int = 0
+    revision: int = 0
+    state: GapState = GapState.GAP_STATE_OPEN
+
+    @property
+    def repaired(self) -> int:
+        """How many of the ids have been seen after all."""
+        missing = sum(last - first + 1 for first, last in self.missing)
+        return self.last - self.first + 1 - missing - self.lost
+
+    def fill(self, number: int) -> bool:
+        """Take an id as seen; False when it was not missing."""
+        for index, (first, last) in enumerate(self.missing):
+            if first <= number <= last:
+                rest = [(first, number - 1), (number + 1, last)]
+                self.missing[index : index + 1] = [span for span in rest if span[0] <= span[1]]
+                return True
+        return False
+
+
+class GapLog:
+    """The gaps of one instrument that are not closed, and the writing of their changes."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.open_holes: dict[str, Hole] = {}
+        self.opened: dict[Channel, int] = dict.fromkeys(Channel, 0)
+
+    def gap_id(self, channel: Channel, first_id: int) -> str:
+        """The identity of a gap of this instrument."""
+        return f"{self._encoder.instrument}:gap:{channel}:{first_id}"
+
+    def open(
+        self,
+        channel: Channel,
+        span: Span,
+        cause: GapCause,
+        detail: str,
+        times: tuple[int | None, int | None],
+        receive_ns: int,
+        out: list[Record],
+    ) -> Hole:
+        """Begin a gap: state OPEN, all its ids missing."""
+        gap_id = self.gap_id(channel, span[0])
+        hole = Hole(gap_id, channel, *span, cause, detail, *times, missing=[span])
+        known = self.open_holes.get(gap_id)
+        if known is not None:
+            hole.revision = known.revision
+        self.open_holes[gap_id] = hole
+        self.opened[channel] += 1
+        self._write(hole, receive_ns, out)
+        return hole
+
+    def close(
+        self,
+        hole: Hole,
+        state: GapState,
+        receive_ns: int,
+        out: list[Record],
+        detail: str | None = None,
+    ) -> None:
+        """End a gap as repaired, resynced or unrepairable."""
+        hole.state = state
+        hole.detail = detail or hole.detail
+        self.open_holes.pop(hole.gap_id, None)
+        self._write(hole, receive_ns, out)
+
+    def note(
+        self,
+        channel: Channel,
+        span: Span,
+        cause: GapCause,
+        detail: str,
+        times: tuple[int | None, int | None],
+        receive_ns: int,
+        out: list[Record],
+    ) -> None:
+        """Write a gap that nothing can repair."""
+        hole = self.open(channel, span, cause, detail, times, receive_ns, [])
+        hole.revision = 0
+        self.close(hole, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out)
+
+    def restore(self, hole: Hole, receive_ns: int, out: list[Record]) -> None:
+        """Take over a hole that an earlier run left; one without a record gets its first."""
+        self.open_holes[hole.gap_id] = hole
+        if hole.revision == 0:
+            self.opened[hole.channel] += 1
+            self._write(hole, receive_ns, out)
+
+    def _write(self, hole: Hole, receive_ns: int, out: list[Record]) -> None:
+        hole.revision += 1
+        gap = Gap(
+            event_time=hole.start_time,
+            gap_id=hole.gap_id,
+            revision=hole.revision,
+            channel=hole.channel.value,
+            first_id=hole.first,
+            last_id=hole.last,
+            start_time=hole.start_time,
+            end_time=hole.end_time,
+            cause=hole.cause,
+            state=hole.state,
+            repaired_count=hole.repaired if hole.channel is Channel.TRADE else 0,
+            detail=hole.detail,
+        )
+        out.append(self._encoder.gap(gap, receive_ns))

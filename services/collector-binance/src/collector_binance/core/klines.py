@@ -1,0 +1,159 @@
+"""The venue's closed one-minute klines against the bars that our trades make.
+
+The kline says which trades it holds (f to L), so it is compared once all of them have come. One of
+whose trades we hold only a part, because we began in between or some are lost, is not compared.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause
+from collector_binance.core.encode import Record
+from collector_binance.core.gaps import GapLog
+from collector_binance.core.messages import Channel, Kline, KlineData, PastTrade, TradeData
+from collector_binance.core.trades import Trades
+from collector_binance.core.units import parse
+
+WAIT_NS: Final = 10 * 10**9
+"""How long the trades of a closed kline may take before they count as missing."""
+
+_KEPT_TRADES: Final = 1_000_000
+_CENT: Final = 10**8  # one unit of the kline's q in units of 10^-16
+
+
+class Klines:
+    """Holds the trades since the last closed kline, and the klines that wait for theirs."""
+
+    def __init__(self, gaps: GapLog, trades: Trades) -> None:
+        self._gaps, self._trades = gaps, trades
+        self._held: dict[int, tuple[TradeData | PastTrade, int]] = {}
+        self._waiting: deque[tuple[Kline, int, int]] = deque()
+        self.last_start = -1
+        self.events = 0
+        self.duplicates = 0
+        self.matches = 0
+        self.mismatches = 0
+
+    @property
+    def deadline(self) -> int | None:
+        """When (ns) the trades of the oldest waiting kline count as missing."""
+        return self._waiting[0][2] if self._waiting else None
+
+    def on_kline(self, data: KlineData, scale: int, receive_ns: int, out: list[Record]) -> None:
+        """A kline from the stream; only closed ones count."""
+        kline = data.kline
+        if kline.interval != "1m":
+            raise ValueError(f"a kline of {kline.interval} on the stream of 1m")
+        if self._trades.listener is None:
+            self._trades.listener = self._hold
+        if not kline.closed:
+            return
+        start = kline.start_time * scale
+        if start <= self.last_start:
+            self.duplicates += 1
+            return
+        self.last_start = start
+        self.events += 1
+        self._waiting.append((kline, scale, receive_ns + WAIT_NS))
+        self.settle(receive_ns, out)
+
+    def settle(self, receive_ns: int, out: list[Record]) -> None:
+        """Compare the klines whose trades have all come."""
+        while self._waiting:
+            kline, scale, _ = self._waiting[0]
+            first, last = kline.first_trade_id, kline.last_trade_id
+            if kline.trade_count and self._awaits(first, last):
+                return
+            self._waiting.popleft()
+            if kline.trade_count and all(each in self._held for each in range(first, last + 1)):
+                self._compare(kline, scale, receive_ns, out)
+            for each in [number for number in self._held if number <= last]:
+                del self._held[each]
+
+    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
+        """True when trades that a kline tells of have not come in time: they are a gap now."""
+        deadline = self.deadline
+        if deadline is None or now_ns < deadline:
+            return False
+        kline, scale, _ = self._waiting[0]
+        last_id = self._trades.last_id
+        whole = kline.last_trade_id - kline.first_trade_id + 1 == kline.trade_count
+        if whole and last_id is not None and last_id < kline.last_trade_id:
+            self._trades.open_hole(kline.last_trade_id, kline.end_time * scale, now_ns, out)
+        self._waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
+        self.settle(now_ns, out)
+        return True
+
+    def _awaits(self, first: int, last: int) -> bool:
+        last_id = self._trades.last_id
+        if last_id is None or (first not in self._held and not self._is_open(first)):
+            return False  # the bar began before we did, or its first trades are lost
+        return last_id < last or any(
+            hole.first <= last and first <= hole.last for hole in self._trades.holes
+        )
+
+    def _is_open(self, number: int) -> bool:
+        return any(hole.first <= number <= hole.last for hole in self._trades.holes)
+
+    def _hold(self, data: TradeData | PastTrade, time: int) -> None:
+        self._held[data.trade_id] = (data, time)
+        if len(self._held) > _KEPT_TRADES:
+            del self._held[next(iter(self._held))]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a closed kline waits for trades."""
+        return bool(self._waiting)
+
+    def _compare(self, kline: Kline, scale: int, receive_ns: int, out: list[Record]) -> None:
+        start = kline.start_time * scale
+        end = start + 60_000_000
+        held = [self._held[each] for each in range(kline.first_trade_id, kline.last_trade_id + 1)]
+        inside = [data for data, time in held if start <= time < end]
+        ours = _bar(inside)
+        theirs = {
+            "o": parse(kline.open),
+            "h": parse(kline.high),
+            "l": parse(kline.low),
+            "c": parse(kline.close),
+            "v": parse(kline.volume),
+            "n": kline.trade_count,
+            "q": parse(kline.quote_volume) * _CENT,
+            "V": parse(kline.taker_buy_volume),
+        }
+        # The venue keeps 8 decimals of each trade's value: what has more differs by its rounding.
+        slack = len(inside) * _CENT if ours["inexact"] else 0
+        wrong = [
+            f"{name}: ours {ours[name]}, the venue's {value}"
+            for name, value in theirs.items()
+            if abs(ours[name] - value) > (slack if name == "q" else 0)
+        ]
+        if not wrong:
+            self.matches += 1
+            return
+        self.mismatches += 1
+        detail = "in units of 1e-8 (q: 1e-16): " + "; ".join(wrong)
+        cause = GapCause.GAP_CAUSE_KLINE_MISMATCH
+        times = (start, end)
+        self._gaps.note(Channel.KLINE, (start, start), cause, detail, times, receive_ns, out)
+
+
+def _bar(trades: list[TradeData | PastTrade]) -> dict[str, int]:
+    """Our bar of trades in their order, by the kline's letters."""
+    prices = [parse(trade.price) for trade in trades]
+    sizes = [parse(trade.size) for trade in trades]
+    values = [price * size for price, size in zip(prices, sizes, strict=True)]
+    taken = [s for trade, s in zip(trades, sizes, strict=True) if not trade.buyer_is_maker]
+    return {
+        "o": prices[0] if prices else 0,
+        "h": max(prices, default=0),
+        "l": min(prices, default=0),
+        "c": prices[-1] if prices else 0,
+        "v": sum(sizes),
+        "n": len(trades),
+        "q": sum(values),
+        "V": sum(taken),
+        "inexact": int(any(value % _CENT for value in values)),
+    }

@@ -1,0 +1,194 @@
+"""Everything about one instrument: its four streams, its gaps, and the merging of two connections.
+
+While two connections carry an instrument (the next one is opened before the old one is closed), the
+newer may run ahead: what jumps is parked until the other has caught up, or a second has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause
+from collector_binance.core.book import Book, BookState
+from collector_binance.core.commands import Command
+from collector_binance.core.encode import Encoder, Headers, Record
+from collector_binance.core.gaps import GapLog
+from collector_binance.core.instruments import SymbolInfo
+from collector_binance.core.klines import Klines
+from collector_binance.core.messages import (
+    Channel,
+    DepthData,
+    TradeData,
+    decode_depth,
+    decode_kline,
+    decode_quote,
+    decode_trade,
+)
+from collector_binance.core.quotes import Quotes
+from collector_binance.core.trades import Trades
+
+PARKED_NS: Final = 10**9
+PARKED_EVENTS: Final = 10_000
+
+
+class WrongSymbolError(ValueError):
+    """A frame's symbol is not that of its stream."""
+
+
+@dataclass(slots=True)
+class Parked:
+    """Events that jumped ahead, by their first id, until the deadline (ns)."""
+
+    deadline: int
+    trades: dict[int, tuple[TradeData, int, int]] = field(default_factory=dict)
+    deltas: dict[int, tuple[DepthData, int, int]] = field(default_factory=dict)
+
+
+Handler = Callable[[bytes, int, int, list[Record]], None]
+"""Takes a frame, its connection's microseconds per time unit, the receive time and the output."""
+
+
+class Market:
+    """One instrument's state machines.
+
+    Attributes:
+        connections: The connections that carry it now.
+        last_receive_ns: When its last frame came, by channel.
+    """
+
+    def __init__(
+        self,
+        headers: Headers,
+        symbol: str,
+        commands: list[Command],
+        info: SymbolInfo | None = None,
+    ) -> None:
+        self.symbol = symbol
+        self.info = info
+        self.encoder = Encoder(headers, symbol, info)
+        self.gaps = GapLog(self.encoder)
+        self.trades = Trades(self.encoder, self.gaps, commands)
+        self.quotes = Quotes(self.encoder)
+        self.book = Book(self.encoder, self.gaps, commands)
+        self.klines = Klines(self.gaps, self.trades)
+        self.connections: set[str] = set()
+        self._parked: Parked | None = None
+        self.handlers: dict[Channel, Handler] = {
+            Channel.TRADE: self._on_trade,
+            Channel.QUOTE: self._on_quote,
+            Channel.BOOK: self._on_depth,
+            Channel.KLINE: self._on_kline,
+        }
+
+    def _on_trade(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
+        data = decode_trade(frame).data
+        if data.symbol != self.symbol:
+            raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
+        trades = self.trades
+        if len(self.connections) > 1 and trades.last_id is not None:
+            if data.trade_id > trades.last_id + 1:
+                self._park(receive_ns).trades[data.trade_id] = (data, scale, receive_ns)
+                return
+            trades.on_trade(data, scale, receive_ns, out)
+            self._unpark_continued(out)
+        else:
+            trades.on_trade(data, scale, receive_ns, out)
+        if self.klines.is_waiting:
+            self.klines.settle(receive_ns, out)
+
+    def _on_quote(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
+        data = decode_quote(frame).data
+        if data.symbol != self.symbol:
+            raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
+        quotes = self.quotes
+        if quotes.on_quote(data, receive_ns, out) and quotes.last is not None:
+            self.book.on_quote(data.update_id, quotes.last, receive_ns, out)
+
+    def _on_depth(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
+        data = decode_depth(frame).data
+        if data.symbol != self.symbol:
+            raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
+        book = self.book
+        if len(self.connections) > 1 and book.state is BookState.SYNCED:
+            assert book.last_id is not None
+            if data.first_id > book.last_id + 1:
+                self._park(receive_ns).deltas[data.first_id] = (data, scale, receive_ns)
+                return
+            book.on_depth(data, scale, receive_ns, out)
+            self._unpark_continued(out)
+        else:
+            book.on_depth(data, scale, receive_ns, out)
+
+    def _on_kline(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
+        data = decode_kline(frame).data
+        if data.symbol != self.symbol:
+            raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
+        self.klines.on_kline(data, scale, receive_ns, out)
+
+    @property
+    def deadline(self) -> int | None:
+        """The next time (ns) at which `on_tick` will do something; None when nothing waits."""
+        deadlines = [self.klines.deadline, self._parked.deadline if self._parked else None]
+        return min((each for each in deadlines if each is not None), default=None)
+
+    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
+        """Act on what waited too long; True when there was such a thing."""
+        acted = self.klines.on_tick(now_ns, out)
+        if self._parked is not None and now_ns >= self._parked.deadline:
+            self.unpark(out)
+            acted = True
+        return acted
+
+    def connected(self, connection: str) -> None:
+        """A connection carries this instrument from now on."""
+        self.connections.add(connection)
+
+    def disconnected(self, connection: str, cause: GapCause | None, out: list[Record]) -> None:
+        """A connection carries it no longer; without a cause we wanted it so."""
+        if connection not in self.connections:
+            return
+        self.connections.discard(connection)
+        if len(self.connections) <= 1:
+            self.unpark(out)
+        if not self.connections:
+            self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
+
+    def suspect(self, cause: GapCause) -> None:
+        """Something happened after which any of the streams may have a hole."""
+        self.trades.suspect = cause
+        self.book.interrupt(cause)
+
+    def unpark(self, out: list[Record]) -> None:
+        """Take parked events as they are: what they jumped over did not come."""
+        parked, self._parked = self._parked, None
+        if parked is None:
+            return
+        for number in sorted(parked.trades):
+            self.trades.on_trade(*parked.trades[number], out)
+        for number in sorted(parked.deltas):
+            self.book.on_depth(*parked.deltas[number], out)
+
+    def _park(self, receive_ns: int) -> Parked:
+        if self._parked is None:
+            self._parked = Parked(receive_ns + PARKED_NS)
+        elif len(self._parked.trades) + len(self._parked.deltas) >= PARKED_EVENTS:
+            self._parked.deadline = receive_ns
+        return self._parked
+
+    def _unpark_continued(self, out: list[Record]) -> None:
+        """Take those parked events that continue what has come by now."""
+        parked = self._parked
+        if parked is None:
+            return
+        for number in sorted(parked.trades):
+            if self.trades.last_id is None or number > self.trades.last_id + 1:
+                break
+            self.trades.on_trade(*parked.trades.pop(number), out)
+        for number in sorted(parked.deltas):
+            if self.book.last_id is None or number > self.book.last_id + 1:
+                break
+            self.book.on_depth(*parked.deltas.pop(number), out)
+        if not parked.trades and not parked.deltas:
+            self._parked = None

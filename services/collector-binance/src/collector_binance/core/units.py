@@ -1,0 +1,105 @@
+"""Exact text → whole units of 10^-8, Binance's scale of every price and size.
+
+`int(text.replace(".", ""))` is three times as fast as Decimal but silently wrong unless there are
+exactly 8 decimals and nothing but ASCII digits, so both are checked first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from collector_binance.core.messages import Level
+from meshkit import decimals
+
+EXPONENT: Final = -8
+_MAX: Final = (1 << 63) - 1
+_MAX_LENGTH: Final = 40
+_PLAIN: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
+
+
+class DecimalError(ValueError):
+    """A price or size is not a plain decimal number, or can't be held."""
+
+
+def parse(text: str) -> int:
+    """The units of a price or size at 10^-8; may exceed 64 bits.
+
+    Raises:
+        DecimalError: It is not a plain non-negative decimal, or has digits beyond the 8th decimal.
+    """
+    if text[-9:-8] == ".":
+        digits = text.replace(".", "", 1)
+        if digits.isdecimal() and digits.isascii() and len(digits) > 8:
+            return int(digits)
+    return _parse_slowly(text)
+
+
+def _parse_slowly(text: str) -> int:
+    if not _PLAIN.fullmatch(text) or len(text) > _MAX_LENGTH:
+        raise DecimalError(f"{text[:60]!r} is not a plain decimal number")
+    try:
+        return decimals.parse(text, EXPONENT)
+    except ValueError as error:
+        raise DecimalError(str(error)) from error
+
+
+def parse_any_scale(text: str) -> tuple[int, int]:
+    """Units and exponent: 10^-8 where that is exact, else as many decimals as the text has.
+
+    Raises:
+        DecimalError: It is not a plain non-negative decimal, or does not fit 64 bits at any scale.
+    """
+    if not _PLAIN.fullmatch(text) or len(text) > _MAX_LENGTH:
+        raise DecimalError(f"{text[:60]!r} is not a plain decimal number")
+    decimal_places = len(text.partition(".")[2].rstrip("0"))
+    wanted = min(EXPONENT, -decimal_places)
+    units, exponent = fit([decimals.parse(text, wanted)], wanted)
+    return units[0], exponent
+
+
+def parse_levels(levels: Sequence[Level]) -> tuple[list[int], list[int]]:
+    """Prices and sizes of a side, each in units of 10^-8.
+
+    Raises:
+        DecimalError: As `parse`.
+    """
+    if not levels:
+        return [], []
+    texts = [text for level in levels for text in level]
+    joined = ",".join(texts)
+    digits = joined.replace(".", "")
+    bare = digits.replace(",", "")
+    # The whole side is checked at once: digits only, one point in each text, before 8 decimals.
+    if (
+        bare.isdecimal()
+        and bare.isascii()
+        and joined.count(".") == len(texts) == joined.count(",") + 1
+        and all([text[-9:-8] == "." for text in texts])
+        and ",." not in joined
+        and joined[0] != "."
+    ):
+        units = list(map(int, digits.split(",")))
+    else:
+        units = [parse(text) for text in texts]
+    return units[::2], units[1::2]
+
+
+def fit(units: Sequence[int], exponent: int = EXPONENT) -> tuple[list[int], int]:
+    """The same values at an exponent at which all fit 64 bits, the given one if it does.
+
+    Raises:
+        DecimalError: They would lose digits.
+    """
+    values = list(units)
+    if not values or max(values) <= _MAX:
+        return values, exponent
+    while max(values) > _MAX:
+        if any(value % 10 for value in values):
+            raise DecimalError(
+                f"{decimals.to_string(max(values), exponent)} does not fit 64 bits at its scale"
+            )
+        values = [value // 10 for value in values]
+        exponent += 1
+    return values, exponent

@@ -1,0 +1,168 @@
+"""`collector-binance replay`: a capture through the same core, without a network or Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+from google.protobuf.json_format import MessageToJson
+
+from collector_binance.capture import CaptureError, is_archive, read_archive, read_text
+from collector_binance.core.book import Book, BookObserver
+from collector_binance.core.encode import WRITTEN, Headers, Record
+from collector_binance.core.engine import Engine
+from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
+from collector_binance.core.market import Market
+from collector_binance.core.messages import Level
+from collector_binance.core.units import EXPONENT, DecimalError, parse
+from collector_binance.digest import Digests
+from collector_binance.digest import parse as parse_event
+from collector_binance.snapshots_inline import InlineSnapshots
+from meshkit.decimals import to_string
+
+_TICK_NS: Final = 10**9
+
+
+class BookTop(BookObserver):
+    """Writes the best bid and ask after each applied delta, as the venue printed them."""
+
+    def __init__(self, symbol: str, lines: list[tuple[str, dict[str, object]]]) -> None:
+        self._symbol, self._lines = symbol, lines
+        self._texts: dict[tuple[int, int], Level] = {}
+
+    def on_levels(self, bids: Sequence[Level], asks: Sequence[Level]) -> None:
+        """Remember how prices and sizes are printed, unless with the usual 8 decimals."""
+        for level in (*bids, *asks):
+            if level[0][-9:-8] != "." or level[1][-9:-8] != ".":
+                self._texts[parse(level[0]), parse(level[1])] = level
+
+    def on_applied(self, book: Book) -> None:
+        """Note the top."""
+        bid_price, bid_size, ask_price, ask_size = book.top
+        line = {
+            "u": book.last_id,
+            "bid": self._print(bid_price, bid_size),
+            "ask": self._print(ask_price, ask_size),
+        }
+        self._lines.append((self._symbol, line))
+
+    def _print(self, price: int, size: int) -> Level:
+        usual = (to_string(price, EXPONENT), to_string(size, EXPONENT))
+        return self._texts.get((price, size), usual)
+
+
+class Output:
+    """DIR: a JSON Lines file per topic, and `digest`; complete or not there."""
+
+    def __init__(self, directory: Path, cleanup: ExitStack) -> None:
+        self._directory = directory
+        self._digests = Digests()
+        directory.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, IO[str]] = {
+            topic.name: cleanup.enter_context(self._partial(topic.name).open("w", encoding="utf-8"))
+            for topic in WRITTEN
+        }
+        self.counts = dict.fromkeys(self._files, 0)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append events to their topics' files."""
+        for topic, key, value in records:
+            event = parse_event(topic, value)
+            line = MessageToJson(event, indent=None, ensure_ascii=False)
+            self._files[topic].write(line + "\n")
+            self._digests.add(topic, key, event)
+            self.counts[topic] += 1
+
+    def finish(self) -> None:
+        """Give the files their names and write the digests."""
+        for topic, file in self._files.items():
+            file.close()
+            self._partial(topic).replace(self._directory / f"{topic}.jsonl")
+        lines = [f"{self._digests.hexdigest(topic)}  {topic}\n" for topic in sorted(self._files)]
+        (self._directory / "digest").write_text("".join(lines))
+
+    def _partial(self, topic: str) -> Path:
+        return self._directory / f".{topic}.jsonl.partial"
+
+
+def replay(
+    capture: Path,
+    directory: Path,
+    book_top: Path | None = None,
+    instruments: Path | None = None,
+) -> dict[str, int]:
+    """Run a capture through the core; the number of events written, by topic.
+
+    Raises:
+        CaptureError: The capture or the instruments' file is malformed.
+        OSError: An output path can't be written.
+    """
+    archive = is_archive(capture)
+    engine = Engine(Headers.offline(), admits_any=not archive)
+    tops: list[tuple[str, dict[str, object]]] = []
+    if book_top is not None:
+        engine.on_market = lambda market: _watch(market, tops)
+    with ExitStack() as cleanup:
+        output = Output(directory, cleanup)
+        if instruments is not None:
+            output.write(_define(engine, instruments))
+        for records in _events(engine, capture, archive=archive):
+            output.write(records)
+        output.finish()
+    if book_top is not None:
+        _write_tops(book_top, tops)
+    return output.counts
+
+
+def events(capture: Path, engine: Engine) -> Iterator[list[Record]]:
+    """The events of a capture, input by input; as `replay`, without output."""
+    return _events(engine, capture, archive=is_archive(capture))
+
+
+def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Record]]:
+    if archive:
+        for _, given in read_archive(capture):
+            yield engine.apply(given)
+            engine.commands.clear()
+        return
+    snapshots = InlineSnapshots()
+    engine.anonymous_snapshot = snapshots.take
+    next_tick = 0
+    for number, given in read_text(capture):
+        if given.receive_ns >= next_tick:
+            yield engine.tick(given.receive_ns) or []
+            next_tick = given.receive_ns + _TICK_NS
+        out = engine.apply(given)
+        snapshots.retry(engine, out)
+        engine.commands.clear()
+        if engine.counters.dead_letters.get("NOT_JSON"):
+            raise CaptureError(f"{capture}, line {number}: the frame is not valid JSON")
+        yield out
+
+
+def _watch(market: Market, lines: list[tuple[str, dict[str, object]]]) -> None:
+    market.book.observer = BookTop(market.symbol, lines)
+
+
+def _define(engine: Engine, path: Path) -> list[Record]:
+    out: list[Record] = []
+    try:
+        for raw in decode_exchange_info(path.read_bytes()).symbols:
+            engine.define(decode_symbol_info(raw), 0, out)
+    except OSError as error:
+        raise CaptureError(f"can't read the instruments {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, DecimalError) as error:
+        raise CaptureError(f"{path}: not the exchange's exchangeInfo: {error}") from error
+    return out
+
+
+def _write_tops(path: Path, tops: list[tuple[str, dict[str, object]]]) -> None:
+    """One line a delta; each names its symbol when the capture has several."""
+    several = len({symbol for symbol, _ in tops}) > 1
+    encode = msgspec.json.Encoder().encode
+    with path.open("wb") as file:
+        for symbol, line in tops:
+            file.write(encode({"symbol": symbol, **line} if several else line) + b"\n")
