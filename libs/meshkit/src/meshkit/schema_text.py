@@ -7,7 +7,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _TOKEN = re.compile(r'"[^"]*"|[\w.]+|\S')
 _FIELD = re.compile(
-    r"(?:repeated|optional)?\s*(?P<type>map\s*<[^>]+>|[\w.]+)\s+(?P<name>\w+)\s*=\s*(?P<number>\d+)"
+    r"\b(?:(?P<label>repeated|optional)\s+)?(?!option\b)(?P<type>map\s*<[^>]+>|[\w.]+)\s+\w+"
+    r"\s*=\s*(?P<number>\d+)"
 )
 _SCALARS = {
     value: name.removeprefix("TYPE_").lower()
@@ -30,7 +31,9 @@ def contradictions(ours: Descriptor, text: str) -> list[str]:
     if body is None:
         return [f"it has no message {ours.name}"]
     theirs = {
-        int(match["number"]): re.sub(r"\s+", "", match["type"]) for match in _FIELD.finditer(body)
+        int(match["number"]): ("repeated " if match["label"] == "repeated" else "")
+        + re.sub(r"\s+", "", match["type"])
+        for match in _FIELD.finditer(body)
     }
     return [
         f"field {field.number} is {theirs[field.number]} there and {_type(field)} here"
@@ -63,7 +66,8 @@ def _type(field: FieldDescriptor) -> str:
         key, value = (entry.fields_by_name[name] for name in ("key", "value"))
         return f"map<{_type(key)},{_type(value)}>"
     named = entry or field.enum_type
-    return named.full_name if named else _SCALARS[field.type]
+    label = "repeated " if field.is_repeated else ""
+    return label + (named.full_name if named else _SCALARS[field.type])
 
 
 def _simple(type_name: str) -> str:
