@@ -1,5 +1,6 @@
 """Faults on request, each with its filter, count and effect."""
 
+import itertools
 import json
 
 import pytest
@@ -30,10 +31,10 @@ async def test_a_dropped_frame_is_missing_for_its_symbol_only(sim):
         before = (await depths(ws, "BTCUSDT", 1))[0]
         await sim.fault(kind="drop", symbol="BTCUSDT", stream="*@depth*", count=1)
         events = [before, *await depths(ws, "BTCUSDT", 30)]
-        breaks = [b["U"] - a["u"] for a, b in zip(events, events[1:], strict=False)]
+        breaks = [b["U"] - a["u"] for a, b in itertools.pairwise(events)]
         assert sum(step != 1 for step in breaks) == 1
         others = await depths(ws, "ETHUSDT", 10)
-        assert all(a["u"] + 1 == b["U"] for a, b in zip(others, others[1:], strict=False))
+        assert all(a["u"] + 1 == b["U"] for a, b in itertools.pairwise(others))
     (report,) = await sim.faults()
     assert (report["applied"], report["over"]) == (1, True)
 
@@ -47,7 +48,7 @@ async def test_duplicates_and_reordering(sim):
         await sim.clear()
         await sim.fault(kind="reorder", symbol="BTCUSDT", count=1)
         ids = [event["u"] for event in await depths(ws, "BTCUSDT", 30)]
-        assert sum(a > b for a, b in zip(ids, ids[1:], strict=False)) == 1
+        assert sum(a > b for a, b in itertools.pairwise(ids)) == 1
         assert len(set(ids)) == 30
 
 
@@ -66,7 +67,7 @@ async def test_delayed_frames_keep_their_order(sim):
         events = await depths(ws, "BTCUSDT", 20)
         truth = await sim.truth("BTCUSDT")
         assert truth["lastDepthId"] > events[-1]["u"]
-        assert all(a["u"] + 1 == b["U"] for a, b in zip(events, events[1:], strict=False))
+        assert all(a["u"] + 1 == b["U"] for a, b in itertools.pairwise(events))
 
 
 async def test_a_stall_keeps_the_socket_open_and_loses_what_happens(sim):

@@ -1,5 +1,6 @@
 """A generated market: streams, snapshots, trades and klines agree at every moment."""
 
+import itertools
 import tempfile
 from decimal import Decimal
 from pathlib import Path
@@ -134,14 +135,14 @@ def test_klines_are_exactly_what_the_trades_make(seed, gaps, snapshot_at):
     for interval in INTERVALS:
         expected = bars_of(trades, interval, 1)
         rows = [bar.row(1) for bar in klines.rows(interval, 0, 1 << 61, 1000)]
-        assert [b[0] for a, b in zip(rows, rows[1:], strict=False)] == [
-            a[6] + 1 for a, b in zip(rows, rows[1:], strict=False)
+        assert [b[0] for a, b in itertools.pairwise(rows)] == [
+            a[6] + 1 for a, b in itertools.pairwise(rows)
         ]
-        for t, o, h, l, c, v, _T, q, n, V, Q, _ in rows:  # noqa: E741
-            if n:
-                bar = expected.pop(t)
+        for row in rows:
+            if row[8]:
+                bar = expected.pop(row[0])
                 shown = [bar[k] for k in ("o", "h", "l", "c", "v", "q", "n", "V", "Q")]
-                assert [Decimal(x) for x in (o, h, l, c, v, q, n, V, Q)] == shown
+                assert [Decimal(row[i]) for i in (1, 2, 3, 4, 5, 7, 8, 9, 10)] == shown
         assert not expected
     bench.store.close()
 

@@ -1,6 +1,7 @@
 """Playing captures: what was recorded goes out again, and everything else follows from it."""
 
 import gzip
+import itertools
 import json
 from decimal import Decimal
 
@@ -153,7 +154,7 @@ async def test_streams_that_the_capture_lacks_are_derived(capture_file, simulato
     assert Decimal(closed[0]["q"]) == sum(Decimal(t["q"]) * Decimal(t["p"]) for t in inside)
     slow = seen["btcusdt@depth"]
     assert slow[0]["U"] == diffs[0]["U"]
-    assert all(a["u"] + 1 == b["U"] for a, b in zip(slow, slow[1:], strict=False))
+    assert all(a["u"] + 1 == b["U"] for a, b in itertools.pairwise(slow))
     assert all(len(p["bids"]) == 5 for p in seen["btcusdt@depth5"])
 
 
@@ -183,8 +184,10 @@ async def test_the_generated_market_goes_on_from_the_capture(capture_file, simul
         (b'1723161253937085768 {"stream":"btcusdt@trade","data":{"e":"trade"}}', "required"),
         (b'1723161253937085768 {"foo":1, "stream":"btcusdt"}', "not a stream name"),
         (
-            b'1723161253937085768 {"stream":"b@bookTicker","data":'
-            b'{"u":1,"s":"B","b":"x","B":"1","a":"2","A":"1"}}',
+            (
+                b'1723161253937085768 {"stream":"b@bookTicker","data":'
+                b'{"u":1,"s":"B","b":"x","B":"1","a":"2","A":"1"}}'
+            ),
             "'x' is not a decimal",
         ),
     ],

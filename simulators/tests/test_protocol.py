@@ -144,9 +144,13 @@ async def test_urls_may_be_encoded_and_the_unit_is_checked(simulator):
 
 async def test_connection_attempts_are_limited(simulator):
     sim = await simulator(symbols="BTCUSDT", rate=0, connections_per_5m=2)
-    async with sim.connect("/ws/btcusdt@trade"), sim.connect("/ws/btcusdt@trade"):
-        async with sim.session.get(f"{sim.base}/ws/btcusdt@trade") as response:
-            assert response.status == 429
+    path = "/ws/btcusdt@trade"
+    async with (
+        sim.connect(path),
+        sim.connect(path),
+        sim.session.get(sim.base + path) as response,
+    ):
+        assert response.status == 429
 
 
 def test_going_on_after_429_leads_to_longer_and_longer_bans():

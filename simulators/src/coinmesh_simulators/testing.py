@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -29,11 +30,12 @@ class Listener:
         self.micro = micro
         self.combined = True
         self.streams = dict.fromkeys(streams)
-        self.frames: list[tuple[str, dict]] = []
+        self.frames: list[tuple[str, dict[str, Any]]] = []
         self.messages: list[bytes] = []
         hub.subscribe(self, streams)
 
     def queue(self, frame: bytes) -> None:
+        """Take a frame apart again."""
         size = frame[1]
         message = frame[2 if size < 126 else 4 if size == 126 else 10 :]
         decoded = json.loads(message)
@@ -41,7 +43,7 @@ class Listener:
         self.frames.append((decoded["stream"], decoded["data"]))
 
     def flush(self) -> None:
-        pass
+        """Nothing is buffered."""
 
 
 class Bench:
@@ -91,7 +93,8 @@ class CaptureFile:
             for kind in ("trade", "bookTicker", "depth@100ms")
         ]
 
-    def payloads(self, kind: str) -> list[dict]:
+    def payloads(self, kind: str) -> list[dict[str, Any]]:
+        """The payloads of all streams of a kind."""
         decoded = [json.loads(frame) for frame in self.frames]
         return [frame["data"] for frame in decoded if frame["stream"].endswith("@" + kind)]
 
@@ -99,7 +102,7 @@ class CaptureFile:
 class Simulator:
     """A `coinmesh-sim-exchange` process and a client session for it."""
 
-    def __init__(self, state: Path, settings: dict[str, object]) -> None:
+    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         values = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "state_dir": state}
         values |= settings
         clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_SIM_")}
@@ -108,16 +111,20 @@ class Simulator:
         self.session: aiohttp.ClientSession
 
     async def start(self) -> None:
-        self._process = subprocess.Popen(
+        """Start the process and wait until it listens."""
+        self._process = self._spawn()
+        ports = await asyncio.to_thread(self._ports)
+        self.base, self.admin = (f"http://127.0.0.1:{port}" for port in ports)
+        self.ws = self.base.replace("http", "ws")
+        self.session = aiohttp.ClientSession()
+
+    def _spawn(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             [sys.executable, "-c", "from coinmesh_simulators.exchange.main import main; main()"],
             env=self._env,
             stderr=subprocess.PIPE,
             text=True,
         )
-        ports = await asyncio.to_thread(self._ports)
-        self.base, self.admin = (f"http://127.0.0.1:{port}" for port in ports)
-        self.ws = self.base.replace("http", "ws")
-        self.session = aiohttp.ClientSession()
 
     def _ports(self) -> list[str]:
         assert self._process is not None
@@ -143,36 +150,45 @@ class Simulator:
         await self.session.close()
 
     async def restart(self, number: int = signal.SIGKILL) -> None:
+        """End the process and start it on the same state; its ports are new ones."""
         await self.end(number)
         await self.start()
 
-    async def get(self, path: str, **params: object) -> tuple[int, object, dict[str, str]]:
+    async def get(self, path: str, **params: Any) -> tuple[int, Any, dict[str, str]]:
+        """Status, body and headers of a GET below /api/v3, or of a whole URL."""
         url = path if path.startswith("http") else f"{self.base}/api/v3/{path}"
         async with self.session.get(url, params=params) as response:
             return response.status, await response.json(), dict(response.headers)
 
-    async def json(self, path: str, **params: object):
+    async def json(self, path: str, **params: Any) -> Any:
+        """The body of a GET that must succeed."""
         status, body, _ = await self.get(path, **params)
         assert status == 200, body
         return body
 
-    async def truth(self, symbol: str) -> dict:
+    async def truth(self, symbol: str) -> dict[str, Any]:
+        """What the simulator knows of a symbol."""
         return await self.json(f"{self.admin}/admin/market/{symbol}")
 
-    async def status(self) -> dict:
+    async def status(self) -> dict[str, Any]:
+        """Phase, position, connections."""
         return await self.json(f"{self.admin}/admin/status")
 
-    async def fault(self, **request: object) -> dict:
+    async def fault(self, **request: Any) -> dict[str, Any]:
+        """Ask for a fault."""
         async with self.session.post(f"{self.admin}/admin/faults", json=request) as response:
             assert response.status == 201, await response.text()
             return await response.json()
 
-    async def faults(self) -> list[dict]:
+    async def faults(self) -> list[dict[str, Any]]:
+        """Faults with their counters."""
         return (await self.json(f"{self.admin}/admin/faults"))["faults"]
 
     async def clear(self) -> None:
+        """End all faults."""
         async with self.session.delete(f"{self.admin}/admin/faults") as response:
             assert response.status == 200
 
-    def connect(self, path: str, **options: object):
+    def connect(self, path: str, **options: Any) -> Any:
+        """A WebSocket connection, as a context manager."""
         return self.session.ws_connect(self.ws + path, **options)

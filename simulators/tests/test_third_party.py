@@ -1,0 +1,80 @@
+"""An unmodified third-party client (python-binance) keeps a correct book from this exchange."""
+
+import asyncio
+import json
+from bisect import bisect_right
+
+import pytest
+from aiohttp import WSMsgType
+
+binance = pytest.importorskip("binance")
+
+Top = tuple[float, float, float, float]
+
+
+class Truth:
+    """The best bid and ask after every depth event, from a connection of its own."""
+
+    def __init__(self) -> None:
+        self._quotes: list[tuple[int, Top]] = []
+        self._events: dict[int, int] = {}
+
+    async def listen(self, ws) -> None:
+        """Take everything the connection brings."""
+        async for message in ws:
+            assert message.type is WSMsgType.TEXT
+            data = json.loads(message.data)["data"]
+            if data.get("e") == "depthUpdate":
+                self._events[data["E"]] = data["u"]
+            else:
+                top = tuple(float(data[k]) for k in "bBaA")
+                self._quotes.append((data["u"], top))  # type: ignore[arg-type]
+
+    async def top(self, event_time: int) -> Top | None:
+        """The last quote not newer than the depth event of that time; None before any quote."""
+        while event_time not in self._events:
+            await asyncio.sleep(0)
+        update_id = self._events[event_time]
+        position = bisect_right(self._quotes, update_id, key=lambda quote: quote[0])
+        return self._quotes[position - 1][1] if position else None
+
+
+async def follow(sim, market_seconds: float, interval: int) -> tuple[int, list[object]]:
+    """Compare the client's book after each event; returns how many fitted and what didn't."""
+    client = binance.AsyncClient()
+    client.API_URL = f"{sim.base}/api"
+    sockets = binance.BinanceSocketManager(client)
+    sockets.STREAM_URL = f"{sim.ws}/"
+    manager = binance.ws.depthcache.DepthCacheManager(
+        client, "BTCUSDT", bm=sockets, limit=5000, ws_interval=interval
+    )
+    fitted = 0
+    wrong: list[object] = []
+    truth = Truth()
+    streams = f"btcusdt@bookTicker/btcusdt@depth{'@100ms' if interval == 100 else ''}"
+    async with sim.connect(f"/stream?streams={streams}") as ws:
+        listening = asyncio.create_task(truth.listen(ws))
+        begin = (await sim.json("time"))["serverTime"]
+        async with manager:
+            now = begin
+            while now < begin + market_seconds * 1000:
+                cache = await manager.recv()
+                now = cache.update_time
+                bid, ask = cache.get_bids()[0], cache.get_asks()[0]
+                expected = await truth.top(now)
+                if expected is None or expected == (*bid, *ask):
+                    fitted += 1
+                else:
+                    wrong.append((now, expected, bid, ask))
+        listening.cancel()
+    await client.close_connection()
+    return fitted, wrong
+
+
+@pytest.mark.parametrize("interval", [100, 0])
+async def test_python_binance_keeps_a_correct_book_for_ten_market_minutes(simulator, interval):
+    sim = await simulator(symbols="BTCUSDT,ETHUSDT", rate=60, speed=40)
+    fitted, wrong = await follow(sim, 600, interval)
+    # At the join python-binance applies an event older than its second snapshot: the next heals it.
+    assert wrong[2:] == []
+    assert fitted > 500
