@@ -1,7 +1,9 @@
 """`coinmesh`: errors become one line and an exit status, never a traceback."""
 
+import signal
 import sys
 
+import click
 import typer
 from rich.console import Console
 
@@ -27,12 +29,16 @@ EXPECTED = (
 
 
 def main() -> None:
-    """Run the command line; exit status 1 for a failure, 130 after Ctrl-C."""
+    """Run the command line; exit status 1 for a failure, 2 for wrong usage, 130 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except EXPECTED as error:
         tail = getattr(error, "tail", "")
         if tail:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from coinmesh_cli.first_bar import wait_for_first_bar
 from coinmesh_cli.progress import Progress
 from coinmesh_local import operations
+from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.mesh import Mesh, Options, caller_environment
 from coinmesh_local.paths import Home
@@ -33,14 +35,14 @@ def register(app: typer.Typer) -> None:
 def wanted_mesh(ha: bool | None = None, gateways: int | None = None) -> Mesh:
     """The mesh this call asks for: what it states, else what the home has recorded."""
     home = Home.from_environment()
-    recorded = Mesh.recorded(home).options
+    recorded = Mesh.recorded(home)
     options = Options(
-        ha=recorded.ha if ha is None else ha,
-        gateways=gateways or recorded.gateways,
+        ha=recorded.options.ha if ha is None else ha,
+        gateways=gateways or recorded.options.gateways,
         source=os.environ.get("COINMESH_SOURCE") or "sim",
-        ports=os.environ.get("COINMESH_PORTS") or recorded.ports,
+        ports=os.environ.get("COINMESH_PORTS") or recorded.options.ports,
     )
-    return Mesh(home, options, caller_environment())
+    return Mesh(home, options, caller_environment(), recorded.components)
 
 
 def up(
@@ -63,8 +65,9 @@ def up(
         except KeyboardInterrupt:
             progress.note("interrupted: stopping what was started (Ctrl-C again leaves at once)")
             conversation.interrupt()
-            for event in conversation.events():
-                progress.event(event)
+            with suppress(SupervisorError):
+                for event in conversation.events():
+                    progress.event(event)
             raise
         if not targets:
             wait_for_first_bar(mesh.endpoints()["rest"], progress)

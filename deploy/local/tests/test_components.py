@@ -2,7 +2,6 @@
 
 import httpx
 import pytest
-from cassandra.cluster import Cluster
 from confluent_kafka.admin import AdminClient
 
 from coinmesh_contracts import topics

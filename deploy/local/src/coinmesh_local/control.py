@@ -56,7 +56,11 @@ def connect_or_start(home: Home) -> socket.socket:
         client = connect(home)
         if client is not None:
             return client
-        if process is None or process.poll() is not None:
+        status = process.poll() if process else 0
+        if status:
+            text = home.log("supervisor").read_text(errors="replace")[-4000:]
+            raise SupervisorError(f"the supervisor ended with status {status}", text)
+        if process is None or status == 0:
             with open(home.log("supervisor"), "ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "coinmesh_local.daemon", str(home.root)],

@@ -21,6 +21,9 @@ from coinmesh_local.supervisor import Supervisor
 
 Message = dict[str, object]
 
+#: A daemon whose command died before it asked for anything ends after this many seconds.
+LONELY = 30.0
+
 
 class Daemon:
     """Serves requests one at a time where they change something, side by side where they ask."""
@@ -56,8 +59,12 @@ class Daemon:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
             self._connections -= 1
-            if self.supervisor.idle and not self._connections:
-                self.finished.set()
+            self.finish_when_idle()
+
+    def finish_when_idle(self) -> None:
+        """End when nothing runs and nobody is connected."""
+        if self.supervisor.idle and not self._connections:
+            self.finished.set()
 
     async def _answer(
         self, request: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -126,6 +133,7 @@ async def run(home: Home) -> None:
         loop.add_signal_handler(number, daemon.finished.set)
     with socket_address(home) as address:
         server = await asyncio.start_unix_server(daemon.serve, address)
+        loop.call_later(LONELY, daemon.finish_when_idle)
         await daemon.finished.wait()
         server.close()
         if daemon.work:
