@@ -1,0 +1,51 @@
+"""The documentation holds together."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere(tracked: Callable[..., list[Path]]) -> None:
+    pages = {path: path.read_text() for path in tracked("*.md")}
+    broken = []
+    for page, text in pages.items():
+        for match in LINK.finditer(CODE.sub("", text)):
+            target, _, anchor = (match[1] or match[2]).partition("#")
+            if target.startswith(("http://", "https://", "mailto:")):
+                continue
+            path = (page.parent / target).resolve() if target else page
+            known = path.exists() and (
+                not anchor or path not in pages or anchor in anchors(pages[path])
+            )
+            if not known:
+                broken.append(f"{page}: {match[0]}")
+    assert broken == []
+
+
+def test_every_decision_is_listed_and_says_why(root: Path) -> None:
+    folder = root / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    for page in folder.glob("*.md"):
+        if page.name != "README.md":
+            assert page.name in index, f"{page.name} is not in the list"
+            assert page.read_text().startswith("# ")
+
+
+def test_the_architecture_names_every_directory(
+    root: Path, tracked: Callable[..., list[Path]]
+) -> None:
+    text = (root / "docs" / "architecture.md").read_text()
+    packages = {path.parent.relative_to(root) for path in tracked("*/pyproject.toml")}
+    tops = {path.relative_to(root).parts[0] for path in tracked() if path.parent != root}
+    hidden = {top for top in tops if top.startswith(".")}
+    for directory in sorted({*map(str, packages), *tops} - hidden):
+        assert f"{directory}/" in text, f"docs/architecture.md doesn't name {directory}/"
