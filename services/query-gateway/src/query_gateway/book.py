@@ -1,0 +1,117 @@
+"""An order book kept from the events of market.books.v1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from coinmesh_contracts.events.v1.book_update_pb2 import BOOK_UPDATE_KIND_SNAPSHOT, BookUpdate
+from meshkit.decimals import to_string
+
+PUBLISHED_LEVELS: Final = 1000
+"""A snapshot has so many levels a side at most; what lies beyond them is not known."""
+
+
+class BookView(NamedTuple):
+    """The best levels of a book, each (price, size) in plain decimals, best first."""
+
+    last_update_id: int
+    event_time_us: int | None
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+    stale: bool
+
+
+@dataclass(slots=True)
+class OrderBook:
+    """One instrument's book.
+
+    It is ready between a snapshot and the first hole in the deltas after it: a hole that the
+    collector did not announce is ours, and only the next snapshot mends it. While the collector
+    itself rebuilds the book, the levels from before stay, marked stale.
+    """
+
+    ready: bool = False
+    stale: bool = False
+    last_update_id: int = 0
+    event_time_us: int | None = None
+    _bids: dict[int, int] = field(default_factory=dict[int, int])
+    _asks: dict[int, int] = field(default_factory=dict[int, int])
+    _low: int | None = None
+    _high: int | None = None
+    _price_exponent: int = 0
+    _size_exponent: int = 0
+
+    def apply(self, update: BookUpdate) -> bool:
+        """Takes the next event of the topic; False if it shows a hole before it."""
+        if update.kind == BOOK_UPDATE_KIND_SNAPSHOT:
+            self._replace(update)
+            return True
+        if not self.ready:
+            return True
+        if update.stale:
+            self.stale = True
+            return True
+        if update.last_update_id <= self.last_update_id:
+            return True  # it is in the book already
+        same_scale = (update.price_exponent, update.size_exponent) == (
+            self._price_exponent,
+            self._size_exponent,
+        )
+        if update.first_update_id > self.last_update_id + 1 or not same_scale:
+            self.ready = self.stale  # levels from before a gap stay what they are
+            return self.stale
+        _change(self._bids, update.bid_price_units, update.bid_size_units)
+        _change(self._asks, update.ask_price_units, update.ask_size_units)
+        self._advance(update)
+        return True
+
+    def view(self, depth: int) -> BookView:
+        """The best `depth` levels a side; fewer where no more are certainly known."""
+        low, high = self._low, self._high
+        bids = sorted(self._bids if low is None else (p for p in self._bids if p >= low))
+        asks = sorted(self._asks if high is None else (p for p in self._asks if p <= high))
+        return BookView(
+            self.last_update_id,
+            self.event_time_us,
+            self._levels(self._bids, bids[: -depth - 1 : -1]),
+            self._levels(self._asks, asks[:depth]),
+            self.stale,
+        )
+
+    def _replace(self, update: BookUpdate) -> None:
+        self._bids = dict(zip(update.bid_price_units, update.bid_size_units, strict=True))
+        self._asks = dict(zip(update.ask_price_units, update.ask_size_units, strict=True))
+        self._price_exponent = update.price_exponent
+        self._size_exponent = update.size_exponent
+        self._low = update.trusted_low_units if update.HasField("trusted_low_units") else None
+        self._high = update.trusted_high_units if update.HasField("trusted_high_units") else None
+        if len(self._bids) >= PUBLISHED_LEVELS:
+            lowest = min(self._bids)
+            self._low = lowest if self._low is None else max(self._low, lowest)
+        if len(self._asks) >= PUBLISHED_LEVELS:
+            highest = max(self._asks)
+            self._high = highest if self._high is None else min(self._high, highest)
+        self.ready = True
+        self._advance(update)
+
+    def _advance(self, update: BookUpdate) -> None:
+        self.last_update_id = update.last_update_id
+        self.event_time_us = update.event_time if update.HasField("event_time") else None
+        self.stale = update.stale
+
+    def _levels(self, side: dict[int, int], prices: Sequence[int]) -> list[tuple[str, str]]:
+        price_exponent, size_exponent = self._price_exponent, self._size_exponent
+        return [
+            (to_string(price, price_exponent), to_string(side[price], size_exponent))
+            for price in prices
+        ]
+
+
+def _change(side: dict[int, int], prices: Sequence[int], sizes: Sequence[int]) -> None:
+    for price, size in zip(prices, sizes, strict=True):
+        if size:
+            side[price] = size
+        else:
+            side.pop(price, None)

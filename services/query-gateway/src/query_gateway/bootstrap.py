@@ -1,0 +1,94 @@
+"""What a replica needs to know of each instrument before its live events tell it.
+
+From Redis the latest trade and quote, from Cassandra the last day's 1 m bars and, where Redis has
+lost it, the last trade. Instruments that appear later are filled in as they appear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from meshkit.backoff import Backoff
+from meshkit.errors import Unavailable
+from query_gateway import latest
+from query_gateway.cache import Cache
+from query_gateway.history import History
+from query_gateway.intervals import DAY_MS
+from query_gateway.live_view import LiveView
+from query_gateway.requests import MAX_MS
+
+_log = logging.getLogger(__name__)
+_CHECK_SECONDS: Final = 1.0
+_AT_ONCE: Final = 8
+_MINUTES: Final = 1440
+
+
+class Bootstrap:
+    """Fills the view."""
+
+    def __init__(self, view: LiveView, history: History, cache: Cache) -> None:
+        self._view, self._history, self._cache = view, history, cache
+        self._filled: set[str] = set()
+        self.done = asyncio.Event()
+
+    async def run(self, caught_up: asyncio.Event, connected: asyncio.Event) -> None:
+        """Fills the view when the topics are read and Cassandra answers, then what appears later.
+
+        `done` is set after the first time.
+        """
+        await caught_up.wait()
+        await connected.wait()
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            missing = [name for name in self._view.instruments if name not in self._filled]
+            try:
+                await self._fill(missing)
+            except Unavailable as error:
+                _log.warning("the view isn't filled yet: %s", error.message)
+                await backoff.wait()
+                continue
+            if not self.done.is_set():
+                _log.info("the view is filled", extra={"instruments": len(missing)})
+            self.done.set()
+            backoff.healthy()
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def _fill(self, names: list[str]) -> None:
+        if not names:
+            return
+        await latest.load(self._cache, self._view, names)
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def newest(name: str) -> None:
+            async with turns:
+                found = await self._history.bars(name, "1m", 0, MAX_MS, newest_first=True, limit=1)
+                self._view.put_history(name, "1m", found.rows)
+
+        async def day(name: str) -> None:
+            async with turns:
+                await self._day(name)
+
+        # The day ends with the newest bar of all, so that one is looked for first.
+        await asyncio.gather(*(newest(name) for name in names))
+        await asyncio.gather(*(day(name) for name in names))
+        self._filled.update(names)
+
+    async def _day(self, name: str) -> None:
+        end = self._view.newest_ms(name)
+        if not end:
+            return
+        low = self._view.day.clock_ms - DAY_MS + 1
+        if end >= low:
+            found = await self._history.bars(
+                name, "1m", low, end + 1, newest_first=True, limit=_MINUTES
+            )
+            self._view.put_history(name, "1m", found.rows)
+        if self._view.last_trade(name) is None:
+            high = end + DAY_MS
+            rows, _, _ = await self._history.trades(
+                name, (end - DAY_MS, 0), (high, 0), newest_first=True, limit=1
+            )
+            for row in rows:
+                self._view.put_trade(name, row)

@@ -1,0 +1,168 @@
+"""Redis: latest values, leaderboards and chart bytes. It may be lost at any time.
+
+Nothing here is the only copy, and every answer can be made without it. Latest values carry a
+version that a script compares, so an older value never replaces a newer one, whichever replica
+writes it. Versions are digits of fixed width, compared as text: Lua's numbers lose digits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from meshkit.metrics import Metrics
+from meshkit.settings import RedisSettings
+from meshkit.tls import certificate_files
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+TIMEOUT_SECONDS: Final = 0.5
+REST_SECONDS: Final = 1.0
+"""After a failure Redis is left alone so long: requests don't each wait for it."""
+_BATCH: Final = 200
+_SENTINEL: Final = "cm:alive"
+
+# KEYS: the sentinel, then hashes; ARGV: version and data of each. Tells whether
+# Redis kept its data.
+_OFFER: Final = """
+local kept = redis.call('EXISTS', KEYS[1])
+redis.call('SET', KEYS[1], '1')
+for i = 2, #KEYS do
+  local known = redis.call('HGET', KEYS[i], 'version')
+  if not known or known < ARGV[2 * i - 3] then
+    redis.call('HSET', KEYS[i], 'version', ARGV[2 * i - 3], 'data', ARGV[2 * i - 2])
+  end
+end
+return kept
+"""
+# KEYS: sorted set, hash of exact values; ARGV: version, then instrument, score, value of each.
+_RANK: Final = """
+local known = redis.call('HGET', KEYS[2], '')
+if known and known > ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[2], '', ARGV[1])
+for i = 2, #ARGV, 3 do
+  redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
+end
+return 1
+"""
+
+
+class Versioned(NamedTuple):
+    """A latest value to write."""
+
+    key: str
+    version: str
+    data: bytes
+
+
+class Cache:
+    """Redis, or the lack of it: no method raises because Redis is down."""
+
+    def __init__(self, settings: RedisSettings, metrics: Metrics) -> None:
+        files = certificate_files(settings)
+        tls: dict[str, Any] = {}
+        if files is not None and settings.redis_url.startswith("rediss"):
+            tls = {
+                "ssl_certfile": str(files.chain),
+                "ssl_keyfile": str(files.key),
+                "ssl_ca_certs": str(files.roots),
+            }
+        self._redis: Redis = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 1),
+            **tls,
+        )
+        self._resting_until = 0.0
+        self._failures = metrics.counter("redis_failures", "Requests that Redis failed")
+        self._up = metrics.gauge("redis_up", "1 while Redis answers")
+
+    async def get(self, key: str) -> bytes | None:
+        """A cached value; None if there is none or Redis is down."""
+        return cast(bytes | None, await self._try(lambda: self._redis.get(key)))
+
+    async def put(self, key: str, value: bytes, seconds: int) -> None:
+        """Caches a value for some seconds."""
+        await self._try(lambda: self._redis.set(key, value, ex=seconds))
+
+    async def offer(self, values: Sequence[Versioned]) -> bool:
+        """Writes latest values; False if Redis is down or has lost what it held."""
+        kept = True
+        for start in range(0, len(values) or 1, _BATCH):
+            batch = values[start : start + _BATCH]
+            keys = [_SENTINEL, *(value.key for value in batch)]
+            arguments = [part for value in batch for part in (value.version, value.data)]
+            call = partial(self._redis.eval, _OFFER, len(keys), *keys, *arguments)
+            kept = bool(await self._try(call)) and kept
+        return kept
+
+    async def latest(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The data of latest values; None for what is not there."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            pipeline = self._redis.pipeline(transaction=False)
+            for key in batch:
+                pipeline.hget(key, "data")
+            answer = await self._try(pipeline.execute)
+            found += cast("list[bytes | None]", answer) if answer else [None] * len(batch)
+        return found
+
+    async def rank(self, name: str, version: str, ranking: Sequence[tuple[str, str]]) -> None:
+        """Writes a leaderboard: a sorted set for readers of Redis, and the exact values."""
+        arguments = [part for member, value in ranking for part in (member, value, value)]
+        keys = leaderboard_keys(name)
+        await self._try(lambda: self._redis.eval(_RANK, 2, *keys, version, *arguments))
+
+    async def ranking(self, name: str) -> list[tuple[str, str]]:
+        """A leaderboard's instruments and exact values, in no order; empty if there is none."""
+        answer = await self._try(lambda: self._redis.hgetall(leaderboard_keys(name)[1]))
+        values = cast(Mapping[bytes, bytes], answer or {})
+        return [(key.decode(), value.decode()) for key, value in values.items() if key]
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    async def _try(self, call: Any) -> object:
+        if time.monotonic() < self._resting_until:
+            return None
+        try:
+            answer = await cast(Awaitable[object], call())
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failures.inc()
+            self._up.set(0)
+            if not self._resting_until:
+                _log.warning("Redis doesn't answer (%s); going on without it", error)
+            self._resting_until = time.monotonic() + REST_SECONDS
+            return None
+        if self._resting_until:
+            _log.info("Redis answers again")
+        self._resting_until = 0.0
+        self._up.set(1)
+        return answer
+
+
+def latest_key(kind: str, instrument: str, interval: str = "") -> str:
+    """The key of a latest value."""
+    return (
+        f"cm:latest:{kind}:{interval}:{instrument}"
+        if interval
+        else f"cm:latest:{kind}:{instrument}"
+    )
+
+
+def leaderboard_keys(name: str) -> tuple[str, str]:
+    """The keys of a leaderboard's sorted set and exact values."""
+    return f"cm:leaderboard:{name}", f"cm:leaderboard:{name}:values"

@@ -1,0 +1,59 @@
+"""CollectorDirectoryService: the collectors that the settings name, and whether they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coinmesh_contracts.query.v1 import collector_directory_service_pb2 as api
+from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
+    CollectorDirectoryServiceServicer,
+)
+from meshkit.settings import MeshSettings
+from meshkit.tls import channel
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_CHECK_SECONDS: Final = 2.0
+
+
+class CollectorDirectory(CollectorDirectoryServiceServicer):
+    """Lists collectors.
+
+    Args:
+        settings: How connections are opened.
+        collectors: Address by name.
+    """
+
+    def __init__(self, settings: MeshSettings, collectors: dict[str, str]) -> None:
+        self._channels = {
+            name: channel(address, settings) for name, address in sorted(collectors.items())
+        }
+
+    async def ListCollectors(  # noqa: N802
+        self, request: api.ListCollectorsRequest, context: Context
+    ) -> api.ListCollectorsResponse:
+        """The collectors by name; one that doesn't answer within 2 s isn't serving."""
+        serving = await asyncio.gather(*(_serving(one) for one in self._channels.values()))
+        found = [
+            api.Collector(name=name, serving=healthy)
+            for name, healthy in zip(self._channels, serving, strict=True)
+        ]
+        return api.ListCollectorsResponse(collectors=found)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for one in self._channels.values():
+            await one.close()
+
+
+async def _serving(connection: Any) -> bool:
+    stub = cast(Any, health_pb2_grpc.HealthStub(connection))
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_CHECK_SECONDS)
+    except grpc.aio.AioRpcError:
+        return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING

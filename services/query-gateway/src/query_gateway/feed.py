@@ -1,0 +1,165 @@
+"""From Kafka to the live view: every partition of the live topics, read by every replica."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka import Message as Record
+from confluent_kafka.admin import AdminClient
+
+from coinmesh_contracts import topics
+from meshkit.consumer import Consumer, Since, Start
+from meshkit.decoding import Decoder
+from meshkit.dlq import DeadLetters
+from meshkit.kafka import client_config, client_log
+from meshkit.metrics import Metrics
+from meshkit.registry import Registry, SchemaIds
+from query_gateway.hub import Hub, Partition
+from query_gateway.live_view import LIVE_TOPICS, LiveView, News
+from query_gateway.settings import GatewaySettings
+
+_log = logging.getLogger(__name__)
+_STREAMED: Final = {topics.TRADES.name, topics.QUOTES.name, topics.BARS.name}
+_LONG: Final = {topics.BARS.name, topics.INDICATORS.name}
+_BATCH: Final = 250
+_PROBE_SECONDS: Final = 2.0
+
+
+class CountedLetters(DeadLetters):
+    """Counts what can't be decoded: a reader that starts anew each time must not send it anew."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._undecodable = metrics.counter(
+            "undecodable_records", "Records that are not events of their topic", ("topic", "reason")
+        )
+
+    async def send(self, message: Record, reason: str, detail: str) -> None:
+        """Counts a record."""
+        self._undecodable.labels(message.topic(), reason).inc()
+        _log.warning("skipped a record: %s", detail, extra={"reason": reason})
+
+
+def decoder(registry: Registry, ids: SchemaIds, metrics: Metrics) -> Decoder:
+    """A decoder for every topic whose schema was resolved."""
+    messages = {
+        topic.name: topic.message
+        for topic in topics.ALL
+        if topic.message is not None and topic.name in ids.ids
+    }
+    return Decoder(messages, ids, registry, CountedLetters(metrics))
+
+
+class Feed:
+    """Reads the live topics into the view and the hub.
+
+    Args:
+        settings: Where Kafka is, and how far to look back.
+        decode: Decodes the topics' values.
+        view: Takes every event.
+        hub: Takes what is new.
+        note: Told what is new, too.
+        metrics: For the consumer's lag and Kafka's state.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        decode: Decoder,
+        view: LiveView,
+        hub: Hub,
+        *,
+        note: Callable[[News], None],
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
+        self._note, self._metrics = note, metrics
+        self._up = metrics.gauge("kafka_up", "1 while Kafka answers")
+        self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
+        self.caught_up = asyncio.Event()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Reads for ever.
+
+        Raises:
+            DataLoss: An offset or a topic is gone: the process begins anew.
+        """
+        names = [topic.name for topic in LIVE_TOPICS]
+        consumer = Consumer.assigned(
+            self._settings,
+            names,
+            "end",
+            client_id=self._settings.service_name,
+            metrics=self._metrics,
+        )
+        async with consumer:
+            await self._seek(consumer)
+            ends = await consumer.ends()
+            self._check(consumer, ends)
+            async for batch in consumer.batches(_BATCH):
+                await self.take(batch)
+                if not self.caught_up.is_set():
+                    self._check(consumer, ends)
+
+    async def probe(self) -> None:
+        """Keeps `connected` equal to whether Kafka answers."""
+        client = AdminClient(
+            client_config(self._settings, f"{self._settings.service_name}-probe"),
+            logger=client_log(),
+        )
+        while True:
+            try:
+                await asyncio.to_thread(client.list_topics, topics.TRADES.name, _PROBE_SECONDS)
+                connected = True
+            except KafkaException:
+                connected = False
+            if connected != self.connected:
+                if connected:
+                    _log.info("Kafka answers; live data is live")
+                else:
+                    _log.warning("Kafka doesn't answer: degraded, live data stands still")
+            self.connected = connected
+            self._up.set(connected)
+            await asyncio.sleep(_PROBE_SECONDS)
+
+    async def take(self, batch: Iterable[Record]) -> None:
+        """Takes records in the order of their partitions."""
+        counts: dict[str, int] = {}
+        for record, event in await self._decoder.decode(batch):
+            topic, partition = str(record.topic()), record.partition()
+            counts[topic] = counts.get(topic, 0) + 1
+            news = self._view.apply(event)
+            if news is not None:
+                self._note(news)
+            if topic in _STREAMED:
+                self._hub.publish((topic, int(partition or 0)), int(record.offset() or 0), news)
+        for topic, count in counts.items():
+            self._events.labels(topic).inc(count)
+
+    async def _seek(self, consumer: Consumer) -> None:
+        """Instruments from the beginning; the rest from so long ago that nothing is missing."""
+        partitions = list(consumer.positions)
+        now = datetime.now(UTC)
+        short = Since(now - timedelta(seconds=self._settings.live_lookback_seconds))
+        long = Since(now - timedelta(seconds=self._settings.bars_lookback_seconds))
+        starts: dict[str, Start] = {topics.INSTRUMENTS.name: "beginning"}
+        starts |= dict.fromkeys(_LONG, long)
+        positions: dict[Partition, int] = {}
+        for topic in LIVE_TOPICS:
+            keys = [key for key in partitions if key[0] == topic.name]
+            await consumer.seek(starts.get(topic.name, short), keys)
+            positions.update(consumer.positions)
+        await consumer.seek(positions, partitions)
+        self._hub.begin({key: at for key, at in positions.items() if key[0] in _STREAMED})
+        _log.info("reading the live topics", extra={"partitions": len(partitions)})
+
+    def _check(self, consumer: Consumer, ends: dict[Partition, int]) -> None:
+        positions = consumer.positions
+        if all(positions[key] >= end for key, end in ends.items()):
+            _log.info("caught up with the live topics")
+            self.caught_up.set()

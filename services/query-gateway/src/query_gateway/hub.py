@@ -1,0 +1,261 @@
+"""The live stream's fan-out: each event is encoded once, and no reader can grow without bound.
+
+A position in the stream is an offset per Kafka partition, so a resume token of one replica is good
+at every other, and after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+from meshkit.errors import InvalidArgument
+from query_gateway import rendering
+from query_gateway.live_view import News
+
+Partition = tuple[str, int]
+SLOW_READER: Final = "SLOW_READER"
+RESUME_TOKEN_TOO_OLD: Final = "RESUME_TOKEN_TOO_OLD"  # noqa: S105 (a reason code)
+_MAX_TOKEN: Final = 8192
+
+
+class Event:
+    """One event of the stream with its place on its topic."""
+
+    __slots__ = ("_encoded", "news", "offset", "partition")
+
+    def __init__(self, partition: Partition, offset: int, news: News) -> None:
+        self.partition, self.offset, self.news = partition, offset, news
+        self._encoded: bytes | None = None
+
+    @property
+    def encoded(self) -> bytes:
+        """It as an element of MarketBatch.events: tag, length and MarketEvent."""
+        if self._encoded is None:
+            body = rendering.event(self.news).SerializeToString()
+            self._encoded = b"\x0a" + varint(len(body)) + body
+        return self._encoded
+
+
+class Selection:
+    """What a reader wants."""
+
+    def __init__(
+        self, instruments: Iterable[str], channels: Iterable[str], intervals: Iterable[str]
+    ) -> None:
+        self.instruments = frozenset(instruments)
+        intervals = frozenset(intervals)
+        kinds = {(channel, "") for channel in channels if channel != "bar"}
+        if "bar" in channels:
+            kinds |= {("bar", interval) for interval in intervals}
+        self.kinds = frozenset(kinds)
+
+    def wants(self, news: News) -> bool:
+        """Whether an event is part of it."""
+        return (news.channel, news.interval) in self.kinds and news.instrument in self.instruments
+
+
+class Subscription:
+    """One reader's queue: bounded, the oldest events make room and are counted."""
+
+    def __init__(self, selection: Selection, capacity: int, position: dict[Partition, int]) -> None:
+        self.selection = selection
+        self.closed = False
+        self._capacity = capacity
+        self._queue: deque[Event] = deque()
+        self._position = position
+        self._gap: tuple[int, str] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        """Appends an event."""
+        if len(self._queue) >= self._capacity:
+            dropped = self._queue.popleft()
+            self._position[dropped.partition] = dropped.offset + 1
+            self.lose(1, SLOW_READER)
+        self._queue.append(event)
+        self.wake()
+
+    def lose(self, count: int, reason: str) -> None:
+        """Notes that events were left out; `count` 0 when it is not known how many."""
+        before = self._gap[0] if self._gap else 0
+        self._gap = before + count, reason
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets the reader look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to tell at once."""
+        return bool(self._queue) or self._gap is not None or self.closed
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when there is something to tell, at the latest after `seconds`."""
+        if self.has_news:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def take_gap(self) -> tuple[int, str] | None:
+        """The events left out since the last call: how many and why."""
+        gap, self._gap = self._gap, None
+        return gap
+
+    def take(self, limit: int, head: dict[Partition, int]) -> list[bytes]:
+        """The oldest events in the queue, encoded; `head` is the stream's position now."""
+        taken: list[bytes] = []
+        while self._queue and len(taken) < limit:
+            event = self._queue.popleft()
+            self._position[event.partition] = event.offset + 1
+            taken.append(event.encoded)
+        if not self._queue:
+            self._position.update(head)  # all that it doesn't want is behind it too
+        return taken
+
+    @property
+    def token(self) -> str:
+        """Where this reader goes on."""
+        return make_token(self._position)
+
+
+class Hub:
+    """Takes the news of the live topics and hands them to the readers."""
+
+    def __init__(self, kept_events: int, queue_capacity: int) -> None:
+        self.head: dict[Partition, int] = {}
+        self.dropped = 0
+        self._ring: deque[Event] = deque()
+        self._floor: dict[Partition, int] = {}
+        self._kept, self._capacity = kept_events, queue_capacity
+        self._subscriptions: set[Subscription] = set()
+        self.closed = False
+
+    @property
+    def readers(self) -> int:
+        """How many readers there are."""
+        return len(self._subscriptions)
+
+    def begin(self, positions: dict[Partition, int]) -> None:
+        """Says from which offsets on events will come."""
+        self.head.update(positions)
+        self._floor.update(positions)
+
+    def publish(self, partition: Partition, offset: int, news: News | None) -> None:
+        """Takes the next record's news; None moves the position only."""
+        self.head[partition] = offset + 1
+        if news is None:
+            return
+        event = Event(partition, offset, news)
+        self._ring.append(event)
+        if len(self._ring) > self._kept:
+            oldest = self._ring.popleft()
+            self._floor[oldest.partition] = oldest.offset + 1
+        for subscription in self._subscriptions:
+            if subscription.selection.wants(news):
+                subscription.put(event)
+
+    def subscribe(self, selection: Selection, token: str) -> Subscription:
+        """A reader from now on, or from where `token` says.
+
+        Raises:
+            InvalidArgument: BAD_RESUME_TOKEN.
+        """
+        begin = read_token(token) if token else {}
+        subscription = Subscription(selection, self._capacity, {**self.head, **begin})
+        if token:
+            self._replay(subscription, begin)
+        subscription.closed = self.closed
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forgets a reader."""
+        self._subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """Tells every reader that the stream ends."""
+        self.closed = True
+        for subscription in self._subscriptions:
+            subscription.closed = True
+            subscription.wake()
+
+    def _replay(self, subscription: Subscription, begin: dict[Partition, int]) -> None:
+        if any(begin.get(key, 0) < floor for key, floor in self._floor.items()):
+            subscription.lose(0, RESUME_TOKEN_TOO_OLD)
+        missed = [
+            event
+            for event in self._ring
+            if event.offset >= begin.get(event.partition, 0)
+            and subscription.selection.wants(event.news)
+        ]
+        excess = len(missed) - self._capacity
+        if excess > 0:
+            subscription.lose(excess, RESUME_TOKEN_TOO_OLD)
+        for event in missed[max(excess, 0) :]:
+            subscription.put(event)
+
+
+def make_token(position: dict[Partition, int]) -> str:
+    """A position as opaque text."""
+    by_topic: dict[str, dict[str, int]] = {}
+    for (topic, partition), offset in position.items():
+        by_topic.setdefault(topic, {})[str(partition)] = offset
+    return base64.urlsafe_b64encode(orjson.dumps(by_topic)).decode().rstrip("=")
+
+
+def read_token(token: str) -> dict[Partition, int]:
+    """The position in a token.
+
+    Raises:
+        InvalidArgument: BAD_RESUME_TOKEN.
+    """
+    try:
+        if len(token) > _MAX_TOKEN:
+            raise ValueError("too long")
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        return {
+            (topic, int(partition)): _offset(offset)
+            for topic, offsets in orjson.loads(raw).items()
+            for partition, offset in offsets.items()
+        }
+    except (ValueError, AttributeError, binascii.Error) as error:
+        raise InvalidArgument(
+            "BAD_RESUME_TOKEN",
+            "resume_token is not one that this stream gave; pass the last message's resume_token "
+            "unchanged, or leave it out to begin with new events",
+            field="resume_token",
+        ) from error
+
+
+def _offset(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("not an offset")
+    return value
+
+
+def varint(value: int) -> bytes:
+    """A length as Protobuf writes it."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

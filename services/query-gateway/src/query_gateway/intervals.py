@@ -1,0 +1,121 @@
+"""Bar intervals: those that are stored, those that are made from them, and their partitions.
+
+Times are whole milliseconds since the Unix epoch (UTC). Every interval divides a day, so its
+windows are aligned to the epoch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from meshkit.errors import InvalidArgument
+
+STORED: Final[dict[str, int]] = {"1s": 1, "1m": 60, "5m": 300, "1h": 3_600, "1d": 86_400}
+"""The intervals that have a table, with their length in seconds."""
+
+NAME_OF_SECONDS: Final = {seconds: name for name, seconds in STORED.items()}
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
+_WEEK_MS: Final = 7 * DAY_MS
+_MONDAY_MS: Final = 4 * DAY_MS  # 5 January 1970 was a Monday
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_NAME: Final = re.compile(r"([1-9][0-9]{0,4})([smhd])")
+_EXAMPLES: Final = "1s, 1m, 5m, 1h, 1d, or a multiple of one that divides a day, such as 15m or 4h"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """One interval.
+
+    Attributes:
+        name: As it was asked for, e.g. "15m".
+        ms: Its length.
+        stored: The longest stored interval that it is a multiple of, e.g. "5m".
+        stored_ms: That one's length.
+    """
+
+    name: str
+    ms: int
+    stored: str
+    stored_ms: int
+
+    @property
+    def factor(self) -> int:
+        """How many stored windows make one of its windows."""
+        return self.ms // self.stored_ms
+
+    def ceil(self, time_ms: int) -> int:
+        """The first window start at or after a time."""
+        return -(-time_ms // self.ms) * self.ms
+
+    def floor(self, time_ms: int) -> int:
+        """The last window start at or before a time."""
+        return time_ms // self.ms * self.ms
+
+
+def parse(name: str) -> Interval:
+    """The interval of a name.
+
+    Raises:
+        InvalidArgument: UNKNOWN_INTERVAL; the message lists the valid ones.
+    """
+    match = _NAME.fullmatch(name)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not seconds or 86_400 % seconds:
+        raise _unknown(name, _EXAMPLES)
+    stored = max((s for s in STORED.values() if seconds % s == 0), default=1)
+    return Interval(name, seconds * 1000, NAME_OF_SECONDS[stored], stored * 1000)
+
+
+def parse_stored(name: str) -> Interval:
+    """As `parse`, but only for the intervals that are stored.
+
+    Raises:
+        InvalidArgument: UNKNOWN_INTERVAL.
+    """
+    if name not in STORED:
+        raise _unknown(name, ", ".join(STORED))
+    return parse(name)
+
+
+def _unknown(name: str, valid: str) -> InvalidArgument:
+    return InvalidArgument(
+        "UNKNOWN_INTERVAL",
+        f"there is no interval {name[:40]!r}; ask for {valid}",
+        field="interval",
+        interval=name[:40],
+    )
+
+
+def bucket(stored: str, time_ms: int) -> int:
+    """The start of the partition that holds a time (see deploy/cassandra/migrations)."""
+    if stored == "1s":
+        return time_ms - time_ms % HOUR_MS
+    if stored == "1m":
+        return time_ms - time_ms % DAY_MS
+    if stored == "5m":
+        return time_ms - (time_ms - _MONDAY_MS) % _WEEK_MS
+    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
+    first = datetime(moment.year, moment.month if stored == "1h" else 1, 1, tzinfo=UTC)
+    return int(first.timestamp()) * 1000
+
+
+def next_bucket(stored: str, bucket_ms: int) -> int:
+    """The start of the partition after the one that starts at `bucket_ms`."""
+    # The longest spans are 31 and 366 days; a week more is still inside the next one.
+    span = {"1s": HOUR_MS, "1m": DAY_MS, "5m": _WEEK_MS, "1h": 32 * DAY_MS, "1d": 367 * DAY_MS}
+    return bucket(stored, bucket_ms + span[stored])
+
+
+def buckets(stored: str, low_ms: int, high_ms: int) -> list[int]:
+    """The partitions that hold the times in [low, high), oldest first."""
+    found: list[int] = []
+    current = bucket(stored, low_ms)
+    while current < high_ms:
+        found.append(current)
+        current = next_bucket(stored, current)
+    return found

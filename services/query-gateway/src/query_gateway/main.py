@@ -1,0 +1,79 @@
+"""The query-gateway's process: settings in, objects wired, served."""
+
+from __future__ import annotations
+
+import asyncio
+
+from coinmesh_contracts import topics
+from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
+    add_CollectorDirectoryServiceServicer_to_server,
+)
+from coinmesh_contracts.query.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
+from meshkit.metrics import Metrics
+from meshkit.registry import Registry
+from meshkit.service import configure, run, serve
+from query_gateway import feed, history
+from query_gateway.bootstrap import Bootstrap
+from query_gateway.cache import Cache
+from query_gateway.cassandra_session import CassandraSession
+from query_gateway.collector_directory import CollectorDirectory
+from query_gateway.event_service import EventService
+from query_gateway.hub import Hub
+from query_gateway.latest import LatestWriter
+from query_gateway.listings import Listings
+from query_gateway.live_view import LiveView
+from query_gateway.market_service import MarketService
+from query_gateway.market_stream import MarketStream, add_market_service
+from query_gateway.settings import GatewaySettings, parse_collectors
+
+
+async def gateway(settings: GatewaySettings) -> int:
+    """Runs the service; its exit status."""
+    metrics = Metrics()
+    registry = Registry(settings)
+    messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
+    decoder = feed.decoder(registry, await registry.resolve(messages), metrics)
+    session = CassandraSession(settings, history.statements(), metrics)
+    cache = Cache(settings, metrics)
+    view = LiveView(settings.kept_trades)
+    hub = Hub(settings.kept_events, settings.reader_queue)
+    latest = LatestWriter(cache, view)
+    live = feed.Feed(settings, decoder, view, hub, note=latest.note, metrics=metrics)
+    stored = history.History(session, view.newest_ms)
+    bootstrap = Bootstrap(view, stored, cache)
+    collectors = CollectorDirectory(settings, parse_collectors(settings.collectors))
+    market = MarketService(
+        view,
+        Listings(stored, view),
+        cache,
+        MarketStream(hub),
+        ready=bootstrap.done.is_set,
+        live=lambda: live.connected and live.caught_up.is_set(),
+        chart_ttl_seconds=settings.chart_ttl_seconds,
+    )
+    events = EventService(settings, decoder, lambda: live.connected)
+    metrics.read_gauge(
+        "stream_readers", "Readers of the live stream", (), lambda: {(): hub.readers}
+    )
+    metrics.read_gauge("book_holes", "Holes met in book deltas", (), lambda: {(): view.book_holes})
+
+    async def fill() -> None:
+        await bootstrap.run(live.caught_up, session.connected)
+
+    return await serve(
+        settings,
+        servicers=[
+            (add_market_service, market),
+            (add_EventServiceServicer_to_server, events),
+            (add_CollectorDirectoryServiceServicer_to_server, collectors),
+        ],
+        background=[session.connect, live.run, live.probe, fill, latest.run],
+        on_drain=[collectors.close, session.close, cache.close],
+        readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
+        metrics=metrics,
+    )
+
+
+def main() -> None:
+    """The command `query-gateway`."""
+    raise SystemExit(run(gateway(configure(GatewaySettings))))

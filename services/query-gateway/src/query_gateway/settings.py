@@ -1,0 +1,76 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from meshkit.settings import (
+    Address,
+    CassandraSettings,
+    KafkaSettings,
+    RedisSettings,
+    RegistrySettings,
+    ServiceSettings,
+)
+
+
+def parse_collectors(text: str) -> dict[str, str]:
+    """Names and addresses from "binance=host:port,…"; ValueError if it is not that."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, address = part.partition("=")
+        if not equals or not name:
+            raise ValueError("expected name=host:port, or several separated by commas")
+        found[name] = str(Address.parse(address))
+    return found
+
+
+def _collectors(text: str) -> str:
+    parse_collectors(text)
+    return text
+
+
+class GatewaySettings(
+    ServiceSettings, KafkaSettings, RegistrySettings, CassandraSettings, RedisSettings
+):
+    """What the query-gateway is told."""
+
+    service_name: str = Field(
+        "query-gateway", min_length=1, description="the service's name", examples=["query-gateway"]
+    )
+    collectors: Annotated[str, AfterValidator(_collectors)] = Field(
+        "",
+        description="the collectors, name=host:port separated by commas",
+        examples=["binance=127.0.0.1:50061"],
+    )
+    live_lookback_seconds: float = Field(
+        90.0,
+        ge=65,
+        description="how far back the live topics are read at start; more than the 60 s between "
+        "two snapshots of an order book",
+        examples=["90"],
+    )
+    bars_lookback_seconds: float = Field(
+        600.0,
+        ge=330,
+        description="how far back the bars are read at start; more than the 5 minutes in which a "
+        "bar can be revised and a chart's life in the cache",
+        examples=["600"],
+    )
+    chart_ttl_seconds: int = Field(
+        10, ge=1, le=30, description="how long a chart stays in the cache", examples=["10"]
+    )
+    kept_trades: int = Field(
+        4000, ge=100, description="trades kept per instrument in memory", examples=["4000"]
+    )
+    kept_events: int = Field(
+        20_000, ge=100, description="events kept for readers who resume", examples=["20000"]
+    )
+    reader_queue: int = Field(
+        2000, ge=10, description="events that may wait for one stream reader", examples=["2000"]
+    )
+    event_streams: int = Field(
+        16, ge=1, description="event streams (/v1/events) at a time", examples=["16"]
+    )

@@ -1,0 +1,95 @@
+"""Recent trades: a bounded ring per instrument, in the order in which trades are listed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from itertools import pairwise
+from typing import NamedTuple
+
+from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TAKER_SIDE_SELL
+from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
+from meshkit.decimals import to_string
+
+SIDES = {TAKER_SIDE_BUY: "buy", TAKER_SIDE_SELL: "sell"}
+
+
+class TradeRow(NamedTuple):
+    """One trade. Rows order by their first two fields, which are the stored rows' order too."""
+
+    time_ms: int
+    trade_id: int
+    time_us: int
+    price: str
+    size: str
+    taker_side: str
+    receive_time_ns: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Its place in a listing."""
+        return self.time_ms, self.trade_id
+
+
+def from_event(event: TradeEvent) -> TradeRow:
+    """The row of an event of market.trades.v1 that has an event_time."""
+    time_us = event.event_time
+    return TradeRow(
+        time_us // 1000,
+        event.trade_id,
+        time_us,
+        to_string(event.price_units, event.price_exponent),
+        to_string(event.size_units, event.size_exponent),
+        SIDES.get(event.taker_side, ""),
+        event.receive_time,
+    )
+
+
+class TradeRing:
+    """The newest trades of one instrument, each once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._rows: list[TradeRow] = []
+        self._ids: set[int] = set()
+
+    def add(self, row: TradeRow) -> bool:
+        """Keeps a trade; False if it is known already or older than all that is kept."""
+        if row.trade_id in self._ids:
+            return False
+        rows = self._rows
+        if not rows or row > rows[-1]:
+            rows.append(row)
+        elif len(rows) >= self._capacity and row < rows[0]:
+            return False
+        else:
+            insort(rows, row)
+        self._ids.add(row.trade_id)
+        # An eighth at once: deleting from a list's front costs its length each time.
+        if len(rows) > self._capacity + self._capacity // 8:
+            excess = len(rows) - self._capacity
+            self._ids.difference_update(old.trade_id for old in rows[:excess])
+            del rows[:excess]
+        return True
+
+    @property
+    def newest(self) -> TradeRow | None:
+        """The last trade."""
+        return self._rows[-1] if self._rows else None
+
+    def between(self, low: tuple[int, int], high: tuple[int, int]) -> list[TradeRow]:
+        """The kept trades with low ≤ (time_ms, trade_id) < high, in order."""
+        # A shorter tuple sorts before a longer one that it begins, so keys compare with rows.
+        start, end = bisect_left(self._rows, low), bisect_left(self._rows, high)
+        return self._rows[start:end]
+
+
+def merge(stored: list[TradeRow], live: list[TradeRow]) -> list[TradeRow]:
+    """The trades of both, each once, in order."""
+    merged = {row.trade_id: row for row in live}
+    merged.update((row.trade_id, row) for row in stored)
+    return sorted(merged.values())
+
+
+def contiguous(rows: list[TradeRow]) -> bool:
+    """Whether the ids follow one another without a hole, so that nothing can be missing."""
+    return all(b.trade_id == a.trade_id + 1 for a, b in pairwise(rows))
