@@ -18,6 +18,7 @@ class Truth:
     def __init__(self) -> None:
         self._quotes: list[tuple[int, Top]] = []
         self._events: dict[int, int] = {}
+        self._news = asyncio.Event()
 
     async def listen(self, ws) -> None:
         """Take everything the connection brings."""
@@ -26,6 +27,7 @@ class Truth:
             data = json.loads(message.data)["data"]
             if data.get("e") == "depthUpdate":
                 self._events[data["E"]] = data["u"]
+                self._news.set()
             else:
                 top = tuple(float(data[k]) for k in "bBaA")
                 self._quotes.append((data["u"], top))  # type: ignore[arg-type]
@@ -33,7 +35,8 @@ class Truth:
     async def top(self, event_time: int) -> Top | None:
         """The last quote not newer than the depth event of that time; None before any quote."""
         while event_time not in self._events:
-            await asyncio.sleep(0)
+            self._news.clear()
+            await self._news.wait()
         update_id = self._events[event_time]
         position = bisect_right(self._quotes, update_id, key=lambda quote: quote[0])
         return self._quotes[position - 1][1] if position else None
@@ -75,6 +78,7 @@ async def follow(sim, market_seconds: float, interval: int) -> tuple[int, list[o
 async def test_python_binance_keeps_a_correct_book_for_ten_market_minutes(simulator, interval):
     sim = await simulator(symbols="BTCUSDT,ETHUSDT", rate=60, speed=40)
     fitted, wrong = await follow(sim, 600, interval)
-    # At the join python-binance applies an event older than its second snapshot: the next heals it.
-    assert wrong[2:] == []
+    # python-binance takes a snapshot inside an event for a gap, fetches another and applies the
+    # older event to it; the next event heals that. Only the slow stream has such events.
+    assert wrong[: 0 if interval else 1] == wrong
     assert fitted > 500

@@ -38,6 +38,8 @@ class Generator:
                         break
         if changes:
             market.change(changes)
+            if not market.depth_id:
+                market.opened()
         market.last_price = price
 
     def event(self, market: SymbolMarket, time: int, trading: bool) -> None:

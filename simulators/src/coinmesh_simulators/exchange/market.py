@@ -49,6 +49,7 @@ class SymbolMarket:
         self._prefix = instrument.stream + "@"
         self._slow_id = self.depth_id
         self._fast: dict[tuple[Side, int], int] = {}
+        self._before: dict[tuple[Side, int], int] = {}  # what the levels in _fast were
         self._slow: dict[tuple[Side, int], int] = {}
         self._aggregate: list[TradeRow] = []
         self._recorded_aggregate = (0, 1, 0)
@@ -58,8 +59,9 @@ class SymbolMarket:
         if state:
             self.touched = True
             self.book.reset(state["update"], store.levels(key))
-            for side, price, size in state["fast"]:
+            for side, price, size, before in state["fast"]:
                 self._fast[(Side(side), price)] = size
+                self._before[(Side(side), price)] = before
             self._top = self.book.top()
 
     # -- trades ---------------------------------------------------------------------------------
@@ -133,13 +135,23 @@ class SymbolMarket:
     def change(self, changes: list[Change]) -> None:
         """Change levels of the generated book: each change takes the next update id."""
         for change in changes:
-            self.book.set(change)
-            self._fast[(change.side, change.price)] = change.quantity
-            self._slow[(change.side, change.price)] = change.quantity
+            self._set(change)
             self._store.set_level(self.key, change)
         self.book.update_id += len(changes)
         self.dirty = self.touched = True
         self._quote()
+
+    def _set(self, change: Change) -> None:
+        place = (change.side, change.price)
+        self._before.setdefault(place, self.book.quantity(*place))
+        self._fast[place] = self._slow[place] = change.quantity
+        self.book.set(change)
+
+    def opened(self) -> None:
+        """The book as it is now is the beginning: no depth event tells of what made it."""
+        for changes in (self._fast, self._slow, self._before):
+            changes.clear()
+        self.depth_id = self._slow_id = self.book.update_id
 
     def _quote(self) -> None:
         top = self.book.top()
@@ -200,9 +212,7 @@ class SymbolMarket:
             crossed.append(Change(Side.BID, top.bid, top.bid_quantity))
             crossed.append(Change(Side.ASK, top.ask, top.ask_quantity))
             for change in crossed:
-                self.book.set(change)
-                self._fast[(change.side, change.price)] = change.quantity
-                self._slow[(change.side, change.price)] = change.quantity
+                self._set(change)
             self.book.update_id = self._quote_id
         for side in Side:
             for price, quantity in self.book.levels(side).items():
@@ -210,12 +220,20 @@ class SymbolMarket:
         self.dirty = self.touched = True
 
     def snapshot(self, limit: int) -> dict[str, object]:
-        """The answer of `GET /api/v3/depth`."""
-        return {
-            "lastUpdateId": self.book.update_id,
+        """The answer of `GET /api/v3/depth`: the book as of the last event on `depth@100ms`.
+
+        While a capture plays it may be ahead of the stream, by the snapshot it begins with.
+        """
+        for (side, price), size in self._before.items():
+            self.book.set(Change(side, price, size))
+        answer: dict[str, object] = {
+            "lastUpdateId": self.depth_id if self._fast else self.book.update_id,
             "bids": self.book.ladder(Side.BID, limit),
             "asks": self.book.ladder(Side.ASK, limit),
         }
+        for (side, price), size in self._fast.items():
+            self.book.set(Change(side, price, size))
+        return answer
 
     def pass_on(self, kind: str, payload: Payload) -> None:
         """Publish a recorded event of a stream that changes no state here."""
@@ -228,7 +246,7 @@ class SymbolMarket:
         self.touched = False
         self.flush_aggregate(now)
         if self._fast and "depth@100ms" not in self.recorded:
-            changes, self._fast = self._fast, {}
+            changes, self._fast, self._before = self._fast, {}, {}
             self._depth("depth@100ms", self.depth_id + 1, self.book.update_id, changes, now)
             self.depth_id = self.book.update_id
         self._partial("@100ms")
@@ -289,7 +307,7 @@ class SymbolMarket:
                 "price": self.last_price,
                 "update": self.book.update_id,
                 "depth": self.depth_id,
-                "fast": [(side, price, size) for (side, price), size in self._fast.items()],
+                "fast": [(*place, size, self._before[place]) for place, size in self._fast.items()],
                 "tick": self.instrument.tick,
                 "lot": self.instrument.lot,
             },
