@@ -1,0 +1,177 @@
+"""One mesh that plays one capture after the other, from the exchange to REST."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+from coinmesh_local.mesh import Options, caller_environment
+from coinmesh_local.paths import CHECKOUT
+from coinmesh_local.testing import TestMesh, Workspace, eventually
+
+HERE = Path(__file__).parent
+MINUTE = 60
+SPEED = 20
+# 23:59:05 of a day: minutes, an hour and a day end within the capture.
+GENERATED_START_NS = 1_740_787_145 * 10**9
+GENERATED_SECONDS = 130
+
+
+def load(name: str) -> ModuleType:
+    """A script of this folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Run:
+    """A capture that the mesh has played, and what it must have made of it.
+
+    `instruments` are the names of the capture's symbols, `trades` the capture's trades by symbol as
+    the reference reads them, `end` the first minute (s) in which the generated market may trade.
+    """
+
+    mesh: TestMesh
+    capture: Path
+    reference: ModuleType
+    trades: dict[str, list[Any]]
+    instruments: dict[str, str] = field(default_factory=dict)
+    end: int = 0
+
+    def __post_init__(self) -> None:
+        self.rest = httpx.Client(base_url=self.mesh.endpoints["rest"], timeout=30)
+        self.exchange = httpx.Client(base_url=self.mesh.endpoints["exchange"], timeout=30)
+        self.admin = httpx.Client(base_url=self.mesh.endpoints["exchange-admin"], timeout=30)
+        last = max(rows[-1][1] for rows in self.trades.values()) // 1_000_000
+        self.end = last // MINUTE * MINUTE + MINUTE
+
+    def bars(self, symbol: str, interval: str, client: httpx.Client | None = None) -> dict:
+        """The API's bars of a symbol up to `end`, by start of window (s), page by page."""
+        found: dict[str, dict[str, Any]] = {}
+        first = self.trades[symbol][0][1] // 1_000_000 // 86_400 * 86_400
+        query = {"interval": interval, "start_time": iso(first), "end_time": iso(self.end)}
+        query |= {"page_size": "70"}
+        while True:
+            path = f"/v1/instruments/{self.instruments[symbol]}/bars"
+            page = get(client or self.rest, path, **query)
+            for bar in page["bars"]:
+                assert bar["startTime"] not in found, "a bar on two pages"
+                found[bar["startTime"]] = bar
+            if not page["nextPageToken"]:
+                return found
+            query["page_token"] = page["nextPageToken"]
+
+    def close(self) -> None:
+        for client in (self.rest, self.exchange, self.admin):
+            client.close()
+
+
+def iso(seconds: int) -> str:
+    """Seconds since the epoch as the API prints them."""
+    import datetime
+
+    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def get(client: httpx.Client, path: str, **query: str) -> dict[str, Any]:
+    """A reply that must be 200."""
+    response = client.get(path, params=query)
+    assert response.status_code == 200, f"{response.url}: {response.text}"
+    return response.json()
+
+
+@pytest.fixture(scope="session")
+def call() -> Any:
+    """`call(client, path, **query)`: the JSON of a reply that must be 200."""
+    return get
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The independent computation of bars."""
+    return load("reference_bars")
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The recorded capture where there is one, and one made here."""
+    made = tmp_path_factory.mktemp("captures") / "generated.gz"
+    load("generated_capture").make_capture(
+        made, start_ns=GENERATED_START_NS, seconds=GENERATED_SECONDS, seed=1
+    )
+    found = {"generated": made}
+    folder = caller_environment().get("COINMESH_RECORDED") or CHECKOUT / "../shared/recorded"
+    for path in sorted(Path(folder, "binance").glob("*.gz")):
+        found.setdefault("recorded", path.resolve())
+    return found
+
+
+@pytest.fixture(scope="module")
+def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
+    """A whole mesh of its own, with two gateways."""
+    environment = {
+        "COINMESH_SIM_TIME": "kept",
+        "COINMESH_SIM_SPEED": str(SPEED),
+        "COINMESH_SIM_RATE": "2",
+        "COINMESH_BINANCE_SYMBOLS": "*",
+        "COINMESH_SPARK_ARCHIVE_TRIGGER": "5",
+    }
+    options = Options(ports="free", gateways=2)
+    with TestMesh(workspace.root / "e2e", options, environment) as mesh:
+        yield mesh
+
+
+# The recorded capture is the older one: event time of what is played goes forward.
+@pytest.fixture(scope="module", params=["recorded", "generated"])
+def run(
+    request: pytest.FixtureRequest,
+    end_to_end: TestMesh,
+    captures: dict[str, Path],
+    reference: ModuleType,
+) -> Iterator[Run]:
+    """The mesh after it has played a capture and gone on with the generated market."""
+    capture = captures.get(request.param)
+    if capture is None:
+        pytest.skip("no recorded capture; COINMESH_RECORDED names the folder that holds them")
+    play(end_to_end, capture)
+    played = Run(end_to_end, capture, reference, reference.trades_of(capture))
+    eventually(lambda: market_time(played) > played.end + 20, "the capture has been played")
+    listed = get(played.exchange, "/api/v3/exchangeInfo")["symbols"]
+    played.instruments = {
+        each["symbol"]: f"binance.{each['baseAsset']}-{each['quoteAsset']}" for each in listed
+    }
+    yield played
+    played.close()
+
+
+def play(mesh: TestMesh, capture: Path) -> None:
+    """Lets the exchange play a capture from its beginning, with a collector that knows nothing."""
+    mesh.environment["COINMESH_SIM_CAPTURE"] = str(capture)
+    components = ("collector-binance", "sim-exchange")
+    started = mesh.home.data.joinpath("sim-exchange").exists()
+    if started:
+        for name in components:
+            mesh.component(name).stop()
+        shutil.rmtree(mesh.home.data / "sim-exchange")
+        for name in reversed(components):
+            mesh.component(name).start()
+    else:
+        # All that reads what the collector writes is there before its first trade.
+        mesh.require("spark-stream", "envoy", "sim-exchange", "collector-binance")
+
+
+def market_time(run: Run) -> float:
+    """The exchange's time (s) once the generated market goes on, else 0."""
+    status = get(run.admin, "/admin/status")
+    return status["marketTime"] / 1e6 if status["phase"] == "generated" else 0

@@ -1,0 +1,145 @@
+"""Events of the topics: the minimal form, and what the archive replays to."""
+
+import json
+import subprocess
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from google.protobuf.json_format import MessageToJson
+from pyarrow.fs import FileSelector, S3FileSystem
+
+from coinmesh_contracts import framing, topics
+from coinmesh_local.paths import BIN
+from coinmesh_local.testing import eventually
+
+pytestmark = pytest.mark.e2e
+
+FORM = ["timestamp", "source", "type", "symbol", "price", "size", "metadata"]
+
+
+def capture_trades(run: Any, symbol: str) -> Counter[tuple[Decimal, Decimal, Decimal]]:
+    """Time in seconds, price and size of a symbol's trades."""
+    return Counter(
+        (Decimal(time) / 1_000_000, price, size) for _, time, price, size in run.trades[symbol]
+    )
+
+
+@pytest.mark.parametrize("way", ["rest", "tail"])
+def test_the_minimal_form_of_trades(run: Any, way: str) -> None:
+    for symbol, instrument in run.instruments.items():
+        count = len(run.trades[symbol])
+        lines = read_events(run, way, instrument, count)
+        events = [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in lines]
+        assert len(events) == count
+        assert all(list(event) == FORM for event in events)
+        assert {(e["source"], e["type"], e["symbol"]) for e in events} == {
+            ("binance", "trade", symbol)
+        }
+        wanted = capture_trades(run, symbol)
+        found = Counter((e["timestamp"], e["price"], e["size"]) for e in events)
+        assert found == wanted, symbol
+
+
+def read_events(run: Any, way: str, instrument: str, count: int) -> list[str]:
+    """The first `count` trades of an instrument that its topic holds."""
+    topic = topics.TRADES.name
+    if way == "rest":
+        query = {"topic": topic, "instrument": instrument, "last": "10000", "limit": str(count)}
+        return run.rest.get("/v1/events", params=query).raise_for_status().text.splitlines()
+    command = [BIN / "coinmesh", "tail", topic, "--instrument", instrument]
+    command += ["--last", "10000", "--limit", str(count)]
+    environment = {"COINMESH_HOME": str(run.mesh.home.root), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> None:
+    published = trades_of_topic(run)
+    wanted = {event["eventId"] for event in published if in_capture(run, event)}
+    replayed: dict[str, dict[str, Any]] = {}
+
+    def complete() -> bool:
+        raw, out = tmp_path / "raw", tmp_path / "out"
+        download(run, topics.FRAMES.name, raw)
+        if not any(raw.iterdir()):
+            return False
+        command = [BIN / "collector-binance", "replay", str(raw), "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        with (out / f"{topics.TRADES.name}.jsonl").open() as lines:
+            for line in lines:
+                event = json.loads(line)
+                replayed[event["eventId"]] = event
+        return wanted <= set(replayed)
+
+    eventually(complete, "the archive holds the capture's frames", 60)
+    for event in published:
+        if event["eventId"] in replayed:
+            assert replayed[event["eventId"]] == event
+
+
+def in_capture(run: Any, event: dict[str, Any]) -> bool:
+    return event["symbol"] in run.trades and int(event["eventTime"]) < run.end * 1_000_000
+
+
+def trades_of_topic(run: Any) -> list[dict[str, Any]]:
+    """The events of the trades' topic as JSON, up to its present end."""
+    settings = run.mesh.settings
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"],
+            "group.id": "e2e",
+            "enable.auto.commit": False,
+        }
+    )
+    try:
+        ends = {}
+        for partition in range(topics.INSTRUMENT_PARTITIONS):
+            place = TopicPartition(topics.TRADES.name, partition)
+            ends[partition] = consumer.get_watermark_offsets(place, timeout=30)[1]
+        consumer.assign(
+            [
+                TopicPartition(topics.TRADES.name, p, OFFSET_BEGINNING)
+                for p, end in ends.items()
+                if end
+            ]
+        )
+        left = {partition for partition, end in ends.items() if end}
+        found = []
+        while left:
+            message = consumer.poll(30)
+            assert message is not None, "the topic ends too early"
+            assert message.error() is None, message.error()
+            _, payload = framing.split(message.value())
+            found.append(json.loads(MessageToJson(topics.TRADES.message.FromString(payload))))
+            if message.offset() >= ends[message.partition()] - 1:
+                left.discard(message.partition())
+        return found
+    finally:
+        consumer.close()
+
+
+def download(run: Any, topic: str, directory: Path) -> None:
+    """The archived objects of a topic, names kept."""
+    settings = run.mesh.settings
+    keys = json.loads(Path(settings["COINMESH_S3_CREDENTIALS_FILE"]).read_text())
+    store = S3FileSystem(
+        access_key=keys["accessKey"],
+        secret_key=keys["secretKey"],
+        endpoint_override=settings["COINMESH_S3_ENDPOINT"],
+        region="us-east-1",
+    )
+    directory.mkdir(exist_ok=True)
+    folder = f"{settings.get('COINMESH_S3_BUCKET', 'coinmesh')}/raw/{topic}"
+    for info in store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True)):
+        if info.path.endswith(".parquet"):
+            name = info.path.removeprefix(f"{folder}/").replace("/", "_")
+            with store.open_input_file(info.path) as file:
+                (directory / name).write_bytes(file.readall())
