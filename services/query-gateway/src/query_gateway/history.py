@@ -277,8 +277,10 @@ def _bar_row(row: Sequence[Any]) -> BarRow:
 
 def _chart_row(row: Sequence[Any]) -> BarRow:
     start, opened, high, low, close, volume, final, revision, layer = row
-    decimals: Any = (*map(_text, (opened, high, low, close, volume)), "", "", "", "")
-    return BarRow(start, *decimals, 0, 0, 0, final, revision, layer, "")
+    prices = (_text(opened), _text(high), _text(low), _text(close))
+    return BarRow(
+        start, *prices, _text(volume), "", "", "", "", 0, 0, 0, final, revision, layer, ""
+    )
 
 
 def _text(value: Any) -> str:

@@ -31,7 +31,7 @@ def versioned(kind: str, instrument: str, interval: str, row: Row) -> Versioned:
         version = f"{row.time_ms:020d}{row.trade_id:020d}"
     else:
         version = f"{row.update_id:020d}"
-    return Versioned(latest_key(kind, instrument, interval), version, orjson.dumps(row))
+    return Versioned(latest_key(kind, instrument, interval), version, orjson.dumps(tuple(row)))
 
 
 def decode(kind: type[R], data: bytes | None) -> R | None:

@@ -1,0 +1,191 @@
+"""Pages over history and the live view: every row once, whatever the page size."""
+
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from market_data import INSTRUMENT, MemorySession, bar, bar_row, indicator, trade
+
+from query_gateway import bars, intervals, trades
+from query_gateway.history import History
+from query_gateway.listings import Listings, Page
+from query_gateway.live_view import LiveView
+from query_gateway.requests import MAX_MS
+
+R = TypeVar("R")
+NOW_MS = 1_790_000_000_000
+DAY_MS = 86_400_000
+# Clusters with wide holes between them: months, days and minutes apart.
+STARTS = st.lists(
+    st.builds(
+        lambda months, days, minutes: (
+            (NOW_MS - months * 31 * DAY_MS - days * DAY_MS) // 60_000 * 60_000 - minutes * 60_000
+        ),
+        st.sampled_from([0, 0, 1, 7, 30]),
+        st.integers(0, 3),
+        st.integers(0, 40),
+    ),
+    max_size=40,
+    unique=True,
+)
+
+
+def made(session: MemorySession) -> tuple[Listings, LiveView]:
+    view = LiveView(1000)
+    history = History(session, view.newest_ms, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    return Listings(history, view), view
+
+
+async def walk(
+    page: Callable[[Any], Awaitable[Page[R, Any]]], *, newest_first: bool, size: int
+) -> list[R]:
+    """All rows, oldest first, page by page."""
+    found: list[R] = []
+    bound = None
+    for _ in range(2000):
+        rows, bound = await page(bound)
+        assert len(rows) <= size
+        found = [*rows, *found] if newest_first else [*found, *rows]
+        if bound is None:
+            return found
+    raise AssertionError("the listing doesn't end")
+
+
+@settings(deadline=None, max_examples=60)
+@given(STARTS, STARTS, st.integers(1, 50), st.booleans(), st.sampled_from(["1m", "3m"]))
+async def test_paging_bars_visits_each_window_once(
+    stored: list[int], live: list[int], size: int, newest_first: bool, name: str
+) -> None:
+    session = MemorySession()
+    listings, view = made(session)
+    for start in stored:
+        session.put_bar("1m", bar_row(start, trades=2))
+    for start in live:
+        view.apply(bar(start, trades=3))
+    interval = intervals.parse(name)
+
+    async def page(bound: int | None) -> Page[bars.BarRow, int]:
+        low, high = (0, bound or MAX_MS) if newest_first else (bound or 0, MAX_MS)
+        return await listings.bars(
+            INSTRUMENT, interval, low, high, newest_first=newest_first, limit=size
+        )
+
+    found = await walk(page, newest_first=newest_first, size=size)
+    expected: dict[int, int] = {}
+    for start in {*stored, *live}:
+        window = interval.floor(start)
+        expected[window] = expected.get(window, 0) + (3 if start in live else 2)
+    assert {row.start_ms: row.trade_count for row in found} == expected
+    assert [row.start_ms for row in found] == sorted(expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 9000), st.integers(0, 300)), max_size=60, unique=True),
+    st.sets(st.integers(0, 59)),
+    st.integers(1, 40),
+    st.booleans(),
+)
+async def test_paging_trades_visits_each_trade_once(
+    steps: list[tuple[int, int]], live: set[int], size: int, newest_first: bool
+) -> None:
+    session = MemorySession()
+    listings, view = made(session)
+    time_us, trade_id, expected = (NOW_MS - 3 * DAY_MS) * 1000, 990, []
+    for number, (minutes, gap) in enumerate(steps):
+        time_us += minutes % 90 * 60_000_000 + minutes % 2
+        trade_id += 1 + gap % 3 * 400
+        row = trades.from_event(trade(trade_id, time_us))
+        expected.append(row)
+        session.put_bar("1d", bar_row(row.time_ms - row.time_ms % DAY_MS, "1d"))
+        if number in live:
+            view.put_trade(INSTRUMENT, row)
+        if number not in live or number % 2:
+            session.put_trade(row)
+
+    async def page(bound: tuple[int, int] | None) -> Page[trades.TradeRow, tuple[int, int]]:
+        low, high = (0, 0), (MAX_MS, 0)
+        if bound is not None:
+            low, high = (low, bound) if newest_first else (bound, high)
+        return await listings.trades(INSTRUMENT, low, high, newest_first=newest_first, limit=size)
+
+    assert await walk(page, newest_first=newest_first, size=size) == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(STARTS, st.integers(1, 9), st.booleans())
+async def test_paging_indicators_visits_each_value_once(
+    starts: list[int], size: int, newest_first: bool
+) -> None:
+    session = MemorySession()
+    listings, view = made(session)
+    expected: list[tuple[int, str]] = []
+    names = ["bollinger/20/lower", "ema/9/", "sma/5/", "sma/20/"]
+    for start in sorted(starts):
+        session.put_bar("1m", bar_row(start))
+        values = {name: Decimal("1.500000000000") for name in names}
+        session.indicators.setdefault((INSTRUMENT, "1m"), {})[start] = values, 7
+        expected += [(start, name) for name in names]
+    if starts:
+        view.apply(indicator(max(starts), "2.500000000000", "sma", 5, revision=8))
+        view.apply(indicator(max(starts), "9.500000000000", "sma", 20, revision=6))
+
+    async def page(bound: tuple[int, str] | None) -> Page[Any, tuple[int, str]]:
+        low, high = (0, ""), (MAX_MS, "")
+        if bound is not None:
+            low, high = (low, bound) if newest_first else (bound, high)
+        return await listings.indicators(
+            INSTRUMENT,
+            intervals.parse("1m"),
+            low,
+            high,
+            "",
+            newest_first=newest_first,
+            limit=size,
+        )
+
+    found = await walk(page, newest_first=newest_first, size=size)
+    assert [(row.start_ms, row.name) for row in found] == expected
+    if found:
+        newest = {row.name: row.value for row in found if row.start_ms == max(starts)}
+        assert newest["sma/5/"] == "2.500000000000"
+        assert newest["sma/20/"] == "1.500000000000"
+
+
+async def test_a_bar_seen_live_is_in_the_listing_before_it_is_stored() -> None:
+    session = MemorySession()
+    listings, view = made(session)
+    session.put_bar("1m", bar_row(0, trades=2, final=False))
+    view.apply(bar(0, trades=5))
+    view.apply(bar(60_000, trades=1, final=False))
+    rows, _ = await listings.bars(
+        INSTRUMENT, intervals.parse("1m"), 0, 120_000, newest_first=False, limit=10
+    )
+    assert [(row.trade_count, row.final) for row in rows] == [(5, True), (1, False)]
+
+
+async def test_dense_live_trades_are_listed_without_asking_history() -> None:
+    session = MemorySession()
+    listings, view = made(session)
+    for number in range(1, 60):
+        view.apply(trade(number, NOW_MS * 1000 + number))
+    rows, bound = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=True, limit=20
+    )
+    assert [row.trade_id for row in rows] == list(range(40, 60))
+    assert bound == rows[0].key
+    assert session.reads == 0
+
+
+async def test_a_range_of_years_reads_only_days_that_have_something() -> None:
+    session = MemorySession()
+    listings, _ = made(session)
+    session.put_bar("1s", bar_row(NOW_MS - 400 * DAY_MS, "1s"))
+    rows, bound = await listings.bars(
+        INSTRUMENT, intervals.parse("1s"), 0, MAX_MS, newest_first=False, limit=500
+    )
+    assert len(rows) == 1
+    assert bound is None
+    assert session.reads < 60
