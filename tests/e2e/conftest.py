@@ -103,7 +103,7 @@ def reference() -> ModuleType:
     return load("reference_bars")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The recorded capture where there is one, and one made here."""
     made = tmp_path_factory.mktemp("captures") / "generated.gz"
@@ -117,7 +117,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
     """A whole mesh of its own, with two gateways."""
     environment = {
@@ -133,7 +133,7 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
 
 
 # The recorded capture is the older one: event time of what is played goes forward.
-@pytest.fixture(scope="module", params=["recorded", "generated"])
+@pytest.fixture(scope="session", params=["recorded", "generated"])
 def run(
     request: pytest.FixtureRequest,
     end_to_end: TestMesh,
