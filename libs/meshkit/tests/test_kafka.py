@@ -148,6 +148,7 @@ async def test_an_outage_at_start_and_a_kill_in_mid_run_lose_and_repeat_nothing(
             for number in range(count):
                 await producer.produce(topic, f"key-{number % 50}", str(number).encode())
 
+        assert not await producer.is_reachable()
         feeding = asyncio.create_task(feed())
         checking = asyncio.create_task(producer.check_topics([topic]))
         while "doesn't answer; retrying" not in caplog.text:  # noqa: ASYNC110
@@ -162,6 +163,7 @@ async def test_an_outage_at_start_and_a_kill_in_mid_run_lose_and_repeat_nothing(
         await asyncio.to_thread(broker.wait_ready)
         await producer.flush(120)
         assert producer.acked == count
+        assert await producer.is_reachable()
     by_key: dict[bytes, list[int]] = {}
     async with Consumer.assigned(kafka, [topic], "beginning", client_id="c") as consumer:
         for record in await read(consumer, count):

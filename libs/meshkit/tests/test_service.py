@@ -63,7 +63,7 @@ async def test_metrics_are_served_over_http(service: Any):
 
 
 async def test_readiness_follows_its_checks(service: Any, until: Any, monkeypatch: Any):
-    monkeypatch.setattr("meshkit.service.READINESS_SECONDS", 0.01)
+    monkeypatch.setattr("meshkit.readiness.READINESS_SECONDS", 0.01)
     well = {"kafka": True, "redis": True}
 
     async def kafka() -> bool:

@@ -334,14 +334,29 @@ def test_loopback_is_told_by_name(host: str, expected: bool):
     assert is_loopback(host) is expected
 
 
-async def test_metrics_are_served_over_mutual_tls(service: Any, authority: Authority):
+async def test_metrics_are_served_over_mutual_tls_and_follow_renewals(
+    service: Any, authority: Authority, until: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("meshkit.rotation.CHECK_SECONDS", 0.01)
     tls_dir = authority.issue("query-gateway")
     settings = server(tls_dir, metrics_listen="localhost:0")
     async with service(settings=settings, servicers=[]) as started:
         url = f"https://{started.running.metrics}/metrics"
-        scraper = client_ssl_context(client(authority.issue("prometheus")))
-        page = await asyncio.to_thread(fetch, url, scraper)
-        assert "coinmesh_ready" in page
+        scraper = client(authority.issue("prometheus"))
+        assert "coinmesh_ready" in await asyncio.to_thread(fetch, url, client_ssl_context(scraper))
+        port = started.running.metrics.port
+        assert (await served(port, scraper)).serial_number == serial(tls_dir)
+
+        authority.issue("query-gateway")
+
+        async def is_renewed() -> bool:
+            return (await served(port, scraper)).serial_number == serial(tls_dir)
+
+        await until(is_renewed)
+        not_after = (await served(port, scraper)).not_valid_after_utc
+        expiry = started.metrics.value("coinmesh_certificate_not_after_seconds")
+        assert expiry == not_after.timestamp()
+
         roots = str(tls_dir / "current" / "ca.crt")
         stranger = ssl.create_default_context(cafile=roots)
         with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|closed|handshake"):

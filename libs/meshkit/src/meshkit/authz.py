@@ -5,6 +5,8 @@ with a certificate. Envoy states the role of the user behind it in `x-coinmesh-r
 anybody else that header means nothing.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager

@@ -4,6 +4,8 @@ The n-th delay is uniform in [0, min(cap, base · 2^n)], the "full jitter" that 
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import time

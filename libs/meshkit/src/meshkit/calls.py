@@ -5,6 +5,8 @@ before the handler runs and left when it has ended. Layers are entered in the or
 interceptor for all of them costs a streamed message one generator step instead of one per layer.
 """
 
+from __future__ import annotations
+
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -75,9 +77,9 @@ class LayeredInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> _Handler | None:
         """The handler for this call, wrapped; an unknown method stays unknown."""
         handler = await continuation(handler_call_details)
         if handler is None:

@@ -4,6 +4,8 @@ Nothing is committed by itself: `commit` after the batch's effect. Every call in
 on the consumer's one thread, so the event loop never blocks.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -109,7 +111,7 @@ class Consumer:
         *,
         client_id: str,
         metrics: Metrics | None = None,
-    ) -> "Consumer":
+    ) -> Consumer:
         """A consumer of all partitions of the topics named, or of single ones, from `start`."""
         config = client_config(settings, client_id)
         # Offsets are explicit: one that is gone is an error, not a silent jump.
@@ -125,18 +127,26 @@ class Consumer:
         *,
         client_id: str,
         metrics: Metrics | None = None,
-    ) -> "Consumer":
+    ) -> Consumer:
         """A member of the group `group_id`; a group without offsets starts at the beginning."""
         config = client_config(settings, client_id)
         config |= {"group.id": group_id, "auto.offset.reset": "earliest"}
         return cls(settings, topics, config, start=None, metrics=metrics)
 
-    async def __aenter__(self) -> "Consumer":
+    async def __aenter__(self) -> Consumer:
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _open(self) -> None:
         names = {item if isinstance(item, str) else item[0] for item in self._wanted}
         counts = await await_topics(self._consumer, self._settings, names)
         if self._start is None:
             await self._run(lambda: self._consumer.subscribe(list(names), on_revoke=self._revoked))
-            return self
+            return
         partitions: list[Partition] = []
         for item in self._wanted:
             if isinstance(item, str):
@@ -144,7 +154,6 @@ class Consumer:
             else:
                 partitions.append(item)
         await self.seek(self._start, partitions)
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()

@@ -1,5 +1,7 @@
 """A deadline for every unary call: a caller that sets none must not hold resources for ever."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

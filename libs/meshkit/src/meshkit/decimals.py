@@ -3,6 +3,8 @@
 `units · 10^exponent` is the value: 12345 with exponent -2 is 123.45. No float is involved.
 """
 
+from __future__ import annotations
+
 from decimal import Decimal
 
 _MAX_EXPONENT = 4096

@@ -1,17 +1,24 @@
 """From records to events: framing, schema id and Protobuf checked, failures to the dead letters."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Protocol
 
 from confluent_kafka import Message as Record
 from google.protobuf.message import DecodeError, Message
 
 from coinmesh_contracts import framing
-from meshkit.dlq import DeadLetters
 from meshkit.registry import Registry, SchemaIds
 
-E = TypeVar("E", bound=Message)
+
+class Letters(Protocol):
+    """Where undecodable records go: `DeadLetters`, or for mere readers a counter."""
+
+    async def send(self, message: Record, reason: str, detail: str) -> None:
+        """Take a record that is given up."""
+        ...
 
 
 class UndecodableError(Exception):
@@ -45,7 +52,7 @@ class Decoder:
         messages: Mapping[str, type[Message]],
         ids: SchemaIds,
         registry: Registry,
-        dead_letters: DeadLetters,
+        dead_letters: Letters,
     ) -> None:
         self._messages = dict(messages)
         self._known = {topic: {ids.ids[topic]} for topic in messages}

@@ -1,5 +1,7 @@
 """Dead letters: what can't be decoded or isn't valid goes to `ingest.dlq.v1` with the reason."""
 
+from __future__ import annotations
+
 import logging
 from typing import cast
 

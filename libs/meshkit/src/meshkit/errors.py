@@ -4,6 +4,8 @@ A service raises a `MeshError`; the layer turns it into google.rpc.Status with a
 (https://google.aip.dev/193). Anything else becomes INTERNAL with an id that the log has too.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import uuid

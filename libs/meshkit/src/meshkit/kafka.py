@@ -1,5 +1,7 @@
 """What the Kafka producer and consumers share: configuration, topic checks, error reports."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
@@ -17,6 +19,7 @@ Config = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 METADATA_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 # The same outage is reported once in this many seconds.
 REPORT_SECONDS = 10.0
 
@@ -46,6 +49,15 @@ def client_config(settings: KafkaSettings, client_id: str) -> Config:
         "allow.auto.create.topics": False,
         **kafka_client_config(settings),
     }
+
+
+async def is_reachable(client: Client) -> bool:
+    """Whether Kafka answers now."""
+    try:
+        await asyncio.to_thread(client.list_topics, timeout=PROBE_SECONDS)
+    except KafkaException:
+        return False
+    return True
 
 
 def client_log() -> logging.Logger:

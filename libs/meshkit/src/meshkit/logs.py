@@ -5,6 +5,8 @@ and `span_id` when a span is active, `exception` with the traceback, and whateve
 in `extra`. Values under names that look like secrets, and passwords inside URLs, are replaced.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import re

@@ -4,11 +4,14 @@ Names begin with `coinmesh_`; units are in the name (`_seconds`, `_bytes`, `_tot
 A service makes one `Metrics`, hands it to what it builds and to `serve()`.
 """
 
+from __future__ import annotations
+
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -152,9 +155,16 @@ class _ReadFamily(Collector):
 class MetricsServer:
     """The HTTP endpoint that Prometheus scrapes; it has a thread of its own."""
 
-    def __init__(self, server: WSGIServer, host: str) -> None:
-        self._server = server
+    def __init__(self, server: WSGIServer, host: str, files: CertificateFiles | None) -> None:
+        self._server, self._files = server, files
         self.address = Address(host, server.server_port)
+
+    def renew(self) -> None:
+        """Show new connections the certificate that the files hold now."""
+        if self._files is not None:
+            context = cast(ssl.SSLSocket, self._server.socket).context
+            context.load_cert_chain(self._files.chain, self._files.key)
+            context.load_verify_locations(self._files.roots)
 
     def close(self) -> None:
         """Stop serving and free the port."""
@@ -178,7 +188,7 @@ def start(
             client_cafile=str(files.roots),
             client_auth_required=True,
         )
-    return MetricsServer(server, listen.host)
+    return MetricsServer(server, listen.host, files)
 
 
 def red_layer(metrics: Metrics) -> Layer:

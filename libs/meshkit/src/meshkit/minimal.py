@@ -7,6 +7,8 @@ close and volume, a quote the middle of bid and ask, a reference price its price
 that the event says is in `metadata`, exact too: decimals as strings, counts as numbers.
 """
 
+from __future__ import annotations
+
 import base64
 import json
 import re

@@ -1,5 +1,7 @@
 """Who calls: the SPIFFE id in the peer's certificate."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, cast
 

@@ -4,6 +4,8 @@ What was accepted is retried until Kafka takes it, however long an outage lasts;
 `produce` wait, which is the backpressure. A record that Kafka refuses for good ends the service.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -16,7 +18,14 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from meshkit.errors import DataLoss, InvalidArgument, Unavailable
-from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
+from meshkit.kafka import (
+    Config,
+    OutageReporter,
+    await_topics,
+    client_config,
+    client_log,
+    is_reachable,
+)
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
@@ -91,7 +100,7 @@ class Producer:
         if metrics is not None:
             self._export(metrics, client_id)
 
-    async def __aenter__(self) -> "Producer":
+    async def __aenter__(self) -> Producer:
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._failed = asyncio.Event()
@@ -107,6 +116,10 @@ class Producer:
     ) -> dict[str, int]:
         """Wait for Kafka; the partition counts, or FailedPrecondition naming a missing topic."""
         return await await_topics(self._producer, self._settings, topics, wait_seconds)
+
+    async def is_reachable(self) -> bool:
+        """Whether Kafka answers now: a readiness check."""
+        return self._failure is None and await is_reachable(self._producer)
 
     def produce_nowait(
         self,

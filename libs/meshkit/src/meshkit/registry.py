@@ -3,6 +3,8 @@
 Only the deploy step registers schemas. A service whose schema isn't registered doesn't start.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time

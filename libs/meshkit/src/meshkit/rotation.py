@@ -4,6 +4,8 @@ grpcio has no reload of client certificates (grpc/grpc#15735), so a new channel 
 until ready, and swapped in; the old one is closed once its calls have ended.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections.abc import Callable
@@ -17,6 +19,22 @@ _log = logging.getLogger(__name__)
 CHECK_SECONDS = 5.0
 READY_SECONDS = 10.0
 OLD_CHANNEL_GRACE_SECONDS = 60.0
+
+
+async def follow(
+    version: Callable[[], object], on_change: Callable[[], None], check_seconds: float | None = None
+) -> None:
+    """Call `on_change` now and, for ever, each time `version` differs; its errors are logged."""
+    known: object = None
+    while True:
+        try:
+            seen = version()
+            if seen != known:
+                on_change()
+                known = seen
+        except Exception:
+            _log.exception("can't use the renewed certificate; trying again")
+        await asyncio.sleep(CHECK_SECONDS if check_seconds is None else check_seconds)
 
 
 class RotatingChannel(grpc.aio.Channel):
@@ -76,7 +94,7 @@ class RotatingChannel(grpc.aio.Channel):
         await asyncio.gather(self._watcher, *self._closing, return_exceptions=True)
         await self._current.close(grace)
 
-    async def __aenter__(self) -> "RotatingChannel":
+    async def __aenter__(self) -> RotatingChannel:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

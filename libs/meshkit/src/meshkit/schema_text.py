@@ -1,5 +1,7 @@
 """The text of .proto contracts, compared: by meaning of the whole text, or field by field."""
 
+from __future__ import annotations
+
 import re
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor

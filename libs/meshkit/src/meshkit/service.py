@@ -9,6 +9,8 @@ A service without business logic is its settings, its servicers and this::
     raise SystemExit(run(main()))
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import signal
@@ -31,9 +33,11 @@ from meshkit.authz import Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
 from meshkit.deadlines import deadline_layer
 from meshkit.errors import MeshError, error_layer
-from meshkit.metrics import Metrics
+from meshkit.metrics import Metrics, MetricsServer
+from meshkit.readiness import Check, Readiness
+from meshkit.rotation import follow
 from meshkit.settings import Address, ServiceSettings, SettingsError, load
-from meshkit.tls import bind, certificate_files
+from meshkit.tls import CertificateFiles, bind, certificate_files
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +54,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 16 << 20),
 )
-READINESS_SECONDS = 1.0
-READINESS_TIMEOUT_SECONDS = 5.0
 STEP_SECONDS = 15.0
 
 Servicers = Sequence[tuple[Callable[[Any, Any], None], object]]
-Readiness = Callable[[], Awaitable[bool]]
 Step = Callable[[], Awaitable[None]]
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -99,7 +100,7 @@ async def serve(
     servicers: Servicers,
     background: Sequence[Step] = (),
     on_drain: Sequence[Step] = (),
-    readiness: Mapping[str, Readiness] | None = None,
+    readiness: Mapping[str, Check] | None = None,
     metrics: Metrics | None = None,
     on_started: Callable[[Running], None] | None = None,
 ) -> int:
@@ -121,12 +122,16 @@ async def serve(
         scraped = _serve_metrics(settings, metrics, cleanup)
         await server.start()
         _stop_on_signals(stopping, cleanup)
-        watch = _Readiness(health_servicer, ("", *names), readiness or {}, metrics)
+        watch = Readiness(health_servicer, ("", *names), readiness or {}, metrics)
         tasks = [asyncio.create_task(watch.run(), name="readiness")]
+        if files := certificate_files(settings):
+            renew = _Renewal(files, metrics, scraped)
+            tasks.append(asyncio.create_task(follow(files.version, renew), name="certificate"))
         tasks += [asyncio.ensure_future(_step(step)) for step in background]
-        _log.info("serving", extra={"grpc": str(address), "metrics": str(scraped)})
+        scraped_at = scraped.address if scraped else None
+        _log.info("serving", extra={"grpc": str(address), "metrics": str(scraped_at)})
         if on_started is not None:
-            on_started(Running(address, scraped, stopping.set))
+            on_started(Running(address, scraped_at, stopping.set))
         failed = False
         try:
             failed = await _until_stopped(stopping, tasks)
@@ -184,50 +189,9 @@ class _Registrar:
         self._server.add_registered_method_handlers(service, handlers)
 
 
-class _Readiness:
-    """Keeps health equal to what the checks say."""
-
-    def __init__(
-        self,
-        servicer: health.HealthServicer,
-        names: Sequence[str],
-        checks: Mapping[str, Readiness],
-        metrics: Metrics,
-    ) -> None:
-        self._servicer, self._names, self._checks = servicer, names, checks
-        self._ready = metrics.gauge("ready", "1 while all readiness checks pass")
-
-    async def run(self) -> None:
-        """Check for ever; log each change."""
-        before: list[str] | None = None
-        while True:
-            failing = [name for name in self._checks if not await self._passes(name)]
-            if failing != before:
-                await self._set(failing)
-                before = failing
-            await asyncio.sleep(READINESS_SECONDS)
-
-    async def _set(self, failing: list[str]) -> None:
-        response = health_pb2.HealthCheckResponse
-        for name in self._names:
-            await self._servicer.set(name, response.NOT_SERVING if failing else response.SERVING)
-        self._ready.set(0 if failing else 1)
-        if failing:
-            _log.warning("not ready: %s", ", ".join(failing))
-        else:
-            _log.info("ready")
-
-    async def _passes(self, name: str) -> bool:
-        try:
-            return await asyncio.wait_for(self._checks[name](), READINESS_TIMEOUT_SECONDS)
-        except Exception as error:
-            _log.debug("readiness check %s failed: %r", name, error)
-            return False
-
-
 def _serve_metrics(
     settings: ServiceSettings, metrics: Metrics, cleanup: AsyncExitStack
-) -> Address | None:
+) -> MetricsServer | None:
     if settings.metrics_listen is None:
         return None
     listen = Address.parse(settings.metrics_listen)
@@ -239,7 +203,24 @@ def _serve_metrics(
             "free the port or set another address"
         ) from error
     cleanup.callback(server.close)
-    return server.address
+    return server
+
+
+class _Renewal:
+    """What there is to do when the service's certificate was renewed, but for gRPC's own reload."""
+
+    def __init__(
+        self, files: CertificateFiles, metrics: Metrics, scraped: MetricsServer | None
+    ) -> None:
+        self._files, self._scraped = files, scraped
+        self._expiry = metrics.gauge(
+            "certificate_not_after_seconds", "When our certificate expires, as a Unix time"
+        )
+
+    def __call__(self) -> None:
+        self._expiry.set(self._files.read().not_after.timestamp())
+        if self._scraped is not None:
+            self._scraped.renew()
 
 
 def _stop_on_signals(stopping: asyncio.Event, cleanup: AsyncExitStack) -> None:

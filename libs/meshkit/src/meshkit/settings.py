@@ -4,6 +4,8 @@ A service combines `ServiceSettings` with the mixins it needs and adds fields of
 Every field carries a description and an example, from which the error for a wrong value is made.
 """
 
+from __future__ import annotations
+
 import json
 import stat
 import sys
@@ -28,7 +30,7 @@ class Address(NamedTuple):
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
+    def parse(cls, text: str) -> Address:
         """Read `host:port` or `[v6]:port`; ValueError says what is wrong with it."""
         host, colon, port = text.strip().rpartition(":")
         if not colon or not host:

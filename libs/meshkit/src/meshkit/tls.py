@@ -5,6 +5,8 @@ renews certificates swaps by a rename, so a reader never sees half a pair. Witho
 everything is plaintext, and only on the loopback interface unless `insecure` says otherwise.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import logging
 import ssl

@@ -4,6 +4,8 @@ A span per RPC is made by `trace_layer`. Records carry `traceparent` in their he
 when their span is sampled: 55 bytes a record are worth it for those alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
