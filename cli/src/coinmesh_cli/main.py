@@ -1,21 +1,31 @@
-"""`coinmesh`: errors become one line and an exit status, never a traceback."""
+"""Runs a Coinmesh mesh on this machine and looks into it."""
 
 import signal
 import sys
 
-import click
 import typer
 from rich.console import Console
 
-from coinmesh_cli import mesh
+from coinmesh_cli import dlq, mesh, tail
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.mesh import OptionError
 from coinmesh_local.ports import PortTaken
 from coinmesh_local.provision import ProvisionError
+from coinmesh_local.steps.errors import StepError
+from meshkit.errors import MeshError
+from meshkit.settings import SettingsError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 mesh.register(app)
+tail.register(app)
+dlq.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (
@@ -24,6 +34,9 @@ EXPECTED = (
     OptionError,
     PortTaken,
     ProvisionError,
+    StepError,
+    MeshError,
+    SettingsError,
     OSError,
 )
 
@@ -33,12 +46,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except (KeyboardInterrupt, click.Abort):
+        app()
+    except KeyboardInterrupt:
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except EXPECTED as error:
         tail = getattr(error, "tail", "")
         if tail:

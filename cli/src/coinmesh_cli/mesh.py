@@ -1,4 +1,5 @@
-"""The commands that run the mesh: up, down, reset, restart, status, logs, endpoints, provision."""
+"""The commands that run the mesh: up, down, reset, restart, status, logs, endpoints, provision,
+deploy."""
 
 import json
 import os
@@ -19,6 +20,7 @@ from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.mesh import Mesh, Options, caller_environment
 from coinmesh_local.paths import Home
+from coinmesh_local.steps import dispatch
 
 Until = Annotated[
     list[str] | None,
@@ -28,7 +30,7 @@ Until = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (up, down, reset, restart, status, logs, endpoints, provision):
+    for command in (up, down, reset, restart, status, logs, endpoints, provision, deploy):
         app.command()(command)
 
 
@@ -158,6 +160,15 @@ def provision(until: Until = None) -> None:
     """Download and install what components need, start nothing."""
     with Progress() as progress:
         operations.provide(wanted_mesh(), until or [], progress.note)
+
+
+def deploy(
+    steps: Annotated[list[str], typer.Argument(help="Of: topics, schemas, migrations, bucket.")],
+) -> None:
+    """Run deploy steps against the mesh that COINMESH_… settings name, by default the local one."""
+    settings = Mesh.recorded(Home.from_environment()).settings() | caller_environment()
+    for step in steps:
+        dispatch.run(step, settings)
 
 
 def _since(started: float | None) -> str:

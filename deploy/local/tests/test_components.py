@@ -1,22 +1,212 @@
-"""The real components: started, filled by the deploy steps, killed, started again."""
+"""The real components: filled by the deploy steps, killed, started again with what they held."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from pyarrow import fs
 
 from coinmesh_contracts import topics
-from coinmesh_local.steps import schemas
-from coinmesh_local.testing import TestMesh
+from coinmesh_local.paths import CHECKOUT
+from coinmesh_local.steps import bucket, migrations, schemas
+from coinmesh_local.steps import topics as topic_step
+from coinmesh_local.steps.errors import StepError
+from coinmesh_local.steps.schemas import Contract, Registry
+from coinmesh_local.testing import TestMesh, Workspace
 
 pytestmark = pytest.mark.component
 
+BASE = 'syntax = "proto3";\npackage t.v1;\n'
+FIRST = BASE + "message Thing {\n  string id = 1;\n  int64 count = 2;\n}\n"
+GROWN = BASE + "message Thing {\n  string id = 1;\n  int64 count = 2;\n  string more = 3;\n}\n"
+BROKEN = BASE + "message Thing {\n  string id = 1;\n  string count = 2;\n}\n"
+SHRUNK = BASE + "message Thing {\n  string id = 1;\n}\n"
+RETIRED = BASE + 'message Thing {\n  reserved 2;\n  reserved "count";\n  string id = 1;\n}\n'
 
-def test_steps_fill_the_components(mesh: TestMesh) -> None:
-    mesh.require("topics", "schemas", "migrations", "bucket", "redis")
+
+@pytest.fixture
+def registry(mesh: TestMesh) -> Iterator[Registry]:
+    mesh.require("schemas")
+    with Registry(mesh.endpoints["registry"]) as client:
+        yield client
+
+
+def test_topics_are_as_the_contracts_say_and_are_kept_so(mesh: TestMesh) -> None:
+    mesh.require("topics")
     admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
     found = admin.list_topics(timeout=30).topics
-    assert {t.name: len(found[t.name].partitions) for t in topics.ALL} == {
-        t.name: t.partitions for t in topics.ALL
+    for topic in topics.ALL:
+        assert len(found[topic.name].partitions) == topic.partitions
+
+    changed = topics.ALL[0]
+    altered = topic_step.Wanted(changed.name, changed.partitions, {"retention.ms": "12345"})
+    topic_step.create(mesh.endpoints["kafka"], [altered])
+    topic_step.create(mesh.endpoints["kafka"], [altered])
+    resource = ConfigResource(ResourceType.TOPIC, changed.name)
+    entries = next(iter(admin.describe_configs([resource]).values())).result(timeout=30)
+    assert entries["retention.ms"].value == "12345"
+    assert entries["message.timestamp.type"].value == "LogAppendTime"
+
+
+def test_partitions_of_a_topic_never_change(mesh: TestMesh) -> None:
+    mesh.require("topics")
+    wrong = topic_step.Wanted(topics.TRADES.name, topics.TRADES.partitions + 1)
+    with pytest.raises(StepError, match=r"has 4 partitions, the contracts say 5"):
+        topic_step.create(mesh.endpoints["kafka"], [wrong])
+
+
+def test_every_contract_is_registered_once_with_its_references(mesh: TestMesh) -> None:
+    mesh.require("schemas")
+    url = mesh.endpoints["registry"]
+    before = schemas.register_all(url)
+    assert schemas.register_all(url) == before
+    subject = f"{topics.TRADES.name}-value"
+    latest = httpx.get(f"{url}/subjects/{subject}/versions/latest").json()
+    assert [r["name"] for r in latest["references"]] == ["coinmesh/events/v1/event_type.proto"]
+
+
+def test_an_incompatible_change_is_refused(registry: Registry) -> None:
+    first = registry.register(Contract("t-value", FIRST, ()))
+    for text in (BROKEN, SHRUNK):
+        with pytest.raises(StepError, match=r"refuses t-value: .*only grow"):
+            registry.register(Contract("t-value", text, ()))
+    assert registry.register(Contract("t-value", FIRST, ())) == first
+    assert registry.register(Contract("t-value", GROWN, ())) != first
+
+
+def test_a_retired_field_may_go_when_its_number_is_reserved(registry: Registry) -> None:
+    registry.register(Contract("retired-value", FIRST, ()))
+    registry.register(Contract("retired-value", RETIRED, ()))
+
+
+def test_an_unresolved_import_and_nonsense_are_refused(registry: Registry) -> None:
+    unresolved = BASE + 'import "no/such.proto";\nmessage Thing {\n  no.Such such = 1;\n}\n'
+    for subject, text in (("u-value", unresolved), ("n-value", "this is no contract")):
+        with pytest.raises(StepError, match=f"refuses {subject}"):
+            registry.register(Contract(subject, text, ()))
+
+
+def test_schemas_survive_a_restart_and_a_kill_of_the_registry(mesh: TestMesh) -> None:
+    mesh.require("schemas")
+    url = mesh.endpoints["registry"]
+    before = schemas.register_all(url)
+    component = mesh.component("registry")
+    component.restart()
+    assert _ids(url, before) == before
+    component.kill()
+    component.wait_ready()
+    assert _ids(url, before) == before
+    config = httpx.get(f"{url}/config").json()
+    assert config["compatibilityLevel"] == "BACKWARD_TRANSITIVE"
+
+
+def _ids(url: str, subjects: dict[str, int]) -> dict[str, int]:
+    """The ids that the registry has now, registering nothing."""
+    return {
+        subject: httpx.get(f"{url}/subjects/{subject.replace('/', '%2F')}/versions/latest").json()[
+            "id"
+        ]
+        for subject in subjects
     }
-    subjects = set(httpx.get(mesh.endpoints["registry"] + "/subjects").json())
-    assert subjects >= {contract.subject for contract in schemas.contracts()}
+
+
+def test_an_unreachable_registry_is_named(unused_tcp_port: int) -> None:
+    with pytest.raises(StepError, match=f"127.0.0.1:{unused_tcp_port}|schema registry failed"):
+        schemas.register_all(f"http://127.0.0.1:{unused_tcp_port}/apis/ccompat/v7")
+
+
+def test_migrations_run_once_and_altered_ones_are_refused(mesh: TestMesh, tmp_path: Path) -> None:
+    mesh.require("cassandra")
+    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
+    first = tmp_path / "0001_things.cql"
+    first.write_text("-- a comment; with a semicolon\nCREATE TABLE things (a text PRIMARY KEY);\n")
+    assert migrations.apply(point, "migrations_test", tmp_path) == ["0001_things.cql"]
+    assert migrations.apply(point, "migrations_test", tmp_path) == []
+    (tmp_path / "0002_more.cql").write_text("ALTER TABLE things ADD b text;")
+    assert migrations.apply(point, "migrations_test", tmp_path) == ["0002_more.cql"]
+    first.write_text("CREATE TABLE things (a int PRIMARY KEY);\n")
+    with pytest.raises(StepError, match=r"0001_things.cql was altered"):
+        migrations.apply(point, "migrations_test", tmp_path)
+    first.unlink()
+    (tmp_path / "0002_more.cql").rename(tmp_path / "0001_more.cql")
+    with pytest.raises(StepError, match=r"0002_more.cql was applied but its file is gone"):
+        migrations.apply(point, "migrations_test", tmp_path)
+
+
+def test_a_failed_migration_is_not_recorded(mesh: TestMesh, tmp_path: Path) -> None:
+    mesh.require("cassandra")
+    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
+    path = tmp_path / "0001_things.cql"
+    path.write_text("CREATE TABLE IF NOT EXISTS t (a text PRIMARY KEY); CREATE NONSENSE;")
+    with pytest.raises(StepError, match="refused a migration"):
+        migrations.apply(point, "failing_test", tmp_path)
+    path.write_text("CREATE TABLE IF NOT EXISTS t (a text PRIMARY KEY);")
+    assert migrations.apply(point, "failing_test", tmp_path) == ["0001_things.cql"]
+
+
+def test_the_mesh_own_migrations_apply_and_survive_kill_9(mesh: TestMesh) -> None:
+    mesh.require("migrations")
+    component = mesh.component("cassandra")
+    component.kill()
+    component.wait_ready()
+    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
+    directory = CHECKOUT / "deploy" / "cassandra" / "migrations"
+    assert migrations.apply(point, "coinmesh", directory) == []
+
+
+def test_objects_survive_kill_9_and_strangers_get_none(mesh: TestMesh) -> None:
+    mesh.require("bucket")
+    settings = mesh.settings
+    endpoint = settings["COINMESH_S3_ENDPOINT"]
+    file = Path(settings["COINMESH_S3_CREDENTIALS_FILE"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    credentials = json.loads(file.read_text())
+    store = fs.S3FileSystem(
+        access_key=credentials["accessKey"],
+        secret_key=credentials["secretKey"],
+        endpoint_override=endpoint.removeprefix("http://"),
+        scheme="http",
+        region="us-east-1",
+    )
+    with store.open_output_stream("coinmesh/kept") as stream:
+        stream.write(b"kept" * 10_000)
+    component = mesh.component("seaweedfs")
+    component.kill()
+    component.wait_ready()
+    bucket.create(endpoint, credentials, "coinmesh")
+    with store.open_input_stream("coinmesh/kept") as stream:
+        assert stream.read() == b"kept" * 10_000
+    assert httpx.get(f"{endpoint}/coinmesh/kept").status_code == 403
+
+
+def test_kafka_starts_from_damaged_storage(workspace: Workspace) -> None:
+    with TestMesh(workspace.root / "damaged") as mesh:
+        mesh.require("topics")
+        component = mesh.component("kafka")
+        admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
+        meta = mesh.home.data / "kafka" / "log" / "meta.properties"
+        for damage in ("", "version=1\ncluster.id=another-cluster-0000000\nnode.id=1\n", None):
+            component.stop()
+            if damage is None:
+                meta.unlink()
+                (meta.parent.parent / "log.new").mkdir()
+            else:
+                meta.write_text(damage)
+            component.start()
+            assert topics.TRADES.name in admin.list_topics(timeout=30).topics
+
+
+def test_three_brokers_replicate_and_outlive_one(workspace: Workspace) -> None:
+    from coinmesh_local.mesh import Options
+
+    with TestMesh(workspace.root / "ha", Options(ha=True, ports="free")) as mesh:
+        mesh.require("topics")
+        admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
+        metadata = admin.list_topics(topics.TRADES.name, timeout=30)
+        partitions = metadata.topics[topics.TRADES.name].partitions
+        assert {len(p.replicas) for p in partitions.values()} == {3}
+        mesh.component("kafka-2").stop()
+        topic_step.create(mesh.endpoints["kafka"], topic_step.mesh_topics())

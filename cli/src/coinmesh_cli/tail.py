@@ -1,0 +1,59 @@
+"""`coinmesh tail`: the last events of a topic in the minimal JSON form, then those that come."""
+
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from confluent_kafka import Message
+from google.protobuf.message import DecodeError
+
+from coinmesh_cli.records import TopicReader, kafka_settings
+from coinmesh_contracts import framing, topics
+from meshkit.errors import InvalidArgument
+from meshkit.minimal import render
+
+#: How far back records of one key are looked for, per partition.
+LOOK_BACK = 20_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(tail)
+
+
+def tail(
+    what: Annotated[str, typer.Argument(metavar="TOPIC[/KEY]", help="e.g. market.trades.v1")],
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new ones.")] = False,
+) -> None:
+    """Print a topic's events as JSON lines, of one instrument with TOPIC/INSTRUMENT."""
+    name, _, key = what.partition("/")
+    topic = topics.BY_NAME.get(name)
+    if topic is None or topic.message is None:
+        known = ", ".join(t.name for t in topics.ALL if t.message)
+        raise InvalidArgument(
+            "UNKNOWN_TOPIC", f"{name} is not a topic of events; those are: {known}"
+        )
+    with closing(TopicReader(kafka_settings(), name)) as reader:
+        records = reader.existing(LOOK_BACK if key else lines)
+        chosen = sorted((m for m in records if _is(m, key)), key=lambda m: m.timestamp()[1])
+        _print(chosen[len(chosen) - min(lines, len(chosen)) :], topic)
+        if follow:
+            _print((m for m in reader.following() if _is(m, key)), topic)
+
+
+def _is(message: Message, key: str) -> bool:
+    return not key or message.key() == key.encode()
+
+
+def _print(messages: Iterable[Message], topic: topics.Topic) -> None:
+    assert topic.message is not None
+    for message in messages:
+        where = f"{topic.name} {message.partition()}@{message.offset()}"
+        try:
+            _, payload = framing.split(message.value())
+            print(render(topic.message.FromString(payload)), flush=True)
+        except (framing.FramingError, DecodeError) as error:
+            print(f"{where} cannot be decoded: {error}", file=sys.stderr)
