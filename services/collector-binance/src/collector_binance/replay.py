@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Final
@@ -29,7 +29,7 @@ _TICK_NS: Final = 10**9
 class BookTop(BookObserver):
     """Writes the best bid and ask after each applied delta, as the venue printed them."""
 
-    def __init__(self, symbol: str, lines: list[tuple[str, dict[str, object]]]) -> None:
+    def __init__(self, symbol: str, lines: list[tuple[str, Mapping[str, object]]]) -> None:
         self._symbol, self._lines = symbol, lines
         self._texts: dict[tuple[int, int], Level] = {}
 
@@ -102,7 +102,7 @@ def replay(
     """
     archive = is_archive(capture)
     engine = Engine(Headers.offline(), admits_any=not archive)
-    tops: list[tuple[str, dict[str, object]]] = []
+    tops: list[tuple[str, Mapping[str, object]]] = []
     if book_top is not None:
         engine.on_market = lambda market: _watch(market, tops)
     with ExitStack() as cleanup:
@@ -143,7 +143,7 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
         yield out
 
 
-def _watch(market: Market, lines: list[tuple[str, dict[str, object]]]) -> None:
+def _watch(market: Market, lines: list[tuple[str, Mapping[str, object]]]) -> None:
     market.book.observer = BookTop(market.symbol, lines)
 
 
@@ -159,7 +159,7 @@ def _define(engine: Engine, path: Path) -> list[Record]:
     return out
 
 
-def _write_tops(path: Path, tops: list[tuple[str, dict[str, object]]]) -> None:
+def _write_tops(path: Path, tops: list[tuple[str, Mapping[str, object]]]) -> None:
     """One line a delta; each names its symbol when the capture has several."""
     several = len({symbol for symbol, _ in tops}) > 1
     encode = msgspec.json.Encoder().encode

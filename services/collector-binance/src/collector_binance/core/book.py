@@ -94,7 +94,7 @@ class Book:
         self.state = BookState.IDLE
         self.last_id: int | None = None
         self.last_time: int | None = None
-        self.suspect: GapCause | None = None
+        self.suspect: GapCause.ValueType | None = None
         self.events = 0
         self.duplicates = 0
         self.resyncs = 0
@@ -135,7 +135,7 @@ class Book:
             span = (last + 1, delta.first_id - 1)
             cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
             detail = f"updates jumped from {last} to {delta.first_id}"
-            self._break(span, cause, detail, delta.time, delta.receive_ns, out)
+            self._break(span, cause, detail, delta.receive_ns, out)
             self._buffer.append(delta)
             return
         self.suspect = None
@@ -164,7 +164,13 @@ class Book:
                 detail = f"updates between {last} and {delta.first_id} did not come"
                 times = (None, delta.time)
                 self._hole = self._gaps.open(
-                    Channel.BOOK, span, cause, detail, times, delta.receive_ns, out
+                    Channel.BOOK,
+                    span,
+                    delta.receive_ns,
+                    out,
+                    cause=cause,
+                    detail=detail,
+                    times=times,
                 )
             self._want(urgent=False)
 
@@ -215,6 +221,7 @@ class Book:
         self.suspect = None
         self.publish(receive_ns, out)
         if self._hole is not None:
+            self._hole.end_time = self._hole.end_time or (buffer[0].time if buffer else None)
             self._gaps.close(self._hole, GapState.GAP_STATE_RESYNCED, receive_ns, out)
             self._hole = None
         waiting = [delta for delta in buffer if delta.last_id > last]
@@ -235,7 +242,7 @@ class Book:
         if self.audit.on_quote(update_id, top) and self.state is BookState.SYNCED:
             self._mismatch(receive_ns, out)
 
-    def interrupt(self, cause: GapCause) -> None:
+    def interrupt(self, cause: GapCause.ValueType) -> None:
         """The stream was cut: what comes next may not continue what came before."""
         self.suspect = cause
         self.audit.reset()
@@ -293,19 +300,20 @@ class Book:
         assert self.last_id is not None
         span = (min(self.audit.last_match + 1, self.last_id), self.last_id)
         cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
-        self._break(span, cause, self.audit.detail, self.last_time, receive_ns, out)
+        self._break(span, cause, self.audit.detail, receive_ns, out)
 
     def _break(
         self,
         span: tuple[int, int],
-        cause: GapCause,
+        cause: GapCause.ValueType,
         detail: str,
-        end_time: int | None,
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        times = (self.last_time, end_time)
-        self._hole = self._gaps.open(Channel.BOOK, span, cause, detail, times, receive_ns, out)
+        times = (self.last_time, None)
+        self._hole = self._gaps.open(
+            Channel.BOOK, span, receive_ns, out, cause=cause, detail=detail, times=times
+        )
         self.state = BookState.STALE
         self.suspect = None
         self.audit.reset()

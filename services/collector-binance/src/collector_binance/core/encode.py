@@ -7,7 +7,7 @@ must never be compared with those of the same message serialized again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
@@ -78,7 +78,9 @@ class Encoder:
         self._trade = Trade()
         self._quote = Quote()
 
-    def _head(self, topic: topics.Topic, message: type[Message], kind: EventType) -> bytes:
+    def _head(
+        self, topic: topics.Topic, message: type[Message], kind: EventType.ValueType
+    ) -> bytes:
         fixed = message(
             source=VENUE,
             type=kind,
@@ -161,7 +163,7 @@ class Encoder:
 
     def book(
         self,
-        kind: BookUpdateKind,
+        kind: BookUpdateKind.ValueType,
         ids: tuple[int, int],
         bids: tuple[Sequence[int], Sequence[int]],
         asks: tuple[Sequence[int], Sequence[int]],
@@ -222,7 +224,10 @@ class Encoder:
 
 
 def _refill(
-    bid_field: list[int], bids: Sequence[int], ask_field: list[int], asks: Sequence[int]
+    bid_field: MutableSequence[int],
+    bids: Sequence[int],
+    ask_field: MutableSequence[int],
+    asks: Sequence[int],
 ) -> int:
     fitted, exponent = fit([*bids, *asks])
     bid_field[:] = fitted[: len(bids)]

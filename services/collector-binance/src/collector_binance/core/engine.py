@@ -41,6 +41,9 @@ MILLISECONDS: Final = 1000
 _PREFIX: Final = len(b'{"stream":"')
 _BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError)
 
+Route = tuple[Handler, Market, Channel]
+"""What a stream leads to."""
+
 AnonymousSnapshot = Callable[["Engine", bytes, int, list[Record]], None]
 
 
@@ -57,7 +60,7 @@ class Input:
         status: REST: the HTTP status.
     """
 
-    kind: FrameKind
+    kind: FrameKind.ValueType
     connection: str
     receive_ns: int
     payload: bytes = b""
@@ -71,7 +74,7 @@ class Link:
 
     name: str
     scale: int
-    routes: dict[bytes, tuple[Handler, Market, Channel]] = field(default_factory=dict)
+    routes: dict[bytes, Route] = field(default_factory=dict)
     messages: int = 0
 
 
@@ -149,7 +152,8 @@ class Engine:
             else:
                 route[0](frame, link.scale, receive_ns, out)
         except _BAD_INPUT as error:
-            self._undecodable(frame, receive_ns, link, route, error, out)
+            given = Input(FrameKind.FRAME_KIND_MESSAGE, connection, receive_ns, frame)
+            self._undecodable(given, route, error, out)
         return out
 
     def tick(self, now_ns: int) -> list[Record] | None:
@@ -318,51 +322,37 @@ class Engine:
         try:
             route[0](b'{"data":' + data + b"}", link.scale, receive_ns, out)
         except _BAD_INPUT as error:
-            self._undecodable(data, receive_ns, link, route, error, out)
+            given = Input(FrameKind.FRAME_KIND_MESSAGE, link.name, receive_ns, data)
+            self._undecodable(given, route, error, out)
 
     # Bad input
 
     def _undecodable(
-        self,
-        frame: bytes,
-        receive_ns: int,
-        link: Link,
-        route: tuple[Handler, Market, Channel] | None,
-        error: Exception,
-        out: list[Record],
+        self, given: Input, route: Route | None, error: Exception, out: list[Record]
     ) -> None:
         """A message that can't be used: a dead letter, and the reason of the hole it leaves."""
         cause = GapCause.GAP_CAUSE_MALFORMED_FRAME
+        link = self.links[given.connection]
         for _, market, channel in [route] if route else link.routes.values():
             if channel is Channel.TRADE:
                 market.trades.suspect = market.trades.suspect or cause
             elif channel is Channel.BOOK:
                 market.book.suspect = market.book.suspect or cause
-        market = route[1] if route else None
-        self._dead_letter(link.name, frame, receive_ns, error, market, out)
+        self._reject(given, error, out, route[1] if route else None)
 
-    def _reject(self, given: Input, error: Exception, out: list[Record]) -> None:
-        self._dead_letter(given.connection, given.payload, given.receive_ns, error, None, out)
-
-    def _dead_letter(
-        self,
-        connection: str,
-        value: bytes,
-        receive_ns: int,
-        error: Exception,
-        market: Market | None,
-        out: list[Record],
+    def _reject(
+        self, given: Input, error: Exception, out: list[Record], market: Market | None = None
     ) -> None:
         reason = _reason(error)
         self.counters.dead_letters[reason] = self.counters.dead_letters.get(reason, 0) + 1
         out.append(
             dead_letter(
                 self.headers,
-                origin=f"{connection}:{self.sequence - 1}",
+                origin=f"{given.connection}:{self.sequence - 1}",
                 reason=reason,
                 detail=str(error),
-                value=value,
-                receive_ns=receive_ns,
+                value=given.payload,
+                receive_ns=given.receive_ns,
                 encoder=market.encoder if market else None,
             )
         )

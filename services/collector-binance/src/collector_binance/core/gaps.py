@@ -35,14 +35,14 @@ class Hole:
     channel: Channel
     first: int
     last: int
-    cause: GapCause
+    cause: GapCause.ValueType
     detail: str
     start_time: int | None = None
     end_time: int | None = None
     missing: list[Span] = field(default_factory=list)
     lost: int = 0
     revision: int = 0
-    state: GapState = GapState.GAP_STATE_OPEN
+    state: GapState.ValueType = GapState.GAP_STATE_OPEN
 
     @property
     def repaired(self) -> int:
@@ -76,15 +76,17 @@ class GapLog:
         self,
         channel: Channel,
         span: Span,
-        cause: GapCause,
-        detail: str,
-        times: tuple[int | None, int | None],
         receive_ns: int,
         out: list[Record],
+        *,
+        cause: GapCause.ValueType,
+        detail: str,
+        times: tuple[int | None, int | None] = (None, None),
     ) -> Hole:
         """Begin a gap: state OPEN, all its ids missing."""
         gap_id = self.gap_id(channel, span[0])
-        hole = Hole(gap_id, channel, *span, cause, detail, *times, missing=[span])
+        hole = Hole(gap_id, channel, *span, cause=cause, detail=detail, missing=[span])
+        hole.start_time, hole.end_time = times
         known = self.open_holes.get(gap_id)
         if known is not None:
             hole.revision = known.revision
@@ -96,7 +98,7 @@ class GapLog:
     def close(
         self,
         hole: Hole,
-        state: GapState,
+        state: GapState.ValueType,
         receive_ns: int,
         out: list[Record],
         detail: str | None = None,
@@ -111,14 +113,15 @@ class GapLog:
         self,
         channel: Channel,
         span: Span,
-        cause: GapCause,
-        detail: str,
-        times: tuple[int | None, int | None],
         receive_ns: int,
         out: list[Record],
+        *,
+        cause: GapCause.ValueType,
+        detail: str,
+        times: tuple[int | None, int | None],
     ) -> None:
         """Write a gap that nothing can repair."""
-        hole = self.open(channel, span, cause, detail, times, receive_ns, [])
+        hole = self.open(channel, span, receive_ns, [], cause=cause, detail=detail, times=times)
         hole.revision = 0
         self.close(hole, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out)
 

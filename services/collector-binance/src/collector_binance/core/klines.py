@@ -37,6 +37,16 @@ class Klines:
         self.mismatches = 0
 
     @property
+    def last_id(self) -> int | None:
+        """The start (µs) of the last closed kline."""
+        return self.last_start if self.last_start >= 0 else None
+
+    @property
+    def last_time(self) -> int | None:
+        """The same: a kline's id is its start."""
+        return self.last_id
+
+    @property
     def deadline(self) -> int | None:
         """When (ns) the trades of the oldest waiting kline count as missing."""
         return self._waiting[0][2] if self._waiting else None
@@ -136,8 +146,15 @@ class Klines:
         self.mismatches += 1
         detail = "in units of 1e-8 (q: 1e-16): " + "; ".join(wrong)
         cause = GapCause.GAP_CAUSE_KLINE_MISMATCH
-        times = (start, end)
-        self._gaps.note(Channel.KLINE, (start, start), cause, detail, times, receive_ns, out)
+        self._gaps.note(
+            Channel.KLINE,
+            (start, start),
+            receive_ns,
+            out,
+            cause=cause,
+            detail=detail,
+            times=(start, end),
+        )
 
 
 def _bar(trades: list[TradeData | PastTrade]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from collector_binance.core.book import Book, BookState
@@ -31,6 +31,24 @@ from collector_binance.core.trades import Trades
 
 PARKED_NS: Final = 10**9
 PARKED_EVENTS: Final = 10_000
+SILENT_NS: Final = 60 * 10**9
+
+
+class Stream(Protocol):
+    """What the streams' states have in common."""
+
+    events: int
+    duplicates: int
+
+    @property
+    def last_id(self) -> int | None:
+        """The last native id."""
+        ...
+
+    @property
+    def last_time(self) -> int | None:
+        """The venue's time (µs) of the last event, None where there is none."""
+        ...
 
 
 class WrongSymbolError(ValueError):
@@ -55,7 +73,6 @@ class Market:
 
     Attributes:
         connections: The connections that carry it now.
-        last_receive_ns: When its last frame came, by channel.
     """
 
     def __init__(
@@ -75,6 +92,13 @@ class Market:
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
         self._parked: Parked | None = None
+        self._active: dict[Channel, tuple[int, int]] = {}
+        self._streams: dict[Channel, Stream] = {
+            Channel.TRADE: self.trades,
+            Channel.QUOTE: self.quotes,
+            Channel.BOOK: self.book,
+            Channel.KLINE: self.klines,
+        }
         self.handlers: dict[Channel, Handler] = {
             Channel.TRADE: self._on_trade,
             Channel.QUOTE: self._on_quote,
@@ -141,11 +165,33 @@ class Market:
             acted = True
         return acted
 
+    def stream(self, channel: Channel) -> Stream:
+        """The state of one channel."""
+        return self._streams[channel]
+
+    def look(self, now_ns: int) -> None:
+        """Note which channels have had events since the last look; for `state` only."""
+        for channel, stream in self._streams.items():
+            count = stream.events + stream.duplicates
+            if self._active.get(channel, (-1, 0))[0] != count:
+                self._active[channel] = (count, now_ns)
+
+    def state(self, channel: Channel, now_ns: int) -> str:
+        """One of "live", "buffering", "stale" or "silent" (no event for a minute)."""
+        if channel is Channel.BOOK and self.book.state is not BookState.SYNCED:
+            return "stale" if self.book.state is BookState.STALE else "buffering"
+        if channel in (Channel.BOOK, Channel.TRADE) and not self.connections:
+            return "stale"
+        self.look(now_ns)
+        return "silent" if now_ns - self._active[channel][1] > SILENT_NS else "live"
+
     def connected(self, connection: str) -> None:
         """A connection carries this instrument from now on."""
         self.connections.add(connection)
 
-    def disconnected(self, connection: str, cause: GapCause | None, out: list[Record]) -> None:
+    def disconnected(
+        self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
+    ) -> None:
         """A connection carries it no longer; without a cause we wanted it so."""
         if connection not in self.connections:
             return
@@ -155,7 +201,7 @@ class Market:
         if not self.connections:
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
 
-    def suspect(self, cause: GapCause) -> None:
+    def suspect(self, cause: GapCause.ValueType) -> None:
         """Something happened after which any of the streams may have a hole."""
         self.trades.suspect = cause
         self.book.interrupt(cause)

@@ -13,6 +13,7 @@ class Quotes:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.last_id = -1
+        self.last_time: int | None = None  # bookTicker has no time
         self.last: tuple[int, int, int, int] | None = None
         self.events = 0
         self.duplicates = 0

@@ -6,7 +6,7 @@ payload, so that a replay of the session begins in the same state.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -93,7 +93,7 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
             channel=Channel.TRADE,
             first=each.first_id,
             last=each.last_id,
-            cause=GapCause.ValueType(each.cause),
+            cause=cast(GapCause.ValueType, each.cause),
             detail=each.detail or "found missing on the topic at start",
             start_time=each.start_time,
             end_time=each.end_time,
@@ -110,7 +110,7 @@ def backfill(engine: Engine, payload: bytes, receive_ns: int, out: list[Record])
     engine.market(wanted.symbol).trades.backfill(wanted.spans, receive_ns, out)
 
 
-def disconnect_cause(reason: str) -> GapCause | None:
+def disconnect_cause(reason: str) -> GapCause.ValueType | None:
     """Why a hole after a disconnect with that reason is there; None when we closed it."""
     if reason == CLOSED:
         return None

@@ -42,7 +42,7 @@ class Trades:
         self.listener: Listener | None = None
         self.last_id: int | None = None
         self.last_time: int | None = None
-        self.suspect: GapCause | None = None
+        self.suspect: GapCause.ValueType | None = None
         self.events = 0
         self.duplicates = 0
 
@@ -63,7 +63,7 @@ class Trades:
         last = self.last_id
         if last is not None and number != last + 1:
             if number <= last:
-                self._fill(number, record, data, time, receive_ns, out)
+                self._fill(data, record, time, receive_ns, out)
                 return
             self.open_hole(number - 1, time, receive_ns, out)
         self.last_id, self.last_time = number, time
@@ -82,7 +82,9 @@ class Trades:
         cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
         detail = f"{span[1] - span[0] + 1} trades after id {self.last_id} did not come"
         times = (self.last_time, end_time)
-        self._gaps.open(Channel.TRADE, span, cause, detail, times, receive_ns, out)
+        self._gaps.open(
+            Channel.TRADE, span, receive_ns, out, cause=cause, detail=detail, times=times
+        )
         self.last_id = last_missing
         self._ask()
 
@@ -94,11 +96,10 @@ class Trades:
             self._gaps.open(
                 Channel.TRADE,
                 span,
-                GapCause.GAP_CAUSE_DOWNTIME,
-                "asked for: these trades were not collected",
-                (None, None),
                 receive_ns,
                 out,
+                cause=GapCause.GAP_CAUSE_DOWNTIME,
+                detail="asked for: these trades were not collected",
             )
             self.last_id = span[1] if self.last_id is None else max(self.last_id, span[1])
         self._ask()
@@ -120,7 +121,7 @@ class Trades:
         records = [self._encoder.past_trade(data, scale, receive_ns) for data in ordered]
         self._asked_from = None
         for data, record in zip(ordered, records, strict=True):
-            self._fill(data.trade_id, record, data, data.trade_time * scale, receive_ns, out)
+            self._fill(data, record, data.trade_time * scale, receive_ns, out)
         holes = self.holes
         if holes and holes[0].missing[0][0] <= asked_from:
             # Nothing came although later trades exist: the history may lag behind the stream.
@@ -173,15 +174,14 @@ class Trades:
 
     def _fill(
         self,
-        number: int,
-        record: Record,
         data: TradeData | PastTrade,
+        record: Record,
         time: int,
         receive_ns: int,
         out: list[Record],
     ) -> None:
         for hole in self.holes:
-            if hole.fill(number):
+            if hole.fill(data.trade_id):
                 break
         else:
             self.duplicates += 1

@@ -1,0 +1,101 @@
+"""What the exchange trades: exchangeInfo, read at start and then from time to time.
+
+The whole of it is large; the engine is given, and the recording keeps, the entries of the symbols
+that are collected, each as received.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core.engine import Input
+from collector_binance.core.instruments import (
+    ExchangeInfo,
+    SymbolInfo,
+    decode_exchange_info,
+    decode_symbol_info,
+    instrument_name,
+)
+from collector_binance.rest import RestClient
+from meshkit.errors import NotFound, Unavailable
+
+_log = logging.getLogger(__name__)
+
+PATH: Final = "/api/v3/exchangeInfo"
+WEIGHT: Final = 20
+TRADING: Final = "TRADING"
+_PER_INPUT: Final = 100
+
+
+class Catalogue:
+    """The symbols of the exchange.
+
+    Attributes:
+        infos: What the exchange says, by symbol.
+    """
+
+    def __init__(self, rest: RestClient) -> None:
+        self._rest = rest
+        self._raw: dict[str, bytes] = {}
+        self._symbols: dict[str, str] = {}
+        self.infos: dict[str, SymbolInfo] = {}
+
+    async def refresh(self) -> None:
+        """Read exchangeInfo anew.
+
+        Raises:
+            Unavailable: The answer can't be used.
+        """
+        answer = await self._rest.get(PATH, {}, WEIGHT)
+        try:
+            if answer.status != 200:
+                raise ValueError(f"HTTP {answer.status}: {answer.body[:200]!r}")
+            info: ExchangeInfo = decode_exchange_info(answer.body)
+            raw = [(decode_symbol_info(each), bytes(each)) for each in info.symbols]
+        except (ValueError, msgspec.DecodeError) as error:
+            message = f"{self._rest.url}{PATH} gives no exchangeInfo: {error}"
+            raise Unavailable("EXCHANGE_ANSWER", message) from error
+        self._raw = {each.symbol: body for each, body in raw}
+        self.infos = {each.symbol: each for each, _ in raw}
+        self._symbols = {instrument_name(each.symbol, each): each.symbol for each, _ in raw}
+        self._rest.budget.limit = info.weight_per_minute() or self._rest.budget.limit
+
+    def trading(self) -> list[str]:
+        """The symbols that trade now, in order."""
+        return sorted(name for name, info in self.infos.items() if info.status == TRADING)
+
+    def symbol_of(self, name: str) -> str:
+        """The venue's symbol for an instrument's name or a symbol.
+
+        Raises:
+            NotFound: There is no such instrument.
+        """
+        symbol = self._symbols.get(name) or name.upper()
+        if symbol not in self.infos:
+            raise NotFound(
+                "INSTRUMENT_NOT_FOUND",
+                f"the exchange has no instrument {name!r}; write binance.BTC-USDT or BTCUSDT",
+                instrument=name,
+            )
+        return symbol
+
+    def inputs(self, connection: str, symbols: Iterable[str]) -> list[Input]:
+        """The entries of some symbols as inputs for the engine."""
+        bodies = [self._raw[symbol] for symbol in symbols if symbol in self._raw]
+        return [
+            Input(
+                FrameKind.FRAME_KIND_REST,
+                connection,
+                time.time_ns(),
+                b'{"symbols":[' + b",".join(bodies[start : start + _PER_INPUT]) + b"]}",
+                f"GET {PATH}",
+                200,
+            )
+            for start in range(0, len(bodies), _PER_INPUT)
+        ]

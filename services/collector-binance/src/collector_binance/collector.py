@@ -1,0 +1,301 @@
+"""The running collector: the engine between the exchange and Kafka, everything recorded.
+
+One order of inputs: each goes into the engine, its events to the outlet, itself to the recording,
+and what the engine asks for to REST or to a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from google.protobuf.message import Message
+
+from coinmesh_contracts import topics
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance import checkpoint, measures
+from collector_binance.catalogue import TRADING, Catalogue
+from collector_binance.connections import Connections
+from collector_binance.core.commands import ControlReply
+from collector_binance.core.encode import WRITTEN, Headers
+from collector_binance.core.engine import Engine, Input
+from collector_binance.core.frames import FrameRecorder
+from collector_binance.core.instruments import VENUE
+from collector_binance.outlet import Outlet
+from collector_binance.requests import Requests
+from collector_binance.rest import RestClient
+from collector_binance.settings import CollectorSettings
+from meshkit.backoff import Backoff
+from meshkit.errors import MeshError, Unavailable
+from meshkit.metrics import Metrics
+from meshkit.producer import Producer
+from meshkit.registry import Registry, SchemaIds
+from meshkit.settings import SettingsError
+
+_log = logging.getLogger(__name__)
+
+FLUSH_SECONDS: Final = 0.1
+CLOCK_SECONDS: Final = 60.0
+_LOOK_NS: Final = 5 * 10**9
+_TOPICS: Final = (*WRITTEN, topics.FRAMES)
+
+
+class Collector:
+    """Everything that runs; `run` is the service's background task, `close` its drain step.
+
+    Attributes:
+        engine: The logic and its state; None until the schemas are known.
+        connections: The connections; None until the engine runs.
+        catalogue: What the exchange trades.
+        start_time: When this process was started.
+    """
+
+    def __init__(self, settings: CollectorSettings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.start_time = datetime.now(UTC)
+        # Time first, so that sessions sort; random, so that no two are alike.
+        self.session = f"{VENUE}/{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
+        self.engine: Engine | None = None
+        self.connections: Connections | None = None
+        self.rest = RestClient(settings, metrics)
+        self.catalogue = Catalogue(self.rest)
+        self._recorder: FrameRecorder | None = None
+        self._outlet: Outlet | None = None
+        self._producer: Producer | None = None
+        self._requests: Requests | None = None
+        self._cleanup = AsyncExitStack()
+        self._registry = Registry(settings)
+        self._clock_offset = metrics.gauge(
+            "binance_clock_offset_seconds", "The exchange's clock minus ours, by REST time"
+        )
+
+    @property
+    def rest_connection(self) -> str:
+        """The name under which REST answers are recorded."""
+        return f"{self.session}/0"
+
+    async def is_ready(self) -> bool:
+        """Whether every connection is open and subscribed."""
+        return self.connections is not None and self.connections.is_live
+
+    async def run(self) -> None:
+        """Collect for ever; errors as `_run`."""
+        try:
+            await self._run()
+        except BaseExceptionGroup as group:
+            raise reason_of(group) from group
+
+    async def _run(self) -> None:
+        """Wait for what is needed, then collect.
+
+        Raises:
+            FailedPrecondition: A schema or topic is missing.
+            SettingsError: The exchange lacks a symbol that was asked for.
+            DataLoss: Kafka refused a record.
+        """
+        ids = await self._schema_ids()
+        producer = Producer(self.settings, client_id=VENUE, metrics=self.metrics)
+        self._producer = await self._cleanup.enter_async_context(producer)
+        await self._producer.check_topics(topic.name for topic in _TOPICS)
+        await self._cleanup.enter_async_context(self.rest)
+        await self._read_catalogue()
+        symbols = self._chosen()
+        left = await checkpoint.read(self.settings, symbols)
+        self._wire(ids, self._producer)
+        assert self.engine is not None
+        assert self.connections is not None
+        assert self._outlet is not None
+        assert self._requests is not None
+        payload = msgspec.json.encode(left)
+        self.give(self._input(FrameKind.FRAME_KIND_CONNECT, payload, self.rest.url))
+        for given in self.catalogue.inputs(self.rest_connection, symbols):
+            self.give(given)
+        _log.info("collecting %d symbols", len(symbols), extra={"session": self.session})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._outlet.run())
+            group.create_task(self._producer.watch())
+            group.create_task(self._requests.run())
+            group.create_task(self.connections.watch())
+            group.create_task(self._flush_forever())
+            group.create_task(self._watch_catalogue())
+            group.create_task(self._measure_clock())
+            await self.connections.add(symbols)
+
+    def frame(self, frame: bytes, receive_ns: int, connection: str) -> None:
+        """The hot path: a WebSocket message."""
+        engine, outlet, recorder = self.engine, self._outlet, self._recorder
+        assert engine is not None
+        assert outlet is not None
+        assert recorder is not None
+        sequence = engine.sequence
+        records = engine.process(frame, receive_ns, connection)
+        given = Input(FrameKind.FRAME_KIND_MESSAGE, connection, receive_ns, frame)
+        full = recorder.add(given, sequence)
+        if full is not None:
+            records.append(full)
+        outlet.put(records)
+        if engine.commands:
+            self._carry_out()
+
+    def give(self, given: Input) -> None:
+        """Any other input."""
+        engine, outlet, recorder = self.engine, self._outlet, self._recorder
+        assert engine is not None
+        assert outlet is not None
+        assert recorder is not None
+        sequence = engine.sequence
+        records = engine.apply(given)
+        full = recorder.add(given, sequence)
+        outlet.put(records if full is None else [*records, full])
+        if engine.commands:
+            self._carry_out()
+
+    async def add(self, symbol: str) -> None:
+        """Begin to collect a symbol."""
+        assert self.connections is not None
+        for given in self.catalogue.inputs(self.rest_connection, [symbol]):
+            self.give(given)
+        await self.connections.add([symbol])
+
+    async def close(self) -> None:
+        """Close the exchange's connections and flush what was received."""
+        if self.connections is not None:
+            await self.connections.close()
+        if self._outlet is not None and self._recorder is not None:
+            self._outlet.put(self._recorder.flush())
+            await self._outlet.drain()
+        await self._cleanup.aclose()
+        self._registry.close()
+
+    def _wire(self, ids: SchemaIds, producer: Producer) -> None:
+        self._outlet = Outlet(producer, self.metrics)
+        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name])
+        self.engine = Engine(Headers(ids.ids))
+        self._requests = Requests(
+            self.rest,
+            self.rest_connection,
+            self.settings.binance_snapshot_limit,
+            self.give,
+            self.metrics,
+        )
+        self.connections = Connections(
+            self.settings, self.session, self.give, self.frame, self.metrics
+        )
+        self._outlet.on_pressure = self.connections.pause
+        measures.export(self.engine, self.metrics)
+
+    async def _schema_ids(self) -> SchemaIds:
+        wanted: dict[str, type[Message]] = {}
+        for topic in _TOPICS:
+            assert topic.message is not None
+            wanted[topic.name] = topic.message
+        backoff = Backoff(base=1.0, cap=30.0)
+        while True:
+            try:
+                return await self._registry.resolve(wanted)
+            except Unavailable as error:
+                _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
+                await backoff.wait()
+
+    async def _read_catalogue(self) -> None:
+        backoff = Backoff(base=1.0, cap=30.0)
+        while True:
+            try:
+                await self.catalogue.refresh()
+                return
+            except Unavailable as error:
+                _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
+                await backoff.wait()
+
+    def _chosen(self) -> list[str]:
+        chosen = self.settings.symbols
+        if chosen is None:
+            return self.catalogue.trading()
+        unknown = [symbol for symbol in chosen if symbol not in self.catalogue.infos]
+        if unknown:
+            raise SettingsError(
+                f"COINMESH_BINANCE_SYMBOLS: the exchange at {self.rest.url} has no symbol "
+                f"{', '.join(unknown)}; see {self.rest.url}/api/v3/exchangeInfo"
+            )
+        return chosen
+
+    async def _flush_forever(self) -> None:
+        """Recorded frames go out, and timers come in."""
+        assert self.engine is not None
+        assert self._recorder is not None
+        assert self._outlet is not None
+        next_look = 0
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            now = time.time_ns()
+            if now >= next_look:
+                next_look = now + _LOOK_NS
+                for market in self.engine.markets.values():
+                    market.look(now)
+            deadline = self.engine.deadline
+            if deadline is not None and deadline <= now:
+                self.give(self._input(FrameKind.FRAME_KIND_TICK))
+            self._outlet.put(self._recorder.flush())
+
+    async def _watch_catalogue(self) -> None:
+        """Definitions and statuses change: a delisted symbol's streams fall silent for ever."""
+        assert self.connections is not None
+        while True:
+            await asyncio.sleep(self.settings.binance_catalogue_seconds)
+            try:
+                await self.catalogue.refresh()
+            except Unavailable as error:
+                _log.warning("%s", error.message, extra={"reason": error.reason})
+                continue
+            symbols = self.connections.symbols
+            for given in self.catalogue.inputs(self.rest_connection, symbols):
+                self.give(given)
+            for symbol in symbols:
+                info = self.catalogue.infos.get(symbol)
+                if info is None or info.status != TRADING:
+                    status = info.status if info else "delisted"
+                    _log.warning("%s does not trade: %s", symbol, status)
+
+    async def _measure_clock(self) -> None:
+        """The exchange's clock against ours; told, never used to change a time."""
+        while True:
+            answer = await self.rest.get("/api/v3/time", {}, 1)
+            try:
+                server_ns = int(msgspec.json.decode(answer.body)["serverTime"]) * 1000
+                middle_ns = answer.receive_ns - answer.round_trip_ns // 2
+                self._clock_offset.set((server_ns - middle_ns) / 1e9)
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+                _log.warning("the exchange's time can't be read: %s", error)
+            await asyncio.sleep(CLOCK_SECONDS)
+
+    def _carry_out(self) -> None:
+        assert self.engine is not None
+        assert self._requests is not None
+        assert self.connections is not None
+        commands = self.engine.commands[:]
+        self.engine.commands.clear()
+        for command in commands:
+            if isinstance(command, ControlReply):
+                self.connections.on_reply(command.connection, command.frame)
+            else:
+                self._requests.want(command)
+
+    def _input(self, kind: FrameKind.ValueType, payload: bytes = b"", context: str = "") -> Input:
+        return Input(kind, self.rest_connection, time.time_ns(), payload, context)
+
+
+def reason_of(error: BaseException) -> BaseException:
+    """The first error of our own inside a group, or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            found = reason_of(each)
+            if isinstance(found, MeshError | SettingsError):
+                return found
+        return reason_of(error.exceptions[0])
+    return error

@@ -1,0 +1,236 @@
+"""Connections to the exchange: subscribed in chunks, watched, replaced before they are cut.
+
+Rules (see `transport` and the venue's web-socket-streams.md): at most 5 messages/s and 1024 streams
+on a connection, 300 attempts in 5 minutes, 24 h of life, `serverShutdown` before a planned end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core import session
+from collector_binance.core.engine import Input
+from collector_binance.core.messages import STREAMS, ControlMessage
+from collector_binance.links import AttemptLimit, Connection, Reply, ReplyError
+from collector_binance.settings import CollectorSettings
+from collector_binance.slots import Slot
+from collector_binance.transport import connect
+from meshkit.metrics import Metrics
+from meshkit.tls import client_ssl_context
+
+_log = logging.getLogger(__name__)
+
+NAMES_PER_MESSAGE: Final = 200
+SECONDS_PER_MESSAGE: Final = 0.25
+STREAMS_PER_CONNECTION: Final = 800
+SYMBOLS_PER_CONNECTION: Final = STREAMS_PER_CONNECTION // len(STREAMS)
+REPLY_SECONDS: Final = 15.0
+_encode: Final = msgspec.json.encode
+
+OnInput = Callable[[Input], None]
+OnFrame = Callable[[bytes, int, str], None]
+
+
+def stream_names(symbol: str) -> list[str]:
+    """The streams that a symbol is collected from."""
+    return [f"{symbol.lower()}@{stream}" for stream in STREAMS.values()]
+
+
+class Connections:
+    """All connections; each slot carries up to 200 symbols on one connection at a time."""
+
+    def __init__(
+        self,
+        settings: CollectorSettings,
+        session_name: str,
+        on_input: OnInput,
+        on_frame: OnFrame,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._session = settings, session_name
+        self._on_input, self._on_frame = on_input, on_frame
+        self._limit = AttemptLimit()
+        self._tls = client_ssl_context(settings) if settings.binance_ws_url[:3] == "wss" else None
+        self._number = 0
+        self._control_id = 0
+        self._paused = False
+        self._slots: list[Slot] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.open: dict[str, Connection] = {}
+        self._ends = metrics.counter("binance_connections_ended", "Connections ended", ("why",))
+        metrics.read_gauge(
+            "binance_connections", "Open connections", (), lambda: {(): len(self.open)}
+        )
+
+    @property
+    def symbols(self) -> list[str]:
+        """What is collected, in order."""
+        return sorted(symbol for slot in self._slots for symbol in slot.symbols)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every slot has a subscribed connection."""
+        return bool(self._slots) and all(slot.subscribed for slot in self._slots)
+
+    async def add(self, symbols: Iterable[str]) -> None:
+        """Begin to collect symbols; returns when the streams are asked for or being connected."""
+        known = set(self.symbols)
+        changed: list[tuple[Slot, list[str]]] = []
+        for symbol in dict.fromkeys(symbols):
+            if symbol in known:
+                continue
+            room = [slot for slot in self._slots if len(slot.symbols) < SYMBOLS_PER_CONNECTION]
+            slot = room[0] if room else self._new_slot()
+            slot.symbols.append(symbol)
+            changed.append((slot, [symbol]))
+        for slot in {id(slot): slot for slot, _ in changed}.values():
+            fresh = [name for each, symbols in changed if each is slot for name in symbols]
+            if slot.task is None:
+                slot.task = asyncio.create_task(slot.run(), name="connection slot")
+                slot.task.add_done_callback(self._slot_ended)
+            else:
+                for connection in list(slot.connections):
+                    await self.subscribe(connection, fresh)
+
+    async def remove(self, symbol: str) -> bool:
+        """Stop collecting a symbol; False when it was not collected."""
+        for slot in self._slots:
+            if symbol in slot.symbols:
+                slot.symbols.remove(symbol)
+                for connection in list(slot.connections):
+                    await self._ask(connection, "UNSUBSCRIBE", stream_names(symbol))
+                return True
+        return False
+
+    async def watch(self) -> None:
+        """Wait for ever; raises when a slot fails by a fault of ours."""
+        await self._failed
+
+    async def close(self) -> None:
+        """Close everything."""
+        for slot in self._slots:
+            if slot.task is not None:
+                slot.task.cancel()
+        tasks = [slot.task for slot in self._slots if slot.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self.open.values()):
+            self.end(connection, session.CLOSED)
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading from all connections."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        _log.log(
+            logging.WARNING if paused else logging.INFO,
+            "Kafka has no room: reading pauses" if paused else "reading goes on",
+        )
+        for connection in self.open.values():
+            connection.socket.pause(paused)
+
+    def is_stalled(self, connection: Connection) -> bool:
+        """Whether a connection has been silent for too long."""
+        silent = (time.time_ns() - connection.socket.last_message_ns) / 1e9
+        return not self._paused and silent > self._settings.binance_stall_seconds
+
+    def on_reply(self, name: str, frame: bytes) -> None:
+        """An answer to a control message, or the announcement of a shutdown."""
+        connection = self.open.get(name)
+        if connection is None:
+            return
+        if b"serverShutdown" in frame:
+            _log.info("the exchange will close %s; opening another", name)
+            connection.shutdown.set()
+            return
+        reply = msgspec.json.decode(frame, type=Reply)
+        waiting = connection.replies.pop(reply.id, None) if isinstance(reply.id, int) else None
+        if waiting is None or waiting.done():
+            return
+        if reply.code is not None or reply.error is not None:
+            waiting.set_exception(ReplyError(frame[:300].decode("utf-8", "replace")))
+        else:
+            waiting.set_result(frame)
+
+    async def connect(self, symbols: list[str]) -> Connection:
+        """Open a connection and subscribe it; errors as `transport.connect`, and `ReplyError`."""
+        await self._limit.admitted()
+        self._number += 1
+        name = f"{self._session}/{self._number}"
+        url = f"{self._settings.binance_ws_url}/stream?timeUnit=MICROSECOND"
+        on_frame = self._on_frame
+        socket = await connect(url, lambda frame, ns: on_frame(frame, ns, name), self._tls)
+        life = self._settings.binance_rotation_seconds * random.uniform(0.98, 1.02)
+        connection = Connection(name, url, socket, datetime.now(UTC), time.monotonic() + life)
+        self.open[name] = connection
+        self._give(FrameKind.FRAME_KIND_CONNECT, name, url)
+        if self._paused:
+            socket.pause(True)
+        try:
+            await self.subscribe(connection, symbols)
+        except BaseException:
+            self.end(connection, "the subscription failed")
+            raise
+        return connection
+
+    async def subscribe(self, connection: Connection, symbols: Iterable[str]) -> None:
+        """Ask for the symbols' streams, in chunks."""
+        names = [name for symbol in symbols for name in stream_names(symbol)]
+        for start in range(0, len(names), NAMES_PER_MESSAGE):
+            await self._ask(connection, "SUBSCRIBE", names[start : start + NAMES_PER_MESSAGE])
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """Note that a connection has ended, and end it if it has not."""
+        connection.socket.close(reason)
+        if self.open.pop(connection.name, None) is not None:
+            kind = reason if reason in (session.CLOSED, session.STALLED) else "broken"
+            self._ends.labels(kind).inc()
+            self._give(FrameKind.FRAME_KIND_DISCONNECT, connection.name, reason)
+
+    async def _ask(self, connection: Connection, method: str, names: list[str]) -> None:
+        async with connection.control:
+            wait = connection.last_control + SECONDS_PER_MESSAGE - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            connection.last_control = time.monotonic()
+            self._control_id += 1
+            message = ControlMessage(method=method, params=names, id=self._control_id)
+            reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            connection.replies[message.id] = reply
+            payload = _encode(message)
+            # Before it is sent: what it brings must find its way.
+            self._give(FrameKind.FRAME_KIND_SUBSCRIPTION, connection.name, payload=payload)
+            connection.socket.send(payload)
+        async with asyncio.timeout(REPLY_SECONDS):
+            await asyncio.wait({reply, connection.socket.ended}, return_when="FIRST_COMPLETED")
+        if not reply.done():
+            raise ConnectionError(f"{connection.socket.ended.result()} while subscribing")
+        await reply
+        if method == "SUBSCRIBE":
+            connection.streams.update(names)
+        else:
+            connection.streams.difference_update(names)
+
+    def _give(
+        self, kind: FrameKind.ValueType, name: str, context: str = "", payload: bytes = b""
+    ) -> None:
+        self._on_input(Input(kind, name, time.time_ns(), payload, context))
+
+    def _new_slot(self) -> Slot:
+        slot = Slot(self)
+        self._slots.append(slot)
+        return slot
+
+    def _slot_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)

@@ -1,0 +1,65 @@
+"""The collector's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from meshkit.settings import HttpUrl, KafkaSettings, RegistrySettings, ServiceSettings
+
+
+def _ws_url(text: str) -> str:
+    if not text.startswith(("ws://", "wss://")):
+        raise ValueError("expected a URL that begins with wss:// or ws://")
+    return text.rstrip("/")
+
+
+def _symbols(text: str) -> str:
+    names = [name.strip().upper() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("expected symbols separated by commas, or *")
+    return ",".join(dict.fromkeys(names))
+
+
+class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
+    """What collector-binance reads from the environment, all with the prefix COINMESH_."""
+
+    service_name: str = Field(
+        "collector-binance", min_length=1, description="the service's name", examples=["binance"]
+    )
+    binance_ws_url: Annotated[str, AfterValidator(_ws_url)] = Field(
+        "wss://data-stream.binance.vision",
+        description="the exchange's WebSocket address without a path",
+        examples=["wss://data-stream.binance.vision"],
+    )
+    binance_rest_url: HttpUrl = Field(
+        "https://data-api.binance.vision",
+        description="the exchange's REST address without a path",
+        examples=["https://data-api.binance.vision"],
+    )
+    binance_symbols: Annotated[str, AfterValidator(_symbols)] = Field(
+        "*",
+        description="what is collected: the venue's symbols, or * for all that trade",
+        examples=["BTCUSDT,ETHUSDT"],
+    )
+    binance_snapshot_limit: Literal[100, 500, 1000, 5000] = Field(
+        1000, description="levels a side of a REST book snapshot", examples=["1000"]
+    )
+    binance_stall_seconds: float = Field(
+        60.0, gt=0, description="silence after which a connection is replaced", examples=["60"]
+    )
+    binance_rotation_seconds: float = Field(
+        82_800.0,
+        gt=0,
+        description="age at which a connection is replaced, before the venue's 24 h; ± 2 %",
+        examples=["82800"],
+    )
+    binance_catalogue_seconds: float = Field(
+        300.0, gt=0, description="how often exchangeInfo is read", examples=["300"]
+    )
+
+    @property
+    def symbols(self) -> list[str] | None:
+        """The symbols asked for; None for all that trade."""
+        return None if self.binance_symbols == "*" else self.binance_symbols.split(",")

@@ -1,0 +1,114 @@
+"""A slot: up to 200 symbols, carried by one connection at a time, save while it is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final, Protocol
+
+from picows import WSError
+
+from collector_binance.core import session
+from collector_binance.links import Connection, ReplyError
+from meshkit.backoff import Backoff
+
+_log = logging.getLogger(__name__)
+OVERLAP_SECONDS: Final = 2.0
+
+
+class Carrier(Protocol):
+    """What a slot needs of `Connections`."""
+
+    async def connect(self, symbols: list[str]) -> Connection:
+        """Open a subscribed connection."""
+        ...
+
+    def is_stalled(self, connection: Connection) -> bool:
+        """Whether it has been silent for too long."""
+        ...
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """Note its end."""
+        ...
+
+
+class Slot:
+    """Keeps its symbols on a connection: reconnects, and replaces it before it is cut."""
+
+    def __init__(self, connections: Carrier) -> None:
+        self._all = connections
+        self.symbols: list[str] = []
+        self.connections: list[Connection] = []
+        self.task: asyncio.Task[None] | None = None
+        self.subscribed = False
+
+    async def run(self) -> None:
+        """Do it for ever."""
+        backoff = Backoff(base=0.25, cap=30.0, healthy_after=60.0)
+        current: Connection | None = None
+        while True:
+            if current is None:
+                current = await self._opened(backoff)
+                if current is None:
+                    continue
+            self.subscribed = True
+            backoff.healthy()
+            reason = await self._watch(current)
+            if reason is None:
+                current = await self._replaced(current, backoff)
+                continue
+            _log.warning("%s ended: %s; reconnecting", current.name, reason)
+            self._drop(current, reason)
+            current = None
+            self.subscribed = False
+            await backoff.wait()
+
+    async def _opened(self, backoff: Backoff) -> Connection | None:
+        try:
+            connection = await self._all.connect(list(self.symbols))
+        except (OSError, WSError, TimeoutError, ReplyError) as error:
+            problem = str(error) or type(error).__name__
+            _log.warning("the exchange's streams can't be opened: %s; retrying", problem)
+            await backoff.wait()
+            return None
+        _log.info("%s carries %d symbols", connection.name, len(self.symbols))
+        self.connections.append(connection)
+        return connection
+
+    async def _watch(self, connection: Connection) -> str | None:
+        """Why the connection ended; None when it is time for another."""
+        shutdown = asyncio.ensure_future(connection.shutdown.wait())
+        try:
+            while True:
+                left = connection.expires - time.monotonic()
+                await asyncio.wait(
+                    {connection.socket.ended, shutdown},
+                    timeout=max(0.0, min(left, 1.0)),
+                    return_when="FIRST_COMPLETED",
+                )
+                if connection.socket.ended.done():
+                    return connection.socket.ended.result()
+                if self._all.is_stalled(connection):
+                    return session.STALLED
+                if shutdown.done() or time.monotonic() >= connection.expires:
+                    return None
+        finally:
+            shutdown.cancel()
+
+    async def _replaced(self, old: Connection, backoff: Backoff) -> Connection | None:
+        """Make before break: the new connection carries data before the old one is closed."""
+        while not old.socket.ended.done():
+            fresh = await self._opened(backoff)
+            if fresh is None:
+                continue
+            # Both are subscribed now; what was under way on the old one may still come.
+            await asyncio.wait({old.socket.ended}, timeout=OVERLAP_SECONDS)
+            self._drop(old, session.CLOSED)
+            return fresh
+        self._drop(old, old.socket.ended.result())
+        return None
+
+    def _drop(self, connection: Connection, reason: str) -> None:
+        self._all.end(connection, reason)
+        self.connections = [each for each in self.connections if each is not connection]

@@ -1,0 +1,116 @@
+"""One WebSocket connection by picows' core API: messages in, with the time they came.
+
+picows gives frames, so fragments are put together here; a frame's memory is only valid in the
+callback. It answers pings by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+OnMessage = Callable[[bytes, int], None]
+"""Takes a whole message and when it came, in nanoseconds since the epoch."""
+
+MAX_FRAME_BYTES: Final = 3 << 20
+_HANDSHAKE_SECONDS: Final = 10.0
+_TEXT: Final = WSMsgType.TEXT
+_BINARY: Final = WSMsgType.BINARY
+_CONTINUATION: Final = WSMsgType.CONTINUATION
+_CLOSE: Final = WSMsgType.CLOSE
+
+
+class Socket(WSListener):
+    """A connection; `ended` is done, with the reason, once it is closed."""
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self._on_message = on_message
+        self._parts: list[bytes] = []
+        self._reason = ""
+        self._transport: WSTransport | None = None
+        self.last_message_ns = time.time_ns()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """picows: the handshake is done."""
+        self._transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """picows: a frame came."""
+        receive_ns = time.time_ns()
+        kind = frame.msg_type
+        if kind in (_TEXT, _BINARY, _CONTINUATION):
+            self.last_message_ns = receive_ns
+            payload = frame.get_payload_as_bytes()
+            if not frame.fin:
+                self._parts.append(payload)
+                return
+            if self._parts:
+                payload = b"".join([*self._parts, payload])
+                self._parts.clear()
+            self._on_message(payload, receive_ns)
+        elif kind == _CLOSE:
+            code, text = frame.get_close_code(), frame.get_close_message()
+            self._reason = f"closed by the exchange: {code.value if code else ''} {text!r}"
+            transport.send_close(frame.get_close_code(), text)
+            transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """picows: the connection is gone."""
+        if not self.ended.done():
+            self.ended.set_result(self._reason or "the connection broke")
+
+    def send(self, text: bytes) -> None:
+        """Send a text message; nothing happens when the connection is gone."""
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.send(_TEXT, text)
+
+    def close(self, reason: str) -> None:
+        """Close, with a reason for `ended`; no message comes afterwards."""
+        self._on_message = _ignore
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading: TCP then makes the exchange wait."""
+        if self._transport is None or self._transport.is_disconnected:
+            return
+        raw = self._transport.underlying_transport
+        if paused:
+            raw.pause_reading()
+        else:
+            self.last_message_ns = time.time_ns()
+            raw.resume_reading()
+
+
+def _ignore(message: bytes, receive_ns: int) -> None:
+    del message, receive_ns
+
+
+async def connect(url: str, on_message: OnMessage, context: ssl.SSLContext | None) -> Socket:
+    """Open a connection.
+
+    Raises:
+        OSError: It can't be reached.
+        WSError: It doesn't speak WebSocket, or refuses.
+        TimeoutError: It doesn't answer in time.
+    """
+    async with asyncio.timeout(2 * _HANDSHAKE_SECONDS):
+        _, socket = await ws_connect(
+            lambda: Socket(on_message),
+            url,
+            ssl_context=context,
+            websocket_handshake_timeout=_HANDSHAKE_SECONDS,
+            max_frame_size=MAX_FRAME_BYTES,
+            disconnect_on_exception=True,
+        )
+    assert isinstance(socket, Socket)
+    return socket
