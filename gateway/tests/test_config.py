@@ -37,7 +37,9 @@ def settings(catalogue: catalogues.Catalogue) -> Settings:
 
 
 @pytest.mark.component
-@pytest.mark.parametrize("more", [[], ["--tls-dir", "tls"]], ids=["plaintext", "tls"])
+@pytest.mark.parametrize(
+    "more", [[], ["--tls-dir", "tls"], ["--cache"]], ids=["plaintext", "tls", "cache"]
+)
 def test_envoy_accepts_what_the_command_writes(tmp_path: Path, more: list[str]) -> None:
     out = tmp_path / "deep" / "envoy.json"
     assert run(out, *COLLECTOR, *more) == 0

@@ -6,6 +6,7 @@ Source of the rules: google/api/http.proto.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
@@ -82,9 +83,10 @@ def _specific_first(binding: Binding) -> tuple[int, int, str, str]:
 
 
 def _of_method(service: str, method: MethodDescriptorProto) -> Iterator[Binding]:
-    if not method.options.HasExtension(annotations_pb2.http):
+    http: Any = annotations_pb2.http
+    if not method.options.HasExtension(http):
         return
-    rule = method.options.Extensions[annotations_pb2.http]
+    rule: HttpRule = method.options.Extensions[http]
     for each in (rule, *rule.additional_bindings):
         verb, template = _verb(each)
         yield Binding(

@@ -44,7 +44,7 @@ def parse(text: str) -> dict[str, Service]:
 
 def shipped() -> dict[str, Service]:
     """The mesh's own catalogue."""
-    return parse(files(__package__).joinpath("catalogue.toml").read_text())
+    return parse(files("coinmesh_gateway").joinpath("catalogue.toml").read_text())
 
 
 def servers(catalogue: Catalogue) -> dict[str, list[str]]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coinmesh_gateway import cache
 from coinmesh_gateway.bindings import bindings
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
 from coinmesh_gateway.clusters import cluster
-from coinmesh_gateway.listener import listener
+from coinmesh_gateway.listener import inner_connection_manager, listener
 from coinmesh_gateway.routes import virtual_hosts
 from coinmesh_gateway.settings import Settings
 from coinmesh_gateway.tls import Tls
@@ -29,14 +30,27 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
     served = servers(catalogue)
     transcoding = transcoder(descriptor_set, served, settings.limits)
     sse = transcoder(descriptor_set, served, settings.limits, sse=True)
-    hosts = virtual_hosts(catalogue, bindings(descriptor_set, served), sse, settings.origins)
+    found = bindings(descriptor_set, served)
+    hosts = virtual_hosts(catalogue, found, sse, settings.origins)
+    inside: dict[str, Any] = {"extensions": [], "listeners": [], "clusters": []}
+    if settings.cache:
+        rendered = frozenset(each.rpc for each in found if each.raw and not each.streams)
+        hosts, inner = cache.split(hosts, rendered)
+        manager = inner_connection_manager(inner, transcoding)
+        inside = {
+            "extensions": [cache.bootstrap_extension()],
+            "listeners": [cache.inner_listener(manager)],
+            "clusters": [cache.inner_cluster()],
+        }
+    clusters = [cluster(name, settings.endpoints[name], tls) for name in catalogue]
     return {
         "node": {"id": "envoy", "cluster": "coinmesh"},
         "admin": _admin(settings),
         "static_resources": {
-            "listeners": [listener(settings, hosts, transcoding, tls)],
-            "clusters": [cluster(name, settings.endpoints[name], tls) for name in catalogue],
+            "listeners": [listener(settings, hosts, transcoding, tls), *inside["listeners"]],
+            "clusters": [*clusters, *inside["clusters"]],
         },
+        "bootstrap_extensions": inside["extensions"],
         "overload_manager": {
             "resource_monitors": [
                 {

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tls_dir=options.tls_dir and options.tls_dir.absolute(),
             secrets_dir=out.parent,
             origins=options.origins,
+            cache=options.cache,
         )
         config = generate(catalogue, descriptor_set(), settings)
         tls = secured(settings)
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the replicas of a service of the catalogue; once for each",
     )
     add("--tls-dir", type=Path, metavar="DIR", help="certificates; plaintext without it")
+    add("--cache", action="store_true", help="cache replies for charts (unbounded, see cache.py)")
     add("--origins", default=LOOPBACK_ORIGINS, metavar="REGEX", help="web origins that may call")
     return parser
 

@@ -121,7 +121,7 @@ def _rpc(
         ),
     }
     if not binding.streams:
-        yield {"match": match, "route": action}
+        yield {"name": binding.rpc, "match": match, "route": action}
         return
     action["idle_timeout"] = _seconds(service.idle)
     # Compressed, a stream's messages would wait for one another.
@@ -129,11 +129,17 @@ def _rpc(
     if not binding.raw:
         accepts = {"name": "accept", "string_match": {"contains": "text/event-stream"}}
         yield {
+            "name": binding.rpc,
             "match": {**match, "headers": [*match["headers"], accepts]},
             "route": action,
             "typed_per_filter_config": {**filters, transcoder.NAME: dict(sse_transcoder)},
         }
-    yield {"match": match, "route": action, "typed_per_filter_config": filters}
+    yield {
+        "name": binding.rpc,
+        "match": match,
+        "route": action,
+        "typed_per_filter_config": filters,
+    }
 
 
 def _preflight(cluster: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Settings:
             on the listener and on every connection to a service.
         secrets_dir: Where the files are written that tell Envoy to follow renewals in `tls_dir`.
         origins: The web origins (an RE2 pattern of all of them) whose pages may call.
+        cache: Whether replies that a service renders itself are kept as its cache-control allows.
         limits: What it takes at most.
     """
 
@@ -44,6 +45,7 @@ class Settings:
     tls_dir: Path | None = None
     secrets_dir: Path | None = None
     origins: str = LOOPBACK_ORIGINS
+    cache: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
