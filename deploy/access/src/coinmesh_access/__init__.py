@@ -1,0 +1,1 @@
+"""Who may do what in the mesh: one table, and what makes every component hold to it."""

@@ -1,0 +1,232 @@
+"""Keeps certificates fresh: one task for each service, renewing at two thirds of a life."""
+
+import asyncio
+import logging
+import os
+import random
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+from hvac.exceptions import VaultError
+
+from coinmesh_access import certificates
+from coinmesh_access.certificates import CertificateError, Published
+from coinmesh_access.login import Vault, VaultUnavailableError, explained
+from coinmesh_access.table import AccessError, AccessTable
+from meshkit.backoff import Backoff
+from meshkit.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+RENEW_SHARE = 2 / 3
+JITTER_SHARE = 0.05
+#: The longest pause between attempts, as a share of a certificate's life and in seconds.
+BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
+HOOK_SECONDS = 60.0
+
+Hooks = Mapping[str, Sequence[Sequence[str]]]
+
+
+class HookError(Exception):
+    """A hook failed; the message names it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose certificate goes where."""
+
+    service: str
+    directory: Path
+
+
+def read_hooks(path: Path, table: AccessTable) -> Hooks:
+    """Commands to run after a swap: `service = [["command", "argument"], …]` in TOML."""
+    try:
+        found = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise AccessError(f"{path}: {error}") from error
+    for service, commands in found.items():
+        table.service(service)
+        if not isinstance(commands, list) or not all(
+            isinstance(c, list) and c and all(isinstance(w, str) for w in c) for c in commands
+        ):
+            raise AccessError(f'{path}: {service} must be a list of commands: [["a", "b"], …]')
+    return found
+
+
+class Agent:
+    """Renews for several services; each logs in as itself, so none can ask for another's."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        secrets_dir: Path,
+        table: AccessTable,
+        hooks: Hooks,
+        metrics: Metrics,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._vault, self._secrets, self._table = vault, secrets_dir, table
+        self._hooks, self._now = hooks, now
+        self._known: dict[str, Published] = {}
+        labels = ("peer",)
+        self._renewals = metrics.counter("certificate_renewals", "Certificates renewed", labels)
+        self._failures = metrics.counter(
+            "certificate_renewal_failures", "Renewals that failed", labels
+        )
+        self._hook_failures = metrics.counter(
+            "certificate_hook_failures", "Commands after a renewal that failed", labels
+        )
+        metrics.read_gauge(
+            "certificate_seconds_left",
+            "Seconds until a certificate expires, negative afterwards",
+            labels,
+            self._left,
+        )
+
+    def _left(self) -> Mapping[tuple[str, ...], float]:
+        now = self._now()
+        return {(name,): found.seconds_left(now) for name, found in self._known.items()}
+
+    async def once(self, places: Sequence[Place]) -> None:
+        """Renew what is due and run its hooks; VaultUnavailableError when one can't be renewed.
+
+        A certificate that still has life left is good enough when Vault is away.
+        """
+        for place in places:
+            published = certificates.current(place.directory)
+            if published is None or certificates.is_due(published, RENEW_SHARE):
+                try:
+                    published = await self._renew(place)
+                except VaultUnavailableError as error:
+                    if published is None or published.seconds_left(self._now()) <= 0:
+                        raise
+                    _log.warning("%s keeps its certificate: %s", place.service, error)
+            await self._run_hooks(place, published)
+
+    async def run(self, places: Sequence[Place]) -> None:
+        """Renew until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for place in places:
+                group.create_task(self._keep(place), name=f"certificate-{place.service}")
+
+    async def _keep(self, place: Place) -> None:
+        backoff = Backoff(base=0.5, cap=BACKOFF_CAP_SECONDS)
+        share = RENEW_SHARE
+        while True:
+            published = certificates.current(place.directory)
+            if published is not None:
+                self._known[place.service] = published
+            if not certificates.is_due(published, share):
+                assert published is not None
+                await self._hooks_until_done(place, published)
+                await asyncio.sleep(certificates.until(published.due(share)))
+                continue
+            try:
+                published = await self._renew(place)
+            except VaultUnavailableError as error:
+                self._failures.labels(place.service).inc()
+                pause = next(backoff)
+                left = published.seconds_left(self._now()) if published else 0.0
+                _log.warning(
+                    "%s, trying again",
+                    error,
+                    extra={"peer": place.service, "seconds_left": round(left), "pause": pause},
+                )
+                await asyncio.sleep(pause)
+                continue
+            life = (published.not_after - published.not_before).total_seconds()
+            cap = min(BACKOFF_CAP_SECONDS, max(0.5, life * BACKOFF_SHARE))
+            backoff = Backoff(base=0.5, cap=cap)
+            # Only ever earlier: many certificates made at once don't come back at once.
+            share = RENEW_SHARE - random.uniform(0.0, JITTER_SHARE)
+
+    async def _renew(self, place: Place) -> Published:
+        what = f"renew the certificate of {place.service}"
+        try:
+            published = await asyncio.to_thread(self._sign, place)
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, what, self._vault.address) from error
+        except (CertificateError, OSError, ValueError, KeyError) as error:
+            raise VaultUnavailableError(f"can't {what}: {error}") from error
+        self._known[place.service] = published
+        self._renewals.labels(place.service).inc()
+        _log.info(
+            "certificate renewed",
+            extra={
+                "peer": place.service,
+                "serial": published.serial,
+                "not_after": published.not_after.isoformat(),
+            },
+        )
+        return published
+
+    def _sign(self, place: Place) -> Published:
+        client = self._vault.login(self._secrets, place.service)
+        try:
+            return certificates.renew(client, self._table, place.service, place.directory)
+        finally:
+            # A token for each renewal: nothing to keep alive, and nothing to steal in between.
+            client.logout(revoke_token=False)
+            client.adapter.close()
+
+    async def _hooks_until_done(self, place: Place, published: Published) -> None:
+        """Run the hooks until they succeed or the next renewal is due."""
+        backoff = Backoff(base=0.5, cap=BACKOFF_CAP_SECONDS)
+        while not certificates.is_due(published, RENEW_SHARE):
+            try:
+                await self._run_hooks(place, published)
+            except HookError as error:
+                _log.error("%s; trying again", error, extra={"peer": place.service})
+                await backoff.wait()
+            else:
+                return
+
+    async def _run_hooks(self, place: Place, published: Published) -> None:
+        if published.hooks_done:
+            return
+        for command in self._hooks.get(place.service, ()):
+            await self._run_hook(place, published, command)
+        published.mark_hooks_done()
+
+    async def _run_hook(self, place: Place, published: Published, command: Sequence[str]) -> None:
+        environment = {
+            **os.environ,
+            "COINMESH_CERT_SERVICE": place.service,
+            "COINMESH_CERT_DIR": str(published.directory),
+            "COINMESH_CERT_SERIAL": published.serial,
+        }
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        except OSError as error:
+            self._hook_failures.labels(place.service).inc()
+            raise HookError(f"hook {command[0]} of {place.service}: {error}") from error
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), HOOK_SECONDS)
+        except BaseException as error:
+            process.kill()
+            await process.wait()
+            if not isinstance(error, TimeoutError):
+                raise
+            self._hook_failures.labels(place.service).inc()
+            raise HookError(
+                f"hook {command[0]} of {place.service} took over {HOOK_SECONDS:.0f} s"
+            ) from error
+        if process.returncode:
+            self._hook_failures.labels(place.service).inc()
+            told = output.decode(errors="replace").strip()[-500:]
+            raise HookError(
+                f"hook {command[0]} of {place.service} ended with {process.returncode}: {told}"
+            )
+        _log.info("hook done", extra={"peer": place.service, "hook": command[0]})

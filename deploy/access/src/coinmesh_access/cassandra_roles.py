@@ -1,0 +1,107 @@
+"""Cassandra roles, grants and SPIFFE identities as CQL, and an applier."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from coinmesh_access.table import AccessTable
+
+#: Permissions that a table's two kinds of access stand for.
+_GRANTS = {"SELECT": "select", "MODIFY": "modify"}
+
+
+def role(service: str) -> str:
+    """The service's role, quoted: names hold dashes."""
+    return f'"{service}"'
+
+
+def statements(table: AccessTable) -> Iterator[str]:
+    """CQL that brings roles, identities and grants about; it can be run again and again.
+
+    Grants that are no longer in the table are taken back by `revocations`.
+    """
+    for name, entry in table.services.items():
+        if not entry.uses_cassandra:
+            continue
+        yield f"CREATE ROLE IF NOT EXISTS {role(name)} WITH LOGIN = true"
+        superuser = "true" if entry.cassandra.admin else "false"
+        yield f"ALTER ROLE {role(name)} WITH SUPERUSER = {superuser} AND LOGIN = true"
+        yield f"ADD IDENTITY IF NOT EXISTS '{table.spiffe_id(name)}' TO ROLE {role(name)}"
+        for permission, resource in sorted(_wanted(table, name)):
+            yield f"GRANT {permission} ON {resource} TO {role(name)}"
+
+
+def revocations(table: AccessTable, present: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """CQL that takes back what isn't in the table.
+
+    Args:
+        table: The access table.
+        present: What is granted now: role, resource as `system_auth` writes it
+            (`data/coinmesh/bars_1s`), permission. Roles that aren't in the table are left alone.
+    """
+    for name, path, permission in sorted(present):
+        if name not in table.services:
+            continue
+        resource = _cql_resource(path)
+        if resource is None or (permission, resource) not in _wanted(table, name):
+            yield f"REVOKE {permission} ON {resource or _any_resource(path)} FROM {role(name)}"
+
+
+def apply(session: Any, table: AccessTable) -> list[str]:
+    """Run all of it through a superuser's session of the driver; what was revoked.
+
+    The keyspace and its tables must exist: the migrations come first.
+    """
+    for statement in statements(table):
+        session.execute(statement)
+    rows = session.execute("SELECT role, resource, permissions FROM system_auth.role_permissions")
+    present = [
+        (row.role, row.resource, permission) for row in rows for permission in row.permissions
+    ]
+    revoked = list(revocations(table, present))
+    for statement in revoked:
+        session.execute(statement)
+    return revoked
+
+
+def _wanted(table: AccessTable, name: str) -> set[tuple[str, str]]:
+    access = table.services[name].cassandra
+    found: set[tuple[str, str]] = set()
+    for permission, attribute in _GRANTS.items():
+        for entry in getattr(access, attribute):
+            if entry == "*":
+                found.add((permission, f"KEYSPACE {table.keyspace}"))
+            else:
+                found.add((permission, f"TABLE {table.keyspace}.{entry}"))
+    return found
+
+
+def _cql_resource(path: str) -> str | None:
+    parts = path.split("/")
+    if parts[0] != "data":
+        return None
+    match parts[1:]:
+        case []:
+            return "ALL KEYSPACES"
+        case [keyspace]:
+            return f"KEYSPACE {keyspace}"
+        case [keyspace, name]:
+            return f"TABLE {keyspace}.{name}"
+        case _:
+            return None
+
+
+def _any_resource(path: str) -> str:
+    kind, *rest = path.split("/")
+    match kind, rest:
+        case "roles", []:
+            return "ALL ROLES"
+        case "roles", [name]:
+            return f"ROLE {role(name)}"
+        case "functions", [keyspace, *_]:
+            return f"ALL FUNCTIONS IN KEYSPACE {keyspace}"
+        case "mbean", [name]:
+            return f"MBEAN '{name}'"
+        case "mbean", _:
+            return "ALL MBEANS"
+        case _:
+            return "ALL FUNCTIONS"

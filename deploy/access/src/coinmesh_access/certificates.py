@@ -1,0 +1,194 @@
+"""A service's certificate: a key made here, a request that Vault signs, a directory per serial.
+
+`<dir>/current` is a symbolic link to `<dir>/<serial>/`, swapped by one rename: a reader sees a
+whole set of files, the old or the new. Files: tls.key (PKCS#8), tls.crt (certificate, then the
+signing authority), ca.crt (the trust anchor), keystore.pem (key and chain, as Kafka and Cassandra
+read them). The key is written only there and sent nowhere.
+"""
+
+import ipaddress
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import hvac
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from coinmesh_access import files, pki
+from coinmesh_access.table import AccessTable
+
+CURRENT = "current"
+#: How many directories are kept beside the current one, for readers that are still opening files.
+KEPT = 2
+#: Made in a directory once all hooks have run for it.
+_HOOKS_DONE = ".hooks-done"
+
+
+class CertificateError(Exception):
+    """What Vault returned isn't what was asked for."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A certificate that lies in a directory of its own."""
+
+    directory: Path
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def serial(self) -> str:
+        """The serial number, lower-case hexadecimal: the directory's name."""
+        return self.directory.name
+
+    def seconds_left(self, now: datetime) -> float:
+        """Seconds until it expires, negative afterwards."""
+        return (self.not_after - now).total_seconds()
+
+    def due(self, share: float) -> datetime:
+        """When `share` of its life has passed."""
+        return self.not_before + share * (self.not_after - self.not_before)
+
+    @property
+    def hooks_done(self) -> bool:
+        """Whether the hooks have run for it, even if the agent was killed in between."""
+        return (self.directory / _HOOKS_DONE).exists()
+
+    def mark_hooks_done(self) -> None:
+        """Remember that the hooks have run for it."""
+        (self.directory / _HOOKS_DONE).touch(mode=0o600)
+
+
+def current(directory: Path) -> Published | None:
+    """What `directory/current` points to, None when there is nothing whole."""
+    try:
+        target = (directory / CURRENT).resolve(strict=True)
+        leaf = x509.load_pem_x509_certificate((target / "tls.crt").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return Published(target, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+
+
+def renew(client: hvac.Client, table: AccessTable, service: str, directory: Path) -> Published:
+    """Make a key, have it certified, publish both.
+
+    Raises CertificateError when the answer isn't for this key, identity and root, hvac's and
+    requests' errors when Vault refuses or is away. The current certificate stays until the swap.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = client.secrets.pki.sign_certificate(
+        service,
+        _request(table, service, key),
+        service,
+        {"exclude_cn_from_sans": True},
+        mount_point=pki.INTERMEDIATE,
+    )["data"]
+    root = pki.root_certificate(client)
+    chain = "".join(_one(pem) for pem in (answer["certificate"], answer["issuing_ca"]))
+    leaf = _checked(chain, root, key, table.spiffe_id(service))
+    return _publish(directory, key, leaf, chain, root)
+
+
+def _one(pem: str) -> str:
+    return pem.strip() + "\n"
+
+
+def _request(table: AccessTable, service: str, key: ec.EllipticCurvePrivateKey) -> str:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(table.spiffe_id(service))]
+    if table.service(service).listens:
+        names += [
+            x509.DNSName("localhost"),
+            x509.DNSName(service),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)]))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _checked(
+    chain: str, root: str, key: ec.EllipticCurvePrivateKey, identity: str
+) -> x509.Certificate:
+    """The leaf of `chain`, if the chain ends at `root` and the leaf is for `key` and `identity`."""
+    leaf, authority = x509.load_pem_x509_certificates(chain.encode())
+    anchor = x509.load_pem_x509_certificate(root.encode())
+    try:
+        leaf.verify_directly_issued_by(authority)
+        authority.verify_directly_issued_by(anchor)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise CertificateError(f"the chain of {identity} doesn't end at Vault's root") from error
+    if leaf.public_key() != key.public_key():
+        raise CertificateError(f"Vault certified another key than the one of {identity}")
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if found != [identity]:
+        raise CertificateError(f"the certificate names {', '.join(found)}, not {identity}")
+    return leaf
+
+
+def _publish(
+    directory: Path, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, chain: str, root: str
+) -> Published:
+    files.private_directory(directory)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    draft = Path(tempfile.mkdtemp(dir=directory, prefix=".draft-"))
+    target = directory / f"{leaf.serial_number:040x}"
+    try:
+        files.write(draft / "tls.key", private)
+        files.write(draft / "tls.crt", chain)
+        files.write(draft / "ca.crt", root)
+        files.write(draft / "keystore.pem", private + chain.encode())
+        files.sync_directory(draft)
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _point_to(directory, target.name)
+    _prune(directory, target)
+    return Published(target, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+
+
+def _point_to(directory: Path, name: str) -> None:
+    """Swap `current` by one rename."""
+    link = directory / f".{CURRENT}.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(directory / CURRENT)
+    files.sync_directory(directory)
+
+
+def _prune(directory: Path, kept: Path) -> None:
+    """Drop old directories but the last few, and drafts that a killed agent left."""
+    entries = [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
+    olds = sorted(
+        (path for path in entries if path != kept and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime_ns,
+    )
+    drafts = [path for path in entries if path.name.startswith(".draft-")]
+    for path in (*olds[: max(0, len(olds) - KEPT)], *drafts):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_due(published: Published | None, share: float) -> bool:
+    """Whether a new certificate is needed now."""
+    return published is None or datetime.now(UTC) >= published.due(share)
+
+
+def until(moment: datetime) -> float:
+    """Seconds from now to `moment`, at least 0."""
+    return max(0.0, (moment - datetime.now(UTC)) / timedelta(seconds=1))

@@ -1,0 +1,108 @@
+"""The only static credentials: Redis passwords and S3 keys, in Vault, two of each valid at once.
+
+kv/<service>/redis and kv/<service>/s3 hold `current` and, after a rotation, `previous`: servers
+accept both, clients use `current`, and the next rotation drops what was `previous`.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import hvac
+from hvac.exceptions import InvalidPath
+
+from coinmesh_access.table import AccessTable
+
+MOUNT = "kv"
+Kind = Literal["redis", "s3"]
+
+
+def _fresh(kind: Kind, service: str) -> dict[str, str]:
+    if kind == "redis":
+        return {"username": service, "password": secrets.token_urlsafe(32)}
+    return {"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)}
+
+
+def wanted(table: AccessTable) -> Iterator[tuple[str, Kind]]:
+    """Who has which credentials."""
+    for name, entry in table.services.items():
+        if entry.uses_redis:
+            yield name, "redis"
+        if entry.uses_s3:
+            yield name, "s3"
+
+
+def read(client: hvac.Client, service: str, kind: Kind) -> list[dict[str, str]]:
+    """The valid credentials, the one to use first; empty when there are none."""
+    data, _ = _read(client, service, kind)
+    return [data[slot] for slot in ("current", "previous") if slot in data]
+
+
+def ensure(client: hvac.Client, table: AccessTable) -> list[str]:
+    """Make what is missing; the paths that were made."""
+    made: list[str] = []
+    for service, kind in wanted(table):
+        data, version = _read(client, service, kind)
+        if "current" not in data:
+            _write(client, service, kind, {"current": _fresh(kind, service)}, version)
+            made.append(f"{service}/{kind}")
+    return made
+
+
+def rotate(client: hvac.Client, service: str, kind: Kind) -> dict[str, str]:
+    """Make a new credential current; the one before stays valid until the next rotation.
+
+    Apply the servers' files before clients take the new one up. Two rotations at once can't both
+    win: the write is conditional on the version that was read.
+    """
+    data, version = _read(client, service, kind)
+    fresh = _fresh(kind, service)
+    rotated = {"current": fresh}
+    if "current" in data:
+        rotated["previous"] = data["current"]
+    _write(client, service, kind, rotated, version)
+    return fresh
+
+
+def redis_passwords(client: hvac.Client, table: AccessTable) -> dict[str, list[str]]:
+    """Every service's valid Redis passwords."""
+    return {
+        name: [pair["password"] for pair in read(client, name, "redis")]
+        for name, kind in wanted(table)
+        if kind == "redis"
+    }
+
+
+def s3_keys(client: hvac.Client, table: AccessTable) -> dict[str, list[dict[str, str]]]:
+    """Every service's valid S3 key pairs."""
+    return {name: read(client, name, "s3") for name, kind in wanted(table) if kind == "s3"}
+
+
+def client_file(kind: Kind, pair: Mapping[str, str]) -> str:
+    """A credential as clients read it from a file: for S3 accessKey and secretKey."""
+    if kind == "s3":
+        found = {"accessKey": pair["access_key"], "secretKey": pair["secret_key"]}
+    else:
+        found = dict(pair)
+    return json.dumps(found) + "\n"
+
+
+def _read(client: hvac.Client, service: str, kind: Kind) -> tuple[dict[str, Any], int]:
+    try:
+        answer = client.secrets.kv.v2.read_secret_version(
+            f"{service}/{kind}", mount_point=MOUNT, raise_on_deleted_version=True
+        )
+    except InvalidPath as error:
+        deleted = (error.json or {}).get("data") if isinstance(error.json, dict) else None
+        version = deleted["metadata"]["version"] if deleted else 0
+        return {}, version
+    return answer["data"]["data"], answer["data"]["metadata"]["version"]
+
+
+def _write(
+    client: hvac.Client, service: str, kind: Kind, data: Mapping[str, Any], version: int
+) -> None:
+    client.secrets.kv.v2.create_or_update_secret(
+        f"{service}/{kind}", dict(data), cas=version, mount_point=MOUNT
+    )

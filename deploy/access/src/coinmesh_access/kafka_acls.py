@@ -1,0 +1,149 @@
+"""Kafka ACLs: what the table asks for, and an applier that makes the cluster match it exactly."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from coinmesh_access.table import AccessError, AccessTable
+
+#: The broker's `ssl.principal.mapping.rules`: only certificates that Vault gave to services (OU=svc)
+#: become `User:<service>`. Java prints the name with its last part first.
+PRINCIPAL_RULE = "RULE:^CN=([^,]+),OU=svc,O=coinmesh$/$1/,DEFAULT"
+TIMEOUT = 30.0
+
+Resource = Literal["topic", "group", "transactional_id"]
+_RESOURCES: Mapping[Resource, ResourceType] = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional_id": ResourceType.TRANSACTIONAL_ID,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Acl:
+    """One permission of one service, from any host."""
+
+    service: str
+    resource: Resource
+    name: str
+    prefixed: bool
+    operation: Literal["READ", "WRITE"]
+
+    def binding(self) -> AclBinding:
+        """As the admin client wants it."""
+        return AclBinding(
+            _RESOURCES[self.resource],
+            self.name,
+            ResourcePatternType.PREFIXED if self.prefixed else ResourcePatternType.LITERAL,
+            f"User:{self.service}",
+            "*",
+            AclOperation[self.operation],
+            AclPermissionType.ALLOW,
+        )
+
+
+def acls(table: AccessTable) -> list[Acl]:
+    """All ACLs of the table, in order.
+
+    READ and WRITE imply DESCRIBE, and WRITE on a topic lets a producer be idempotent (KIP-679).
+    """
+    found: set[Acl] = set()
+    for service, entry in table.services.items():
+        kafka = entry.kafka
+        wanted: tuple[tuple[Resource, Literal["READ", "WRITE"], tuple[str, ...]], ...] = (
+            ("topic", "READ", kafka.read),
+            ("topic", "WRITE", kafka.write),
+            ("group", "READ", kafka.groups),
+            ("transactional_id", "WRITE", kafka.transactional_ids),
+        )
+        for resource, operation, names in wanted:
+            for name in names:
+                prefixed = name.endswith("*")
+                bare = name.removesuffix("*")
+                found.add(Acl(service, resource, bare, prefixed, operation))
+    return sorted(found)
+
+
+def super_users(table: AccessTable) -> str:
+    """The broker's `super.users`."""
+    names = [name for name, entry in table.services.items() if entry.kafka.super]
+    return ";".join(f"User:{name}" for name in sorted(names))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What makes the cluster match."""
+
+    create: tuple[AclBinding, ...]
+    delete: tuple[AclBinding, ...]
+
+
+def change(wanted: Iterable[Acl], present: Iterable[AclBinding]) -> Change:
+    """What to create and what to delete; ACLs that nobody asks for go, whoever made them."""
+    goal = {acl.binding() for acl in wanted}
+    known = set(present)
+    return Change(
+        tuple(sorted(goal - known, key=str)),
+        tuple(sorted(known - goal, key=str)),
+    )
+
+
+def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
+    """Make the cluster's ACLs equal to the table's; AccessError when Kafka refuses.
+
+    New ones are created before old ones go, so that nobody loses a right that is kept.
+    """
+    admin = AdminClient({**client_config, "socket.timeout.ms": 10_000})
+    present = _settle(
+        "read ACLs",
+        admin.describe_acls(
+            AclBindingFilter(
+                ResourceType.ANY,
+                None,
+                ResourcePatternType.ANY,
+                None,
+                None,
+                AclOperation.ANY,
+                AclPermissionType.ANY,
+            )
+        ),
+    )
+    needed = change(acls(table), present)
+    if needed.create:
+        for binding, future in admin.create_acls(list(needed.create)).items():
+            _settle(f"create {binding}", future)
+    if needed.delete:
+        filters = [
+            AclBindingFilter(
+                b.restype,
+                b.name,
+                b.resource_pattern_type,
+                b.principal,
+                b.host,
+                b.operation,
+                b.permission_type,
+            )
+            for b in needed.delete
+        ]
+        for which, future in admin.delete_acls(filters).items():
+            _settle(f"delete {which}", future)
+    return needed
+
+
+def _settle(what: str, future: "Future[Any]") -> Any:
+    try:
+        return future.result(timeout=TIMEOUT)
+    except (KafkaException, TimeoutError) as error:
+        raise AccessError(f"Kafka: could not {what}: {error}") from error

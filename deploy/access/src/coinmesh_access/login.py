@@ -1,0 +1,91 @@
+"""Clients of Vault: who logs in how, with files that only their service can read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hvac
+import requests
+from hvac.exceptions import InvalidRequest, VaultError
+
+from coinmesh_access import files
+
+#: The directory of `coinmesh-vault setup`'s own login below the secrets directory.
+SETUP = "vault-setup"
+TIMEOUT_SECONDS = 10.0
+
+
+class VaultUnavailableError(Exception):
+    """Vault can't be reached, is sealed or refused; the message says which and where."""
+
+
+@dataclass(frozen=True)
+class Vault:
+    """Where Vault is.
+
+    Attributes:
+        address: `https://host:port`.
+        ca: The authority of its listener's certificate.
+    """
+
+    address: str
+    ca: Path
+
+    def client(self, token: str | None = None) -> hvac.Client:
+        """A client that isn't logged in unless it is given a token."""
+        return hvac.Client(
+            url=self.address, token=token, verify=str(self.ca), timeout=TIMEOUT_SECONDS
+        )
+
+    def login(self, secrets_dir: Path, name: str) -> hvac.Client:
+        """A client logged in by the AppRole whose ids lie in `secrets_dir/name/`."""
+        directory = secrets_dir / name
+        try:
+            role_id = (directory / "role-id").read_text().strip()
+            secret_id = (directory / "secret-id").read_text().strip()
+        except OSError as error:
+            raise VaultUnavailableError(
+                f"{name} has no login: can't read {error.filename}; run `coinmesh-vault setup`"
+            ) from error
+        client = self.client()
+        try:
+            client.auth.approle.login(role_id, secret_id)
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, f"log in as {name}", self.address) from error
+        return client
+
+
+def explained(error: Exception, what: str, address: str) -> VaultUnavailableError:
+    """The error in words: no answer, sealed, or refused."""
+    if isinstance(error, requests.RequestException):
+        return VaultUnavailableError(
+            f"can't {what}: Vault at {address} doesn't answer ({type(error).__name__})"
+        )
+    # hvac puts the URL into the text; the errors that Vault gave are enough.
+    reasons = getattr(error, "errors", None) or [type(error).__name__]
+    return VaultUnavailableError(f"can't {what} at {address}: {'; '.join(map(str, reasons))}")
+
+
+def ensure_approle(client: hvac.Client, secrets_dir: Path, name: str, settings: Any) -> bool:
+    """Give a service its AppRole and write its ids; True when a new secret id was made.
+
+    A secret id that still works is kept, so that a running agent keeps its login.
+    """
+    approle = client.auth.approle
+    approle.create_or_update_approle(name, **settings)
+    directory = files.private_directory(files.private_directory(secrets_dir) / name)
+    role_id = approle.read_role_id(name)["data"]["role_id"]
+    files.write(directory / "role-id", role_id)
+    path = directory / "secret-id"
+    if path.exists() and _works(client, name, path.read_text().strip()):
+        return False
+    files.write(path, approle.generate_secret_id(name)["data"]["secret_id"])
+    return True
+
+
+def _works(client: hvac.Client, name: str, secret_id: str) -> bool:
+    try:
+        found = client.auth.approle.read_secret_id(name, secret_id)
+    except InvalidRequest:
+        return False
+    return isinstance(found, dict) and bool(found.get("data"))

@@ -1,0 +1,141 @@
+"""`coinmesh-access`: shows the access table and makes components hold to it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import requests
+import typer
+from hvac.exceptions import VaultError
+
+from coinmesh_access import credentials, files, kafka_acls, readme, redis_users, s3_identities
+from coinmesh_access.login import VaultUnavailableError, explained
+from coinmesh_access.settings import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CA,
+    DEFAULT_SECRETS,
+    DEFAULT_TABLE,
+    AddressOption,
+    CaOption,
+    SecretsOption,
+    TableOption,
+    vault,
+)
+from coinmesh_access.table import AccessError, AccessTable, load
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+#: Who applies the table to components.
+DEPLOY = "deploy"
+
+TlsOption = Annotated[
+    Path, typer.Option("--tls-dir", envvar="COINMESH_TLS_DIR", help="holds current/tls.key …")
+]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (AccessError, VaultUnavailableError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def show(service: str, table: TableOption = DEFAULT_TABLE) -> None:
+    """Print what a service may do, as markdown."""
+    with _told():
+        typer.echo(readme.markdown(load(table), service), nl=False)
+
+
+@app.command("readme")
+def update_readme(paths: list[Path], table: TableOption = DEFAULT_TABLE) -> None:
+    """Bring the marked tables of READMEs in line."""
+    with _told():
+        known = load(table)
+        for path in paths:
+            if readme.update(known, path):
+                typer.echo(f"changed {path}")
+
+
+@app.command()
+def kafka(
+    tls_dir: TlsOption,
+    bootstrap: Annotated[str, typer.Option(envvar="COINMESH_KAFKA_BOOTSTRAP_SERVERS")],
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Make Kafka's ACLs equal to the table's."""
+    current = tls_dir / "current"
+    configuration = {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": "ssl",
+        "ssl.ca.location": str(current / "ca.crt"),
+        "ssl.certificate.location": str(current / "tls.crt"),
+        "ssl.key.location": str(current / "tls.key"),
+    }
+    with _told():
+        done = kafka_acls.apply(configuration, load(table))
+    typer.echo(f"{len(done.create)} ACLs created, {len(done.delete)} deleted")
+
+
+@app.command()
+def cassandra(
+    tls_dir: TlsOption,
+    contact_points: Annotated[str, typer.Option(envvar="COINMESH_CASSANDRA_CONTACT_POINTS")],
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Make Cassandra's roles, identities and grants equal to the table's."""
+    from coinmesh_access import cassandra_roles, cassandra_session
+
+    with _told():
+        known = load(table)
+        with cassandra_session.connect(contact_points, tls_dir) as session:
+            revoked = cassandra_roles.apply(session, known)
+    for statement in revoked:
+        typer.echo(statement)
+
+
+@app.command()
+def redis(
+    out: Annotated[Path, typer.Option(help="the ACL file, 0600")],
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Write Redis's ACL file; a running server takes it by ACL LOAD."""
+    with _told():
+        known = load(table)
+        files.write(out, _with_vault(known, address, ca, secrets, "redis"))
+
+
+@app.command()
+def s3(
+    out: Annotated[Path, typer.Option(help="SeaweedFS's -s3.config, 0600")],
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Write SeaweedFS's identities; a running server takes them on SIGHUP."""
+    with _told():
+        known = load(table)
+        files.write(out, _with_vault(known, address, ca, secrets, "s3"))
+
+
+def _with_vault(table: AccessTable, address: str, ca: Path, secrets: Path, kind: str) -> str:
+    client = vault(address, ca).login(secrets, DEPLOY)
+    try:
+        if kind == "redis":
+            return redis_users.acl_file(table, credentials.redis_passwords(client, table))
+        found = s3_identities.identities(table, credentials.s3_keys(client, table))
+        return json.dumps(found, indent=2) + "\n"
+    except (VaultError, requests.RequestException) as error:
+        raise explained(error, f"read the {kind} credentials", address) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,150 @@
+"""Vault's PKI: a root, an intermediate that signs, and one role for each service."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import hvac
+
+from coinmesh_access.table import AccessTable
+
+ROOT, INTERMEDIATE = "pki", "pki_int"
+ORGANIZATION, UNIT = "coinmesh", "svc"
+
+
+@dataclass(frozen=True)
+class Lives:
+    """How long things are valid, in seconds.
+
+    Attributes:
+        leaf: A service's certificate.
+        intermediate: The signing authority.
+        root: The trust anchor.
+    """
+
+    leaf: int = 3600
+    intermediate: int = 5 * 365 * 86_400
+    root: int = 10 * 365 * 86_400
+
+    @property
+    def backdated(self) -> int:
+        """How far before now a certificate begins: for clocks that lag, a tenth of short lives."""
+        return min(30, self.leaf // 10)
+
+
+def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
+    """Make root and intermediate on first use; True when they were made.
+
+    Both keys are made inside Vault and never leave it. A run that was cut off is completed.
+    """
+    pki = client.secrets.pki
+    mounted = client.sys.list_mounted_secrets_engines()["data"]
+    for mount, life in ((ROOT, lives.root), (INTERMEDIATE, lives.intermediate)):
+        if f"{mount}/" not in mounted:
+            client.sys.enable_secrets_engine("pki", mount, config={"max_lease_ttl": f"{life}s"})
+    key = {"key_type": "ec", "key_bits": 256, "organization": ORGANIZATION}
+    made = False
+    if not _certificate(client, ROOT):
+        pki.generate_root(
+            "internal", "Coinmesh root", {**key, "ttl": f"{lives.root}s"}, mount_point=ROOT
+        )
+        made = True
+    if not _certificate(client, INTERMEDIATE):
+        request = pki.generate_intermediate(
+            "internal", "Coinmesh services", key, mount_point=INTERMEDIATE
+        )["data"]["csr"]
+        signed = pki.sign_intermediate(
+            request,
+            "Coinmesh services",
+            # It signs services only, no further authorities.
+            {
+                "ttl": f"{lives.intermediate}s",
+                "max_path_length": 0,
+                "use_csr_values": False,
+                "organization": ORGANIZATION,
+            },
+            mount_point=ROOT,
+        )["data"]["certificate"]
+        pki.set_signed_intermediate(signed, mount_point=INTERMEDIATE)
+        made = True
+    for mount in (ROOT, INTERMEDIATE):
+        pki.set_urls(
+            {
+                "issuing_certificates": f"{client.url}/v1/{mount}/ca",
+                "crl_distribution_points": f"{client.url}/v1/{mount}/crl",
+            },
+            mount_point=mount,
+        )
+        pki.set_crl_configuration(
+            extra_params={"expiry": "72h", "auto_rebuild": True}, mount_point=mount
+        )
+    client.write_data(
+        f"{INTERMEDIATE}/config/auto-tidy",
+        data={
+            "enabled": True,
+            "tidy_cert_store": True,
+            "tidy_revoked_certs": True,
+            "safety_buffer": "1h",
+        },
+    )
+    return made
+
+
+def _certificate(client: hvac.Client, mount: str) -> bool:
+    return "BEGIN CERTIFICATE" in client.secrets.pki.read_ca_certificate(mount_point=mount)
+
+
+def root_certificate(client: hvac.Client) -> str:
+    """The trust anchor, PEM; needs no login."""
+    return client.secrets.pki.read_ca_certificate(mount_point=ROOT).strip() + "\n"
+
+
+def ensure_role(
+    client: hvac.Client, table: AccessTable, name: str, lives: Lives, domains: Sequence[str] = ()
+) -> None:
+    """A role that signs requests of one service and of nobody else.
+
+    Args:
+        client: Logged in as the setup.
+        table: The access table.
+        name: The service.
+        lives: How long its certificates are valid.
+        domains: DNS suffixes under which the service is also reached (`coinmesh.svc`).
+    """
+    listens = table.service(name).listens
+    names = [name, *(f"{name}.{domain}" for domain in domains)]
+    client.secrets.pki.create_or_update_role(
+        name,
+        {
+            "allowed_uri_sans": [table.spiffe_id(name)],
+            # The common name, by which Kafka knows its clients, is held to these as well.
+            "allowed_domains": names,
+            "allow_bare_domains": True,
+            "allow_subdomains": False,
+            "allow_glob_domains": False,
+            "allow_wildcard_certificates": False,
+            "allow_any_name": False,
+            "allow_localhost": listens,
+            "allow_ip_sans": listens,
+            "allowed_ip_sans_cidr": ["127.0.0.1/32"],
+            "allowed_other_sans": [],
+            "require_cn": False,
+            "use_csr_common_name": True,
+            "use_csr_sans": True,
+            "organization": [ORGANIZATION],
+            "ou": [UNIT],
+            "key_type": "ec",
+            "key_bits": 256,
+            "key_usage": ["DigitalSignature"],
+            "server_flag": True,
+            "client_flag": True,
+            "code_signing_flag": False,
+            "email_protection_flag": False,
+            "ttl": f"{lives.leaf}s",
+            "max_ttl": f"{lives.leaf}s",
+            "not_before_duration": f"{lives.backdated}s",
+            # Nobody keeps a copy of certificates that live so short; they expire, they aren't revoked.
+            "no_store": True,
+            "generate_lease": False,
+        },
+        mount_point=INTERMEDIATE,
+    )

@@ -1,0 +1,44 @@
+"""Redis users as an ACL file, with passwords as hashes: two are valid during a rotation."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from coinmesh_access.table import AccessError, AccessTable
+
+#: What every client sends to say who it is and whether the server lives.
+CONNECTION = (
+    "auth",
+    "hello",
+    "ping",
+    "quit",
+    "reset",
+    "select",
+    "client|setname",
+    "client|setinfo",
+)
+
+
+def acl_file(table: AccessTable, passwords: Mapping[str, Sequence[str]]) -> str:
+    """The text of `aclfile`; nobody but the table's users can log in.
+
+    Args:
+        table: The access table.
+        passwords: The valid passwords of each service that uses Redis.
+    """
+    lines = ["user default off resetkeys resetchannels -@all"]
+    for name, entry in table.services.items():
+        if not entry.uses_redis:
+            continue
+        valid = passwords.get(name, ())
+        if not valid:
+            raise AccessError(f"Redis: {name} has no password; run `coinmesh-vault setup`")
+        hashes = [f"#{hashlib.sha256(password.encode()).hexdigest()}" for password in valid]
+        access = entry.redis
+        if access.all:
+            rights = ["~*", "&*", "+@all"]
+        else:
+            rights = [f"~{pattern}" for pattern in access.keys]
+            rights += ["resetchannels", "-@all"]
+            rights += [f"+{command}" for command in (*CONNECTION, *access.commands)]
+        lines.append(" ".join(["user", name, "on", "sanitize-payload", *hashes, *rights]))
+    return "\n".join(lines) + "\n"

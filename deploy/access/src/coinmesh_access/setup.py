@@ -1,0 +1,133 @@
+"""Brings Vault in line with the access table. It can be run at each start: what holds is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hvac
+import requests
+from hvac.exceptions import VaultError
+
+from coinmesh_access import credentials, pki, users
+from coinmesh_access.login import SETUP, Vault, ensure_approle, explained
+from coinmesh_access.pki import Lives
+from coinmesh_access.table import AccessTable
+from coinmesh_access.users import TokenLives
+from coinmesh_access.vault_policies import policy
+
+AUDIT_KEY = "audit"
+_OWN_POLICIES = frozenset({"default", "root", "setup", users.POLICY, "response-wrapping"})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What may differ between a laptop, tests and a cluster.
+
+    Attributes:
+        lives: Certificates' lives.
+        token_lives: Users' tokens' lives.
+        login_cidrs: From where services may log in by AppRole; empty: from anywhere.
+        domains: DNS suffixes of services beside their bare names.
+    """
+
+    lives: Lives = field(default_factory=Lives)
+    token_lives: TokenLives = field(default_factory=TokenLives)
+    login_cidrs: Sequence[str] = ("127.0.0.1/32",)
+    domains: Sequence[str] = ()
+
+
+def run(vault: Vault, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
+    """Do all of it; what was made, in words. VaultUnavailableError when Vault refuses or is away."""
+    client = vault.login(secrets_dir, SETUP)
+    try:
+        return _run(client, secrets_dir, table, setup)
+    except (VaultError, requests.RequestException) as error:
+        raise explained(error, "set Vault up", vault.address) from error
+    finally:
+        client.logout(revoke_token=False)
+
+
+def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
+    done: list[str] = []
+    if pki.ensure_authorities(client, setup.lives):
+        done.append("made the root and the signing authority")
+    mounted = client.sys.list_mounted_secrets_engines()["data"]
+    if f"{credentials.MOUNT}/" not in mounted:
+        client.sys.enable_secrets_engine("kv", credentials.MOUNT, options={"version": "2"})
+    if "transit/" not in mounted:
+        client.sys.enable_secrets_engine("transit")
+    if client.read(f"transit/keys/{AUDIT_KEY}") is None:
+        client.secrets.transit.create_key(AUDIT_KEY, key_type="ed25519")
+        done.append("made the audit key")
+    users.ensure_issuer(client, setup.token_lives)
+    for name in table.services:
+        pki.ensure_role(client, table, name, setup.lives, setup.domains)
+        client.sys.create_or_update_acl_policy(name, policy(table, name))
+        if ensure_approle(client, secrets_dir, name, _approle(name, setup)):
+            done.append(f"made the login of {name}")
+    done += [f"made kv/{path}" for path in credentials.ensure(client, table)]
+    done += [f"took the access of {name} away" for name in _remove_strangers(client, table)]
+    return done
+
+
+def _approle(name: str, setup: Setup) -> dict[str, object]:
+    cidrs = list(setup.login_cidrs)
+    return {
+        "token_policies": [name],
+        "token_no_default_policy": True,
+        "token_ttl": "20m",
+        "token_max_ttl": "1h",
+        "token_bound_cidrs": cidrs,
+        "secret_id_bound_cidrs": cidrs,
+        "secret_id_num_uses": 0,
+    }
+
+
+def _remove_strangers(client: hvac.Client, table: AccessTable) -> list[str]:
+    """Drop policies, roles and logins of services that left the table."""
+    known = client.sys.list_acl_policies()["data"]["keys"]
+    strangers = [name for name in known if name not in table.services and name not in _OWN_POLICIES]
+    for name in strangers:
+        client.delete(f"auth/approle/role/{name}")
+        client.delete(f"{pki.INTERMEDIATE}/roles/{name}")
+        client.sys.delete_acl_policy(name)
+    return strangers
+
+
+def configure_kubernetes(
+    client: hvac.Client,
+    table: AccessTable,
+    *,
+    host: str,
+    ca: str | None = None,
+    namespace: str = "coinmesh",
+    ttl: str = "20m",
+) -> None:
+    """Let pods log in by their service account instead of an AppRole.
+
+    Args:
+        client: Logged in as the setup.
+        table: The access table.
+        host: The Kubernetes API's URL as Vault reaches it.
+        ca: Its authority, PEM; None when Vault runs in the cluster and finds it by itself.
+        namespace: Where the service accounts are; each has its service's name.
+        ttl: A token's life.
+    """
+    if "kubernetes/" not in client.sys.list_auth_methods()["data"]:
+        client.sys.enable_auth_method("kubernetes")
+    configuration: dict[str, object] = {"kubernetes_host": host}
+    if ca is not None:
+        # Outside the cluster a pod's own token is presented for review.
+        configuration |= {"kubernetes_ca_cert": ca, "disable_local_ca_jwt": True}
+    client.write_data("auth/kubernetes/config", data=configuration)
+    for name in table.services:
+        client.write_data(
+            f"auth/kubernetes/role/{name}",
+            data={
+                "bound_service_account_names": [name],
+                "bound_service_account_namespaces": [namespace],
+                "token_policies": [name],
+                "token_no_default_policy": True,
+                "token_ttl": ttl,
+            },
+        )

@@ -1,0 +1,135 @@
+"""Users: API keys exchanged for short JWTs that OpenBao signs and rotates (identity tokens).
+
+A user is an entity in the groups of its roles with a login at `auth/users`. An API key is
+`cm_<user>_<secret>`: exchanging it is a login followed by a read of `identity/oidc/token/users`.
+Envoy checks the JWT against `/v1/identity/oidc/.well-known/keys`.
+"""
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+
+import hvac
+
+ROLES = ("viewer", "editor", "admin")
+MOUNT, KEY, ROLE, POLICY = "users", "coinmesh-users", "users", "user"
+AUDIENCE = "coinmesh"
+_NAME = re.compile(r"[a-z][a-z0-9.-]{0,62}")
+_SECRET_BYTES = 32
+
+
+class UserError(Exception):
+    """A user's name, role or key is wrong."""
+
+
+@dataclass(frozen=True)
+class TokenLives:
+    """Lives in seconds: a JWT's, and a signing key's until the next takes over.
+
+    A retired key's public half stays published for `verification`, which must be longer than `token`.
+    """
+
+    token: int = 900
+    rotation: int = 86_400
+    verification: int = 2 * 86_400
+
+
+def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
+    """Signing key, token role, groups and login of users; the issuer's URL.
+
+    The roles claim holds the names of the user's groups.
+    """
+    if f"{MOUNT}/" not in client.sys.list_auth_methods()["data"]:
+        client.sys.enable_auth_method("userpass", path=MOUNT)
+    client.write_data("identity/oidc/config", data={"issuer": client.url})
+    client.write_data(
+        f"identity/oidc/key/{KEY}",
+        data={
+            # Envoy's jwt_authn and browsers' libraries all know it.
+            "algorithm": "ES256",
+            "rotation_period": f"{lives.rotation}s",
+            "verification_ttl": f"{lives.verification}s",
+            "allowed_client_ids": [AUDIENCE],
+        },
+    )
+    template = (
+        '{"name": {{identity.entity.name}}, "roles": {{identity.entity.groups.names}}, '
+        '"tier": {{identity.entity.metadata.tier}}}'
+    )
+    client.write_data(
+        f"identity/oidc/role/{ROLE}",
+        data={"key": KEY, "client_id": AUDIENCE, "ttl": f"{lives.token}s", "template": template},
+    )
+    client.sys.create_or_update_acl_policy(
+        POLICY, f'path "identity/oidc/token/{ROLE}" {{ capabilities = ["read"] }}\n'
+    )
+    for role in ROLES:
+        if _id(client, "group", role) is None:
+            client.write_data("identity/group", data={"name": role, "type": "internal"})
+    return f"{client.url}/v1/identity/oidc"
+
+
+def add(client: hvac.Client, name: str, role: str, tier: str = "free") -> str:
+    """Make a user or give an existing one a new key, role and tier; the API key, shown only here."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"user {name!r}: a name is lower-case letters, digits, dots and dashes")
+    if role not in ROLES:
+        raise UserError(f"role {role!r} is none of {', '.join(ROLES)}")
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    client.write_data(
+        f"auth/{MOUNT}/users/{name}",
+        data={
+            "password": secret,
+            "token_policies": [POLICY],
+            "token_no_default_policy": True,
+            "token_ttl": "60s",
+            "token_max_ttl": "60s",
+        },
+    )
+    client.write_data(f"identity/entity/name/{name}", data={"metadata": {"tier": tier}})
+    entity = _id(client, "entity", name)
+    accessor = client.sys.list_auth_methods()["data"][f"{MOUNT}/"]["accessor"]
+    client.write_data(
+        "identity/entity-alias",
+        data={"name": name, "canonical_id": entity, "mount_accessor": accessor},
+    )
+    for known in ROLES:
+        group = client.read(f"identity/group/name/{known}")["data"]
+        members = set(group.get("member_entity_ids") or ())
+        members = members | {entity} if known == role else members - {entity}
+        client.write_data(
+            f"identity/group/name/{known}", data={"member_entity_ids": sorted(members)}
+        )
+    return f"cm_{name}_{secret}"
+
+
+def remove(client: hvac.Client, name: str) -> None:
+    """Take a user's login and identity away; JWTs that it holds run out by themselves."""
+    client.delete(f"auth/{MOUNT}/users/{name}")
+    client.delete(f"identity/entity/name/{name}")
+
+
+def exchange(client: hvac.Client, api_key: str) -> str:
+    """A short JWT for an API key; `client` needs no login and has none afterwards.
+
+    Raises UserError for a malformed key, hvac's errors for one that Vault refuses.
+    """
+    match = re.fullmatch(r"cm_([a-z][a-z0-9.-]*)_(.+)", api_key)
+    if match is None:
+        raise UserError("an API key looks like cm_<user>_<secret>")
+    try:
+        client.auth.userpass.login(match[1], match[2], mount_point=MOUNT)
+        return client.read(f"identity/oidc/token/{ROLE}")["data"]["token"]
+    finally:
+        client.logout()
+
+
+def jwks(client: hvac.Client) -> str:
+    """The public keys that Envoy checks JWTs with, JSON; needs no login."""
+    return json.dumps(client.read("identity/oidc/.well-known/keys"))
+
+
+def _id(client: hvac.Client, kind: str, name: str) -> str | None:
+    found = client.read(f"identity/{kind}/name/{name}")
+    return found["data"]["id"] if found else None

@@ -1,0 +1,194 @@
+"""`coinmesh-vault`: prepares OpenBao, brings Vault in line with the access table, users, rotation."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import hvac
+import requests
+import typer
+from hvac.exceptions import VaultError
+
+from coinmesh_access import credentials, files, openbao, users
+from coinmesh_access import setup as vault_setup
+from coinmesh_access.login import SETUP, VaultUnavailableError, explained
+from coinmesh_access.pki import Lives
+from coinmesh_access.settings import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CA,
+    DEFAULT_SECRETS,
+    DEFAULT_TABLE,
+    AddressOption,
+    CaOption,
+    SecretsOption,
+    TableOption,
+    vault,
+)
+from coinmesh_access.table import AccessError, load
+from coinmesh_access.users import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys")
+app.add_typer(user_app, name="user")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors as one line and exit status 1."""
+    try:
+        yield
+    except (AccessError, VaultUnavailableError, UserError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _administering(address: str, ca: Path, secrets: Path) -> Iterator[hvac.Client]:
+    place = vault(address, ca)
+    with _told():
+        client = place.login(secrets, SETUP)
+        try:
+            yield client
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, "do that", place.address) from error
+
+
+@app.command()
+def prepare(
+    run: Annotated[Path, typer.Option(help="where the configuration goes")],
+    data: Annotated[Path, typer.Option(help="raft's directory")],
+    audit: Annotated[Path, typer.Option(help="path of the audit logs, without -1.log")],
+    listen: Annotated[str, typer.Option(help="the API's host:port")],
+    cluster: Annotated[str, typer.Option(help="raft's host:port")],
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Write what a local OpenBao starts from; what exists is kept."""
+    typer.echo(openbao.prepare(run, data, secrets, audit, listen, cluster))
+
+
+@app.command()
+def setup(
+    ttl: Annotated[
+        int, typer.Option(envvar="COINMESH_CERT_TTL", help="a certificate's life, seconds", min=2)
+    ] = 3600,
+    cidr: Annotated[
+        list[str] | None, typer.Option(help="from where services may log in; * is anywhere")
+    ] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="a DNS suffix of services: coinmesh.svc")
+    ] = None,
+    kubernetes_host: Annotated[
+        str | None, typer.Option(help="let pods log in: the API's URL as Vault reaches it")
+    ] = None,
+    kubernetes_ca: Annotated[
+        Path | None, typer.Option(help="its authority, when Vault is outside the cluster")
+    ] = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Bring Vault in line with the access table: PKI, roles, policies, logins, credentials, users."""
+    cidrs = () if cidr == ["*"] else tuple(cidr or vault_setup.Setup().login_cidrs)
+    wanted = vault_setup.Setup(Lives(leaf=ttl), login_cidrs=cidrs, domains=tuple(domain or ()))
+    place = vault(address, ca)
+    with _told():
+        known = load(table)
+        for line in vault_setup.run(place, secrets, known, wanted):
+            typer.echo(line)
+    if kubernetes_host:
+        authority = kubernetes_ca.read_text() if kubernetes_ca else None
+        with _administering(address, ca, secrets) as client:
+            vault_setup.configure_kubernetes(client, known, host=kubernetes_host, ca=authority)
+
+
+@app.command()
+def rotate(
+    service: str,
+    kind: Annotated[str, typer.Argument(help="redis or s3")],
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Make a new static credential; the one before stays valid until the next rotation."""
+    with _told():
+        known = load(table)
+    chosen = next(
+        (k for name, k in credentials.wanted(known) if (name, k) == (service, kind)), None
+    )
+    if chosen is None:
+        raise typer.BadParameter(f"{service} has no {kind} credentials in the access table")
+    with _administering(address, ca, secrets) as client:
+        credentials.rotate(client, service, chosen)
+
+
+@app.command()
+def fetch(
+    service: str,
+    directory: Annotated[Path, typer.Option("--dir", help="where the files go, 0600")],
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+    table: TableOption = DEFAULT_TABLE,
+) -> None:
+    """Write a service's current credentials as redis.json and s3.json, logged in as that service."""
+    place = vault(address, ca)
+    with _told():
+        wanted = [kind for name, kind in credentials.wanted(load(table)) if name == service]
+        client = place.login(secrets, service)
+        files.private_directory(directory)
+        for kind in wanted:
+            try:
+                valid = credentials.read(client, service, kind)
+            except (VaultError, requests.RequestException) as error:
+                raise explained(error, f"read kv/{service}/{kind}", address) from error
+            if not valid:
+                raise AccessError(f"kv/{service}/{kind} is empty; run `coinmesh-vault setup`")
+            files.write(directory / f"{kind}.json", credentials.client_file(kind, valid[0]))
+
+
+@user_app.command("add")
+def user_add(
+    name: str,
+    role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "viewer",
+    tier: Annotated[str, typer.Option(help="the quota's name")] = "free",
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Make a user, or a new key for one, and print its API key, which is shown only here."""
+    with _administering(address, ca, secrets) as client:
+        typer.echo(users.add(client, name, role, tier))
+
+
+@user_app.command("remove")
+def user_remove(
+    name: str,
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Take a user's key away; JWTs that it holds run out by themselves."""
+    with _administering(address, ca, secrets) as client:
+        users.remove(client, name)
+
+
+@app.command()
+def token(
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+) -> None:
+    """Exchange the API key on standard input for a short JWT."""
+    place = vault(address, ca)
+    with _told():
+        try:
+            typer.echo(users.exchange(place.client(), sys.stdin.readline().strip()))
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, "exchange the API key", address) from error
+
+
+if __name__ == "__main__":
+    app()
