@@ -209,6 +209,11 @@ class Partition:
             self._opened[name] = instrument
         return instrument
 
+    @property
+    def size(self) -> int:
+        """How many instruments it knows."""
+        return len(self._entries.keys() | self._opened.keys())
+
     def closing_by(self, watermark: int) -> list[str]:
         """Instruments that have a window which ends at `watermark` or before."""
         found = [name for name, opened in self._opened.items() if opened.next_close <= watermark]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -49,6 +50,29 @@ class Trades:
 
     def __len__(self) -> int:
         return len(self.trade_id)
+
+    def take(self, which: Flags) -> Trades:
+        """The trades for which `which` is true."""
+        columns = {name: getattr(self, name)[which] for name in COLUMNS}
+        return Trades(self.instruments, **columns)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Trades]) -> Trades:
+        """All trades of `parts`, in order."""
+        codes: dict[str, int] = {}
+        instrument: list[Ints] = []
+        for part in parts:
+            own = [codes.setdefault(name, len(codes)) for name in part.instruments]
+            instrument.append(np.array(own, dtype=np.int64)[part.instrument])
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in COLUMNS
+            if name != "instrument"
+        }
+        return cls(list(codes), instrument=np.concatenate(instrument), **columns)
+
+
+COLUMNS: Final = tuple(column.name for column in fields(Trades) if column.name != "instruments")
 
 
 def second_bars(

@@ -1,0 +1,67 @@
+"""The query that archives every topic as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from coinmesh_contracts import topics
+from coinmesh_spark import archive_task
+from coinmesh_spark.session import ARCHIVE_POOL, kafka_options
+from coinmesh_spark.settings import StreamSettings
+
+NAME: Final = "archive"
+
+
+class ArchiveQuery:
+    """Runs batches; `on_batch` is told what each one's tasks did."""
+
+    def __init__(
+        self, settings: StreamSettings, on_batch: Callable[[int, list[Row]], None]
+    ) -> None:
+        self._settings, self._on_batch = settings, on_batch
+        self._plan = archive_task.Plan(
+            settings.spark_archive_max_bytes, settings.spark_archive_trades
+        )
+        self.fatal: Exception | None = None
+
+    def check(self) -> None:
+        """Nothing to check: an archive batch depends on its offsets alone."""
+
+    def start(self, session: SparkSession) -> StreamingQuery:
+        """Start the query where its checkpoint stands."""
+        session.sparkContext.setLocalProperty("spark.scheduler.pool", ARCHIVE_POOL)
+        return (
+            session.readStream.format("kafka")
+            .options(**kafka_options(self._settings))
+            .option("subscribe", ",".join(topic.name for topic in topics.ALL))
+            .option("includeHeaders", "true")
+            .option("maxOffsetsPerTrigger", str(self._settings.spark_archive_max_offsets))
+            .load()
+            .select(
+                "topic",
+                "partition",
+                "offset",
+                "timestamp",
+                "timestampType",
+                "key",
+                "value",
+                "headers",
+            )
+            .writeStream.queryName(NAME)
+            .option(
+                "checkpointLocation", str(self._settings.spark_checkpoint_dir.absolute() / NAME)
+            )
+            .trigger(
+                processingTime=f"{round(self._settings.spark_archive_trigger * 1000)} milliseconds"
+            )
+            .foreachBatch(self._run)
+            .start()
+        )
+
+    def _run(self, frame: DataFrame, batch: int) -> None:
+        task = archive_task.function(self._plan)
+        self._on_batch(batch, frame.mapInArrow(task, archive_task.RESULT).collect())

@@ -1,0 +1,295 @@
+"""The task of one Kafka partition in one batch: decode, fold, write, snapshot.
+
+All effects can be repeated: rows and records are named and stamped by their content. The snapshot is
+written last; a batch that dies before its manifest is run again from the snapshot before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
+from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER
+from coinmesh_spark import failpoints, fold
+from coinmesh_spark.decode import Decoded, Decoder
+from coinmesh_spark.fold import Changes, Rules
+from coinmesh_spark.settings import WorkerSettings
+from coinmesh_spark.sinks import rows
+from coinmesh_spark.sinks.cassandra import CassandraSink
+from coinmesh_spark.sinks.kafka import KafkaSink
+from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
+from coinmesh_spark.trades import Trades
+from meshkit import settings
+from meshkit.registry import Registry
+
+RESULT = "report binary"
+"""The schema of what a task gives back: one row with its report."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the driver tells the tasks of a batch.
+
+    Attributes:
+        batch: The batch's number.
+        starts: Each partition's state before it; empty before the first batch.
+        directory: The snapshot directory.
+        rules: What the fold goes by.
+        schema_ids: The schema id of each topic that is read or written.
+        pids: Process ids of the driver and its JVM, for failpoints.
+    """
+
+    batch: int
+    starts: dict[int, PartitionState]
+    directory: Path
+    rules: Rules
+    schema_ids: dict[str, int]
+    pids: dict[str, int]
+
+
+class Report(msgspec.Struct):
+    """What a task did.
+
+    Attributes:
+        partition: Its Kafka partition.
+        first: Offset of its first record.
+        last: Offset of its last record.
+        file: The partition's new snapshot.
+        snapshot_bytes: Size of the snapshot.
+        appended: Append time of its newest record, milliseconds since the Unix epoch.
+        newest: Newest event time of the partition, microseconds.
+        records: Number of records.
+        trades: Trades that joined bars.
+        duplicates: Trades seen before.
+        late: Trades that came too late.
+        dead: Dead letters by reason.
+        bars: Bar rows written.
+        indicators: Indicator rows written.
+        instruments: Instruments in its state.
+        seconds: Duration of each step.
+    """
+
+    partition: int
+    first: int
+    last: int
+    file: str
+    snapshot_bytes: int
+    appended: int
+    newest: int
+    records: int
+    trades: int
+    duplicates: int
+    late: int
+    dead: dict[str, int]
+    bars: int
+    indicators: int
+    instruments: int
+    seconds: dict[str, float]
+
+
+class _Sinks:
+    """What a worker process keeps between tasks."""
+
+    def __init__(self) -> None:
+        configured = settings.read(WorkerSettings)
+        self.cassandra = CassandraSink(configured)
+        self.kafka = KafkaSink(configured, configured.service_name)
+        self._registry: Registry | None = None
+        self._settings = configured
+
+    def accepts(self, schema_id: int) -> bool:
+        """Whether a schema that was unknown at start belongs to the trades' topic."""
+        if self._registry is None:
+            self._registry = Registry(self._settings)
+        return self._registry.accepts_now(topics.TRADES.name, schema_id)
+
+
+@cache
+def _sinks() -> _Sinks:
+    return _Sinks()
+
+
+@cache
+def _decoder(schema_id: int) -> Decoder:
+    return Decoder({schema_id}, _sinks().accepts)
+
+
+def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Process a partition's records and give back a report."""
+    batch = next(batches, None)
+    if batch is None:
+        return
+    report = _Task(plan, batch.column("partition")[0].as_py()).run(_chain(batch, batches))
+    data = pa.array([msgspec.json.encode(report)], pa.binary())
+    yield pa.RecordBatch.from_arrays([data], ["report"])
+
+
+def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """`run` as mapInArrow wants it."""
+    return partial(run, plan)
+
+
+def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest
+
+
+class _Task:
+    def __init__(self, plan: Plan, partition: int) -> None:
+        self._plan, self._partition = plan, partition
+        self._reach = partial(failpoints.reach, batch=plan.batch, pids=plan.pids)
+        self._seconds: dict[str, float] = {}
+        self._clock = perf_counter()
+        self._dead: dict[str, int] = {}
+
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Report:
+        plan, partition = self._plan, self._partition
+        sinks = _sinks()
+        snapshots = Snapshots(plan.directory)
+        known = plan.starts.get(partition)
+        state = snapshots.load(known.file if known else None)
+        self._step("load")
+
+        records, decoded = self._decode(batches)
+        offsets = np.concatenate([batch.column("offset").to_numpy() for batch in records])
+        first, last = int(offsets[0]), int(offsets[-1])
+        if known is not None and first < known.next_offset:
+            raise SnapshotError(
+                f"partition {partition} comes from offset {first}, but its snapshot "
+                f"{known.file} has it up to {known.next_offset}"
+            )
+        appended = max(_newest_append(batch) for batch in records)
+        self._reach("decoded")
+        self._step("decode")
+
+        trades = Trades.concatenated([part.trades for part in decoded])
+        changes = fold.apply(state, trades, plan.rules)
+        self._reach("folded")
+        self._step("fold")
+
+        run_name = f"stream:{partition}:{plan.batch}:{first}-{last}"
+        self._dead_letters(records, decoded, changes)
+        written = sinks.cassandra.write(_rows(changes, run_name.encode()))
+        self._reach("written")
+        self._step("cassandra")
+
+        self._send(changes, run_name, appended * 1_000_000)
+        sinks.kafka.flush()
+        self._reach("sent")
+        self._step("kafka")
+
+        file, size = snapshots.save(plan.batch, partition, state)
+        self._reach("saved")
+        self._step("snapshot")
+        return Report(
+            partition=partition,
+            first=first,
+            last=last,
+            file=file,
+            snapshot_bytes=size,
+            appended=appended,
+            newest=state.newest,
+            records=len(offsets),
+            trades=changes.admitted,
+            duplicates=changes.duplicates,
+            late=changes.late,
+            dead=self._dead,
+            bars=len(changes.bars),
+            indicators=written - len(changes.bars),
+            instruments=state.size,
+            seconds=self._seconds,
+        )
+
+    def _step(self, name: str) -> None:
+        now = perf_counter()
+        self._seconds[name] = round(now - self._clock, 6)
+        self._clock = now
+
+    def _decode(
+        self, batches: Iterator[pa.RecordBatch]
+    ) -> tuple[list[pa.RecordBatch], list[Decoded]]:
+        decoder = _decoder(self._plan.schema_ids[topics.TRADES.name])
+        records: list[pa.RecordBatch] = []
+        decoded: list[Decoded] = []
+        for batch in batches:
+            records.append(batch)
+            decoded.append(decoder.decode(batch))
+        return records, decoded
+
+    def _dead_letters(
+        self, records: list[pa.RecordBatch], decoded: list[Decoded], changes: Changes
+    ) -> None:
+        """Queue the records that are no trades, each with why."""
+        for batch, part in zip(records, decoded, strict=True):
+            for bad in part.bad:
+                self._give_up(batch, bad.row, bad.reason, bad.detail)
+        ends = np.cumsum([len(part.trades) for part in decoded])
+        for at, reason in changes.rejected:
+            number = int(np.searchsorted(ends, at, side="right"))
+            part = decoded[number]
+            row = int(part.rows[at - int(ends[number]) + len(part.trades)])
+            detail = "the price, size or their product can't be held in the instrument's units"
+            self._give_up(records[number], row, reason, detail)
+
+    def _give_up(self, batch: pa.RecordBatch, row: int, reason: str, detail: str) -> None:
+        topic, offset = topics.TRADES.name, batch.column("offset")[row].as_py()
+        key, value = batch.column("key")[row].as_py(), batch.column("value")[row].as_py()
+        reporter = settings.read(WorkerSettings).service_name
+        letter = DeadLetter(
+            event_id=f"dlq:{topic}:{self._partition}:{offset}",
+            receive_time=batch.column("timestamp").cast(pa.int64())[row].as_py() * 1000,
+            source=reporter,
+            type=EVENT_TYPE_DEAD_LETTER,
+            instrument=(key or b"").decode("utf-8", "replace"),
+            origin_topic=topic,
+            origin_partition=self._partition,
+            origin_offset=offset,
+            reason=reason,
+            detail=detail,
+            key=key,
+            value=value or b"",
+            reporter=reporter,
+        )
+        self._dead[reason] = self._dead.get(reason, 0) + 1
+        name = topics.DEAD_LETTERS.name
+        header = framing.header(self._plan.schema_ids[name])
+        _sinks().kafka.send(name, key, header + letter.SerializeToString())
+
+    def _send(self, changes: Changes, run_name: str, receive_time: int) -> None:
+        """Queue all bars and indicators."""
+        kafka, ids = _sinks().kafka, self._plan.schema_ids
+        bars, indicators = topics.BARS.name, topics.INDICATORS.name
+        header = framing.header(ids[bars])
+        for at, bar in enumerate(changes.bars):
+            key = bar.instrument.encode()
+            kafka.send(bars, key, header + rows.bar_event(bar, run_name, receive_time))
+            if at == len(changes.bars) // 2 and os.environ.get("COINMESH_SPARK_FAILPOINTS"):
+                kafka.flush()
+                self._reach("half")
+        header = framing.header(ids[indicators])
+        for changed in changes.indicators:
+            key = changed.instrument.encode()
+            for event in rows.indicator_events(changed, run_name, receive_time):
+                kafka.send(indicators, key, header + event)
+
+
+def _rows(changes: Changes, run_name: bytes) -> Iterator[rows.Row]:
+    for bar in changes.bars:
+        yield rows.bar_row(bar, run_name)
+    for indicators in changes.indicators:
+        yield rows.indicators_row(indicators, run_name)
+
+
+def _newest_append(batch: pa.RecordBatch) -> int:
+    """Milliseconds since the Unix epoch."""
+    return int(batch.column("timestamp").cast(pa.int64()).to_numpy().max()) // 1000

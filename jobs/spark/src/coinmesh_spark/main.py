@@ -1,0 +1,48 @@
+"""The command coinmesh-spark."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+
+from coinmesh_spark import archive_query, bars_query, stream
+from coinmesh_spark.settings import StreamSettings
+from coinmesh_spark.snapshots import SnapshotError
+from meshkit import logs
+from meshkit.errors import MeshError
+from meshkit.settings import SettingsError, load
+
+
+def main() -> None:
+    """Run the command; the exit status is 1 when it failed and 2 when a setting is wrong."""
+    parser = argparse.ArgumentParser(prog="coinmesh-spark", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("stream", help="fold trades into bars, and archive every topic")
+    running.add_argument("--only", choices=(bars_query.NAME, archive_query.NAME))
+    commands.add_parser("archive", help="the same as: stream --only archive")
+    commands.add_parser("reset", help="forget the fold's state: start from the first record")
+    arguments = parser.parse_args()
+    settings = load(StreamSettings)
+    logs.configure(settings.service_name, settings.log_level)
+    # py4j tells each callback's connection at INFO.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    try:
+        if arguments.command == "reset":
+            for directory in stream.reset(settings):
+                sys.stdout.write(f"removed {directory}\n")
+            return
+        only = archive_query.NAME if arguments.command == "archive" else arguments.only
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        stream.run(settings, only, stop)
+    except (MeshError, SettingsError, SnapshotError, stream.JvmLostError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The Spark session: one place for its settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from coinmesh_spark.settings import StreamSettings
+from meshkit.settings import PREFIX, SettingsError
+from meshkit.tls import certificate_files
+
+BARS_POOL = "bars"
+ARCHIVE_POOL = "archive"
+_POOLS = f"""<?xml version="1.0"?>
+<allocations>
+  <pool name="{BARS_POOL}"><schedulingMode>FIFO</schedulingMode><weight>100</weight><minShare>4</minShare></pool>
+  <pool name="{ARCHIVE_POOL}"><schedulingMode>FIFO</schedulingMode><weight>1</weight><minShare>0</minShare></pool>
+</allocations>
+"""
+"""Tasks of the bars go first whenever a slot is free."""
+
+
+def start(settings: StreamSettings) -> SparkSession:
+    """Start Spark in this process.
+
+    Raises:
+        SettingsError: The directory of the Kafka connector's jars is missing or empty.
+    """
+    jars = settings.spark_jars.expanduser()
+    if not list(jars.glob("spark-sql-kafka*.jar")):
+        raise SettingsError(
+            f"{PREFIX}SPARK_JARS: {jars} has no spark-sql-kafka jar; bring it there with: "
+            "coinmesh up --until spark-stream"
+        )
+    # Workers are forked from a daemon that this interpreter's JVM starts.
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["TZ"] = "UTC"
+    # Each worker has one partition to fold; more threads than that only compete for the cores.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    scratch = settings.spark_checkpoint_dir.parent / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    pools = scratch / "pools.xml"
+    pools.write_text(_POOLS)
+    builder = SparkSession.builder
+    for name, value in _configuration(settings, jars, scratch, pools).items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("WARN")
+    return session
+
+
+def _configuration(
+    settings: StreamSettings, jars: Path, scratch: Path, pools: Path
+) -> dict[str, str]:
+    return {
+        "spark.app.name": settings.service_name,
+        "spark.master": settings.spark_master,
+        "spark.driver.memory": settings.spark_driver_memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraClassPath": f"{jars}/*",
+        "spark.driver.extraJavaOptions": (
+            f"-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Djava.io.tmpdir={scratch}"
+            " -Duser.timezone=UTC"
+        ),
+        "spark.local.dir": str(scratch),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.scheduler.mode": "FAIR",
+        "spark.scheduler.allocation.file": pools.as_uri(),
+        # One reader per Kafka partition at a time: its fold is a sequence.
+        "spark.speculation": "false",
+        "spark.python.worker.reuse": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        "spark.sql.streaming.minBatchesToRetain": "20",
+        "spark.sql.streaming.numRecentProgressUpdates": "2",
+        "spark.sql.streaming.stopTimeout": "20s",
+        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.cleaner.periodicGC.interval": "5min",
+    }
+
+
+def kafka_options(settings: StreamSettings) -> dict[str, str]:
+    """Spark's options for its connection to Kafka."""
+    options = {
+        "kafka.bootstrap.servers": settings.kafka_bootstrap_servers,
+        # The default of 500 ms blocks every task that has read all there is.
+        "kafka.fetch.max.wait.ms": "10",
+        "kafka.client.id": settings.service_name,
+        "startingOffsets": "earliest",
+        "failOnDataLoss": "true",
+    }
+    files = certificate_files(settings)
+    if files is None:
+        return options
+    pair = files.read()
+    return options | {
+        "kafka.security.protocol": "SSL",
+        "kafka.ssl.truststore.type": "PEM",
+        "kafka.ssl.truststore.certificates": pair.roots.decode(),
+        "kafka.ssl.keystore.type": "PEM",
+        "kafka.ssl.keystore.certificate.chain": pair.chain.decode(),
+        "kafka.ssl.keystore.key": pair.key.decode(),
+    }

@@ -1,0 +1,1 @@
+"""Where the fold's changes go: Cassandra and Kafka."""

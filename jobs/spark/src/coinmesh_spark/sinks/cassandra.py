@@ -1,0 +1,168 @@
+"""Writes rows to Cassandra: one session per process, prepared, idempotent, retried with bounds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.concurrent import execute_concurrent
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
+
+from coinmesh_spark.bars import INTERVALS
+from coinmesh_spark.sinks.rows import Row
+from meshkit.backoff import Backoff
+from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.settings import CassandraSettings
+from meshkit.tls import client_ssl_context
+
+_log = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 30
+ATTEMPTS: Final = 5
+REQUEST_SECONDS: Final = 10.0
+
+_WITH_TIMESTAMP = " USING TIMESTAMP ?"
+STATEMENTS: Final[Mapping[str, str]] = {
+    **{
+        f"{table}_{interval}": f"INSERT INTO {table}_{interval} (instrument, bucket, start_time, "
+        f"{column}) VALUES (?, ?, ?, ?){_WITH_TIMESTAMP}"
+        for interval in INTERVALS
+        for table, column in (("bars", "bar"), ("indicators", "indicators"))
+    },
+    "trades": "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "
+    f"taker_side, event_time_us, receive_time_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"{_WITH_TIMESTAMP}",
+}
+
+
+class CassandraSink:
+    """Writes rows; made in the process that uses it, never before a fork."""
+
+    def __init__(self, settings: CassandraSettings) -> None:
+        """Connect and prepare.
+
+        Raises:
+            Unavailable: No contact point answers.
+            FailedPrecondition: The keyspace or a table is missing.
+        """
+        addresses = settings.cassandra_addresses
+        self._where = settings.cassandra_contact_points
+        profile = ExecutionProfile(
+            load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            request_timeout=REQUEST_SECONDS,
+        )
+        self._cluster = Cluster(
+            [address.host for address in addresses],
+            port=addresses[0].port,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            ssl_context=client_ssl_context(settings),
+            protocol_version=5,
+            reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
+            # Nothing here reads the schema; each DDL would cost a refresh.
+            schema_metadata_enabled=False,
+            token_metadata_enabled=True,
+        )
+        try:
+            self._session = self._cluster.connect(settings.cassandra_keyspace)
+            self._prepared: dict[str, PreparedStatement] = {
+                table: self._session.prepare(text) for table, text in STATEMENTS.items()
+            }
+        except NoHostAvailable as error:
+            self._cluster.shutdown()
+            raise Unavailable(
+                "CASSANDRA_UNREACHABLE",
+                f"Cassandra at {self._where} doesn't answer ({_first(error)}); start it, or "
+                "correct COINMESH_CASSANDRA_CONTACT_POINTS",
+            ) from error
+        except Exception as error:
+            self._cluster.shutdown()
+            raise FailedPrecondition(
+                "CASSANDRA_SCHEMA",
+                f"Cassandra at {self._where}: {error}; apply the migrations with: "
+                "coinmesh deploy migrations",
+            ) from error
+        for statement in self._prepared.values():
+            statement.is_idempotent = True
+
+    def write(self, rows: Iterable[Row], concurrency: int = 64) -> int:
+        """Write all rows; how many there were.
+
+        Raises:
+            Unavailable: Some could not be written in `ATTEMPTS` attempts.
+        """
+        count = 0
+        pending: list[tuple[Any, None]] = []
+        for size, statement in self._statements(rows):
+            count += size
+            pending.append((statement, None))
+        backoff = Backoff(base=0.2, cap=3.0, limit=ATTEMPTS - 1)
+        while pending:
+            results = execute_concurrent(
+                self._session, pending, concurrency=concurrency, raise_on_first_error=False
+            )
+            failed = [
+                (statement, result.result_or_exc)
+                for statement, result in zip(pending, results, strict=True)
+                if not result.success
+            ]
+            if not failed:
+                break
+            delay = next(backoff, None)
+            if delay is None:
+                raise Unavailable(
+                    "CASSANDRA_UNAVAILABLE",
+                    f"Cassandra at {self._where} did not take {len(failed)} of {len(results)} "
+                    f"writes in {ATTEMPTS} attempts: {_first(failed[0][1])}",
+                )
+            _log.warning("%d writes failed (%s); again", len(failed), _first(failed[0][1]))
+            time.sleep(delay)
+            pending = [statement for statement, _ in failed]
+        return count
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._cluster.shutdown()
+
+    def _statements(self, rows: Iterable[Row]) -> Iterator[tuple[int, Any]]:
+        """Single statements and unlogged batches of rows of one partition, with their sizes."""
+        groups: dict[tuple[str, tuple[bytes, ...]], list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[row.table, row.partition].append(row)
+        for (table, _), members in groups.items():
+            prepared = self._prepared[table]
+            for at in range(0, len(members), BATCH_ROWS):
+                chunk = members[at : at + BATCH_ROWS]
+                if len(chunk) == 1:
+                    yield 1, _bound(prepared, chunk[0])
+                    continue
+                batch = BatchStatement(BatchType.UNLOGGED)
+                batch.is_idempotent = True
+                for row in chunk:
+                    batch.add(_bound(prepared, row))
+                yield len(chunk), batch
+
+
+def _bound(prepared: PreparedStatement, row: Row) -> BoundStatement:
+    """A bound statement of values that are serialized already."""
+    bound = BoundStatement(prepared)
+    bound.values = [*row.partition, *row.values, row.timestamp.to_bytes(8, "big", signed=True)]
+    return bound
+
+
+def _first(error: object) -> str:
+    """One line about an error; NoHostAvailable hides it in a mapping."""
+    errors = getattr(error, "errors", None)
+    if isinstance(errors, Mapping) and errors:
+        error = next(iter(errors.values()))
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,206 @@
+"""Bars, indicators and trades as Cassandra rows and as events; pure.
+
+A row's write timestamp comes from its content: start + layer · 10^10 + revision, so that writing it
+again changes nothing and an older revision never wins (deploy/cassandra/migrations).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
+from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_BAR, EVENT_TYPE_INDICATOR
+from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from coinmesh_spark.bars import INTERVALS, VWAP_EXTRA_DIGITS
+from coinmesh_spark.fold import ChangedBar, ChangedIndicators
+from coinmesh_spark.indicators import SCALE, Output
+from coinmesh_spark.sinks import cql
+from coinmesh_spark.trades import MICROS
+from meshkit.decimals import to_string
+
+STREAM_LAYER: Final = 0
+LAYER_STEP: Final = 10**10
+SHARDS: Final = 4
+SHARD_IDS: Final = 1000
+"""A busy instrument's trades go to shard (trade id / 1000) % 4."""
+_SOURCE: Final = "spark-stream"
+
+
+class Row(NamedTuple):
+    """One row: its table, the values of its partition key, of its other columns, and timestamp."""
+
+    table: str
+    partition: tuple[bytes, ...]
+    values: tuple[bytes, ...]
+    timestamp: int
+
+
+@lru_cache(maxsize=65_536)
+def bucket(interval: str, start: int) -> int:
+    """Start of the partition that holds a window: hour, day, week from Monday, month or year."""
+    if interval == "1s":
+        return start - start % 3600
+    day = start - start % 86_400
+    if interval == "1m":
+        return day
+    moment = datetime.fromtimestamp(day, UTC)
+    if interval == "5m":
+        return day - moment.weekday() * 86_400
+    first = moment.replace(day=1) if interval == "1h" else moment.replace(month=1, day=1)
+    return int(first.timestamp())
+
+
+def _key(instrument: str, interval: str, start: int) -> tuple[bytes, bytes]:
+    return instrument.encode(), cql.bigint(bucket(interval, start) * 1000)
+
+
+def bar_row(changed: ChangedBar, run: bytes) -> Row:
+    """A bar for the table of its interval."""
+    bar, final = changed.bar, changed.final
+    price, size = changed.price_exponent, changed.size_exponent
+    revision = bar.revision(final)
+    decimal, bigint = cql.decimal, cql.bigint
+    value = cql.udt(
+        (
+            decimal(bar.open, price),
+            decimal(bar.high, price),
+            decimal(bar.low, price),
+            decimal(bar.close, price),
+            decimal(bar.volume, size),
+            decimal(bar.quote_volume, price + size),
+            decimal(bar.vwap(), price - VWAP_EXTRA_DIGITS),
+            decimal(bar.taker_buy_volume, size),
+            decimal(bar.taker_buy_quote_volume, price + size),
+            bigint(bar.trades),
+            bigint(bar.first_id),
+            bigint(bar.last_id),
+            cql.boolean(final),
+            bigint(revision),
+            cql.integer(STREAM_LAYER),
+            run,
+        )
+    )
+    return Row(
+        f"bars_{changed.interval}",
+        _key(changed.instrument, changed.interval, bar.start),
+        (bigint(bar.start * 1000), value),
+        bar.start * MICROS + STREAM_LAYER * LAYER_STEP + revision,
+    )
+
+
+def indicators_row(changed: ChangedIndicators, run: bytes) -> Row:
+    """All indicators of a bar for the table of its interval."""
+    outputs = {_name(key): cql.decimal(units, -SCALE) for key, units in changed.values.items()}
+    value = cql.udt(
+        (
+            cql.text_map(outputs),
+            cql.bigint(changed.revision),
+            cql.integer(STREAM_LAYER),
+            run,
+        )
+    )
+    return Row(
+        f"indicators_{changed.interval}",
+        _key(changed.instrument, changed.interval, changed.start),
+        (cql.bigint(changed.start * 1000), value),
+        changed.start * MICROS + STREAM_LAYER * LAYER_STEP + changed.revision,
+    )
+
+
+@lru_cache
+def _name(output: Output) -> str:
+    return output.key
+
+
+def bar_event(changed: ChangedBar, run: str, receive_time: int) -> bytes:
+    """A bar as an event, serialized; `receive_time` in nanoseconds."""
+    bar, instrument = changed.bar, changed.instrument
+    price, size = changed.price_exponent, changed.size_exponent
+    seconds = INTERVALS[changed.interval]
+    revision = bar.revision(changed.final)
+    return BarEvent(
+        event_id=f"{instrument}:bar:{seconds}:{bar.start}:{STREAM_LAYER}:{revision}",
+        event_time=bar.start * MICROS,
+        receive_time=receive_time,
+        source=_SOURCE,
+        type=EVENT_TYPE_BAR,
+        instrument=instrument,
+        interval_seconds=seconds,
+        open_units=bar.open,
+        high_units=bar.high,
+        low_units=bar.low,
+        close_units=bar.close,
+        price_exponent=price,
+        size_exponent=size,
+        volume=to_string(bar.volume, size),
+        quote_volume=to_string(bar.quote_volume, price + size),
+        vwap=to_string(bar.vwap(), price - VWAP_EXTRA_DIGITS),
+        trade_count=bar.trades,
+        taker_buy_volume=to_string(bar.taker_buy_volume, size),
+        taker_buy_quote_volume=to_string(bar.taker_buy_quote_volume, price + size),
+        final=changed.final,
+        revision=revision,
+        layer=STREAM_LAYER,
+        run=run,
+        first_trade_id=bar.first_id,
+        last_trade_id=bar.last_id,
+    ).SerializeToString()
+
+
+def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) -> list[bytes]:
+    """Each output of a bar's indicators as an event, serialized."""
+    instrument, start, revision = changed.instrument, changed.start, changed.revision
+    seconds = INTERVALS[changed.interval]
+    common = IndicatorValue(
+        event_time=start * MICROS,
+        receive_time=receive_time,
+        source=_SOURCE,
+        type=EVENT_TYPE_INDICATOR,
+        instrument=instrument,
+        interval_seconds=seconds,
+        revision=revision,
+        layer=STREAM_LAYER,
+        run=run,
+    ).SerializeToString()
+    tail = f"{STREAM_LAYER}:{revision}"
+    return [
+        # Concatenated messages are one message: what all outputs share is serialized once.
+        common
+        + IndicatorValue(
+            event_id=(
+                f"{instrument}:indicator:{seconds}:{start}:{indicator}:{period}:{output}:{tail}"
+            ),
+            indicator=indicator,
+            period=period,
+            output=output,
+            value=to_string(units, -SCALE),
+        ).SerializeToString()
+        for (indicator, period, output), units in changed.values.items()
+    ]
+
+
+def trade_row(trade: Trade) -> Row:
+    """A trade for the table of recent trades; the timestamp is its event time."""
+    seconds = trade.event_time // MICROS
+    shard = trade.trade_id // SHARD_IDS % SHARDS
+    return Row(
+        "trades",
+        (
+            trade.instrument.encode(),
+            cql.bigint((seconds - seconds % 3600) * 1000),
+            cql.tinyint(shard),
+        ),
+        (
+            cql.bigint(trade.event_time // 1000),
+            cql.bigint(trade.trade_id),
+            cql.decimal(trade.price_units, trade.price_exponent),
+            cql.decimal(trade.size_units, trade.size_exponent),
+            cql.tinyint(trade.taker_side),
+            cql.bigint(trade.event_time),
+            cql.bigint(trade.receive_time),
+        ),
+        trade.event_time,
+    )

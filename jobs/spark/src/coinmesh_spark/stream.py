@@ -1,0 +1,213 @@
+"""The application: both queries in one Spark session, watched and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from confluent_kafka.admin import AdminClient
+from py4j.protocol import Py4JError
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from coinmesh_contracts import topics
+from coinmesh_spark import archive_query, bars_query, session
+from coinmesh_spark.archive_query import ArchiveQuery
+from coinmesh_spark.bars_query import BarsQuery
+from coinmesh_spark.settings import StreamSettings
+from coinmesh_spark.snapshots import SnapshotError
+from coinmesh_spark.stream_metrics import StreamMetrics
+from meshkit import metrics
+from meshkit.backoff import Backoff
+from meshkit.kafka import await_topics, client_config
+from meshkit.registry import Registry
+from meshkit.settings import PREFIX, Address, SettingsError
+from meshkit.tls import certificate_files
+
+_log = logging.getLogger(__name__)
+
+START_SECONDS: Final = 60.0
+_TICK_SECONDS: Final = 0.5
+_WRITTEN: Final = (topics.BARS, topics.INDICATORS, topics.DEAD_LETTERS)
+
+
+class JvmLostError(Exception):
+    """Spark's JVM is gone; only a new process helps."""
+
+
+class Query(Protocol):
+    """One of the application's queries."""
+
+    fatal: Exception | None
+
+    def check(self) -> None:
+        """Raise if it must not start."""
+
+    def start(self, session: SparkSession) -> StreamingQuery:
+        """Start it where its checkpoint stands."""
+        ...
+
+
+def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> None:
+    """Run until `stop` is set.
+
+    Raises:
+        MeshError: Registry or Kafka don't answer, or a schema or topic is missing.
+        SettingsError: A setting or directory is wrong.
+        SnapshotError: Checkpoint and snapshots don't belong together.
+        JvmLostError: Spark's JVM died.
+    """
+    with _only_one(settings):
+        known = Registry(settings).resolve_now(
+            {topic.name: topic.message for topic in (topics.TRADES, *_WRITTEN) if topic.message}
+        )
+        admin = AdminClient(client_config(settings, settings.service_name), logger=_log)
+        names = [topic.name for topic in topics.ALL]
+        asyncio.run(await_topics(admin, settings, names, START_SECONDS))
+
+        numbers = metrics.Metrics()
+        told = StreamMetrics(numbers)
+        queries: dict[str, Query] = {
+            bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
+            archive_query.NAME: ArchiveQuery(settings, told.archive_batch),
+        }
+        if only:
+            queries = {only: queries[only]}
+        for query in queries.values():
+            query.check()
+        server = None
+        if settings.metrics_listen:
+            listen = Address.parse(settings.metrics_listen)
+            server = metrics.start(listen, numbers, certificate_files(settings))
+        spark = session.start(settings)
+        try:
+            _watch(spark, queries, told, stop)
+        finally:
+            _stop(spark)
+            if server is not None:
+                server.close()
+
+
+class _Watched:
+    """A query with its present run and when to start it again."""
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.running: StreamingQuery | None = None
+        self.backoff = Backoff(base=0.5, cap=15.0, healthy_after=30.0)
+        self.wait = 0.0
+
+
+def _watch(
+    spark: SparkSession, queries: dict[str, Query], told: StreamMetrics, stop: threading.Event
+) -> None:
+    watched = {name: _Watched(query) for name, query in queries.items()}
+    while not stop.wait(_TICK_SECONDS):
+        try:
+            for name, one in watched.items():
+                _step(spark, name, one, told)
+        except (Py4JError, ConnectionError) as error:
+            if stop.is_set():
+                return
+            raise JvmLostError(f"Spark's JVM is gone ({error})") from error
+
+
+def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) -> None:
+    """Start a query that is due, look after one that runs."""
+    if one.running is None:
+        one.wait -= _TICK_SECONDS
+        if one.wait <= 0:
+            one.running = one.query.start(spark)
+            _log.info("query %s runs", name)
+        return
+    told.follow(name, one.running)
+    if one.running.isActive:
+        if one.running.lastProgress:
+            one.backoff.healthy()
+        return
+    cause = _cause(one.running.exception())
+    one.running = None
+    if one.query.fatal is not None:
+        raise one.query.fatal
+    if (lost := re.search(r"^.*SnapshotError: (.*)$", cause, re.MULTILINE)) is not None:
+        raise SnapshotError(lost[1])
+    told.restarted(name)
+    one.wait = next(one.backoff)
+    _log.warning("query %s failed, goes on in %.1f s: %s", name, one.wait, cause)
+
+
+def _cause(error: StreamingQueryException | None) -> str:
+    """The line that names what went wrong, out of layers of Spark's and Python's traces."""
+    if error is None:
+        return "it stopped"
+    text = str(error)
+    named = re.findall(
+        r"^((?:\w+\.)+\w*(?:Error|Unavailable|Precondition|Available)\b.*)$", text, re.M
+    )
+    ours = [line for line in named if line.startswith(("coinmesh", "meshkit"))]
+    return (ours or named or [text])[0][:1000]
+
+
+def _stop(spark: SparkSession) -> None:
+    """End the queries and the JVM; a batch in progress is run again at the next start."""
+    try:
+        for query in spark.streams.active:
+            query.stop()
+        spark.stop()
+    except Exception as error:
+        _log.warning("Spark did not stop in order: %s", error)
+
+
+@contextmanager
+def _only_one(settings: StreamSettings) -> Iterator[None]:
+    """Hold the state directories against a second application.
+
+    Raises:
+        SettingsError: They are in use, or can't be written.
+    """
+    for name in ("spark_checkpoint_dir", "spark_snapshot_dir"):
+        directory: Path = getattr(settings, name).absolute()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            probe = directory / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(
+                f"{PREFIX}{name.upper()}: can't write in {directory} ({error.strerror}); set it to "
+                "a directory that can be written"
+            ) from error
+    path = settings.spark_checkpoint_dir.absolute() / ".lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(
+                f"{PREFIX}SPARK_CHECKPOINT_DIR: {path.parent} is in use by another "
+                "coinmesh-spark; stop that one, or set another directory"
+            ) from error
+        yield
+
+
+def reset(settings: StreamSettings) -> list[Path]:
+    """Forget what the bars' query has done, so that it folds the topic from its first record.
+
+    The archive goes on where it stands.
+    """
+    with _only_one(settings):
+        removed = [
+            settings.spark_checkpoint_dir.absolute() / bars_query.NAME,
+            settings.spark_snapshot_dir.absolute(),
+        ]
+        for directory in removed:
+            shutil.rmtree(directory, ignore_errors=True)
+    return removed

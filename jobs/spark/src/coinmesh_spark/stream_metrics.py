@@ -1,0 +1,128 @@
+"""The application's own numbers; Spark commits no offsets to Kafka, so lag is told here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import Row
+from pyspark.sql.streaming import StreamingQuery
+
+from coinmesh_spark.fold_task import Report
+from meshkit.metrics import Metrics
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+
+
+class StreamMetrics:
+    """Counts what batches report; `follow` adds what Spark knows about a query's progress."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._batch_seconds = metrics.histogram(
+            "spark_batch_seconds", "How long batches took", ("query",), _SECONDS
+        )
+        self._step_seconds = metrics.histogram(
+            "spark_task_step_seconds", "How long a task's steps took", ("step",), _SECONDS
+        )
+        self._trades = metrics.counter("spark_trades", "Trades that joined bars", ("partition",))
+        self._records = metrics.counter("spark_records", "Records read", ("partition",))
+        self._duplicates = metrics.counter(
+            "spark_duplicate_trades", "Trades that had been seen", ("partition",)
+        )
+        self._late = metrics.counter(
+            "spark_late_trades", "Trades left to the batch because they came too late",
+            ("partition",),
+        )  # fmt: skip
+        self._dead = metrics.counter("spark_dead_letters", "Records given up", ("reason",))
+        self._rows = metrics.counter("spark_rows", "Rows written to Cassandra", ("table",))
+        self._snapshot = metrics.gauge(
+            "spark_snapshot_bytes", "Size of a partition's state", ("partition",)
+        )
+        self._instruments = metrics.gauge(
+            "spark_state_instruments", "Instruments in a partition's state", ("partition",)
+        )
+        self._lag = metrics.gauge(
+            "spark_lag_records", "Records not processed yet", ("query", "topic", "partition")
+        )
+        self._lag_seconds = metrics.gauge(
+            "spark_lag_seconds",
+            "Age of the newest processed record while there are newer ones, 0 without lag",
+            ("topic", "partition"),
+        )
+        self._delay = metrics.histogram(
+            "spark_bar_delay_seconds",
+            "From a partition's newest record's append to the end of the batch that has it",
+            (),
+            _SECONDS,
+        )
+        self._fresh = metrics.gauge(
+            "spark_newest_event_seconds", "Newest event time, seconds since the Unix epoch",
+            ("partition",),
+        )  # fmt: skip
+        self._restarts = metrics.counter("spark_query_restarts", "Restarts", ("query",))
+        self._objects = metrics.counter("spark_archive_objects", "Objects written", ("topic",))
+        self._archived = metrics.counter("spark_archive_records", "Records archived", ("topic",))
+        self._archive_bytes = metrics.counter("spark_archive_bytes", "Bytes written", ("topic",))
+        self._appended: dict[int, int] = {}
+        self._last_batch: dict[str, int] = {}
+
+    def bars_batch(self, batch: int, reports: list[Report]) -> None:
+        """A batch of bars is through."""
+        del batch
+        now = time.time()
+        for report in reports:
+            partition = str(report.partition)
+            self._records.labels(partition).inc(report.records)
+            self._trades.labels(partition).inc(report.trades)
+            self._duplicates.labels(partition).inc(report.duplicates)
+            self._late.labels(partition).inc(report.late)
+            for reason, count in report.dead.items():
+                self._dead.labels(reason).inc(count)
+            self._rows.labels("bars").inc(report.bars)
+            self._rows.labels("indicators").inc(report.indicators)
+            self._snapshot.labels(partition).set(report.snapshot_bytes)
+            self._instruments.labels(partition).set(report.instruments)
+            self._fresh.labels(partition).set(report.newest / 1e6)
+            self._delay.observe(max(0.0, now - report.appended / 1000))
+            self._appended[report.partition] = report.appended
+            for step, seconds in report.seconds.items():
+                self._step_seconds.labels(step).observe(seconds)
+
+    def archive_batch(self, batch: int, reports: list[Row]) -> None:
+        """A batch of the archive is through."""
+        del batch
+        for report in reports:
+            self._objects.labels(report["topic"]).inc(report["objects"])
+            self._archived.labels(report["topic"]).inc(report["records"])
+            self._archive_bytes.labels(report["topic"]).inc(report["bytes"])
+            self._rows.labels("trades").inc(report["trades"])
+
+    def restarted(self, query: str) -> None:
+        """A query had to be started again."""
+        self._restarts.labels(query).inc()
+
+    def follow(self, name: str, query: StreamingQuery) -> None:
+        """Take lag and duration from a query's last progress."""
+        progress: Any = query.lastProgress
+        if not progress:
+            return
+        for source in progress["sources"]:
+            self._take_lag(name, source)
+        if progress["batchId"] != self._last_batch.get(name) and progress["numInputRows"]:
+            self._last_batch[name] = progress["batchId"]
+            seconds = progress["durationMs"].get("triggerExecution", 0) / 1000
+            self._batch_seconds.labels(name).observe(seconds)
+
+    def _take_lag(self, name: str, source: Mapping[str, Any]) -> None:
+        ends, latest = source.get("endOffset") or {}, source.get("latestOffset") or {}
+        if not isinstance(ends, Mapping) or not isinstance(latest, Mapping):
+            return
+        for topic, partitions in latest.items():
+            for number, offset in partitions.items():
+                lag = max(0, offset - ends.get(topic, {}).get(number, 0))
+                self._lag.labels(name, topic, number).set(lag)
+                appended = self._appended.get(int(number))
+                if name == "bars" and appended is not None:
+                    age = max(0.0, time.time() - appended / 1000) if lag else 0.0
+                    self._lag_seconds.labels(topic, number).set(age)
