@@ -9,37 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinmesh_simulators.exchange.bars import INTERVALS, window
-from coinmesh_simulators.testing import BEGIN, Bench, Listener
+from coinmesh_simulators.testing import BEGIN, Bench, Listener, LocalBook
 
 SYMBOL = "XRPUSDT"
 STREAMS = [
     f"xrpusdt@{kind}"
     for kind in ("trade", "aggTrade", "bookTicker", "depth@100ms", "depth", "kline_1s", "kline_1m")
 ]
-
-
-class LocalBook:
-    """A client's book, by the venue's procedure."""
-
-    def __init__(self, snapshot: dict) -> None:
-        self.update_id = snapshot["lastUpdateId"]
-        self.sides = [dict(map(tuple, snapshot[side])) for side in ("bids", "asks")]
-
-    def apply(self, event: dict) -> None:
-        if event["u"] <= self.update_id:
-            return
-        assert event["U"] <= self.update_id + 1, "a gap"
-        for levels, changes in zip(self.sides, (event["b"], event["a"]), strict=True):
-            for price, size in changes:
-                levels[price] = size
-                if Decimal(size) == 0:
-                    del levels[price]
-        self.update_id = event["u"]
-
-    def top(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        bid = max(self.sides[0], key=Decimal)
-        ask = min(self.sides[1], key=Decimal)
-        return (bid, self.sides[0][bid]), (ask, self.sides[1][ask])
 
 
 def run(seed: int, gaps: list[int], snapshot_at: int) -> tuple[Bench, Listener, dict, int]:

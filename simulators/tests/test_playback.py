@@ -3,12 +3,14 @@
 import gzip
 import itertools
 import json
+from bisect import bisect_right
 from decimal import Decimal
 
 import pytest
 from aiohttp import WSMsgType
 
 from coinmesh_simulators.exchange.capture import CaptureError, frames, survey
+from coinmesh_simulators.testing import LocalBook
 
 FAST = 20  # market seconds per wall second
 
@@ -69,6 +71,29 @@ async def test_the_whole_recorded_capture_leaves_as_it_was(recorded, simulator):
     filters = {f["filterType"]: f for f in info["symbols"][0]["filters"]}
     assert filters["PRICE_FILTER"]["tickSize"] == "0.01000000"
     assert filters["LOT_SIZE"]["stepSize"] == "0.00001000"
+
+
+async def test_the_book_fits_the_quotes_from_the_capture_into_the_generated_market(
+    recorded, simulator
+):
+    sim = await simulator(capture=recorded, speed=200, time="kept", rate=300)
+    book = LocalBook(await sim.json("depth", symbol="BTCUSDT", limit=5000))
+    quotes: list[tuple[int, object]] = []
+    after = 0
+    async with sim.connect(
+        path_of(["btcusdt@trade", "btcusdt@bookTicker", "btcusdt@depth@100ms"])
+    ) as ws:
+        while after < 200:
+            data = json.loads((await receive(ws, 1))[0])["data"]
+            if "B" in data:
+                quotes.append((data["u"], ((data["b"], data["B"]), (data["a"], data["A"]))))
+            elif data["e"] == "depthUpdate":
+                was = book.update_id
+                book.apply(data)
+                if book.update_id > was:
+                    position = bisect_right(quotes, book.update_id, key=lambda quote: quote[0])
+                    assert book.top() == quotes[position - 1][1]
+                after += data["E"] > 1_723_161_601_271
 
 
 async def test_times_move_by_one_constant_to_the_present(capture_file, simulator):

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,32 @@ class Listener:
 
     def flush(self) -> None:
         """Nothing is buffered."""
+
+
+class LocalBook:
+    """A client's book, by the venue's procedure."""
+
+    def __init__(self, snapshot: dict[str, Any]) -> None:
+        self.update_id = snapshot["lastUpdateId"]
+        self.sides: list[dict[str, str]] = [dict(snapshot[side]) for side in ("bids", "asks")]
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take a depth event; one that doesn't join fails."""
+        if event["u"] <= self.update_id:
+            return
+        assert event["U"] <= self.update_id + 1, "a gap"
+        for levels, changes in zip(self.sides, (event["b"], event["a"]), strict=True):
+            for price, size in changes:
+                levels[price] = size
+                if Decimal(size) == 0:
+                    del levels[price]
+        self.update_id = event["u"]
+
+    def top(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Best bid and ask, each with its size."""
+        bid = max(self.sides[0], key=Decimal)
+        ask = min(self.sides[1], key=Decimal)
+        return (bid, self.sides[0][bid]), (ask, self.sides[1][ask])
 
 
 class Bench:

@@ -7,6 +7,7 @@ file: symbols, tick and lot, streams, snapshots and the clocks' offset.
 
 import gzip
 import hashlib
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import msgspec
 from coinmesh_simulators.exchange.amounts import power_of_ten_below, to_units
 from coinmesh_simulators.exchange.book import Change, Side
 from coinmesh_simulators.exchange.instruments import Instrument
+
+_log = logging.getLogger(__name__)
 
 Level = tuple[str, str]
 
@@ -311,6 +314,7 @@ def _attribute(snapshot: SnapshotData, symbols: dict[str, SymbolSurvey]) -> None
         for entry in symbols.values()
         if entry.first_update and entry.first_update - 1 <= snapshot.update_id <= entry.last_update
     ]
-    if fitting:
-        owner = min(fitting, key=distance)
-        owner.snapshots.append(snapshot)
+    if not fitting:
+        _log.warning("no symbol has the snapshot with lastUpdateId %d", snapshot.update_id)
+        return
+    min(fitting, key=distance).snapshots.append(snapshot)

@@ -112,8 +112,10 @@ class Exchange:
         wall = time.time_ns() // 1000
         if self._survey is None:
             return max(wall, kept or 0)
+        if self.phase == "capture" and not self.line:
+            return self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall
         if self._settings.time is TimeMode.KEPT or self.phase == "capture":
-            return kept or (self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall)
+            return kept or wall
         return max(wall, kept or 0)
 
     def _prepare_capture(self, line: int) -> None:
@@ -198,8 +200,7 @@ class Exchange:
     def _begin_playback(self, capture: Survey) -> Playback:
         """Start the clock where the next frame is due."""
         if self._shift is None:
-            now = self.clock.now() if self.line else time.time_ns() // 1000
-            self._shift = (now - capture.begin_us) // 1000 * 1000
+            self._shift = (time.time_ns() // 1000 - capture.begin_us) // 1000 * 1000
             self._playback = Playback(capture, self.markets, self._shift)
         assert self._playback is not None
         begin = capture.begin_us + self._shift
@@ -217,6 +218,8 @@ class Exchange:
         if self._settings.time is TimeMode.KEPT:
             # No bar mixes recorded and generated trades.
             self._trade_from = window("1m", end)[0] + MINUTE
+        else:
+            end = max(end, time.time_ns() // 1000)
         self._playback = None
         self.phase = "generated"
         self.clock.start(max(end, self._tenths * _TENTH))

@@ -128,6 +128,11 @@ class Klines:
                 # A copy: the bar goes on changing while the frame may still be held.
                 self._publish(interval, bar.extended(Bar(bar.end, bar.end)), False, now)
 
+    def latest(self, interval: str) -> int:
+        """Start (µs) of the newest window; before the first trade 0."""
+        newest = self._second if interval == "1s" else self._minute
+        return window(interval, newest.start)[0] if newest else 0
+
     def rows(self, interval: str, start: int, end: int, limit: int) -> list[Bar]:
         """Up to `limit` bars with start <= bar start < end, oldest first.
 

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import signal
+import sqlite3
 import ssl
 import sys
 
 import uvloop
 from aiohttp import web
-from pydantic import ValidationError
 
 from coinmesh_simulators.exchange.admin import AdminApi
-from coinmesh_simulators.exchange.capture import CaptureError
 from coinmesh_simulators.exchange.exchange import Exchange
 from coinmesh_simulators.exchange.limits import Limits
 from coinmesh_simulators.exchange.rest import RestApi
@@ -59,6 +58,7 @@ async def serve(settings: SimulatorSettings) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
+    await sockets.close()
     for runner in runners:
         await runner.cleanup()
     for task in done:
@@ -67,8 +67,11 @@ async def serve(settings: SimulatorSettings) -> None:
 
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        uvloop.run(serve(SimulatorSettings()))
-    except (CaptureError, StateError, ValidationError, ValueError, OSError) as error:
+        settings = SimulatorSettings()
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
+        )
+        uvloop.run(serve(settings))
+    except (StateError, ValueError, OSError, sqlite3.Error) as error:
         sys.exit(f"coinmesh-sim-exchange: {error}")

@@ -310,9 +310,10 @@ class RestApi:
             raise ApiError(-1130, "Data sent for parameter 'timeZone' is not valid.")
         limit = query.limit(500, 1000)
         start, end = query.times()
-        end = self._exchange.clock.now() if end is None else end
+        latest = market.klines.latest(interval)
+        end = latest if end is None else end
         if start is None:
-            start = min(end, self._exchange.clock.now())
+            start = min(end, latest)
             for _ in range(limit - 1):
                 start = window(interval, start)[0] - 1
             start = max(0, window(interval, start)[0])

@@ -31,6 +31,7 @@ class SimulatorSettings(BaseSettings):
     symbols: str = "3"
     rate: float = Field(default=50.0, ge=0, le=100_000)
     seed: int = 1
+    log_level: str = Field(default="INFO", validation_alias="COINMESH_LOG_LEVEL")
     history: int = Field(default=1_000_000, ge=1_000)
 
     tls_cert: Path | None = None

@@ -273,6 +273,12 @@ class WebSocketServer:
         self._exchange.hub.subscribe(connection, connection.streams)
         return None
 
+    async def close(self) -> None:
+        """Close all connections: the server goes away."""
+        await asyncio.gather(
+            *(c.close(WSCloseCode.GOING_AWAY, "server shutdown") for c in self.connections)
+        )
+
     # -- watch and faults -----------------------------------------------------------------------
 
     async def watch(self) -> None:
