@@ -92,9 +92,9 @@ def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fals
 
 
 def restart(names: list[str]) -> None:
-    """Restart components."""
+    """Restart components, or single replicas of them."""
     mesh = Mesh.recorded(Home.from_environment())
-    mesh.closure(names)
+    mesh.named(names)
     with Progress() as progress:
         for event in operations.ask(mesh.home, "restart", names).events():
             progress.event(event)
@@ -135,12 +135,8 @@ def logs(
 ) -> None:
     """Show a component's log."""
     mesh = Mesh.recorded(Home.from_environment())
-    replicas = {c: mesh.instance_names(c) for c in mesh.definitions}
-    known = ["supervisor", *(n for names in replicas.values() for n in names)]
-    chosen = replicas.get(name or "", [name] if name in known else [])
-    if not chosen:
-        raise DefinitionError(f"whose log? There are: {', '.join(known)}")
-    paths = [str(path) for n in chosen if (path := mesh.home.log(str(n))).exists()]
+    chosen = [name] if name == "supervisor" else mesh.named([name or ""])
+    paths = [str(path) for one in chosen if (path := mesh.home.log(one)).exists()]
     if not paths:
         raise DefinitionError(f"{name} has not written a log yet")
     tail = shutil.which("tail") or "tail"

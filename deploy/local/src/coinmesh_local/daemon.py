@@ -100,11 +100,9 @@ class Daemon:
             case "down":
                 await self.supervisor.down()
             case "stop":
-                component = self.supervisor.mesh.instance_names
-                await self.supervisor.stop([i for name in names for i in component(name)])
+                await self.supervisor.stop(self.supervisor.mesh.named(names))
             case "restart":
-                for name in names:
-                    await self.supervisor.restart(name)
+                await self.supervisor.restart(names)
             case other:
                 raise ValueError(f"unknown request {other!r}")
 

@@ -153,6 +153,18 @@ class Mesh:
         count = self.replicas[component]
         return [component] if count == 1 else [f"{component}-{i}" for i in range(1, count + 1)]
 
+    def named(self, names: Iterable[str]) -> list[str]:
+        """The instances that `names` mean: a component means all its replicas."""
+        all_names = {name: self.instance_names(name) for name in self.definitions}
+        known = {name: [name] for names in all_names.values() for name in names} | all_names
+        chosen = list(names)
+        for name in chosen:
+            if name not in known:
+                raise defs.DefinitionError(
+                    f"unknown component {name!r}; there are: {', '.join(sorted(known))}"
+                )
+        return [instance for name in chosen for instance in known[name]]
+
     def settings(self, components: Iterable[str] | None = None) -> dict[str, str]:
         """The COINMESH_ variables by which clients reach `components` (all, when None)."""
         result: dict[str, str] = {}

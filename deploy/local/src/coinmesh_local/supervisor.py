@@ -88,16 +88,16 @@ class Supervisor:
             for name in names:
                 group.create_task(end(name))
 
-    async def restart(self, component: str) -> None:
-        """Stop and start one component; the others are left alone."""
+    async def restart(self, names: Iterable[str]) -> None:
+        """Stop and start components, or single replicas; the others are left alone."""
         self.mesh = Mesh.recorded(self.home)
-        self.mesh.closure([component])
-        runners = self._runners_of(component)
-        for runner in runners:
-            await runner.stop()
-        async with asyncio.TaskGroup() as group:
-            for runner in runners:
-                group.create_task(runner.start())
+        instances = self.mesh.named(names)
+        await self.stop(instances)
+        for component in self.mesh.closure():
+            replicas = [n for n in self.mesh.instance_names(component) if n in instances]
+            async with asyncio.TaskGroup() as group:
+                for name in replicas:
+                    group.create_task(self._runner(component, name).start())
 
     async def status(self) -> list[dict[str, object]]:
         """One row per instance of the mesh; `ready` is asked of each now."""

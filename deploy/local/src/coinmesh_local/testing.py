@@ -151,7 +151,7 @@ class Component:
 
     def stop(self) -> None:
         """Stop it in order and leave it stopped; `start` brings it back."""
-        operations.ask(self.owner.home, "stop", [self._component]).answer()
+        operations.ask(self.owner.home, "stop", [self.name]).answer()
 
     def start(self) -> None:
         """Start it again after `stop`."""
@@ -159,7 +159,7 @@ class Component:
 
     def restart(self) -> None:
         """Stop and start it in order; returns when it is ready."""
-        operations.ask(self.owner.home, "restart", [self._component]).answer()
+        operations.ask(self.owner.home, "restart", [self.name]).answer()
 
     def log(self) -> str:
         """What it has written."""

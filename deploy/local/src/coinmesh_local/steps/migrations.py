@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cassandra import DriverException, RequestExecutionException
+from cassandra import DriverException
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import RoundRobinPolicy
+from cassandra.protocol import ErrorMessage
 
 from coinmesh_local.steps.errors import StepError
 
@@ -79,8 +80,6 @@ def apply(contact_points: str, keyspace: str, directory: Path) -> list[str]:
         return _apply(session, keyspace, wanted)
     except NoHostAvailable as error:
         raise StepError(f"Cassandra at {contact_points} cannot be reached: {error}") from error
-    except (DriverException, RequestExecutionException) as error:
-        raise StepError(f"Cassandra refused a migration: {error}") from error
     finally:
         cluster.shutdown()
 
@@ -112,7 +111,12 @@ def _apply(session: Any, keyspace: str, wanted: list[Migration]) -> list[str]:
                 )
             continue
         for statement in statements(migration.text):
-            session.execute(statement)
+            try:
+                session.execute(statement)
+            except (DriverException, ErrorMessage) as error:
+                raise StepError(
+                    f"{migration.name}: Cassandra refused “{statement}”: {error}"
+                ) from error
         session.execute(
             "INSERT INTO schema_migrations (number, name, checksum, applied_at) "
             "VALUES (%s, %s, %s, toTimestamp(now()))",
