@@ -6,6 +6,7 @@ topics; so ids that are missing between the trades of the tail count as a hole t
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Iterable
@@ -82,12 +83,15 @@ async def read(settings: CollectorSettings, symbols: Iterable[str]) -> Checkpoin
         FailedPrecondition: A topic is missing.
     """
     wanted = set(symbols)
-    gaps, oldest = await _gaps(settings)
-    seen: dict[str, Seen] = {}
-    for tail in TAILS:
-        seen = await _trades(settings, Tail(tail))
-        if wanted <= {each.symbol for each in seen.values() if each.live}:
+    (gaps, oldest), books, seen = await asyncio.gather(
+        _gaps(settings), _books(settings), _trades(settings, Tail(TAILS[0]))
+    )
+    for before, tail in itertools.pairwise(TAILS):
+        found = {each.symbol for each in seen.values() if each.live}
+        is_all = sum(len(each.ids) for each in seen.values()) < before
+        if is_all or wanted <= found:
             break
+        seen = await _trades(settings, Tail(tail))
     if oldest is not None:
         since = await _trades(settings, Since(oldest - _BEFORE_GAP))
         for instrument, each in since.items():
@@ -99,7 +103,7 @@ async def read(settings: CollectorSettings, symbols: Iterable[str]) -> Checkpoin
         place = Continuation(trade_id=each.last, trade_time=each.last_time)
         place.holes = _open_holes(each, gaps.get(instrument, []))
         checkpoint.symbols[each.symbol] = place
-    for symbol, update_id in (await _books(settings)).items():
+    for symbol, update_id in books.items():
         checkpoint.symbols.setdefault(symbol, Continuation()).book_id = update_id
     _log.info("%d instruments continue from the topics", len(checkpoint.symbols))
     return checkpoint
