@@ -12,9 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -22,14 +20,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from meshkit.errors import DataLoss, Unavailable
 from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
 from meshkit.metrics import Metrics
+from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
 from meshkit.settings import KafkaSettings
 
+__all__ = ["Consumer", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-Partition = tuple[str, int]
 
 IDLE_SECONDS = 0.25
-REQUEST_SECONDS = 10.0
 TAIL_SECONDS = 60.0
 CONSUMER_CONFIG: Config = {
     "enable.auto.commit": False,
@@ -50,23 +48,6 @@ _FINAL = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError._AUTO_OFFSET_RESET,  # pyright: ignore[reportPrivateUsage]
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """Start at the last `count` records of each partition."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Since:
-    """Start at the first record appended at `time` or later."""
-
-    time: datetime
-
-
-Start = Literal["beginning", "end"] | Tail | Since | Mapping[Partition, int]
 
 
 class Consumer:
@@ -167,14 +148,14 @@ class Consumer:
         """Assign `partitions` (those assigned now) from `start`; for assigned consumers."""
         chosen = list(partitions) if partitions is not None else list(self._positions)
         self._fetching = None
-        self._positions = await self._run(lambda: _offsets(self._consumer, chosen, start))
+        self._positions = await self._run(lambda: offsets(self._consumer, chosen, start))
         assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
         await self._run(lambda: self._consumer.assign(assignment))
 
     async def ends(self) -> dict[Partition, int]:
         """The offset after the last record that Kafka has now, by assigned partition."""
         keys = list(self._positions)
-        return await self._run(lambda: {key: _bounds(self._consumer, key)[1] for key in keys})
+        return await self._run(lambda: {key: bounds(self._consumer, key)[1] for key in keys})
 
     async def batches(
         self, max_messages: int = 500, max_wait: float = 0.0
@@ -199,11 +180,11 @@ class Consumer:
 
     async def commit(self) -> None:
         """Commit what was handed out so far: call it after the last batch's effect."""
-        offsets = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
-        if not offsets:
+        done = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        if not done:
             return
         try:
-            await self._run(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
+            await self._run(lambda: self._consumer.commit(offsets=done, asynchronous=False))
         except KafkaException as error:
             cause: KafkaError = error.args[0]
             if cause.code() in _LOST_PARTITION:
@@ -294,7 +275,7 @@ def _read_tails(
     pending: dict[Partition, int] = {}
     starts: list[TopicPartition] = []
     for key, count in wanted.items():
-        low, high = _bounds(consumer, key)
+        low, high = bounds(consumer, key)
         first = max(low, high - count)
         if count > 0 and first < high:
             pending[key] = high
@@ -316,30 +297,3 @@ def _read_tails(
             if place.offset >= pending[place.topic, place.partition]:
                 del pending[place.topic, place.partition]
     return tails
-
-
-def _bounds(consumer: confluent_kafka.Consumer, key: Partition) -> tuple[int, int]:
-    return consumer.get_watermark_offsets(TopicPartition(*key), timeout=REQUEST_SECONDS)
-
-
-def _offsets(
-    consumer: confluent_kafka.Consumer, keys: list[Partition], start: Start
-) -> dict[Partition, int]:
-    """The offset that `start` means now, by partition: explicit, so that nothing slips between."""
-    if isinstance(start, Mapping):
-        return {key: start[key] for key in keys}
-    if isinstance(start, Since):
-        asked = [TopicPartition(*key, int(start.time.timestamp() * 1000)) for key in keys]
-        found = consumer.offsets_for_times(asked, timeout=REQUEST_SECONDS)
-        # -1 (the end) when nothing is that young.
-        return {
-            (place.topic, place.partition): place.offset
-            if place.offset >= 0
-            else _bounds(consumer, (place.topic, place.partition))[1]
-            for place in found
-        }
-    bounds = {key: _bounds(consumer, key) for key in keys}
-    if start == "beginning":
-        return {key: low for key, (low, _) in bounds.items()}
-    count = 0 if start == "end" else start.count
-    return {key: max(low, high - count) for key, (low, high) in bounds.items()}

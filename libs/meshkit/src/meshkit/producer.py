@@ -35,7 +35,7 @@ Headers = list[tuple[str, str | bytes | None]]
 Key = str | bytes | None
 OnAcked = Callable[[str, int, int], None]
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 ROOM_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
 PRODUCER_CONFIG: Config = {

@@ -1,0 +1,60 @@
+"""Where a consumer of assigned partitions starts, as offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import confluent_kafka
+from confluent_kafka import TopicPartition
+
+REQUEST_SECONDS = 10.0
+
+Partition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Start at the last `count` records of each partition."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Start at the first record appended at `time` or later."""
+
+    time: datetime
+
+
+Start = Literal["beginning", "end"] | Tail | Since | Mapping[Partition, int]
+
+
+def bounds(consumer: confluent_kafka.Consumer, key: Partition) -> tuple[int, int]:
+    """The first offset that a partition has and the one after its last; asks Kafka."""
+    return consumer.get_watermark_offsets(TopicPartition(*key), timeout=REQUEST_SECONDS)
+
+
+def offsets(
+    consumer: confluent_kafka.Consumer, keys: list[Partition], start: Start
+) -> dict[Partition, int]:
+    """The offset that `start` means now, by partition: explicit, so that nothing slips between."""
+    if isinstance(start, Mapping):
+        return {key: start[key] for key in keys}
+    if isinstance(start, Since):
+        asked = [TopicPartition(*key, int(start.time.timestamp() * 1000)) for key in keys]
+        found = consumer.offsets_for_times(asked, timeout=REQUEST_SECONDS)
+        # -1 (the end) when nothing is that young.
+        return {
+            (place.topic, place.partition): place.offset
+            if place.offset >= 0
+            else bounds(consumer, (place.topic, place.partition))[1]
+            for place in found
+        }
+    ends = {key: bounds(consumer, key) for key in keys}
+    if start == "beginning":
+        return {key: low for key, (low, _) in ends.items()}
+    count = 0 if start == "end" else start.count
+    return {key: max(low, high - count) for key, (low, high) in ends.items()}
