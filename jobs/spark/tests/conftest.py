@@ -1,6 +1,24 @@
-"""Makes the tests' own modules importable, whichever directory pytest is started in."""
+"""A mesh of the stream's own: its watermarks must not see other tests' trades."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def spark_mesh(workspace):
+    from coinmesh_local.testing import TestMesh
+
+    with TestMesh(workspace.root / "spark") as mesh:
+        mesh.require("topics", "schemas", "migrations", "bucket")
+        yield mesh
+
+
+@pytest.fixture
+def harness(spark_mesh, tmp_path):
+    from harness import Harness
+
+    return Harness(spark_mesh, tmp_path)

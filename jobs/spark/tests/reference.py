@@ -112,3 +112,32 @@ def _values(window):
             loss = (loss * 13 + max(-change, Decimal(0))) / 14
         out["rsi/14/"] = 100 * gain / (gain + loss) if gain + loss else Decimal(50)
     return out
+
+
+def classify(records, disorder=2, idle=10, horizon=300):
+    """Which of a partition's trades count: (admitted, duplicates, late) and the last watermarks.
+
+    Records are (instrument, id, time µs, …) in the order of the partition. An admitted trade is the
+    first of its id that did not come `horizon` seconds after its second was closed.
+    """
+    newest, seen = {}, set()
+    newest_of_all = 0
+    admitted, duplicates, late = [], [], []
+
+    def watermark(instrument):
+        return max(newest[instrument] - disorder * 1_000_000, newest_of_all - idle * 1_000_000)
+
+    for record in records:
+        instrument, trade_id, time = record[:3]
+        newest[instrument] = max(newest.get(instrument, 0), time)
+        newest_of_all = max(newest_of_all, time)
+        if (instrument, trade_id) in seen:
+            duplicates.append(record)
+            continue
+        seen.add((instrument, trade_id))
+        second_ends = (time // 1_000_000 + 1) * 1_000_000
+        if second_ends <= watermark(instrument) - horizon * 1_000_000:
+            late.append(record)
+        else:
+            admitted.append(record)
+    return admitted, duplicates, late, {name: watermark(name) for name in newest}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ from pyspark.sql.streaming import StreamingQuery
 
 from coinmesh_contracts import topics
 from coinmesh_spark import archive_task
-from coinmesh_spark.session import ARCHIVE_POOL, kafka_options
+from coinmesh_spark.session import ARCHIVE_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 
 NAME: Final = "archive"
@@ -23,9 +24,7 @@ class ArchiveQuery:
         self, settings: StreamSettings, on_batch: Callable[[int, list[Row]], None]
     ) -> None:
         self._settings, self._on_batch = settings, on_batch
-        self._plan = archive_task.Plan(
-            settings.spark_archive_max_bytes, settings.spark_archive_trades
-        )
+        self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
 
     def check(self) -> None:
@@ -33,6 +32,7 @@ class ArchiveQuery:
 
     def start(self, session: SparkSession) -> StreamingQuery:
         """Start the query where its checkpoint stands."""
+        self._pids["jvm"] = jvm_pid(session)
         session.sparkContext.setLocalProperty("spark.scheduler.pool", ARCHIVE_POOL)
         return (
             session.readStream.format("kafka")
@@ -63,5 +63,11 @@ class ArchiveQuery:
         )
 
     def _run(self, frame: DataFrame, batch: int) -> None:
-        task = archive_task.function(self._plan)
+        plan = archive_task.Plan(
+            batch=batch,
+            max_bytes=self._settings.spark_archive_max_bytes,
+            trades=self._settings.spark_archive_trades,
+            pids=self._pids,
+        )
+        task = archive_task.function(plan)
         self._on_batch(batch, frame.mapInArrow(task, archive_task.RESULT).collect())

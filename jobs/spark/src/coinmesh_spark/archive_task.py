@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from coinmesh_spark import object_store
+from coinmesh_spark import failpoints, object_store
 from coinmesh_spark.schema_texts import SchemaTexts
 from coinmesh_spark.settings import ArchiveSettings
 from coinmesh_spark.sinks import rows
@@ -47,12 +47,16 @@ class Plan:
     """What the driver tells the archive's tasks.
 
     Attributes:
+        batch: The batch's number.
         max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
         trades: Whether to fill the table of recent trades.
+        pids: Process ids of the driver and its JVM, for failpoints.
     """
 
+    batch: int
     max_bytes: int
     trades: bool
+    pids: dict[str, int]
 
 
 class _Store:
@@ -110,6 +114,7 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
         size += _archive(store, topic, partition, table)
         objects += 1
         records += len(table)
+        failpoints.reach("archived", plan.batch, plan.pids)
         if plan.trades and topic == topics.TRADES.name:
             trades += store.cassandra.write(trade_rows(table), TRADE_CONCURRENCY)
     if objects:
@@ -119,7 +124,7 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
 
 
 def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table]:
-    """The records in pieces of about `max_bytes`; where they are cut depends on the records only."""
+    """The records in pieces of about `max_bytes`; the cuts depend on the records alone."""
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:

@@ -14,7 +14,7 @@ from pyspark.sql.streaming import StreamingQuery
 from coinmesh_contracts import topics
 from coinmesh_spark import failpoints, fold_task
 from coinmesh_spark.fold_task import Plan, Report
-from coinmesh_spark.session import BARS_POOL, kafka_options
+from coinmesh_spark.session import BARS_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import FORMAT, Manifest, PartitionState, SnapshotError, Snapshots
 
@@ -101,7 +101,7 @@ class BarsQuery:
     def start(self, session: SparkSession) -> StreamingQuery:
         """Start the query where its checkpoint stands."""
         self.fatal = None
-        self._pids["jvm"] = session.sparkContext._jvm.ProcessHandle.current().pid()  # type: ignore[union-attr]
+        self._pids["jvm"] = jvm_pid(session)
         session.sparkContext.setLocalProperty("spark.scheduler.pool", BARS_POOL)
         return (
             session.readStream.format("kafka")

@@ -1,7 +1,7 @@
 """The task of one Kafka partition in one batch: decode, fold, write, snapshot.
 
-All effects can be repeated: rows and records are named and stamped by their content. The snapshot is
-written last; a batch that dies before its manifest is run again from the snapshot before it.
+All effects can be repeated: rows and records are named and stamped by their content. The snapshot
+is written last; a batch that dies before its manifest is run again from the snapshot before it.
 """
 
 from __future__ import annotations

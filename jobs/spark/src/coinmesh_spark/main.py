@@ -27,8 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load(StreamSettings)
     logs.configure(settings.service_name, settings.log_level)
-    # py4j tells each callback's connection at INFO.
-    logging.getLogger("py4j").setLevel(logging.WARNING)
+    # What it tells is in the query's exception too, which the watch reports.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     try:
         if arguments.command == "reset":
             for directory in stream.reset(settings):

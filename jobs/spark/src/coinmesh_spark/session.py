@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -14,12 +15,14 @@ from meshkit.tls import certificate_files
 
 BARS_POOL = "bars"
 ARCHIVE_POOL = "archive"
-_POOLS = f"""<?xml version="1.0"?>
-<allocations>
-  <pool name="{BARS_POOL}"><schedulingMode>FIFO</schedulingMode><weight>100</weight><minShare>4</minShare></pool>
-  <pool name="{ARCHIVE_POOL}"><schedulingMode>FIFO</schedulingMode><weight>1</weight><minShare>0</minShare></pool>
-</allocations>
-"""
+_POOL = (
+    '<pool name="{}"><schedulingMode>FIFO</schedulingMode>'
+    "<weight>{}</weight><minShare>{}</minShare></pool>"
+)
+_POOLS = (
+    '<?xml version="1.0"?><allocations>'
+    f"{_POOL.format(BARS_POOL, 100, 4)}{_POOL.format(ARCHIVE_POOL, 1, 0)}</allocations>"
+)
 """Tasks of the bars go first whenever a slot is free."""
 
 
@@ -38,6 +41,7 @@ def start(settings: StreamSettings) -> SparkSession:
     # Workers are forked from a daemon that this interpreter's JVM starts.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ["TZ"] = "UTC"
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     # Each worker has one partition to fold; more threads than that only compete for the cores.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -64,8 +68,8 @@ def _configuration(
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraClassPath": f"{jars}/*",
         "spark.driver.extraJavaOptions": (
-            f"-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Djava.io.tmpdir={scratch}"
-            " -Duser.timezone=UTC"
+            "-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Duser.timezone=UTC "
+            f"-Djava.io.tmpdir={scratch} {settings.spark_java_options}"
         ),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
@@ -85,6 +89,12 @@ def _configuration(
         "spark.sql.streaming.metricsEnabled": "false",
         "spark.cleaner.periodicGC.interval": "5min",
     }
+
+
+def jvm_pid(session: SparkSession) -> int:
+    """The process id of Spark's JVM."""
+    jvm: Any = session.sparkContext._jvm
+    return int(jvm.java.lang.ProcessHandle.current().pid())
 
 
 def kafka_options(settings: StreamSettings) -> dict[str, str]:

@@ -62,6 +62,9 @@ class StreamSettings(ArchiveSettings, ServiceSettings):
     spark_driver_memory: str = Field(
         "640m", pattern=r"^\d+[mg]$", description="the driver's heap", examples=["640m"]
     )
+    spark_java_options: str = Field(
+        "", description="further options of the driver's JVM", examples=["-Xss2m"]
+    )
     spark_trigger: float = Field(
         1.0, ge=0, description="seconds between the starts of two batches", examples=["1"]
     )

@@ -167,9 +167,9 @@ class Snapshots:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file so that it is there whole or not at all, also after a power cut."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / f".part-{name}.{os.getpid()}"
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()

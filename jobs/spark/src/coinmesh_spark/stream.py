@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from py4j.protocol import Py4JError
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
 from coinmesh_spark import archive_query, bars_query, session
@@ -150,11 +150,15 @@ def _cause(error: StreamingQueryException | None) -> str:
     if error is None:
         return "it stopped"
     text = str(error)
-    named = re.findall(
-        r"^((?:\w+\.)+\w*(?:Error|Unavailable|Precondition|Available)\b.*)$", text, re.M
-    )
-    ours = [line for line in named if line.startswith(("coinmesh", "meshkit"))]
-    return (ours or named or [text])[0][:1000]
+    for pattern in (
+        # An exception of ours, raised in a worker or in the driver.
+        r"^((?:coinmesh|meshkit)[\w.]*: .*)$",
+        r"Job aborted due to stage failure:.*?: ((?:[a-z]+\.)+\w+: .*)$",
+        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): .*)$",
+    ):
+        if found := re.search(pattern, text, re.MULTILINE):
+            return found[1][:1000]
+    return text[:1000]
 
 
 def _stop(spark: SparkSession) -> None:

@@ -31,18 +31,27 @@ BATCH_ROWS: Final = 30
 ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 10.0
 
-_WITH_TIMESTAMP = " USING TIMESTAMP ?"
+_TIME: Final = ("bucket", "start_time")
+
+
+def _insert(table: str, *columns: str) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) USING TIMESTAMP ?"  # noqa: S608
+
+
 STATEMENTS: Final[Mapping[str, str]] = {
     **{
-        f"{table}_{interval}": f"INSERT INTO {table}_{interval} (instrument, bucket, start_time, "
-        f"{column}) VALUES (?, ?, ?, ?){_WITH_TIMESTAMP}"
+        f"{table}_{interval}": _insert(f"{table}_{interval}", "instrument", *_TIME, column)
         for interval in INTERVALS
         for table, column in (("bars", "bar"), ("indicators", "indicators"))
     },
-    "trades": "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "
-    f"taker_side, event_time_us, receive_time_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    f"{_WITH_TIMESTAMP}",
+    "trades": _insert(
+        "trades",
+        *("instrument", "bucket", "shard", "event_time", "trade_id", "price", "size"),
+        *("taker_side", "event_time_us", "receive_time_ns"),
+    ),
 }
+"""Table → its statement; a row's values come in this order."""
 
 
 class CassandraSink:

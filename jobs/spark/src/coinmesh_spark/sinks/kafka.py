@@ -1,4 +1,4 @@
-"""Produces records from a task: idempotent, acknowledged by all replicas, never silent about a loss.
+"""Produces records from a task: idempotent, acknowledged by all replicas, no loss unnoticed.
 
 A task that can't deliver fails, and its batch is run again: records may repeat, none is missing.
 """

@@ -1,0 +1,343 @@
+"""Runs the real application on a real mesh, and reads back all that it wrote."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+
+from cassandra.cluster import Cluster
+from confluent_kafka import Consumer, Producer, TopicPartition
+from pyarrow import fs
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.bar_pb2 import Bar
+from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
+from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
+from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from coinmesh_local.provision import ensure, maven
+
+TRADES = topics.TRADES.name
+NAMES = {1: "1s", 60: "1m", 300: "5m", 3600: "1h", 86400: "1d"}
+COINMESH_SPARK = str(Path(sys.executable).parent / "coinmesh-spark")
+
+
+class Harness:
+    """A mesh with the application's directories for one test."""
+
+    def __init__(self, mesh, directory):
+        ensure(["spark-jars"], lambda _: None)
+        self.mesh, self.directory = mesh, directory
+        self.environment = {
+            **mesh.settings,
+            "COINMESH_SPARK_JARS": str(maven.directory("spark-jars")),
+            "COINMESH_SPARK_CHECKPOINT_DIR": str(directory / "checkpoint"),
+            "COINMESH_SPARK_SNAPSHOT_DIR": str(directory / "snapshots"),
+            "COINMESH_SPARK_ARCHIVE_TRIGGER": "2",
+            "COINMESH_METRICS_LISTEN": "",
+            # Quick to start rather than quick in the long run.
+            "COINMESH_SPARK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",
+        }
+        # Each test has a day and a bucket of its own: what comes before another test's trades on
+        # the same mesh would be late, and a new archive cuts objects anew.
+        counter = mesh.root / "spark-tests"
+        number = int(counter.read_text()) + 1 if counter.exists() else 0
+        counter.write_text(str(number))
+        self.venue = f"t{number}"
+        self.start_us = (1_723_075_200 + number * 86_400) * 1_000_000
+        self.bucket = f"spark-test-{number}"
+        self.store(allow_bucket_creation=True).create_dir(self.bucket)
+        self.environment["COINMESH_S3_BUCKET"] = self.bucket
+        self.log = directory / "application.log"
+        registry = mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"]
+        self.header = framing.header(_schema_id(registry, f"{TRADES}-value"))
+
+    @property
+    def brokers(self):
+        return self.mesh.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
+
+    # -- the application ------------------------------------------------------------------------
+
+    def start(self, *arguments, **environment):
+        """Start the application; COINMESH_ settings without their prefix as keywords."""
+        settings = {f"COINMESH_{name}": str(value) for name, value in environment.items()}
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [COINMESH_SPARK, "stream", *arguments],
+                env={**os.environ, **self.environment, **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def running(self, *arguments, **environment):
+        process = self.start(*arguments, **environment)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            finally:
+                end_group(process)
+
+    def caught_up(self):
+        """Whether the newest snapshot has all trades."""
+        manifests = sorted((self.directory / "snapshots").glob("*.json"))
+        if not manifests:
+            return False
+        parts = json.loads(manifests[-1].read_text())["partitions"]
+        ends = self.ends(TRADES)
+        return {int(k): v["next_offset"] for k, v in parts.items()} == ends
+
+    def until(self, condition, process=None, timeout=900):
+        """Wait for a condition; fails with the application's log if it ends or time is up."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if process is not None and process.poll() is not None:
+                raise AssertionError(f"it ended with {process.returncode}\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout} s\n{self.tail()}")
+            time.sleep(0.2)
+
+    def tail(self, size=6000):
+        return self.log.read_text(errors="replace")[-size:] if self.log.exists() else ""
+
+    # -- Kafka ----------------------------------------------------------------------------------
+
+    def send(self, records):
+        """Produce (key, value) or (key, value, partition) to the trades; [(partition, offset)]."""
+        producer = Producer(
+            {
+                "bootstrap.servers": self.brokers,
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        where = [None] * len(records)
+
+        def acknowledged(at):
+            def report(error, message):
+                assert error is None, error
+                where[at] = (message.partition(), message.offset())
+
+            return report
+
+        for at, (key, value) in enumerate(records):
+            producer.produce(TRADES, value, key, on_delivery=acknowledged(at))
+            producer.poll(0)
+        assert producer.flush(60) == 0
+        return where
+
+    def ends(self, topic):
+        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "ends"})
+        try:
+            return {
+                p: consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1]
+                for p in range(topics.BY_NAME[topic].partitions)
+            }
+        finally:
+            consumer.close()
+
+    def read(self, topic):
+        """All records of a topic in order of their partitions: (partition, offset, key, value)."""
+        ends = self.ends(topic)
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.brokers,
+                "group.id": "reader",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        found = []
+        missing = {p: end for p, end in ends.items() if end}
+        consumer.assign([TopicPartition(topic, p, 0) for p in missing])
+        try:
+            while missing:
+                for message in consumer.consume(10_000, 5):
+                    assert message.error() is None, message.error()
+                    partition, offset = message.partition(), message.offset()
+                    found.append((partition, offset, message.key(), message.value()))
+                    if missing.get(partition) == offset + 1:
+                        del missing[partition]
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda record: record[:2])
+
+    def bar_events(self):
+        """The bars of the topic: by instrument, interval and start that of the highest revision."""
+        newest = {}
+        for _, _, key, value in self.read(topics.BARS.name):
+            event = Bar.FromString(value[6:])
+            assert key == event.instrument.encode()
+            at = (event.instrument, NAMES[event.interval_seconds], event.event_time // 1_000_000)
+            if at not in newest or newest[at].revision < event.revision:
+                newest[at] = event
+        return self._own({at: _bar_of_event(event) for at, event in newest.items()})
+
+    def indicator_events(self):
+        """As `bar_events`, by instrument, interval, start and name: (value, revision)."""
+        newest = {}
+        for _, _, _, value in self.read(topics.INDICATORS.name):
+            event = IndicatorValue.FromString(value[6:])
+            name = f"{event.indicator}/{event.period}/{event.output}"
+            start = event.event_time // 1_000_000
+            at = (event.instrument, NAMES[event.interval_seconds], start, name)
+            if at not in newest or newest[at][1] < event.revision:
+                newest[at] = (event.value, event.revision)
+        return self._own(newest)
+
+    def dead_letters(self):
+        """(origin partition, origin offset) → (reason, key, value)."""
+        letters = (DeadLetter.FromString(v[6:]) for *_, v in self.read(topics.DEAD_LETTERS.name))
+        return {
+            (one.origin_partition, one.origin_offset): (one.reason, one.key, one.value)
+            for one in letters
+        }
+
+    # -- Cassandra ------------------------------------------------------------------------------
+
+    @contextmanager
+    def cassandra(self):
+        host, _, port = self.mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"].rpartition(":")
+        cluster = Cluster([host], port=int(port), protocol_version=5)
+        try:
+            session = cluster.connect("coinmesh")
+            session.default_fetch_size = 5000
+            yield session
+        finally:
+            cluster.shutdown()
+
+    def bar_rows(self):
+        """The bars' tables, by instrument, interval and start."""
+        found = {}
+        with self.cassandra() as session:
+            for name in NAMES.values():
+                for row in session.execute(f"SELECT * FROM bars_{name}", timeout=60):
+                    start = round(row.start_time.timestamp())
+                    assert row.bucket <= row.start_time
+                    found[row.instrument, name, start] = _bar_of_row(row.bar)
+        return self._own(found)
+
+    def indicator_rows(self):
+        """The indicators' tables, by instrument, interval, start and name: (value, revision)."""
+        found = {}
+        with self.cassandra() as session:
+            for name in NAMES.values():
+                for row in session.execute(f"SELECT * FROM indicators_{name}", timeout=60):
+                    start = round(row.start_time.timestamp())
+                    for output, value in row.indicators.outputs.items():
+                        at = (row.instrument, name, start, output)
+                        found[at] = (f"{value:f}", row.indicators.revision)
+        return self._own(found)
+
+    def _own(self, found):
+        """Only what is of this test's instruments."""
+        return {at: value for at, value in found.items() if at[0].startswith(f"{self.venue}.")}
+
+    # -- S3 -------------------------------------------------------------------------------------
+
+    def store(self, **options):
+        settings = self.mesh.settings
+        keys = json.loads(Path(settings["COINMESH_S3_CREDENTIALS_FILE"]).read_text())
+        return fs.S3FileSystem(
+            access_key=keys["accessKey"],
+            secret_key=keys["secretKey"],
+            endpoint_override=settings["COINMESH_S3_ENDPOINT"].split("://")[1],
+            scheme="http",
+            region="us-east-1",
+            **options,
+        )
+
+    def archived(self, topic):
+        """A topic's objects: {partition: [(first offset, last offset, path)]}."""
+        base = f"{self.bucket}/raw/{topic}"
+        chosen = fs.FileSelector(base, recursive=True, allow_not_found=True)
+        found = defaultdict(list)
+        for info in self.store().get_file_info(chosen):
+            if info.path.endswith(".parquet"):
+                partition, first, last = (
+                    int(part) for part in info.base_name.removesuffix(".parquet").split("-")
+                )
+                found[partition].append((first, last, info.path))
+        return {partition: sorted(objects) for partition, objects in found.items()}
+
+    def archived_up_to(self, topic):
+        """Whether the archive has all records of a topic."""
+        last = {p: objects[-1][1] + 1 for p, objects in self.archived(topic).items()}
+        return last == {p: end for p, end in self.ends(topic).items() if end}
+
+
+def trade(header, instrument, trade_id, time_us, price, size, buy, **fields):
+    """(key, value) of a trade; price and size in units of 1e-8."""
+    event = Trade(
+        event_id=f"{instrument}:trade:{trade_id}",
+        event_time=time_us,
+        receive_time=time_us * 1000,
+        source=instrument.split(".")[0],
+        type=EVENT_TYPE_TRADE,
+        instrument=instrument,
+        symbol=instrument.split(".")[1].replace("-", ""),
+        trade_id=trade_id,
+        price_units=price,
+        price_exponent=-8,
+        size_units=size,
+        size_exponent=-8,
+        taker_side=1 if buy else 2,
+    )
+    for name, value in fields.items():
+        setattr(event, name, value)
+    return instrument.encode(), header + event.SerializeToString()
+
+
+def end_group(process):
+    """Kill what is left of the application: JVM and workers share its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def _schema_id(registry, subject):
+    import httpx
+
+    return httpx.get(f"{registry}/subjects/{subject}/versions/latest", timeout=10).json()["id"]
+
+
+def _bar_of_event(event):
+    def price(units):
+        return f"{Decimal(units).scaleb(event.price_exponent):f}"
+
+    return {
+        "open": price(event.open_units),
+        "high": price(event.high_units),
+        "low": price(event.low_units),
+        "close": price(event.close_units),
+        "volume": event.volume,
+        "quote_volume": event.quote_volume,
+        "vwap": event.vwap,
+        "taker_buy_volume": event.taker_buy_volume,
+        "taker_buy_quote_volume": event.taker_buy_quote_volume,
+        "trade_count": event.trade_count,
+        "first_trade_id": event.first_trade_id,
+        "last_trade_id": event.last_trade_id,
+        "final": event.final,
+        "revision": event.revision,
+    }
+
+
+def _bar_of_row(bar):
+    decimals = ("open", "high", "low", "close", "volume", "quote_volume", "vwap")
+    decimals += ("taker_buy_volume", "taker_buy_quote_volume")
+    others = ("trade_count", "first_trade_id", "last_trade_id", "final", "revision")
+    return {name: f"{getattr(bar, name):f}" for name in decimals} | {
+        name: getattr(bar, name) for name in others
+    }
