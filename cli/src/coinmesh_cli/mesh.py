@@ -121,7 +121,9 @@ def status(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
             str(row["restarts"]),
             " ".join(f"{name}={port}" for name, port in row["ports"].items()),
         )
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
     console.print(table)
     total = sum(row["memory"] for row in rows) >> 20
     console.print(f"\n{total} MiB in all; state in {mesh.home.root}")

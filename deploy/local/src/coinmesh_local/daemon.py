@@ -23,6 +23,8 @@ Message = dict[str, object]
 
 #: A daemon whose command died before it asked for anything ends after this many seconds.
 LONELY = 30.0
+#: Logs are looked at this often, in seconds.
+ROTATION = 20.0
 
 
 class Daemon:
@@ -60,6 +62,13 @@ class Daemon:
                 await writer.wait_closed()
             self._connections -= 1
             self.finish_when_idle()
+
+    async def rotate_logs(self) -> None:
+        """Keep logs from filling the disk."""
+        while True:
+            await asyncio.sleep(ROTATION)
+            for runner in list(self.supervisor.runners.values()):
+                await asyncio.to_thread(runner.rotate_log)
 
     def finish_when_idle(self) -> None:
         """End when nothing runs and nobody is connected."""
@@ -132,7 +141,9 @@ async def run(home: Home) -> None:
     with socket_address(home) as address:
         server = await asyncio.start_unix_server(daemon.serve, address)
         loop.call_later(LONELY, daemon.finish_when_idle)
+        rotation = asyncio.create_task(daemon.rotate_logs())
         await daemon.finished.wait()
+        rotation.cancel()
         server.close()
         if daemon.work:
             daemon.work.cancel()

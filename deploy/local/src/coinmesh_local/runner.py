@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -114,8 +115,6 @@ class Runner:
         one.run.mkdir(parents=True, exist_ok=True)
         for name, text in one.files.items():
             write_atomically(one.run / name, text, 0o600)
-        if one.log.exists() and one.log.stat().st_size > LOG_LIMIT:
-            os.replace(one.log, one.log.with_suffix(".log.1"))
         with open(one.log, "ab") as log:  # noqa: ASYNC230 (one line to a local file)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             log.write(f"--- {one.name} starts at {now} ---\n".encode())
@@ -210,6 +209,16 @@ class Runner:
         if self._child is not None:
             self._child.wait()
         self._child, self.pid = None, None
+
+    def rotate_log(self) -> None:
+        """Move a log that has grown large to `.log.1`; the component goes on writing the emptied
+        file, which it has open for appending. A line written meanwhile may be lost.
+        """
+        log = self.instance.log
+        if log.exists() and log.stat().st_size > LOG_LIMIT:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)
+            self.since = 0
 
     def _failure(self, reason: str) -> StartFailed:
         return StartFailed(self.instance.name, reason, self.tail())

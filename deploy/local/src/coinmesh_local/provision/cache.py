@@ -42,15 +42,3 @@ def fill(target: Path, build: Callable[[Path], None]) -> None:
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def tool_environment() -> dict[str, str]:
-    """Variables that point npm's, Go's and Maven's own caches below the user's cache directory."""
-    cache = cache_directory()
-    return {
-        "npm_config_cache": str(cache / "npm"),
-        "GOPATH": str(cache / "go"),
-        "GOMODCACHE": str(cache / "go" / "mod"),
-        "GOCACHE": str(cache / "go" / "build"),
-        "MAVEN_ARGS": f"-Dmaven.repo.local={cache / 'maven'}",
-    }

@@ -1,0 +1,114 @@
+"""Provisioning: the cache survives interruptions, JDKs are found, the missing is named."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coinmesh_local.provision import ProvisionError, cache, java, maven, system
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "coinmesh"
+
+
+def jdk(home: Path, version: str) -> Path:
+    """A directory that looks like a JDK."""
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "java").write_text("#!/bin/sh\n")
+    (home / "bin" / "java").chmod(0o755)
+    (home / "release").write_text(f'IMPLEMENTOR="x"\nJAVA_VERSION="{version}"\n')
+    return home
+
+
+def test_a_directory_appears_whole_or_not_at_all(own_cache: Path) -> None:
+    target = own_cache / "thing-1"
+
+    def interrupted(temporary: Path) -> None:
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(target, interrupted)
+    assert not target.exists()
+    assert list((own_cache / "tmp").iterdir()) == []
+    cache.fill(target, lambda temporary: (temporary / "all").touch())
+    assert [path.name for path in target.iterdir()] == ["all"]
+    cache.fill(target, interrupted)
+
+
+def test_what_a_killed_run_left_is_cleared(own_cache: Path) -> None:
+    left = own_cache / "tmp" / "thing-1.abc"
+    left.mkdir(parents=True)
+    cache.fill(own_cache / "thing-1", lambda temporary: (temporary / "all").touch())
+    assert not left.exists()
+
+
+FILL = """
+import sys
+from pathlib import Path
+from coinmesh_local.provision import cache
+
+def build(temporary: Path) -> None:
+    with open(sys.argv[2], "a") as log:
+        log.write("filled\\n")
+    (temporary / "all").touch()
+
+cache.fill(Path(sys.argv[1]), build)
+"""
+
+
+def test_concurrent_runs_fill_once(own_cache: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", FILL, str(own_cache / "thing-1"), str(log)]
+    runs = [subprocess.Popen(command) for _ in range(4)]
+    assert [run.wait() for run in runs] == [0, 0, 0, 0]
+    assert log.read_text() == "filled\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("17.0.12", 17), ("25", 25), ("21.0.1+12", 21), ("1.8.0_402", 8)]
+)
+def test_the_release_file_tells_the_version(tmp_path: Path, text: str, expected: int) -> None:
+    assert java.version(jdk(tmp_path / "jdk", text)) == expected
+
+
+def test_a_jdk_is_chosen_by_version_and_variables_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME_11", str(jdk(tmp_path / "eleven", "11.0.2")))
+    monkeypatch.setenv("JAVA_HOME_17", str(jdk(tmp_path / "seventeen", "17.0.9")))
+    assert java.find(java.NEEDS["jdk17"]) == tmp_path / "seventeen"
+
+
+def test_a_missing_jdk_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = jdk(tmp_path / "old", "11.0.2")
+    monkeypatch.setattr(java, "candidates", lambda: [only])
+    monkeypatch.setattr(system, "available", lambda package: False)
+    with pytest.raises(ProvisionError, match=r"JDK 21 or newer; found: 11 .*JAVA_HOME_21.*Temurin"):
+        java.ensure("jdk21", lambda _: None)
+
+
+def test_a_missing_package_names_its_command_to_who_may_not_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ProvisionError, match=r"sudo apt-get install .*redis-server"):
+        system.ensure("redis-server", lambda _: None)
+
+
+def test_every_download_is_pinned_and_keyed_by_its_pom() -> None:
+    names = [maven.directory(name).name for name in maven.PACKAGES]
+    assert [name.rpartition("-")[0] for name in names] == [
+        "kafka-4.3.1",
+        "apicurio-3.3.3",
+        "cassandra-5.0.9",
+        "spark-jars-4.2.0",
+    ]
