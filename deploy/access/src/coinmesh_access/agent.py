@@ -125,7 +125,8 @@ class Agent:
             if not certificates.is_due(published, share):
                 assert published is not None
                 await self._hooks_until_done(place, published)
-                await asyncio.sleep(certificates.until(published.due(share)))
+                # In short steps: a machine that slept finds out soon that it is late.
+                await asyncio.sleep(min(60.0, certificates.until(published.due(share))))
                 continue
             try:
                 published = await self._renew(place)

@@ -1,7 +1,7 @@
 """A Cassandra session that says who it is by its client certificate alone."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class CertificateAuthProvider(AuthProvider):
 
 
 @contextmanager
-def connect(contact_points: str, tls_dir: Path) -> Iterator[Any]:
+def connect(contact_points: str, tls_dir: Path) -> Generator[Any]:
     """A session on `host:port[,host:port…]`; AccessError when none answers or lets it in."""
     current = tls_dir / "current"
     context = ssl.create_default_context(cafile=str(current / "ca.crt"))

@@ -40,6 +40,7 @@ def certs() -> None:
 
 @app.command()
 def agent(
+    *,
     service: Annotated[list[str] | None, typer.Option(help="a service of the table")] = None,
     every: Annotated[bool, typer.Option("--all", help="all services of the table")] = False,
     directory: Annotated[

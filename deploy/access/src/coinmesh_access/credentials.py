@@ -7,7 +7,8 @@ accept both, clients use `current`, and the next rotation drops what was `previo
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 import hvac
 from hvac.exceptions import InvalidPath
@@ -15,11 +16,17 @@ from hvac.exceptions import InvalidPath
 from coinmesh_access.table import AccessTable
 
 MOUNT = "kv"
-Kind = Literal["redis", "s3"]
+
+
+class Kind(StrEnum):
+    """What is logged in to."""
+
+    REDIS = "redis"
+    S3 = "s3"
 
 
 def _fresh(kind: Kind, service: str) -> dict[str, str]:
-    if kind == "redis":
+    if kind is Kind.REDIS:
         return {"username": service, "password": secrets.token_urlsafe(32)}
     return {"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)}
 
@@ -28,9 +35,9 @@ def wanted(table: AccessTable) -> Iterator[tuple[str, Kind]]:
     """Who has which credentials."""
     for name, entry in table.services.items():
         if entry.uses_redis:
-            yield name, "redis"
+            yield name, Kind.REDIS
         if entry.uses_s3:
-            yield name, "s3"
+            yield name, Kind.S3
 
 
 def read(client: hvac.Client, service: str, kind: Kind) -> list[dict[str, str]]:
@@ -68,20 +75,20 @@ def rotate(client: hvac.Client, service: str, kind: Kind) -> dict[str, str]:
 def redis_passwords(client: hvac.Client, table: AccessTable) -> dict[str, list[str]]:
     """Every service's valid Redis passwords."""
     return {
-        name: [pair["password"] for pair in read(client, name, "redis")]
+        name: [pair["password"] for pair in read(client, name, Kind.REDIS)]
         for name, kind in wanted(table)
-        if kind == "redis"
+        if kind is Kind.REDIS
     }
 
 
 def s3_keys(client: hvac.Client, table: AccessTable) -> dict[str, list[dict[str, str]]]:
     """Every service's valid S3 key pairs."""
-    return {name: read(client, name, "s3") for name, kind in wanted(table) if kind == "s3"}
+    return {name: read(client, name, Kind.S3) for name, kind in wanted(table) if kind is Kind.S3}
 
 
 def client_file(kind: Kind, pair: Mapping[str, str]) -> str:
     """A credential as clients read it from a file: for S3 accessKey and secretKey."""
-    if kind == "s3":
+    if kind is Kind.S3:
         found = {"accessKey": pair["access_key"], "secretKey": pair["secret_key"]}
     else:
         found = dict(pair)

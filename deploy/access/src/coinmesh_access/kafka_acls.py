@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
 
 from coinmesh_access.table import AccessError, AccessTable
 
-#: The broker's `ssl.principal.mapping.rules`: only certificates that Vault gave to services (OU=svc)
-#: become `User:<service>`. Java prints the name with its last part first.
+#: The broker's `ssl.principal.mapping.rules`: only certificates that Vault gave to services
+#: (OU=svc) become `User:<service>`. Java prints the name with its last part first.
 PRINCIPAL_RULE = "RULE:^CN=([^,]+),OU=svc,O=coinmesh$/$1/,DEFAULT"
 TIMEOUT = 30.0
 

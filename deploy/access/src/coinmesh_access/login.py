@@ -12,7 +12,7 @@ from coinmesh_access import files
 
 #: The directory of `coinmesh-vault setup`'s own login below the secrets directory.
 SETUP = "vault-setup"
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10
 
 
 class VaultUnavailableError(Exception):

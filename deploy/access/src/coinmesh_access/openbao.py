@@ -25,7 +25,7 @@ SEAL_KEY_BYTES = 32
 
 
 def prepare(
-    run: Path, data: Path, secrets_dir: Path, audit: Path, listen: str, cluster: str
+    *, run: Path, data: Path, secrets_dir: Path, audit: Path, listen: str, cluster: str
 ) -> Path:
     """Write what `bao server -config=<result>` needs.
 

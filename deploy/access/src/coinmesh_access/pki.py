@@ -28,7 +28,7 @@ class Lives:
     @property
     def backdated(self) -> int:
         """How far before now a certificate begins: for clocks that lag, a tenth of short lives."""
-        return min(30, self.leaf // 10)
+        return min(30, max(1, self.leaf // 10))
 
 
 def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
@@ -137,12 +137,14 @@ def ensure_role(
             "key_usage": ["DigitalSignature"],
             "server_flag": True,
             "client_flag": True,
+            # Says in so many words that it is no authority.
+            "basic_constraints_valid_for_non_ca": True,
             "code_signing_flag": False,
             "email_protection_flag": False,
             "ttl": f"{lives.leaf}s",
             "max_ttl": f"{lives.leaf}s",
             "not_before_duration": f"{lives.backdated}s",
-            # Nobody keeps a copy of certificates that live so short; they expire, they aren't revoked.
+            # Certificates that live so short expire; there is nothing to keep for a revocation.
             "no_store": True,
             "generate_lease": False,
         },

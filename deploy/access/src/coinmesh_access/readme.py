@@ -1,61 +1,49 @@
 """A service's grants as a markdown table, between two marker comments of its README."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from coinmesh_access import vault_policies
 from coinmesh_access.table import AccessError, AccessTable
 
 _BLOCK = re.compile(
-    r"(?P<begin><!-- access:begin (?P<name>[a-z0-9-]+) -->\n)(?P<body>.*?)(?P<end><!-- access:end -->)",
+    r"(?P<begin><!-- access:begin (?P<name>[a-z0-9-]+) -->\n)"
+    r"(?P<body>.*?)(?P<end><!-- access:end -->)",
     re.DOTALL,
 )
 
 
 def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
+    """Left and right column; a kind of access that the service lacks has no row."""
     entry = table.service(name)
-    kafka, cassandra, redis, s3, vault = (
-        entry.kafka,
-        entry.cassandra,
-        entry.redis,
-        entry.s3,
-        entry.vault,
-    )
+    kafka, cassandra, redis, s3 = entry.kafka, entry.cassandra, entry.redis, entry.s3
     yield "identity", f"`{table.spiffe_id(name)}`"
-    if kafka.super:
-        yield "Kafka", "everything (super user)"
-    if kafka.write:
-        yield "Kafka topics written", _code(kafka.write)
-    if kafka.read:
-        yield "Kafka topics read", _code(kafka.read)
-    if kafka.groups:
-        yield "Kafka groups", _code(kafka.groups)
-    if kafka.transactional_ids:
-        yield "Kafka transactional ids", _code(kafka.transactional_ids)
-    if cassandra.admin:
-        yield "Cassandra", "everything (super user)"
-    if cassandra.select:
-        yield "Cassandra tables read", _code(cassandra.select)
-    if cassandra.modify:
-        yield "Cassandra tables written", _code(cassandra.modify)
-    if redis.all:
-        yield "Redis", "everything"
-    if redis.keys:
-        yield "Redis keys", _code(redis.keys)
-        yield "Redis commands", _code(redis.commands)
-    if s3.admin:
-        yield "S3", "everything"
-    if s3.read:
-        yield "S3 read", _code(f"{table.bucket}/{prefix}" for prefix in s3.read)
-    if s3.write:
-        yield "S3 written", _code(f"{table.bucket}/{prefix}" for prefix in s3.write)
-    own = (f"pki_int/sign/{name}", f"kv/data/{name}/*")
-    signs = ("transit/sign/audit",) if vault.sign_audit else ()
-    yield "Vault", _code((*own, *(f"kv/data/{path}" for path in vault.read), *signs))
-
-
-def _code(values: "Iterator[str] | tuple[str, ...]") -> str:
-    return ", ".join(f"`{value}`" for value in values)
+    everything = {
+        "Kafka": kafka.super,
+        "Cassandra": cassandra.admin,
+        "Redis": redis.all,
+        "S3": s3.admin,
+    }
+    for component, granted in everything.items():
+        if granted:
+            yield component, "everything"
+    listed: dict[str, Iterable[str]] = {
+        "Kafka topics written": kafka.write,
+        "Kafka topics read": kafka.read,
+        "Kafka groups": kafka.groups,
+        "Kafka transactional ids": kafka.transactional_ids,
+        "Cassandra tables read": cassandra.select,
+        "Cassandra tables written": cassandra.modify,
+        "Redis keys": redis.keys,
+        "Redis commands": redis.commands,
+        "S3 read": [f"{table.bucket}/{prefix}" for prefix in s3.read],
+        "S3 written": [f"{table.bucket}/{prefix}" for prefix in s3.write],
+        "Vault": vault_policies.paths(table, name),
+    }
+    for title, values in listed.items():
+        if values:
+            yield title, ", ".join(f"`{value}`" for value in values)
 
 
 def markdown(table: AccessTable, name: str) -> str:

@@ -37,7 +37,7 @@ class Setup:
 
 
 def run(vault: Vault, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
-    """Do all of it; what was made, in words. VaultUnavailableError when Vault refuses or is away."""
+    """Do all of it; what was made, in words. VaultUnavailableError when Vault doesn't let it."""
     client = vault.login(secrets_dir, SETUP)
     try:
         return _run(client, secrets_dir, table, setup)

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import hvac
 
@@ -27,7 +28,7 @@ class UserError(Exception):
 class TokenLives:
     """Lives in seconds: a JWT's, and a signing key's until the next takes over.
 
-    A retired key's public half stays published for `verification`, which must be longer than `token`.
+    A retired key's public half stays published for `verification`: longer than `token`.
     """
 
     token: int = 900
@@ -71,7 +72,7 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
 
 
 def add(client: hvac.Client, name: str, role: str, tier: str = "free") -> str:
-    """Make a user or give an existing one a new key, role and tier; the API key, shown only here."""
+    """Make a user or give one a new key, role and tier; the API key, which nobody keeps."""
     if not _NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is lower-case letters, digits, dots and dashes")
     if role not in ROLES:
@@ -88,14 +89,14 @@ def add(client: hvac.Client, name: str, role: str, tier: str = "free") -> str:
         },
     )
     client.write_data(f"identity/entity/name/{name}", data={"metadata": {"tier": tier}})
-    entity = _id(client, "entity", name)
+    entity = _data(client, f"identity/entity/name/{name}")["id"]
     accessor = client.sys.list_auth_methods()["data"][f"{MOUNT}/"]["accessor"]
     client.write_data(
         "identity/entity-alias",
         data={"name": name, "canonical_id": entity, "mount_accessor": accessor},
     )
     for known in ROLES:
-        group = client.read(f"identity/group/name/{known}")["data"]
+        group = _data(client, f"identity/group/name/{known}")
         members = set(group.get("member_entity_ids") or ())
         members = members | {entity} if known == role else members - {entity}
         client.write_data(
@@ -120,7 +121,7 @@ def exchange(client: hvac.Client, api_key: str) -> str:
         raise UserError("an API key looks like cm_<user>_<secret>")
     try:
         client.auth.userpass.login(match[1], match[2], mount_point=MOUNT)
-        return client.read(f"identity/oidc/token/{ROLE}")["data"]["token"]
+        return _data(client, f"identity/oidc/token/{ROLE}")["token"]
     finally:
         client.logout()
 
@@ -131,5 +132,10 @@ def jwks(client: hvac.Client) -> str:
 
 
 def _id(client: hvac.Client, kind: str, name: str) -> str | None:
-    found = client.read(f"identity/{kind}/name/{name}")
-    return found["data"]["id"] if found else None
+    return _data(client, f"identity/{kind}/name/{name}").get("id")
+
+
+def _data(client: hvac.Client, path: str) -> dict[str, Any]:
+    """What a path holds, empty when there is nothing."""
+    found: Any = client.read(path)
+    return found["data"] if found else {}

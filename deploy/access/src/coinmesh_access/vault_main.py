@@ -1,7 +1,7 @@
-"""`coinmesh-vault`: prepares OpenBao, brings Vault in line with the access table, users, rotation."""
+"""`coinmesh-vault`: prepares OpenBao, brings Vault in line with the access table, keeps users."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from hvac.exceptions import VaultError
 
 from coinmesh_access import credentials, files, openbao, users
 from coinmesh_access import setup as vault_setup
+from coinmesh_access.credentials import Kind
 from coinmesh_access.login import SETUP, VaultUnavailableError, explained
 from coinmesh_access.pki import Lives
 from coinmesh_access.settings import (
@@ -35,7 +36,7 @@ app.add_typer(user_app, name="user")
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told() -> Generator[None]:
     """Errors as one line and exit status 1."""
     try:
         yield
@@ -45,7 +46,7 @@ def _told() -> Iterator[None]:
 
 
 @contextmanager
-def _administering(address: str, ca: Path, secrets: Path) -> Iterator[hvac.Client]:
+def _administering(address: str, ca: Path, secrets: Path) -> Generator[hvac.Client]:
     place = vault(address, ca)
     with _told():
         client = place.login(secrets, SETUP)
@@ -57,6 +58,7 @@ def _administering(address: str, ca: Path, secrets: Path) -> Iterator[hvac.Clien
 
 @app.command()
 def prepare(
+    *,
     run: Annotated[Path, typer.Option(help="where the configuration goes")],
     data: Annotated[Path, typer.Option(help="raft's directory")],
     audit: Annotated[Path, typer.Option(help="path of the audit logs, without -1.log")],
@@ -65,11 +67,16 @@ def prepare(
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Write what a local OpenBao starts from; what exists is kept."""
-    typer.echo(openbao.prepare(run, data, secrets, audit, listen, cluster))
+    typer.echo(
+        openbao.prepare(
+            run=run, data=data, secrets_dir=secrets, audit=audit, listen=listen, cluster=cluster
+        )
+    )
 
 
 @app.command()
 def setup(
+    *,
     ttl: Annotated[
         int, typer.Option(envvar="COINMESH_CERT_TTL", help="a certificate's life, seconds", min=2)
     ] = 3600,
@@ -90,7 +97,7 @@ def setup(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Bring Vault in line with the access table: PKI, roles, policies, logins, credentials, users."""
+    """Bring Vault in line with the access table: PKI, policies, logins, credentials, users."""
     cidrs = () if cidr == ["*"] else tuple(cidr or vault_setup.Setup().login_cidrs)
     wanted = vault_setup.Setup(Lives(leaf=ttl), login_cidrs=cidrs, domains=tuple(domain or ()))
     place = vault(address, ca)
@@ -106,8 +113,9 @@ def setup(
 
 @app.command()
 def rotate(
+    *,
     service: str,
-    kind: Annotated[str, typer.Argument(help="redis or s3")],
+    kind: Kind,
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
@@ -116,17 +124,15 @@ def rotate(
     """Make a new static credential; the one before stays valid until the next rotation."""
     with _told():
         known = load(table)
-    chosen = next(
-        (k for name, k in credentials.wanted(known) if (name, k) == (service, kind)), None
-    )
-    if chosen is None:
+    if (service, kind) not in set(credentials.wanted(known)):
         raise typer.BadParameter(f"{service} has no {kind} credentials in the access table")
     with _administering(address, ca, secrets) as client:
-        credentials.rotate(client, service, chosen)
+        credentials.rotate(client, service, kind)
 
 
 @app.command()
 def fetch(
+    *,
     service: str,
     directory: Annotated[Path, typer.Option("--dir", help="where the files go, 0600")],
     address: AddressOption = DEFAULT_ADDRESS,
@@ -134,7 +140,7 @@ def fetch(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write a service's current credentials as redis.json and s3.json, logged in as that service."""
+    """Write a service's credentials as redis.json and s3.json, logged in as that service."""
     place = vault(address, ca)
     with _told():
         wanted = [kind for name, kind in credentials.wanted(load(table)) if name == service]
@@ -152,6 +158,7 @@ def fetch(
 
 @user_app.command("add")
 def user_add(
+    *,
     name: str,
     role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "viewer",
     tier: Annotated[str, typer.Option(help="the quota's name")] = "free",

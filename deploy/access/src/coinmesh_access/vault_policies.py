@@ -3,21 +3,23 @@
 from coinmesh_access.table import AccessTable
 
 
+def paths(table: AccessTable, name: str) -> dict[str, str]:
+    """Path → capability of what a service was given; every token may also renew itself."""
+    access = table.service(name).vault
+    found = {f"pki_int/sign/{name}": "update", f"kv/data/{name}/*": "read"}
+    found |= {f"kv/data/{path}": "read" for path in access.read}
+    if access.sign_audit:
+        found["transit/sign/audit"] = "update"
+        found["transit/verify/audit"] = "update"
+    return found
+
+
 def policy(table: AccessTable, name: str) -> str:
     """The policy of a service, as HCL.
 
     Vault's built-in `default` policy is left out of its tokens, so this is all they can do.
     """
-    access = table.service(name).vault
-    rules = {
-        f"pki_int/sign/{name}": "update",
-        f"kv/data/{name}/*": "read",
-        "auth/token/renew-self": "update",
-        "auth/token/revoke-self": "update",
-    }
-    rules |= {f"kv/data/{path}": "read" for path in access.read}
-    if access.sign_audit:
-        rules["transit/sign/audit"] = "update"
-        rules["transit/verify/audit"] = "update"
+    own = {"auth/token/renew-self": "update", "auth/token/revoke-self": "update"}
+    rules = paths(table, name) | own
     lines = [f'path "{path}" {{ capabilities = ["{verb}"] }}' for path, verb in rules.items()]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,293 @@
+"""Vault after the setup: what each service may do, and what it may not."""
+
+import base64
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hvac
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hvac.exceptions import Forbidden, InvalidRequest
+
+from coinmesh_access import credentials, setup, table, users
+from coinmesh_access.credentials import Kind
+from coinmesh_access.login import Vault, VaultUnavailableError
+from coinmesh_access.users import UserError
+
+pytestmark = pytest.mark.component
+TABLE = table.load()
+ME = "collector-binance"
+
+
+def request(
+    name: str | None = ME,
+    uris: tuple[str, ...] = (f"spiffe://coinmesh/svc/{ME}",),
+    dns: tuple[str, ...] = ("localhost",),
+    ips: tuple[str, ...] = ("127.0.0.1",),
+    key: Any = None,
+) -> str:
+    """A certificate signing request."""
+    import ipaddress
+
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+    names += [x509.DNSName(text) for text in dns]
+    names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name(subject))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode()
+    )
+
+
+def sign(client: hvac.Client, role: str, csr: str, **more: object) -> x509.Certificate:
+    answer = client.write_data(f"pki_int/sign/{role}", data={"csr": csr, **more})
+    return x509.load_pem_x509_certificate(answer["data"]["certificate"].encode())
+
+
+def test_a_second_setup_changes_nothing(bao: Any) -> None:
+    before = {path: path.read_bytes() for path in bao.secrets.rglob("*") if path.is_file()}
+    anchor = bao.admin().secrets.pki.read_ca_certificate(mount_point="pki")
+    assert bao.setup() == []
+    assert before == {path: path.read_bytes() for path in bao.secrets.rglob("*") if path.is_file()}
+    assert bao.admin().secrets.pki.read_ca_certificate(mount_point="pki") == anchor
+
+
+def test_secrets_are_their_owners_alone(bao: Any) -> None:
+    public = {bao.secrets / "openbao" / name for name in ("tls.crt", "ca.crt")}
+    for path in bao.secrets.rglob("*"):
+        wanted = 0o700 if path.is_dir() else 0o644 if path in public else 0o600
+        assert path.stat().st_mode & 0o777 == wanted, path
+
+
+def test_a_certificate_says_who_it_is_and_what_for(bao: Any) -> None:
+    leaf = sign(bao.service(ME), ME, request())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [
+        f"spiffe://coinmesh/svc/{ME}"
+    ]
+    assert leaf.subject.rfc4514_string() == f"CN={ME},OU=svc,O=coinmesh"
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(usage) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert not constraints.ca
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    assert life.total_seconds() <= 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uris": ("spiffe://coinmesh/svc/envoy",)},
+        {"uris": ("spiffe://coinmesh/svc/collector-binance/x",)},
+        {"uris": ("spiffe://elsewhere/svc/collector-binance",)},
+        {"uris": (f"spiffe://coinmesh/svc/{ME}", "spiffe://coinmesh/svc/kafka")},
+        {"name": "kafka"},
+        {"name": f"x.{ME}"},
+        {"dns": ("kafka",)},
+        {"dns": ("example.com",)},
+        {"dns": ("*.localhost",)},
+        {"ips": ("10.0.0.1",)},
+        {"key": "rsa"},
+        {"key": "p384"},
+    ],
+    ids=str,
+)
+def test_a_foreign_request_is_refused(bao: Any, wrong: dict[str, Any]) -> None:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    keys: dict[str, Callable[[], Any]] = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "p384": lambda: ec.generate_private_key(ec.SECP256K1()),
+    }
+    if "key" in wrong:
+        wrong = {"key": keys[wrong["key"]]()}
+    client = bao.service(ME)
+    with pytest.raises((InvalidRequest, hvac.exceptions.InternalServerError)):
+        sign(client, ME, request(**wrong))
+
+
+def test_a_longer_life_is_not_given(bao: Any) -> None:
+    leaf = sign(bao.service(ME), ME, request(), ttl="24h")
+    assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() <= 7
+
+
+def test_a_service_that_does_not_listen_names_no_host(bao: Any) -> None:
+    uris = ("spiffe://coinmesh/svc/cli",)
+    client = bao.service("cli")
+    assert sign(client, "cli", request("cli", uris, (), ()))
+    with pytest.raises(InvalidRequest):
+        sign(client, "cli", request("cli", uris, ("localhost",), ()))
+    with pytest.raises(InvalidRequest):
+        sign(client, "cli", request("cli", uris, (), ("127.0.0.1",)))
+
+
+def test_each_service_is_refused_what_is_anothers(bao: Any) -> None:
+    for name in TABLE.services:
+        other = "envoy" if name != "envoy" else "kafka"
+        client = bao.service(name)
+        uris = (f"spiffe://coinmesh/svc/{other}",)
+        with pytest.raises(Forbidden):
+            sign(client, other, request(other, uris))
+        for path in (
+            f"pki_int/issue/{name}",
+            f"pki_int/sign-verbatim/{name}",
+            f"pki_int/roles/{name}",
+            "pki/root/sign-intermediate",
+            "sys/policies/acl/x",
+            f"auth/approle/role/{other}/secret-id",
+            "transit/keys/audit",
+            "identity/oidc/key/coinmesh-users",
+        ):
+            with pytest.raises(Forbidden):
+                client.write_data(path, data={})
+        with pytest.raises(Forbidden):
+            client.read(f"auth/approle/role/{other}/role-id")
+
+
+def test_static_credentials_are_read_by_their_owner_and_the_deployer(bao: Any) -> None:
+    wanted = set(credentials.wanted(TABLE))
+    assert ("query-gateway", Kind.REDIS) in wanted
+    for name in TABLE.services:
+        client = bao.service(name)
+        for owner, kind in wanted:
+            if name in (owner, "deploy"):
+                assert len(credentials.read(client, owner, kind)) >= 1
+            else:
+                with pytest.raises(Forbidden):
+                    credentials.read(client, owner, kind)
+            with pytest.raises(Forbidden):
+                client.secrets.kv.v2.create_or_update_secret(
+                    f"{owner}/{kind}", {}, mount_point="kv"
+                )
+
+
+def test_two_credentials_are_valid_at_once(bao: Any) -> None:
+    admin = bao.admin()
+    (first, *_) = credentials.read(admin, "query-gateway", Kind.REDIS)
+    second = credentials.rotate(admin, "query-gateway", Kind.REDIS)
+    assert credentials.read(admin, "query-gateway", Kind.REDIS) == [second, first]
+    third = credentials.rotate(admin, "query-gateway", Kind.REDIS)
+    assert credentials.read(admin, "query-gateway", Kind.REDIS) == [third, second]
+    assert len({first["password"], second["password"], third["password"]}) == 3
+
+
+def test_audit_heads_are_signed_by_those_who_may(bao: Any) -> None:
+    text = base64.b64encode(b"head").decode()
+    signature = bao.service(ME).write_data("transit/sign/audit", data={"input": text})
+    checked = bao.service("cli").write_data(
+        "transit/verify/audit", data={"input": text, "signature": signature["data"]["signature"]}
+    )
+    assert checked["data"]["valid"]
+    with pytest.raises(Forbidden):
+        bao.service("redis").write_data("transit/sign/audit", data={"input": text})
+
+
+def claims(token: str) -> dict[str, Any]:
+    body = token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+
+
+def test_an_api_key_becomes_a_short_jwt(bao: Any) -> None:
+    admin = bao.admin()
+    key = users.add(admin, "ann", "editor", tier="pro")
+    found = claims(users.exchange(bao.vault.client(), key))
+    assert (found["name"], found["roles"], found["tier"]) == ("ann", ["editor"], "pro")
+    assert found["aud"] == "coinmesh"
+    assert found["exp"] - found["iat"] == 900
+    assert found["iss"] == f"{bao.vault.address}/v1/identity/oidc"
+    promoted = users.add(admin, "ann", "admin")
+    assert claims(users.exchange(bao.vault.client(), promoted))["roles"] == ["admin"]
+    with pytest.raises(InvalidRequest):
+        users.exchange(bao.vault.client(), key)
+    users.remove(admin, "ann")
+    with pytest.raises(InvalidRequest):
+        users.exchange(bao.vault.client(), promoted)
+
+
+def test_a_jwt_is_signed_by_a_published_key_through_rotations(bao: Any) -> None:
+    admin = bao.admin()
+    key = users.add(admin, "bob", "viewer")
+    token = users.exchange(bao.vault.client(), key)
+    admin.write_data("identity/oidc/key/coinmesh-users/rotate", data={})
+    later = users.exchange(bao.vault.client(), key)
+    published = {entry["kid"] for entry in json.loads(users.jwks(bao.vault.client()))["keys"]}
+    kids = set()
+    for text in (token, later):
+        head = text.split(".")[0]
+        kids.add(json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"])
+    assert len(kids) == 2
+    assert kids <= published
+
+
+@pytest.mark.parametrize("key", ["", "cm_ann", "ann_secret", "cm_../x_secret"])
+def test_what_is_no_api_key_is_refused(bao: Any, key: str) -> None:
+    with pytest.raises(UserError):
+        users.exchange(bao.vault.client(), key)
+
+
+def test_users_have_a_role_that_exists(bao: Any) -> None:
+    with pytest.raises(UserError, match="viewer, editor, admin"):
+        users.add(bao.admin(), "eve", "root")
+
+
+def test_pods_may_log_in_as_their_service_only(bao: Any) -> None:
+    admin = bao.admin()
+    authority = (bao.secrets / "openbao" / "ca.crt").read_text()
+    for _ in range(2):
+        setup.configure_kubernetes(admin, TABLE, host="https://127.0.0.1:6443", ca=authority)
+    for name in TABLE.services:
+        role = admin.read(f"auth/kubernetes/role/{name}")["data"]
+        assert role["bound_service_account_names"] == [name]
+        assert role["bound_service_account_namespaces"] == ["coinmesh"]
+        assert role["token_policies"] == [name]
+
+
+def test_a_service_that_left_the_table_loses_its_access(bao: Any) -> None:
+    extra = table.Service(description="left later")
+    more = TABLE.model_copy(update={"services": {**TABLE.services, "leaver": extra}})
+    wanted = setup.Setup(setup.Lives(leaf=6))
+    setup.run(bao.vault, bao.secrets, more, wanted)
+    assert bao.service("leaver")
+    assert setup.run(bao.vault, bao.secrets, TABLE, wanted) == ["took the access of leaver away"]
+    with pytest.raises(VaultUnavailableError):
+        bao.service("leaver")
+
+
+def test_every_request_is_recorded_twice_and_no_secret_in_clear(bao: Any) -> None:
+    secret = (bao.secrets / ME / "secret-id").read_text()
+    bao.service(ME)
+    for number in (1, 2):
+        path = Path(f"{bao.audit}-{number}.log")
+        text = path.read_text()
+        assert "auth/approle/login" in text
+        assert secret not in text
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_plaintext_and_a_strange_authority_are_refused(bao: Any, tmp_path: Path) -> None:
+    with pytest.raises(VaultUnavailableError):
+        Vault(bao.vault.address.replace("https", "http"), bao.vault.ca).login(bao.secrets, ME)
+    strange = tmp_path / "ca.crt"
+    strange.write_text(bao.admin().secrets.pki.read_ca_certificate(mount_point="pki"))
+    with pytest.raises(VaultUnavailableError, match="SSLError"):
+        Vault(bao.vault.address, strange).login(bao.secrets, ME)
+
+
+def test_a_killed_vault_comes_back_unsealed_with_all_it_held(bao: Any) -> None:
+    before = credentials.read(bao.admin(), "deploy", Kind.S3)
+    bao.stop(signal.SIGKILL)
+    with pytest.raises(VaultUnavailableError, match="doesn't answer"):
+        bao.service(ME)
+    bao.start()
+    assert credentials.read(bao.admin(), "deploy", Kind.S3) == before
+    assert sign(bao.service(ME), ME, request())
