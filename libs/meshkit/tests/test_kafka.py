@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER, EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
 from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
+from meshkit.kafka import retrying
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry
@@ -88,7 +90,7 @@ async def test_records_arrive_in_order_and_are_reported(
     async with Producer(
         kafka, client_id="p", metrics=metrics, on_acked=lambda *place: acked.append(place)
     ) as producer:
-        assert await producer.check_topics([topic]) == {topic: 4}
+        assert await producer.check_topics(name for name in [topic]) == {topic: 4}
         for number in range(2000):
             await producer.produce(topic, f"key-{number % 20}", str(number).encode())
         await producer.flush()
@@ -216,6 +218,26 @@ async def test_an_unreachable_kafka_is_named_when_time_is_up(unused_tcp_port: in
     producer = Producer(nowhere, client_id="p")
     with pytest.raises(Unavailable, match=str(unused_tcp_port)):
         await producer.check_topics(["x"], wait_seconds=0)
+
+
+async def test_a_question_is_repeated_while_kafka_has_no_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("meshkit.kafka.Backoff", lambda **how: Backoff(0.001, 0.001, limit=2))
+    left = 2
+
+    async def ask() -> str:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        return "answer"
+
+    assert await retrying(ask, "offsets") == "answer"
+    assert caplog.text.count("can't read offsets") == 2
+    left = 3
+    with pytest.raises(Unavailable, match="can't read offsets"):
+        await retrying(ask, "offsets")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from meshkit.errors import DataLoss, Unavailable
-from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
 from meshkit.metrics import Metrics
 from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
 from meshkit.settings import KafkaSettings
@@ -148,14 +148,19 @@ class Consumer:
         """Assign `partitions` (those assigned now) from `start`; for assigned consumers."""
         chosen = list(partitions) if partitions is not None else list(self._positions)
         self._fetching = None
-        self._positions = await self._run(lambda: offsets(self._consumer, chosen, start))
+        self._positions = await retrying(
+            lambda: self._submit(lambda: offsets(self._consumer, chosen, start)), "start offsets"
+        )
         assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
         await self._run(lambda: self._consumer.assign(assignment))
 
     async def ends(self) -> dict[Partition, int]:
         """The offset after the last record that Kafka has now, by assigned partition."""
         keys = list(self._positions)
-        return await self._run(lambda: {key: bounds(self._consumer, key)[1] for key in keys})
+        return await retrying(
+            lambda: self._submit(lambda: {key: bounds(self._consumer, key)[1] for key in keys}),
+            "end offsets",
+        )
 
     async def batches(
         self, max_messages: int = 500, max_wait: float = 0.0
@@ -255,7 +260,7 @@ async def read_tails(
     consumer = confluent_kafka.Consumer(config, logger=client_log())
     try:
         await await_topics(consumer, settings, {topic for topic, _ in wanted})
-        return await asyncio.to_thread(_read_tails, consumer, wanted)
+        return await retrying(lambda: asyncio.to_thread(_read_tails, consumer, wanted), "tails")
     finally:
         await asyncio.to_thread(consumer.close)
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from meshkit.backoff import Backoff
+from meshkit.backoff import Backoff, RetriesExhaustedError
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.settings import KafkaSettings
 from meshkit.tls import kafka_client_config
 
 Config = dict[str, Any]
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 METADATA_SECONDS = 5.0
 PROBE_SECONDS = 2.0
+ASK_TIMES = 8
 # The same outage is reported once in this many seconds.
 REPORT_SECONDS = 10.0
 
@@ -75,6 +77,25 @@ def _tells_more(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("FAIL ")
 
 
+async def retrying(ask: Callable[[], Awaitable[T]], what: str) -> T:
+    """`ask` Kafka again while it has no answer, as after a broker's restart.
+
+    Raises:
+        Unavailable: It has none after `ASK_TIMES` attempts.
+    """
+    backoff = Backoff(base=0.25, cap=5.0, limit=ASK_TIMES)
+    while True:
+        try:
+            return await ask()
+        except KafkaException as error:
+            problem = error.args[0].str()
+            _log.warning("can't read %s (%s); retrying", what, problem)
+            try:
+                await backoff.wait()
+            except RetriesExhaustedError:
+                raise Unavailable("KAFKA_ANSWER", f"can't read {what}: {problem}") from error
+
+
 class OutageReporter:
     """librdkafka's `error_cb`: tells outages once in a while, and hands on what is fatal."""
 
@@ -115,6 +136,7 @@ async def await_topics(
         FailedPrecondition: A topic doesn't exist.
         Unavailable: Kafka doesn't answer in time.
     """
+    names = list(topics)
     backoff = Backoff(base=0.25, cap=5.0)
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
     while True:
@@ -131,11 +153,11 @@ async def await_topics(
             await backoff.wait()
             continue
         known = metadata.topics
-        missing = [name for name in topics if name not in known or known[name].error]
+        missing = [name for name in names if name not in known or known[name].error]
         if missing:
             raise FailedPrecondition(
                 "TOPIC_MISSING",
                 f"Kafka has no topic {', '.join(missing)}; create it with: coinmesh deploy topics",
                 topics=",".join(missing),
             )
-        return {name: len(known[name].partitions) for name in topics}
+        return {name: len(known[name].partitions) for name in names}
