@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from meshkit.backoff import Backoff
@@ -26,20 +27,27 @@ _MINUTES: Final = 1440
 
 
 class Bootstrap:
-    """Fills the view."""
+    """Fills the view.
 
-    def __init__(self, view: LiveView, history: History, cache: Cache) -> None:
+    Args:
+        view: What is filled.
+        history: Cassandra.
+        cache: Redis.
+        needed: Waited for at the start: the topics read, Cassandra connected.
+    """
+
+    def __init__(
+        self, view: LiveView, history: History, cache: Cache, needed: Iterable[asyncio.Event]
+    ) -> None:
         self._view, self._history, self._cache = view, history, cache
+        self._needed = tuple(needed)
         self._filled: set[str] = set()
         self.done = asyncio.Event()
 
-    async def run(self, caught_up: asyncio.Event, connected: asyncio.Event) -> None:
-        """Fills the view when the topics are read and Cassandra answers, then what appears later.
-
-        `done` is set after the first time.
-        """
-        await caught_up.wait()
-        await connected.wait()
+    async def run(self) -> None:
+        """Fills the view, then what appears later; `done` is set after the first time."""
+        for event in self._needed:
+            await event.wait()
         backoff = Backoff(base=0.5, cap=5.0)
         while True:
             missing = [name for name in self._view.instruments if name not in self._filled]

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from query_gateway.bars import BarRow, plain
+from query_gateway.bars import BarRow
 from query_gateway.cassandra_session import CassandraSession
 from query_gateway.intervals import DAY_MS, HOUR_MS, STORED, bucket, buckets, next_bucket
-from query_gateway.live_view import IndicatorRow
 from query_gateway.scanning import scan
+from query_gateway.stored_rows import IndicatorSet, bar_row, chart_row, indicator_set, trade_row
 from query_gateway.trades import TradeRow
 
 R = TypeVar("R")
@@ -24,7 +24,8 @@ DIRECT_PARTITIONS: Final = 64
 """A range of at most so many partitions is read without asking which of them hold something."""
 MAX_PARTITIONS: Final = 512
 """So many partitions are read for one request; the rest is for the next page."""
-_DAYS_SECONDS: Final = 10.0
+_OLD_DAYS_SECONDS: Final = 60.0
+_QUICK_PARTITIONS: Final = 4
 _MAX_INSTRUMENTS: Final = 4096
 _FIRST_DAY_MS: Final = 1_230_768_000_000  # 2009: there is nothing older to trade
 _SPAN_MS: Final = {
@@ -34,47 +35,6 @@ _SPAN_MS: Final = {
     "1h": 28 * DAY_MS,
     "1d": 365 * DAY_MS,
 }
-_SIDES: Final = {1: "buy", 2: "sell"}
-_DECIMALS: Final = (
-    "open, high, low, close, volume, quote_volume, vwap, taker_buy_volume, taker_buy_quote_volume"
-)
-_COUNTS: Final = "trade_count, first_trade_id, last_trade_id, final, revision, layer, run"
-_START: Final = "to_unix_timestamp(start_time)"
-_COLUMNS: Final = ", ".join(f"bar.{name}" for name in f"{_DECIMALS}, {_COUNTS}".split(", "))
-_CHART: Final = ", ".join(
-    f"bar.{name}" for name in "open, high, low, close, volume, final, revision, layer".split(", ")
-)
-_INDICATORS: Final = "indicators.outputs, indicators.revision, indicators.layer, indicators.run"
-_RANGE: Final = (
-    "WHERE instrument = ? AND bucket = ? AND start_time >= ? AND start_time < ? "
-    "ORDER BY start_time {order} LIMIT ?"
-)
-_TRADES: Final = (
-    "SELECT to_unix_timestamp(event_time), trade_id, event_time_us, price, size, taker_side, "
-    "receive_time_ns FROM trades WHERE instrument = ? AND bucket = ? AND shard = ? "
-    "AND (event_time, trade_id) >= (?, ?) AND (event_time, trade_id) < (?, ?) "
-    "ORDER BY event_time {order}, trade_id {order} LIMIT ?"
-)
-
-
-def statements() -> dict[str, str]:
-    """Every statement by name."""
-    found: dict[str, str] = {
-        "days": f"SELECT {_START} FROM bars_1d WHERE instrument = ? AND bucket = ?",  # noqa: S608
-    }
-    for order in ("ASC", "DESC"):
-        where = _RANGE.format(order=order)
-        for name in STORED:
-            for kind, columns, table in (
-                ("bars", _COLUMNS, "bars"),
-                ("chart", _CHART, "bars"),
-                ("indicators", _INDICATORS, "indicators"),
-            ):
-                found[f"{kind} {name} {order}"] = (
-                    f"SELECT {_START}, {columns} FROM {table}_{name} {where}"  # noqa: S608
-                )
-        found[f"trades {order}"] = _TRADES.format(order=order)
-    return found
 
 
 class Slice(NamedTuple, Generic[R]):
@@ -83,13 +43,6 @@ class Slice(NamedTuple, Generic[R]):
     rows: list[R]
     low_ms: int
     high_ms: int
-
-
-class IndicatorSet(NamedTuple):
-    """All indicators of one bar."""
-
-    start_ms: int
-    rows: list[IndicatorRow]
 
 
 class History:
@@ -108,7 +61,7 @@ class History:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._session, self._newest_ms, self._clock = session, newest_ms, clock
-        self._days: dict[str, tuple[float, list[int]]] = {}
+        self._old_days: dict[str, tuple[float, list[int]]] = {}
 
     async def bars(
         self,
@@ -125,7 +78,7 @@ class History:
 
         With `chart` only open to volume, final and version are read.
         """
-        make = _chart_row if chart else _bar_row
+        make = chart_row if chart else bar_row
         found = await self._rows(
             "chart" if chart else "bars",
             instrument,
@@ -157,7 +110,7 @@ class History:
             newest_first=newest_first,
             limit=limit,
         )
-        return Slice([_indicator_set(row) for row in found.rows], found.low_ms, found.high_ms)
+        return Slice([indicator_set(row) for row in found.rows], found.low_ms, found.high_ms)
 
     async def trades(
         self,
@@ -184,7 +137,7 @@ class History:
                     for shard in range(SHARDS)
                 )
             )
-            rows = [_trade_row(row) for rows in shards for row in rows]
+            rows = [trade_row(row) for rows in shards for row in rows]
             return sorted(rows, reverse=newest_first)[:wanted]
 
         found = await scan(chosen, read, limit, 1)
@@ -201,21 +154,29 @@ class History:
         return rows, low, high
 
     async def days(self, instrument: str) -> list[int]:
-        """The days (their starts) on which an instrument has bars, oldest first."""
-        known = self._days.get(instrument)
-        now = time.monotonic()
-        if known is not None and known[0] > now:
-            return known[1]
-        end = max(int(self._clock() * 1000), self._newest_ms(instrument)) + DAY_MS
-        years = buckets("1d", _FIRST_DAY_MS, end)
+        """The days (their starts) on which an instrument has bars, oldest first.
+
+        Years that are over and hold nothing new are remembered for a while.
+        """
+        now_ms, newest_ms = int(self._clock() * 1000), self._newest_ms(instrument)
+        years = buckets("1d", _FIRST_DAY_MS, max(now_ms, newest_ms) + DAY_MS)
+        fresh = {
+            bucket("1d", ms - back) for ms in (now_ms, newest_ms) for back in (0, 365 * DAY_MS)
+        }
+        known = self._old_days.get(instrument)
+        if known is None or known[0] < time.monotonic():
+            old = await self._days_of(instrument, [year for year in years if year not in fresh])
+            if len(self._old_days) >= _MAX_INSTRUMENTS:
+                self._old_days.clear()
+            known = self._old_days[instrument] = (time.monotonic() + _OLD_DAYS_SECONDS, old)
+        recent = await self._days_of(instrument, [year for year in years if year in fresh])
+        return sorted({*known[1], *recent})
+
+    async def _days_of(self, instrument: str, years: Sequence[int]) -> list[int]:
         found = await asyncio.gather(
             *(self._session.fetch("days", instrument, year) for year in years)
         )
-        days = sorted(row[0] for rows in found for row in rows)
-        if len(self._days) >= _MAX_INSTRUMENTS:
-            self._days.clear()
-        self._days[instrument] = now + _DAYS_SECONDS, days
-        return days
+        return [row[0] for rows in found for row in rows]
 
     async def _rows(
         self,
@@ -228,14 +189,19 @@ class History:
         newest_first: bool,
         limit: int,
     ) -> Slice[Any]:
-        partitions = await self._partitions(instrument, stored, low_ms, high_ms, newest_first)
-        chosen = partitions[:MAX_PARTITIONS]
         statement = f"{kind} {stored} {'DESC' if newest_first else 'ASC'}"
 
         async def read(start: int, wanted: int) -> list[Any]:
             return await self._session.fetch(statement, instrument, start, low_ms, high_ms, wanted)
 
         likely = limit * STORED[stored] * 1000 // _SPAN_MS[stored] + 1
+        if newest_first:
+            quick = self._newest_partitions(instrument, stored, high_ms, likely)
+            found = await scan(quick, read, limit, likely)
+            if found.full:
+                return Slice(found.rows[::-1], found.rows[-1][0], high_ms)
+        partitions = await self._partitions(instrument, stored, low_ms, high_ms, newest_first)
+        chosen = partitions[:MAX_PARTITIONS]
         found = await scan(chosen, read, limit, likely)
         rows = found.rows[::-1] if newest_first else found.rows
         if found.full:
@@ -248,6 +214,25 @@ class History:
                 return Slice(rows, max(low_ms, next_bucket(stored, next_start)), high_ms)
             return Slice(rows, low_ms, min(high_ms, next_start))
         return Slice(rows, low_ms, high_ms)
+
+    def _newest_partitions(
+        self, instrument: str, stored: str, high_ms: int, count: int
+    ) -> list[int]:
+        """The few partitions that most likely hold an instrument's newest rows, newest first.
+
+        None when that isn't known: then the days must be asked for.
+        """
+        newest_ms = self._newest_ms(instrument)
+        if not 0 < newest_ms < high_ms or count > _QUICK_PARTITIONS:
+            return []
+        # A row that is stored already but not yet live is at most in the next partition.
+        last = bucket(stored, newest_ms)
+        first = next_bucket(stored, last)
+        found = [first, last] if first <= min(self._clock() * 1000, high_ms - 1) else [last]
+        for _ in range(count):
+            last = bucket(stored, last - 1)
+            found.append(last)
+        return found
 
     async def _partitions(
         self, instrument: str, stored: str, low_ms: int, high_ms: int, newest_first: bool
@@ -268,36 +253,3 @@ class History:
                 start for start in found if start < high_ms and next_bucket(stored, start) > low_ms
             }
         return sorted(found, reverse=newest_first)
-
-
-def _bar_row(row: Sequence[Any]) -> BarRow:
-    decimals: Any = map(_text, row[1:10])
-    return BarRow(row[0], *decimals, *row[10:])
-
-
-def _chart_row(row: Sequence[Any]) -> BarRow:
-    start, opened, high, low, close, volume, final, revision, layer = row
-    prices = (_text(opened), _text(high), _text(low), _text(close))
-    return BarRow(
-        start, *prices, _text(volume), "", "", "", "", 0, 0, 0, final, revision, layer, ""
-    )
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else plain(value)
-
-
-def _indicator_set(row: Sequence[Any]) -> IndicatorSet:
-    start_ms, outputs, revision, layer, run = row
-    rows = [
-        IndicatorRow(start_ms, name, plain(value), revision, layer, run)
-        for name, value in (outputs or {}).items()
-    ]
-    return IndicatorSet(start_ms, rows)
-
-
-def _trade_row(row: Sequence[Any]) -> TradeRow:
-    time_ms, trade_id, time_us, price, size, side, received = row
-    return TradeRow(
-        time_ms, trade_id, time_us, plain(price), plain(size), _SIDES.get(side, ""), received
-    )

@@ -12,12 +12,13 @@ from coinmesh_contracts.query.v1.event_service_pb2_grpc import add_EventServiceS
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
-from query_gateway import feed, history
+from query_gateway import feed
 from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
 from query_gateway.cassandra_session import CassandraSession
 from query_gateway.collector_directory import CollectorDirectory
 from query_gateway.event_service import EventService
+from query_gateway.history import History
 from query_gateway.hub import Hub
 from query_gateway.latest import LatestWriter
 from query_gateway.listings import Listings
@@ -25,6 +26,7 @@ from query_gateway.live_view import LiveView
 from query_gateway.market_service import MarketService
 from query_gateway.market_stream import MarketStream, add_market_service
 from query_gateway.settings import GatewaySettings, parse_collectors
+from query_gateway.stored_rows import statements
 
 
 async def gateway(settings: GatewaySettings) -> int:
@@ -33,14 +35,14 @@ async def gateway(settings: GatewaySettings) -> int:
     registry = Registry(settings)
     messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
     decoder = feed.decoder(registry, await registry.resolve(messages), metrics)
-    session = CassandraSession(settings, history.statements(), metrics)
+    session = CassandraSession(settings, statements(), metrics)
     cache = Cache(settings, metrics)
     view = LiveView(settings.kept_trades)
     hub = Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
     live = feed.Feed(settings, decoder, view, hub, note=latest.note, metrics=metrics)
-    stored = history.History(session, view.newest_ms)
-    bootstrap = Bootstrap(view, stored, cache)
+    stored = History(session, view.newest_ms)
+    bootstrap = Bootstrap(view, stored, cache, (live.caught_up, session.connected))
     collectors = CollectorDirectory(settings, parse_collectors(settings.collectors))
     market = MarketService(
         view,
@@ -57,9 +59,6 @@ async def gateway(settings: GatewaySettings) -> int:
     )
     metrics.read_gauge("book_holes", "Holes met in book deltas", (), lambda: {(): view.book_holes})
 
-    async def fill() -> None:
-        await bootstrap.run(live.caught_up, session.connected)
-
     return await serve(
         settings,
         servicers=[
@@ -67,7 +66,7 @@ async def gateway(settings: GatewaySettings) -> int:
             (add_EventServiceServicer_to_server, events),
             (add_CollectorDirectoryServiceServicer_to_server, collectors),
         ],
-        background=[session.connect, live.run, live.probe, fill, latest.run],
+        background=[session.connect, live.run, live.probe, bootstrap.run, latest.run],
         on_drain=[collectors.close, session.close, cache.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,

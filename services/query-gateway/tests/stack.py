@@ -1,0 +1,217 @@
+"""A gateway process on real components, and what feeds them: events and rows as the mesh's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cassandra.cluster import Cluster
+from cassandra.policies import ConstantReconnectionPolicy
+from confluent_kafka import Producer
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
+from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
+    CollectorDirectoryServiceStub,
+)
+from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceStub
+from coinmesh_local.testing import TestMesh, eventually
+from meshkit.registry import Registry
+from meshkit.settings import RegistrySettings
+from query_gateway.bars import BarRow
+from query_gateway.intervals import bucket
+from query_gateway.trades import TradeRow
+
+COMPONENTS = ("topics", "schemas", "migrations", "redis")
+_TOPICS = {topic.message: topic for topic in topics.ALL if topic.message is not None}
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, mesh: TestMesh, directory: Path, name: str, **settings: str) -> None:
+        self._log = directory / f"{name}.log"
+        environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        environment |= mesh.settings | {
+            "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
+            "COINMESH_SERVICE_NAME": name,
+            "COINMESH_COLLECTORS": "",
+            "COINMESH_DRAIN_GRACE_SECONDS": "1",
+            **{f"COINMESH_{key.upper()}": value for key, value in settings.items()},
+        }
+        with self._log.open("ab") as log:
+            command = [str(Path(sys.executable).with_name("query-gateway"))]
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}", 60))
+        self._channel = grpc.insecure_channel(self.address)
+        self.market = MarketServiceStub(self._channel)
+        self.events = EventServiceStub(self._channel)
+        self.collectors = CollectorDirectoryServiceStub(self._channel)
+
+    def wait_ready(self) -> Gateway:
+        """Returns when its health says SERVING."""
+        eventually(self.is_serving, f"the gateway is ready:\n{self.log()}", 90)
+        return self
+
+    def is_serving(self) -> bool:
+        """What its health says."""
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def log(self) -> str:
+        """What it has written."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ends it in order; its exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        self._channel.close()
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(30)
+
+    def _serving(self) -> str | None:
+        assert self._process.poll() is None, self.log()
+        for line in reversed(self.log().splitlines()):
+            if '"serving"' in line:
+                return json.loads(line)["grpc"]
+        return None
+
+
+class Feeder:
+    """Writes to Kafka as collectors and the Spark job do, and to Cassandra as the Spark job does."""
+
+    def __init__(self, mesh: TestMesh) -> None:
+        settings = mesh.settings
+        self._producer = Producer(
+            {
+                "bootstrap.servers": settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"],
+                "partitioner": "murmur2_random",
+                "linger.ms": 0,
+                "log_level": 0,  # brokers are stopped on purpose
+            }
+        )
+        registry = Registry(
+            RegistrySettings(schema_registry_url=settings["COINMESH_SCHEMA_REGISTRY_URL"])
+        )
+        messages = {topic.name: message for message, topic in _TOPICS.items()}
+        self._ids = registry.resolve_now(messages)
+        registry.close()
+        host, port = settings["COINMESH_CASSANDRA_CONTACT_POINTS"].split(":")
+        self._cluster = Cluster(
+            [host],
+            port=int(port),
+            protocol_version=5,
+            reconnection_policy=ConstantReconnectionPolicy(0.5, None),  # type: ignore[arg-type]
+        )
+        self._session = self._cluster.connect("coinmesh")
+
+    def send(self, *events: Message) -> None:
+        """Puts events on their topics; returns when Kafka has them."""
+        failed: list[Any] = []
+        for event in events:
+            topic = _TOPICS[type(event)].name
+            value = framing.header(self._ids.ids[topic]) + event.SerializeToString()
+            key = event.instrument.encode()  # type: ignore[attr-defined]
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value, key, on_delivery=lambda e, _: e and failed.append(e)
+                    )
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+        assert self._producer.flush(60) == 0
+        assert not failed
+
+    def raw(self, topic: str, key: bytes, value: bytes) -> None:
+        """Puts any bytes on a topic."""
+        self._producer.produce(topic, value, key)
+        assert self._producer.flush(60) == 0
+
+    def store_bars(self, name: str, interval: str, rows: Iterable[BarRow]) -> None:
+        """Stores bars under the write timestamp that the schema prescribes."""
+        for row in rows:
+            fields = dict(zip(row._fields[1:], row[1:], strict=True))
+            text = ", ".join(f"{key}: {_literal(key, value)}" for key, value in fields.items())
+            stamp = row.start_ms * 1000 + row.layer * 10**10 + row.revision
+            start = bucket(interval, row.start_ms)
+            self._session.execute(
+                f"INSERT INTO bars_{interval} (instrument, bucket, start_time, bar) "
+                f"VALUES ('{name}', {start}, {row.start_ms}, {{{text}}}) USING TIMESTAMP {stamp}"
+            )
+
+    def store_trades(self, name: str, rows: Iterable[TradeRow]) -> None:
+        """Stores trades."""
+        for row in rows:
+            hour = bucket("1s", row.time_ms)
+            side = {"buy": 1, "sell": 2}.get(row.taker_side, 0)
+            self._session.execute(
+                "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "
+                "taker_side, event_time_us, receive_time_ns) VALUES "
+                f"('{name}', {hour}, {row.trade_id // 1000 % 4}, {row.time_ms}, {row.trade_id}, "
+                f"{row.price}, {row.size}, {side}, {row.time_us}, {row.receive_time_ns}) "
+                f"USING TIMESTAMP {row.time_us}"
+            )
+
+    def store_indicators(
+        self, name: str, interval: str, start_ms: int, outputs: dict[str, str], revision: int
+    ) -> None:
+        """Stores a bar's indicators."""
+        values = ", ".join(f"'{key}': {value}" for key, value in outputs.items())
+        self._session.execute(
+            f"INSERT INTO indicators_{interval} (instrument, bucket, start_time, indicators) "
+            f"VALUES ('{name}', {bucket(interval, start_ms)}, {start_ms}, "
+            f"{{outputs: {{{values}}}, revision: {revision}, layer: 0, run: 'r'}}) "
+            f"USING TIMESTAMP {start_ms * 1000 + revision}"
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        del self._producer
+        self._cluster.shutdown()
+
+
+def _literal(key: str, value: object) -> str:
+    return f"'{value}'" if key == "run" else str(value).lower()
+
+
+def failure(call: Any) -> tuple[str, str, float | None]:
+    """The status code, reason and retry delay of a call that must fail."""
+    try:
+        answer = call()
+        if hasattr(answer, "__next__"):
+            next(answer)
+    except grpc.RpcError as error:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        assert status is not None, error
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        reason, delay = "", None
+        for detail in status.details:
+            if detail.Unpack(info):
+                assert info.domain == "coinmesh"
+                reason = info.reason
+            elif detail.Unpack(retry):
+                delay = retry.retry_delay.ToNanoseconds() / 1e9
+        return error.code().name, reason, delay  # type: ignore[attr-defined]
+    raise AssertionError("the call didn't fail")
