@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,7 @@ class Harness:
         self.bucket = f"spark-test-{number}"
         self.store(allow_bucket_creation=True).create_dir(self.bucket)
         self.environment["COINMESH_S3_BUCKET"] = self.bucket
+        self._trades_end = None
         self.log = directory / "application.log"
         registry = mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"]
         self.header = framing.header(_schema_id(registry, f"{TRADES}-value"))
@@ -94,8 +96,9 @@ class Harness:
         if not manifests:
             return False
         parts = json.loads(manifests[-1].read_text())["partitions"]
-        ends = self.ends(TRADES)
-        return {int(k): v["next_offset"] for k, v in parts.items()} == ends
+        if self._trades_end is None:
+            self._trades_end = self.ends(TRADES)
+        return {int(k): v["next_offset"] for k, v in parts.items()} == self._trades_end
 
     def until(self, condition, process=None, timeout=900):
         """Wait for a condition; fails with the application's log if it ends or time is up."""
@@ -135,6 +138,7 @@ class Harness:
             producer.produce(TRADES, value, key, on_delivery=acknowledged(at))
             producer.poll(0)
         assert producer.flush(60) == 0
+        self._trades_end = None
         return where
 
     def ends(self, topic):
@@ -297,6 +301,13 @@ def trade(header, instrument, trade_id, time_us, price, size, buy, **fields):
     for name, value in fields.items():
         setattr(event, name, value)
     return instrument.encode(), header + event.SerializeToString()
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def end_group(process):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyspark.sql import DataFrame, Row, SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
 from coinmesh_spark import archive_task

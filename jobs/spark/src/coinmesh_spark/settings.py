@@ -62,6 +62,9 @@ class StreamSettings(ArchiveSettings, ServiceSettings):
     spark_driver_memory: str = Field(
         "640m", pattern=r"^\d+[mg]$", description="the driver's heap", examples=["640m"]
     )
+    spark_start_seconds: float = Field(
+        60.0, gt=0, description="how long to wait for Kafka at start", examples=["60"]
+    )
     spark_java_options: str = Field(
         "", description="further options of the driver's JVM", examples=["-Xss2m"]
     )

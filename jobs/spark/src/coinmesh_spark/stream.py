@@ -35,7 +35,6 @@ from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 
-START_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.5
 _WRITTEN: Final = (topics.BARS, topics.INDICATORS, topics.DEAD_LETTERS)
 
@@ -72,7 +71,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         )
         admin = AdminClient(client_config(settings, settings.service_name), logger=_log)
         names = [topic.name for topic in topics.ALL]
-        asyncio.run(await_topics(admin, settings, names, START_SECONDS))
+        asyncio.run(await_topics(admin, settings, names, settings.spark_start_seconds))
 
         numbers = metrics.Metrics()
         told = StreamMetrics(numbers)

@@ -1,0 +1,149 @@
+"""The application on a real mesh: outages, restarts, the archive and recent trades."""
+
+import random
+import urllib.request
+from collections import Counter
+from decimal import Decimal
+
+import harness as h
+import pyarrow.parquet as pq
+import pytest
+import reference
+
+from coinmesh_contracts import topics
+
+pytestmark = [pytest.mark.component, pytest.mark.timeout(1800)]
+
+S = 1_000_000
+
+
+def market(harness, seed, begin, seconds=120, count=3_000, instruments=6):
+    rng = random.Random(seed)
+    times = sorted(rng.randrange(seconds * S) for _ in range(count))
+    ids = Counter()
+    rows = []
+    for time in times:
+        instrument = f"{harness.venue}.C{rng.randrange(instruments)}-USDT"
+        ids[instrument] += 1
+        trade_id = seed * 1_000_000 + ids[instrument]
+        price, size = rng.randrange(10**8, 10**9), rng.randrange(1, 10**9)
+        row = (instrument, trade_id, harness.start_us + begin * S + time, price, size)
+        rows.append((*row, rng.random() < 0.5))
+    return rows
+
+
+def send(harness, rows):
+    return harness.send([h.trade(harness.header, *row) for row in rows])
+
+
+def check_bars(harness, rows, where):
+    partitions = {}
+    for row, at in zip(rows, where, strict=True):
+        partitions.setdefault(at[0], []).append((at[1], row))
+    expected = {}
+    for members in partitions.values():
+        admitted, *_, watermarks = reference.classify([row for _, row in sorted(members)])
+        for instrument in watermarks:
+            trades = {
+                row[1]: (row[2], Decimal(row[3]).scaleb(-8), Decimal(row[4]).scaleb(-8), row[5])
+                for row in admitted
+                if row[0] == instrument
+            }
+            for key, bar in reference.bars(trades, watermarks[instrument]).items():
+                expected[instrument, *key] = {
+                    k: f"{v:f}" if isinstance(v, Decimal) else v for k, v in bar.items()
+                }
+    assert harness.bar_rows() == expected
+    assert harness.bar_events() == expected
+
+
+def test_an_outage_of_cassandra_and_a_restart_lose_nothing(harness):
+    first = market(harness, 1, 0)
+    where = send(harness, first)
+    with harness.running("--only", "bars") as process:
+        harness.until(harness.caught_up, process)
+        cassandra = harness.mesh.component("cassandra")
+        cassandra.stop()
+        try:
+            second = market(harness, 2, 130)
+            where += send(harness, second)
+            harness.until(lambda: "query bars failed" in harness.tail(10**7), process)
+            assert "Cassandra" in harness.tail(10**7)
+        finally:
+            cassandra.start()
+        harness.until(harness.caught_up, process)
+    assert process.returncode == 0
+    third = market(harness, 3, 260)
+    where += send(harness, third)
+    with harness.running("--only", "bars") as process:
+        harness.until(harness.caught_up, process)
+    check_bars(harness, first + second + third, where)
+
+
+def test_a_second_application_is_refused(harness):
+    with harness.running("--only", "bars") as process:
+        lock = harness.directory / "checkpoint" / ".lock"
+        harness.until(lock.exists, process)
+        second = harness.start("--only", "bars")
+        assert second.wait(120) == 2
+        assert "is in use by another coinmesh-spark" in harness.tail()
+
+
+def test_the_archive_keeps_all_as_it_is_and_fills_recent_trades(harness):
+    rows = market(harness, 4, 0, count=500)
+    records = [h.trade(harness.header, *row) for row in rows]
+    records.append((f"{harness.venue}.BAD-USDT".encode(), b"\x09not a trade"))
+    where = harness.send(records)
+    with harness.running("--only", "archive", SPARK_ARCHIVE_MAX_BYTES=20_000) as process:
+        harness.until(lambda: harness.archived_up_to(topics.TRADES.name), process)
+        trades = {}
+        with harness.cassandra() as session:
+
+            def found():
+                for row in session.execute("SELECT * FROM trades", timeout=60):
+                    if row.instrument.startswith(f"{harness.venue}."):
+                        trades[row.instrument, row.trade_id] = row
+                return len(trades) >= len(rows)
+
+            harness.until(found, process)
+    assert {key: (row.event_time_us, row.price, row.size) for key, row in trades.items()} == {
+        (row[0], row[1]): (row[2], Decimal(row[3]).scaleb(-8), Decimal(row[4]).scaleb(-8))
+        for row in rows
+    }
+    store = harness.store()
+    archived = {}
+    for partition, objects in harness.archived(topics.TRADES.name).items():
+        for first, last, path in objects:
+            table = pq.read_table(path, filesystem=store, partitioning=None)
+            offsets = table.column("offset").to_pylist()
+            assert offsets == list(range(first, last + 1))
+            columns = (table.column(name).to_pylist() for name in ("key", "value", "schema_id"))
+            for offset, *record in zip(offsets, *columns, strict=True):
+                archived[partition, offset] = record
+    schema_id = int.from_bytes(harness.header[1:5], "big")
+    for at, (key, value) in zip(where, records, strict=True):
+        expected_id = None if value.startswith(b"\x09") else schema_id
+        assert archived[at] == [key, value, expected_id]
+    with store.open_input_stream(f"{harness.bucket}/raw/_schemas/{schema_id}") as text:
+        assert b"message Trade {" in text.read()
+
+
+def test_metrics_tell_lag_and_counts(harness):
+    rows = market(harness, 5, 0, count=200)
+    send(harness, rows + rows[:20])
+    port = h.free_port()
+    with harness.running("--only", "bars", METRICS_LISTEN=f"127.0.0.1:{port}") as process:
+        harness.until(harness.caught_up, process)
+
+        def metrics():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return answer.read().decode()
+
+        def total(name):
+            lines = [line for line in metrics().splitlines() if line.startswith(name + "{")]
+            return sum(float(line.rsplit(" ", 1)[1]) for line in lines) if lines else None
+
+        harness.until(lambda: total("coinmesh_spark_lag_records") == 0, process)
+        assert total("coinmesh_spark_duplicate_trades_total") >= 20
+        assert total("coinmesh_spark_trades_total") >= 200
+        assert total("coinmesh_spark_snapshot_bytes") > 0
