@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from coinmesh_local.paths import Home
@@ -24,7 +24,7 @@ class SupervisorError(Exception):
 
 
 @contextlib.contextmanager
-def socket_address(home: Home) -> Iterator[str]:
+def socket_address(home: Home) -> Generator[str]:
     """A short name for `run/supervisor.sock`: an address holds 107 bytes, a path may be longer."""
     descriptor = os.open(home.run, os.O_PATH | os.O_DIRECTORY)
     try:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -182,7 +183,8 @@ class Runner:
                 try:
                     await self._spawn()
                     await self._until_ready(begun)
-                except (StartFailed, ports.PortTaken, OSError) as error:
+                except Exception as error:  # whatever it is, the next attempt may succeed
+                    traceback.print_exception(error)
                     await self._end()
                     self._set("crashed", str(error))
                     continue

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from coinmesh_local.paths import cache_directory
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
+def locked(name: str) -> Generator[None]:
     """Hold the cache's lock `name` against other processes; the kernel frees it on any death."""
     directory = cache_directory() / "locks"
     directory.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from cassandra.protocol import ErrorMessage
 from coinmesh_local.steps.errors import StepError
 
 NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.cql")
-TIMEOUT = 60.0
+TIMEOUT = 60
 
 
 @dataclass(frozen=True)

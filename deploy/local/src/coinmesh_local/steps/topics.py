@@ -86,7 +86,7 @@ def _align(admin: AdminClient, topics: list[Wanted], durable: Mapping[str, str])
     for topic in topics:
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-            for key, value in (dict(topic.config) | durable).items()
+            for key, value in {**topic.config, **durable}.items()
             if key not in current[topic.name] or current[topic.name][key].value != value
         ]
         if entries:
