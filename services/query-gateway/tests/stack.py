@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from cassandra.cluster import Cluster
 from cassandra.policies import ConstantReconnectionPolicy
 from confluent_kafka import Producer
@@ -99,7 +100,7 @@ class Gateway:
 
 
 class Feeder:
-    """Writes to Kafka as collectors and the Spark job do, and to Cassandra as the Spark job does."""
+    """Writes to Kafka as collectors and the Spark job do, to Cassandra as the Spark job does."""
 
     def __init__(self, mesh: TestMesh) -> None:
         settings = mesh.settings
@@ -198,20 +199,22 @@ def _literal(key: str, value: object) -> str:
 
 def failure(call: Any) -> tuple[str, str, float | None]:
     """The status code, reason and retry delay of a call that must fail."""
-    try:
+    def first() -> None:
         answer = call()
         if hasattr(answer, "__next__"):
             next(answer)
-    except grpc.RpcError as error:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-        assert status is not None, error
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        reason, delay = "", None
-        for detail in status.details:
-            if detail.Unpack(info):
-                assert info.domain == "coinmesh"
-                reason = info.reason
-            elif detail.Unpack(retry):
-                delay = retry.retry_delay.ToNanoseconds() / 1e9
-        return error.code().name, reason, delay  # type: ignore[attr-defined]
-    raise AssertionError("the call didn't fail")
+
+    with pytest.raises(grpc.RpcError) as caught:
+        first()
+    error: Any = caught.value
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    reason, delay = "", None
+    for detail in status.details:
+        if detail.Unpack(info):
+            assert info.domain == "coinmesh"
+            reason = info.reason
+        elif detail.Unpack(retry):
+            delay = retry.retry_delay.ToNanoseconds() / 1e9
+    return error.code().name, reason, delay

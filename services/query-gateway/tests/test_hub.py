@@ -194,12 +194,12 @@ async def test_a_cancelled_reader_leaves_nothing_behind() -> None:
             pass
 
     task = asyncio.create_task(read())
-    while not market.hub.readers:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert market.hub.readers == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    for _ in range(10):
+    for _ in range(10):  # the generator is closed by the loop
         await asyncio.sleep(0)
     assert market.hub.readers == 0
 
@@ -221,12 +221,8 @@ def test_a_wrong_request_is_refused(fields: dict[str, object], reason: str) -> N
 
 @given(st.text(max_size=100))
 def test_a_garbage_token_is_refused(text: str) -> None:
-    try:
-        position = hubs.read_token(text)
-    except InvalidArgument as error:
-        assert error.reason == "BAD_RESUME_TOKEN"
-    else:
-        assert position == {}
+    with pytest.raises(InvalidArgument, match="resume_token"):
+        hubs.read_token(text)
 
 
 @given(st.integers(0, 2**40))

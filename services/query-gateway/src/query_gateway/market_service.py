@@ -31,6 +31,8 @@ _BOOK_DEPTH: Final = 1000
 _BOOK_RETRY_SECONDS: Final = 5.0
 _STARTING_RETRY_SECONDS: Final = 2.0
 _NS_PER_MS: Final = 1_000_000
+_HORIZON_MS: Final = 600_000  # twice the time in which the stream can revise a bar
+_MAY_BE_KEPT: Final = (("cache-control", "public, max-age=30"),)
 
 
 class MarketService(MarketServiceServicer):
@@ -117,7 +119,8 @@ class MarketService(MarketServiceServicer):
 
         The cache key holds the newest bar's version and the last late change, both known before
         history is read: what is under a key is never older than what the key says. While nothing
-        live arrives versions say nothing, and nothing is cached.
+        live arrives versions say nothing, and nothing is cached. Others may keep a chart only when
+        the stream can't revise any of its bars any more.
         """
         name = self._known(request.instrument)
         interval = intervals.parse(request.interval)
@@ -126,6 +129,8 @@ class MarketService(MarketServiceServicer):
         low, high = ceil_ms(start, 0), ceil_ms(end, MAX_MS)
         newest_first = start is None
         version = self._view.series(name, interval.stored).fingerprint
+        if high + _HORIZON_MS <= self._view.closed_until(name):
+            await context.send_initial_metadata(_MAY_BE_KEPT)
         key = f"cm:chart:{name}:{interval.name}:{newest_first:d}:{low}:{high}:{limit}:{version}"
         cached = await self._cache.get(key) if self._live() else None
         if cached is not None:
