@@ -28,7 +28,7 @@ REGISTRIES = re.compile(
 # A home or a checkout of somebody's machine; system paths such as /usr/lib/jvm are meant.
 MACHINE_PATH = re.compile(r"(?<![\w./$}])/(?:home|root|Users|work)/[\w.-]+")
 SECRET = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}"
+    r"^\s*-----BEGIN [A-Z ]*PRIVATE KEY-----\s*$|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}"
 )
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|\.(pyc|class|jar|so|zip|tar|tgz|whl|log)$")
 # The accepted contracts are compared with, so they are data of the repository.
