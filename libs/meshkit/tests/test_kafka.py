@@ -20,7 +20,7 @@ from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
 from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
-from meshkit.kafka import retrying
+from meshkit.kafka import client_log, retrying
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry
@@ -39,7 +39,7 @@ def kafka(mesh: Any) -> KafkaSettings:
 
 @pytest.fixture
 def admin(kafka: KafkaSettings) -> AdminClient:
-    return AdminClient({"bootstrap.servers": kafka.kafka_bootstrap_servers})
+    return AdminClient({"bootstrap.servers": kafka.kafka_bootstrap_servers}, logger=client_log())
 
 
 @pytest.fixture
@@ -203,7 +203,8 @@ async def test_a_record_too_large_for_the_producer_is_the_callers_error(
         assert await producer.deliver(topic, "k", b"fits") == (0, 0)
 
 
-async def test_a_missing_topic_is_named(kafka: KafkaSettings):
+async def test_a_missing_topic_is_named(kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("meshkit.kafka.MISSING_SECONDS", 0.3)
     async with Producer(kafka, client_id="p") as producer:
         with pytest.raises(FailedPrecondition, match=r"no topic nowhere\.v1") as caught:
             await producer.check_topics(["nowhere.v1"])

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 METADATA_SECONDS = 5.0
 PROBE_SECONDS = 2.0
+MISSING_SECONDS = 5.0
 ASK_TIMES = 8
 # The same outage is reported once in this many seconds.
 REPORT_SECONDS = 10.0
@@ -138,12 +139,13 @@ async def await_topics(
     """
     names = list(topics)
     backoff = Backoff(base=0.25, cap=5.0)
-    deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
+    began = time.monotonic()
+    missing_since: float | None = None
     while True:
         try:
             metadata = await asyncio.to_thread(client.list_topics, timeout=METADATA_SECONDS)
         except KafkaException as error:
-            if deadline is not None and time.monotonic() >= deadline:
+            if wait_seconds is not None and time.monotonic() - began >= wait_seconds:
                 raise Unavailable(
                     "KAFKA_UNREACHABLE",
                     f"Kafka at {settings.kafka_bootstrap_servers} doesn't answer; start it, or "
@@ -154,10 +156,14 @@ async def await_topics(
             continue
         known = metadata.topics
         missing = [name for name in names if name not in known or known[name].error]
-        if missing:
+        if not missing:
+            return {name: len(known[name].partitions) for name in names}
+        # A topic that was just made takes a moment to be known to every broker.
+        missing_since = missing_since or time.monotonic()
+        if time.monotonic() - missing_since >= MISSING_SECONDS:
             raise FailedPrecondition(
                 "TOPIC_MISSING",
                 f"Kafka has no topic {', '.join(missing)}; create it with: coinmesh deploy topics",
                 topics=",".join(missing),
             )
-        return {name: len(known[name].partitions) for name in names}
+        await asyncio.sleep(0.2)
