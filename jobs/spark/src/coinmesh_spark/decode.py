@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, Trade
+from coinmesh_spark import wire
 from coinmesh_spark.trades import MICROS, Flags, Ints, Trades
 
 INSTRUMENT: Final = re.compile(r"[a-z0-9-]+\.[^/:?#%\s]+")
@@ -24,6 +25,28 @@ MAX_EXPONENT: Final = 18
 AHEAD: Final = 300 * MICROS
 """How far an event may lie ahead of its append to the log; beyond it the clock is wrong, and one
 such trade would close the windows of its whole partition."""
+_NUMBERS: Final = frozenset(
+    {
+        Trade.TRADE_ID_FIELD_NUMBER,
+        Trade.EVENT_TIME_FIELD_NUMBER,
+        Trade.PRICE_UNITS_FIELD_NUMBER,
+        Trade.PRICE_EXPONENT_FIELD_NUMBER,
+        Trade.SIZE_UNITS_FIELD_NUMBER,
+        Trade.SIZE_EXPONENT_FIELD_NUMBER,
+        Trade.TAKER_SIDE_FIELD_NUMBER,
+    }
+)
+_INSTRUMENT: Final = Trade.INSTRUMENT_FIELD_NUMBER
+_STRINGS: Final = frozenset(
+    {
+        Trade.EVENT_ID_FIELD_NUMBER,
+        Trade.SOURCE_FIELD_NUMBER,
+        _INSTRUMENT,
+        Trade.SYMBOL_FIELD_NUMBER,
+    }
+)
+_LOW_32: Final = np.uint64(0xFFFF_FFFF)
+_PADDING: Final = 16
 
 
 class Bad(NamedTuple):
@@ -59,61 +82,69 @@ class Decoder:
 
     def decode(self, batch: pa.RecordBatch) -> Decoded:
         """The batch's trades and bad records."""
-        bad: list[Bad] = []
-        values: list[bytes | None] = batch.column("value").to_pylist()
-        rows, events = self._events(values, bad)
-        keys = batch.column("key")
-        if len(rows) != len(values):
-            keys = keys.take(pa.array(rows))
-        encoded = pc.dictionary_encode(keys, null_encoding="encode")
-        names: list[bytes | None] = encoded.dictionary.to_pylist()
-        instruments = [(name or b"").decode("utf-8", "replace") for name in names]
+        data, begin, end = _layout(batch.column("value"))
+        framed = self._framed(data, begin, end)
+        fields = wire.read(
+            data,
+            np.where(framed, begin + framing.HEADER_SIZE, 0),
+            np.where(framed, end, 0),
+            _NUMBERS,
+            _STRINGS,
+        )
+        encoded = pc.dictionary_encode(batch.column("key"), null_encoding="encode")
+        keys: list[bytes | None] = encoded.dictionary.to_pylist()
+        names = [(key or b"").decode("utf-8", "replace") for key in keys]
         codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        appended = batch.column("timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)[rows]
-
-        trade_id = _column(np.uint64, [event.trade_id for event in events])
+        matches = _equal(data, fields.begins[_INSTRUMENT], fields.lengths[_INSTRUMENT], keys, codes)
+        varints = fields.varints
+        side = varints[Trade.TAKER_SIDE_FIELD_NUMBER]
         trades = Trades(
-            instruments=instruments,
+            instruments=names,
             instrument=codes,
-            trade_id=trade_id.astype(np.int64),
-            event_time=_column(np.int64, [event.event_time for event in events]),
-            price=_column(np.int64, [event.price_units for event in events]),
-            price_exponent=_column(np.int64, [event.price_exponent for event in events]),
-            size=_column(np.int64, [event.size_units for event in events]),
-            size_exponent=_column(np.int64, [event.size_exponent for event in events]),
-            taker_buy=_column(np.int64, [event.taker_side for event in events]) == TAKER_SIDE_BUY,
+            trade_id=varints[Trade.TRADE_ID_FIELD_NUMBER].astype(np.int64),
+            event_time=varints[Trade.EVENT_TIME_FIELD_NUMBER].astype(np.int64),
+            price=wire.zigzag(varints[Trade.PRICE_UNITS_FIELD_NUMBER]),
+            price_exponent=wire.zigzag(varints[Trade.PRICE_EXPONENT_FIELD_NUMBER] & _LOW_32),
+            size=wire.zigzag(varints[Trade.SIZE_UNITS_FIELD_NUMBER]),
+            size_exponent=wire.zigzag(varints[Trade.SIZE_EXPONENT_FIELD_NUMBER] & _LOW_32),
+            taker_buy=(side & _LOW_32) == TAKER_SIDE_BUY,
         )
-        named = [instruments[code] for code in codes.tolist()]
-        matches = np.fromiter(
-            (event.instrument == name for event, name in zip(events, named, strict=True)),
-            np.bool_,
-            len(events),
-        )
-        return _checked(trades, rows, matches, appended, bad)
+        bad: list[Bad] = []
+        good = framed & fields.regular
+        for row in np.flatnonzero(~good).tolist():
+            event = self._event(row, batch.column("value")[row].as_py(), bad)
+            if event is not None:
+                _fill(trades, row, event)
+                matches[row] = event.instrument == names[codes[row]]
+                good[row] = True
+        appended = batch.column("timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return _checked(trades, good, matches, appended, bad)
 
-    def _events(self, values: list[bytes | None], bad: list[Bad]) -> tuple[Ints, list[Trade]]:
-        parse = Trade.FromString
+    def _framed(self, data: wire.Bytes, begin: Ints, end: Ints) -> Flags:
+        """Which values have one of the known headers."""
+        framed = np.zeros(len(begin), dtype=np.bool_)
+        long_enough = end - begin >= framing.HEADER_SIZE
+        for header in self._headers:
+            same = long_enough.copy()
+            for at, byte in enumerate(header):
+                same &= data[begin + at] == byte
+            framed |= same
+        return framed
+
+    def _event(self, row: int, value: bytes | None, bad: list[Bad]) -> Trade | None:
+        """One record's trade by the library; None, and a reason, if it is none."""
         try:
-            if {value[:6] for value in values} <= self._headers:  # type: ignore[index]
-                return np.arange(len(values)), [parse(value[6:]) for value in values]  # type: ignore[index]
-        except (TypeError, DecodeError):
-            pass
-        rows: list[int] = []
-        events: list[Trade] = []
-        for row, value in enumerate(values):
-            try:
-                schema_id, payload = framing.split(value)
-                if value is None or not self._knows(schema_id):
-                    detail = f"schema id {schema_id} isn't one of this topic's"
-                    bad.append(Bad(row, "UNKNOWN_SCHEMA_ID", detail))
-                    continue
-                events.append(parse(payload))
-                rows.append(row)
-            except framing.FramingError as error:
-                bad.append(Bad(row, error.reason, str(error)))
-            except DecodeError as error:
-                bad.append(Bad(row, "BAD_PROTOBUF", str(error)))
-        return np.array(rows, dtype=np.int64), events
+            schema_id, payload = framing.split(value)
+            if not self._knows(schema_id):
+                detail = f"schema id {schema_id} isn't one of this topic's"
+                bad.append(Bad(row, "UNKNOWN_SCHEMA_ID", detail))
+                return None
+            return Trade.FromString(payload)
+        except framing.FramingError as error:
+            bad.append(Bad(row, error.reason, str(error)))
+        except DecodeError as error:
+            bad.append(Bad(row, "BAD_PROTOBUF", str(error)))
+        return None
 
     def _knows(self, schema_id: int) -> bool:
         if not 0 < schema_id < 1 << 31:
@@ -124,14 +155,53 @@ class Decoder:
         return header in self._headers
 
 
-def _column(kind: type[np.generic], values: list[int]) -> Ints:
-    return np.array(values, dtype=kind)
+def _layout(values: pa.Array) -> tuple[wire.Bytes, Ints, Ints]:
+    """The bytes of a binary column, and where each value begins and ends; nulls are empty."""
+    values = pc.fill_null(values.cast(pa.binary()), b"")
+    _, offsets, content = values.buffers()
+    edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    edges = edges.astype(np.int64)
+    bytes_ = np.frombuffer(content or b"", np.uint8)[edges[0] : edges[-1]]
+    padded = np.concatenate([bytes_, np.zeros(_PADDING, np.uint8)])
+    edges -= edges[0]
+    return padded, edges[:-1], edges[1:]
+
+
+def _equal(
+    data: wire.Bytes, begin: Ints, length: Ints, keys: list[bytes | None], codes: Ints
+) -> Flags:
+    """Whether the string at each row equals the row's key."""
+    longest = max((len(key or b"") for key in keys), default=0)
+    table = np.zeros((len(keys), longest), np.uint8)
+    sizes = np.full(len(keys), -1, np.int64)
+    for number, key in enumerate(keys):
+        if key is not None:
+            sizes[number] = len(key)
+            table[number, : len(key)] = np.frombuffer(key, np.uint8)
+    size = sizes[codes]
+    equal: Flags = length == size
+    for at in range(longest):
+        # Beyond the string any byte will do.
+        byte = data[np.minimum(begin + at, len(data) - 1)]
+        equal &= (byte == table[codes, at]) | (at >= size)
+    return equal
+
+
+def _fill(trades: Trades, row: int, event: Trade) -> None:
+    """Put an event into its row."""
+    # What exceeds 63 bits becomes negative, which no id is.
+    trades.trade_id[row] = np.array(event.trade_id, np.uint64).astype(np.int64)
+    trades.event_time[row] = event.event_time
+    trades.price[row], trades.size[row] = event.price_units, event.size_units
+    trades.price_exponent[row] = event.price_exponent
+    trades.size_exponent[row] = event.size_exponent
+    trades.taker_buy[row] = event.taker_side == TAKER_SIDE_BUY
 
 
 def _checked(
-    trades: Trades, rows: Ints, key_matches: Flags, appended: Ints, bad: list[Bad]
+    trades: Trades, good: Flags, key_matches: Flags, appended: Ints, bad: list[Bad]
 ) -> Decoded:
-    """The trades whose contents hold; the others join the bad ones with the first reason."""
+    """The `good` trades whose contents hold; the others join the bad ones with the first reason."""
     named = np.array(
         [INSTRUMENT.fullmatch(name) is not None for name in trades.instruments], dtype=np.bool_
     )
@@ -158,11 +228,10 @@ def _checked(
             f"an exponent is beyond ±{MAX_EXPONENT}",
         ),
     )
-    good = np.ones(len(trades), dtype=np.bool_)
     for holds, reason, detail in checks:
         failed = good & ~holds
         if failed.any():
-            bad.extend(Bad(int(row), reason, detail) for row in rows[failed])
+            bad.extend(Bad(row, reason, detail) for row in np.flatnonzero(failed).tolist())
             good &= holds
     bad.sort()
-    return Decoded(trades if good.all() else trades.take(good), rows[good], bad)
+    return Decoded(trades if good.all() else trades.take(good), np.flatnonzero(good), bad)
