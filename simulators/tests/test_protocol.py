@@ -1,9 +1,17 @@
 """The WebSocket side keeps the venue's rules."""
 
 import json
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 from aiohttp import WSMsgType
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from coinmesh_simulators.exchange.limits import Limits
 
@@ -151,6 +159,35 @@ async def test_connection_attempts_are_limited(simulator):
         sim.session.get(sim.base + path) as response,
     ):
         assert response.status == 429
+
+
+async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "exchange")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    sim = await simulator(
+        symbols="BTCUSDT", tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", rate=500
+    )
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    url = sim.ws.replace("ws:", "wss:") + "/ws/btcusdt@bookTicker"
+    async with sim.session.ws_connect(url, ssl=trusted) as ws:
+        assert (await ws.receive_json())["s"] == "BTCUSDT"
+    url = sim.admin.replace("http:", "https:") + "/admin/status"
+    async with sim.session.get(url, ssl=trusted) as response:
+        assert (await response.json())["phase"] == "generated"
 
 
 def test_going_on_after_429_leads_to_longer_and_longer_bans():

@@ -84,13 +84,12 @@ async def test_the_first_update_after_a_restart_follows_the_last(simulator):
         assert snapshot["lastUpdateId"] >= last
 
 
-async def test_a_capture_goes_on_where_it_was_and_is_played_once(capture_file, simulator):
+@pytest.mark.parametrize("mode", ["kept", "now"])
+async def test_a_capture_goes_on_where_it_was_and_is_played_once(capture_file, simulator, mode):
     sim = await simulator(
-        capture=capture_file.path, speed=10, time="kept", rate=300, weight_per_minute=10**6
+        capture=capture_file.path, speed=10, time=mode, rate=300, weight_per_minute=10**6
     )
-    recorded = {
-        (t["s"], t["t"]): (t["p"], t["q"], t["T"], t["m"]) for t in capture_file.payloads("trade")
-    }
+    trades = {(t["s"], t["t"]): t for t in capture_file.payloads("trade")}
     depths = [d["u"] for d in capture_file.payloads("depth@100ms") if d["s"] == "BTCUSDT"]
     events: list[dict] = []
     lines: list[int] = []
@@ -103,6 +102,10 @@ async def test_a_capture_goes_on_where_it_was_and_is_played_once(capture_file, s
     heard = [e["u"] for e in events if e.get("e") == "depthUpdate" and e["s"] == "BTCUSDT"]
     assert heard == sorted(set(heard))
     await listen(sim, capture_file.streams, 200, events)
+    first = next(e for e in events if e.get("e") == "trade")
+    shift = first["T"] - trades[first["s"], first["t"]]["T"]
+    assert (shift == 0) == (mode == "kept")
+    recorded = {key: (t["p"], t["q"], t["T"] + shift, t["m"]) for key, t in trades.items()}
     for symbol in capture_file.symbols:
         wanted = {t: content for (s, t), content in recorded.items() if s == symbol}
         kept = await history(sim, symbol, min(wanted), max(wanted))

@@ -68,8 +68,8 @@ class LocalBook:
 
     def top(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """Best bid and ask, each with its size."""
-        bid = max(self.sides[0], key=Decimal)
-        ask = min(self.sides[1], key=Decimal)
+        bid = max(self.sides[0], key=float)
+        ask = min(self.sides[1], key=float)
         return (bid, self.sides[0][bid]), (ask, self.sides[1][ask])
 
 
