@@ -199,6 +199,7 @@ def _literal(key: str, value: object) -> str:
 
 def failure(call: Any) -> tuple[str, str, float | None]:
     """The status code, reason and retry delay of a call that must fail."""
+
     def first() -> None:
         answer = call()
         if hasattr(answer, "__next__"):

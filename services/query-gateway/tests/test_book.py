@@ -103,3 +103,16 @@ def test_depth_cuts_each_side_at_its_best() -> None:
     book = OrderBook()
     book.apply(snapshot(1, {1: 1, 2: 1, 3: 1}, {4: 1, 5: 1, 6: 1}))
     assert shown(book, 2) == (["0.03 0.001", "0.02 0.001"], ["0.04 0.001", "0.05 0.001"])
+
+
+def test_a_value_at_another_exponent_is_the_same_value() -> None:
+    book = OrderBook()
+    book.apply(snapshot(1, {100: 1}, {200: 1}, trusted_low_units=50))
+    coarse = delta(2, 2, {9: 3}, {})
+    coarse.price_exponent, coarse.size_exponent = -1, 0
+    book.apply(coarse)
+    assert shown(book)[0] == ["1.00 0.001", "0.90 3.000"]
+    fine = delta(3, 3, {10_000: 0, 8_005: 7}, {})
+    fine.price_exponent, fine.size_exponent = -4, -4
+    book.apply(fine)
+    assert shown(book) == (["0.9000 3.0000", "0.8005 0.0007"], ["2.0000 0.0010"])

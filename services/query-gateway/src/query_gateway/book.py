@@ -55,15 +55,12 @@ class OrderBook:
             return True
         if update.last_update_id <= self.last_update_id:
             return True  # it is in the book already
-        same_scale = (update.price_exponent, update.size_exponent) == (
-            self._price_exponent,
-            self._size_exponent,
-        )
-        if update.first_update_id > self.last_update_id + 1 or not same_scale:
+        if update.first_update_id > self.last_update_id + 1:
             self.ready = self.stale  # levels from before a gap stay what they are
             return self.stale
-        _change(self._bids, update.bid_price_units, update.bid_size_units)
-        _change(self._asks, update.ask_price_units, update.ask_size_units)
+        price, size = self._scale(update)
+        _change(self._bids, update.bid_price_units, update.bid_size_units, price, size)
+        _change(self._asks, update.ask_price_units, update.ask_size_units, price, size)
         self._advance(update)
         return True
 
@@ -96,6 +93,23 @@ class OrderBook:
         self.ready = True
         self._advance(update)
 
+    def _scale(self, update: BookUpdate) -> tuple[int, int]:
+        """What an update's prices and sizes are multiplied by to have the book's exponents.
+
+        Exponents differ only when a value exceeds 64 bits; a finer one becomes the book's.
+        """
+        price = update.price_exponent - self._price_exponent
+        size = update.size_exponent - self._size_exponent
+        if price < 0 or size < 0:
+            prices, sizes = 10 ** max(-price, 0), 10 ** max(-size, 0)
+            self._bids = {p * prices: s * sizes for p, s in self._bids.items()}
+            self._asks = {p * prices: s * sizes for p, s in self._asks.items()}
+            self._low = None if self._low is None else self._low * prices
+            self._high = None if self._high is None else self._high * prices
+            self._price_exponent += min(price, 0)
+            self._size_exponent += min(size, 0)
+        return 10 ** max(price, 0), 10 ** max(size, 0)
+
     def _advance(self, update: BookUpdate) -> None:
         self.last_update_id = update.last_update_id
         self.event_time_us = update.event_time if update.HasField("event_time") else None
@@ -109,9 +123,15 @@ class OrderBook:
         ]
 
 
-def _change(side: dict[int, int], prices: Sequence[int], sizes: Sequence[int]) -> None:
+def _change(
+    side: dict[int, int],
+    prices: Sequence[int],
+    sizes: Sequence[int],
+    price_factor: int,
+    size_factor: int,
+) -> None:
     for price, size in zip(prices, sizes, strict=True):
         if size:
-            side[price] = size
+            side[price * price_factor] = size * size_factor
         else:
-            side.pop(price, None)
+            side.pop(price * price_factor, None)
