@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,3 +121,39 @@ def bao(openbao_server: Server) -> Server:
     if openbao_server.process is None:
         openbao_server.start()
     return openbao_server
+
+
+@pytest.fixture(scope="session")
+def tls_root(openbao_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of an hour for each service of the table, below `<root>/<service>/current/`."""
+    root = tmp_path_factory.mktemp("tls")
+    openbao_server.setup(leaf=3600)
+    subprocess.run(
+        [
+            *(BIN / "coinmesh-certs", "agent", "--all", "--once", "--tls", root),
+            *("--address", openbao_server.vault.address, "--ca", openbao_server.vault.ca),
+            *("--secrets", openbao_server.secrets),
+        ],
+        check=True,
+    )
+    return root
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes that end with the test; their output goes to `tmp_path/process.log`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: object, **environment: str) -> subprocess.Popen[bytes]:
+        with open(tmp_path / "process.log", "ab") as log:
+            words = [str(word) for word in command]
+            process = subprocess.Popen(
+                words, stdout=log, stderr=log, env={**os.environ, **environment}
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for running in started:
+        running.kill()
+        running.wait()

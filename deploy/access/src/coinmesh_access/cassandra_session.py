@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cassandra import DriverException
-from cassandra.auth import Authenticator, AuthProvider
+from cassandra.auth import Authenticator, AuthProvider, PlainTextAuthProvider
 from cassandra.cluster import Cluster, NoHostAvailable
 
 from coinmesh_access.table import AccessError
@@ -31,8 +31,13 @@ class CertificateAuthProvider(AuthProvider):
 
 
 @contextmanager
-def connect(contact_points: str, tls_dir: Path) -> Generator[Any]:
-    """A session on `host:port[,host:port…]`; AccessError when none answers or lets it in."""
+def connect(
+    contact_points: str, tls_dir: Path, password: tuple[str, str] | None = None
+) -> Generator[Any]:
+    """A session on `host:port[,host:port…]`; AccessError when none answers or lets it in.
+
+    `password` (user, password) is for a new node, where no certificate has a role yet.
+    """
     current = tls_dir / "current"
     context = ssl.create_default_context(cafile=str(current / "ca.crt"))
     context.load_cert_chain(current / "tls.crt", current / "tls.key")
@@ -41,7 +46,7 @@ def connect(contact_points: str, tls_dir: Path) -> Generator[Any]:
         [host for host, _, _ in addresses],
         port=int(addresses[0][2]),
         ssl_context=context,
-        auth_provider=CertificateAuthProvider(),
+        auth_provider=PlainTextAuthProvider(*password) if password else CertificateAuthProvider(),
         protocol_version=5,
         connect_timeout=10,
     )
