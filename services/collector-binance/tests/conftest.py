@@ -2,7 +2,6 @@
 
 import gzip
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,6 @@ def capture_lines(capture: Path) -> list[bytes]:
 
 
 @pytest.fixture
-def replayed(tmp_path: Path) -> Iterator[Path]:
+def replayed(tmp_path: Path) -> Path:
     """A directory for a replay's output."""
-    yield tmp_path / "out"
+    return tmp_path / "out"

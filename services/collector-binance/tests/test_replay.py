@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
 from collector_binance.digest import parse

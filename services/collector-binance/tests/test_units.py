@@ -3,9 +3,10 @@
 from decimal import Decimal
 
 import pytest
-from collector_binance.core.units import DecimalError, fit, parse, parse_any_scale, parse_levels
 from hypothesis import given
 from hypothesis import strategies as st
+
+from collector_binance.core.units import DecimalError, fit, parse, parse_any_scale, parse_levels
 
 plain = st.decimals(
     min_value=0, max_value=10**12, places=8, allow_nan=False, allow_infinity=False
@@ -14,9 +15,25 @@ odd = st.one_of(
     plain,
     st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,12})?", fullmatch=True),
     st.sampled_from(
-        ["", ".", "1.", ".00000001", "1_0.00000000", " 1.00000000", "+1.00000000", "-1.00000000",
-         "1,2.00000000", "1.2.00000000", "٣.00000000", "1e8", "NaN", "0.00000000\n", "1.000000000",
-         "0.000000001", "²1.00000000"]  # fmt: skip
+        [
+            "",
+            ".",
+            "1.",
+            ".00000001",
+            "1_0.00000000",
+            " 1.00000000",
+            "+1.00000000",
+            "-1.00000000",
+            "1,2.00000000",
+            "1.2.00000000",
+            "٣.00000000",
+            "1e8",
+            "NaN",
+            "0.00000000\n",
+            "1.000000000",
+            "0.000000001",
+            "²1.00000000",
+        ]
     ),
     st.text(max_size=14),
 )

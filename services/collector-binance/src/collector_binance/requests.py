@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -23,8 +22,6 @@ TRADES_WEIGHT: Final = 25
 _STALE, _TRADES, _FIRST = range(3)
 _BASE_SECONDS: Final = 0.25
 _MOST_SECONDS: Final = 30.0
-_CALM_SECONDS: Final = 60.0
-"""After so long without a request for the same symbol, the next one is not delayed."""
 
 Wanted = WantSnapshot | WantTrades
 
@@ -45,7 +42,6 @@ class Requests:
         self._queue: asyncio.PriorityQueue[tuple[int, int, Wanted]] = asyncio.PriorityQueue()
         self._count = 0
         self._snapshots: set[str] = set()
-        self._history: dict[str, tuple[int, float]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         metrics.read_gauge(
             "binance_rest_requests_waiting",
@@ -55,16 +51,14 @@ class Requests:
         )
 
     def want(self, wanted: Wanted) -> None:
-        """Ask for something; a repetition for the same symbol is delayed, with growing delays."""
+        """Ask for something; a repeated attempt is delayed, with growing delays."""
+        priority = _TRADES
         if isinstance(wanted, WantSnapshot):
             if wanted.symbol in self._snapshots:
                 return
             self._snapshots.add(wanted.symbol)
-            delay = self._repetition(wanted.symbol)
             priority = _STALE if wanted.urgent else _FIRST
-        else:
-            priority = _TRADES
-            delay = _BASE_SECONDS * 2**wanted.attempt if wanted.attempt else 0.0
+        delay = min(_MOST_SECONDS, _BASE_SECONDS * 2**wanted.attempt) if wanted.attempt else 0.0
         self._count += 1
         entry = (priority, self._count, wanted)
         if not delay:
@@ -112,10 +106,3 @@ class Requests:
                     answer.status,
                 )
             )
-
-    def _repetition(self, symbol: str) -> float:
-        now = time.monotonic()
-        count, last = self._history.get(symbol, (0, 0.0))
-        count = 0 if now - last > _CALM_SECONDS else count
-        self._history[symbol] = (count + 1, now)
-        return min(_MOST_SECONDS, _BASE_SECONDS * 2 ** (count - 1)) if count else 0.0

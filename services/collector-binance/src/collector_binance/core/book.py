@@ -85,6 +85,7 @@ class Book:
         self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
         self._hole: Hole | None = None
         self._trusted: tuple[int | None, int | None] = (None, None)
+        self._attempts = 0
         self._published_id = -1
         self._published_ns = 0
         self.observer: BookObserver | None = None
@@ -172,7 +173,7 @@ class Book:
                     detail=detail,
                     times=times,
                 )
-            self._want(urgent=False)
+            self._want()
 
     def joins(self, last_update_id: int) -> bool:
         """Whether a snapshot of that id would be continued by what is buffered."""
@@ -203,7 +204,8 @@ class Book:
         if (buffer and last + 1 < buffer[0].first_id) or (
             self.state is BookState.STALE and self.last_id is not None and last < self.last_id
         ):
-            self._want(urgent=self.state is BookState.STALE)
+            self._attempts += 1
+            self._want()
             return
         bids, asks = parse_levels(snapshot.bids), parse_levels(snapshot.asks)
         if self.observer is not None:
@@ -218,6 +220,7 @@ class Book:
         )
         self.last_id = last
         self.state = BookState.SYNCED
+        self._attempts = 0
         self.suspect = None
         self.publish(receive_ns, out)
         if self._hole is not None:
@@ -250,7 +253,7 @@ class Book:
     def resume(self) -> None:
         """Ask again for a snapshot that is still needed: the request was lost with its session."""
         if self.state in (BookState.BUFFERING, BookState.STALE):
-            self._want(urgent=self.state is BookState.STALE)
+            self._want()
 
     def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
         """The book as held, at most the best 1,000 levels a side.
@@ -319,10 +322,11 @@ class Book:
         self.audit.reset()
         if self._published_id != self.last_id:
             self.publish(receive_ns, out, stale=True)
-        self._want(urgent=True)
+        self._want()
 
-    def _want(self, *, urgent: bool) -> None:
-        self._commands.append(WantSnapshot(self._encoder.symbol, urgent))
+    def _want(self) -> None:
+        urgent = self.state is BookState.STALE
+        self._commands.append(WantSnapshot(self._encoder.symbol, urgent, self._attempts))
 
 
 def _is_cut(levels: int, limit: int | None) -> bool:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WantSnapshot:
-    """The whole book of a symbol over REST; `urgent` when readers see a stale book meanwhile."""
+    """The whole book of a symbol over REST.
+
+    `urgent` when readers see a stale book meanwhile; `attempt` counts answers that were too old.
+    """
 
     symbol: str
     urgent: bool
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

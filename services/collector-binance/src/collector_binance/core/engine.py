@@ -38,6 +38,7 @@ from collector_binance.core.units import DecimalError
 
 MICROSECONDS: Final = 1
 MILLISECONDS: Final = 1000
+_MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
 _BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError)
 
@@ -152,7 +153,7 @@ class Engine:
             else:
                 route[0](frame, link.scale, receive_ns, out)
         except _BAD_INPUT as error:
-            given = Input(FrameKind.FRAME_KIND_MESSAGE, connection, receive_ns, frame)
+            given = Input(_MESSAGE, connection, receive_ns, frame)
             self._undecodable(given, route, error, out)
         return out
 
@@ -293,21 +294,23 @@ class Engine:
             return
         data = bytes(shape.data)
         if shape.stream is not None and data:
-            self._enveloped(shape.stream, data, receive_ns, link, out)
+            self._enveloped(shape.stream, data, Input(_MESSAGE, link.name, receive_ns, frame), out)
         elif shape.last_update_id is not None and self.anonymous_snapshot is not None:
             self.anonymous_snapshot(self, frame, receive_ns, out)
         elif shape.symbol is not None and (channel := channel_of(shape)) is not None:
             name = f"{shape.symbol.lower()}@{STREAMS[channel]}"
-            self._enveloped(name, frame, receive_ns, link, out)
+            self._enveloped(name, frame, Input(_MESSAGE, link.name, receive_ns, frame), out)
         elif shape.event is not None:
             self.counters.ignored += 1
         else:
             raise ValueError("not a message that this collector knows")
 
-    def _enveloped(
-        self, name: str, data: bytes, receive_ns: int, link: Link, out: list[Record]
-    ) -> None:
+    def _enveloped(self, name: str, data: bytes, given: Input, out: list[Record]) -> None:
+        """A message's data for the stream of that name, as it came or as it would be called."""
+        link = self.links[given.connection]
         symbol, _, stream = name.partition("@")
+        if not symbol:
+            raise ValueError("the stream's name has no symbol")
         channel = CHANNEL_OF.get(stream)
         if channel is None:
             self.counters.ignored += 1
@@ -320,9 +323,8 @@ class Engine:
             self._route(link, name, self.market(symbol.upper()), channel)
             route = link.routes[name.encode()]
         try:
-            route[0](b'{"data":' + data + b"}", link.scale, receive_ns, out)
+            route[0](b'{"data":' + data + b"}", link.scale, given.receive_ns, out)
         except _BAD_INPUT as error:
-            given = Input(FrameKind.FRAME_KIND_MESSAGE, link.name, receive_ns, data)
             self._undecodable(given, route, error, out)
 
     # Bad input

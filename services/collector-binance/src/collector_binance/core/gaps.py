@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapCause, GapState
@@ -10,6 +11,11 @@ from collector_binance.core.messages import Channel
 
 Span = tuple[int, int]
 """First and last id, both inclusive."""
+
+
+def count(spans: Iterable[Span]) -> int:
+    """How many ids are in spans."""
+    return sum(last - first + 1 for first, last in spans)
 
 
 @dataclass(slots=True)
@@ -26,7 +32,7 @@ class Hole:
         start_time: The venue's time (µs) of the last event before the hole.
         end_time: The venue's time (µs) of the first event after it.
         missing: What has not been seen yet and may still come, in order.
-        lost: How many ids can't be had.
+        lost: What is believed not to be had any more, in order.
         revision: That of the last record written.
         state: Where the repair stands.
     """
@@ -40,23 +46,23 @@ class Hole:
     start_time: int | None = None
     end_time: int | None = None
     missing: list[Span] = field(default_factory=list)
-    lost: int = 0
+    lost: list[Span] = field(default_factory=list)
     revision: int = 0
     state: GapState.ValueType = GapState.GAP_STATE_OPEN
 
     @property
     def repaired(self) -> int:
         """How many of the ids have been seen after all."""
-        missing = sum(last - first + 1 for first, last in self.missing)
-        return self.last - self.first + 1 - missing - self.lost
+        return self.last - self.first + 1 - count(self.missing) - count(self.lost)
 
     def fill(self, number: int) -> bool:
         """Take an id as seen; False when it was not missing."""
-        for index, (first, last) in enumerate(self.missing):
-            if first <= number <= last:
-                rest = [(first, number - 1), (number + 1, last)]
-                self.missing[index : index + 1] = [span for span in rest if span[0] <= span[1]]
-                return True
+        for spans in (self.missing, self.lost):
+            for index, (first, last) in enumerate(spans):
+                if first <= number <= last:
+                    rest = [(first, number - 1), (number + 1, last)]
+                    spans[index : index + 1] = [span for span in rest if span[0] <= span[1]]
+                    return True
         return False
 
 

@@ -6,13 +6,14 @@ that was missed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
 from collector_binance.core.commands import Command, WantTrades
 from collector_binance.core.encode import Encoder, Record
-from collector_binance.core.gaps import GapLog, Hole
+from collector_binance.core.gaps import GapLog, Hole, count
 from collector_binance.core.messages import Channel, PastTrade, TradeData
 
 REST_LIMIT: Final = 1000
@@ -20,6 +21,9 @@ REST_LIMIT: Final = 1000
 
 MAX_ATTEMPTS: Final = 5
 """How often the same trades are asked for before their absence is believed."""
+
+GIVEN_UP: Final = 100
+"""How many holes that could not be filled are remembered."""
 
 Listener = Callable[[TradeData | PastTrade, int], None]
 """Told of each new trade, with its time in microseconds."""
@@ -39,6 +43,7 @@ class Trades:
         self._asked_from: int | None = None
         self._attempts = 0
         self._lost_because: dict[str, str] = {}
+        self._given_up: deque[Hole] = deque(maxlen=GIVEN_UP)
         self.listener: Listener | None = None
         self.last_id: int | None = None
         self.last_time: int | None = None
@@ -146,24 +151,26 @@ class Trades:
         self, hole: Hole, end: int | None, reason: str, receive_ns: int, out: list[Record]
     ) -> None:
         """What is missing of a hole up to `end` (None: all) can't be had; the rest is asked for."""
-        hole.missing, lost = [], hole.missing
+        asked, hole.missing = hole.missing, []
         if end is not None:
-            hole.missing = [(max(first, end + 1), last) for first, last in lost if last > end]
-        hole.lost += sum(last - first + 1 for first, last in lost)
-        hole.lost -= sum(last - first + 1 for first, last in hole.missing)
+            hole.missing = [(max(first, end + 1), last) for first, last in asked if last > end]
+            asked = [(first, min(last, end)) for first, last in asked if first <= end]
+        hole.lost += asked
         self._lost_because[hole.gap_id] = reason
         self._close_if_done(hole, receive_ns, out)
 
     def _close_if_done(self, hole: Hole, receive_ns: int, out: list[Record]) -> None:
         if hole.missing:
             return
-        count = hole.last - hole.first + 1
-        reason = self._lost_because.pop(hole.gap_id, "")
+        all_of_it = hole.last - hole.first + 1
         if hole.lost:
-            detail = f"{hole.lost} of {count} trades are lost: {reason}"
+            if hole not in self._given_up:
+                self._given_up.append(hole)
+            reason = self._lost_because.get(hole.gap_id, "")
+            detail = f"{count(hole.lost)} of {all_of_it} trades are lost: {reason}"
             self._gaps.close(hole, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out, detail)
         else:
-            detail = f"all {count} trades came after all"
+            detail = f"all {all_of_it} trades came after all"
             self._gaps.close(hole, GapState.GAP_STATE_REPAIRED, receive_ns, out, detail)
 
     def resume(self, receive_ns: int, out: list[Record]) -> None:
@@ -180,7 +187,8 @@ class Trades:
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        for hole in self.holes:
+        # One that the venue's history lacked may still come by the stream.
+        for hole in (*self.holes, *self._given_up):
             if hole.fill(data.trade_id):
                 break
         else:

@@ -1,4 +1,4 @@
-"""A small model of the exchange: frames as it sends them."""
+"""For tests: a small model of the exchange, and frames as it sends them."""
 
 import json
 from dataclasses import dataclass, field
