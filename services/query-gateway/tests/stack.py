@@ -62,6 +62,11 @@ class Gateway:
         self.events = EventServiceStub(self._channel)
         self.collectors = CollectorDirectoryServiceStub(self._channel)
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def wait_ready(self) -> Gateway:
         """Returns when its health says SERVING."""
         eventually(self.is_serving, f"the gateway is ready:\n{self.log()}", 90)
@@ -76,6 +81,10 @@ class Gateway:
     def log(self) -> str:
         """What it has written."""
         return self._log.read_text() if self._log.exists() else ""
+
+    def terminate(self) -> None:
+        """Asks it to end in order."""
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """kill -9."""

@@ -300,6 +300,19 @@ def test_the_live_stream_tells_news_and_goes_on_at_another_replica(
     resumed.cancel()
 
 
+def test_a_stopping_replica_ends_its_streams_with_a_last_word(
+    mesh: TestMesh, feeder: Feeder, name: str, tmp_path: Path
+) -> None:
+    replica = Gateway(mesh, tmp_path, "stopping").wait_ready()
+    stream = replica.market.StreamMarket(api.StreamMarketRequest(instruments=[name]))
+    next(stream)
+    replica.terminate()
+    messages = list(stream)
+    assert messages[-1].error.code == 14
+    assert messages[-1].resume_token
+    assert replica.stop() == 0
+
+
 def test_a_slow_reader_is_told_what_it_lost(gateway: Gateway, feeder: Feeder, name: str) -> None:
     stream = gateway.market.StreamMarket(
         api.StreamMarketRequest(instruments=[name], channels=["trade"])

@@ -103,6 +103,7 @@ async def serve(
     readiness: Mapping[str, Check] | None = None,
     metrics: Metrics | None = None,
     on_started: Callable[[Running], None] | None = None,
+    on_stopping: Callable[[], None] | None = None,
 ) -> int:
     """Run a service until SIGTERM, SIGINT or the failure of a background task; the exit status.
 
@@ -110,6 +111,7 @@ async def serve(
     coroutine functions that run beside the server: one that returns has done its work, one that
     raises ends the process with status 1. `readiness` checks are named for the log; health is
     SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
+    `on_stopping` is called when draining begins: the place to end long streams with a last word.
     """
     metrics = metrics or Metrics()
     provider = tracing.configure(settings)
@@ -137,6 +139,8 @@ async def serve(
             failed = await _until_stopped(stopping, tasks)
         finally:
             _log.info("draining", extra={"grace_seconds": settings.drain_grace_seconds})
+            if on_stopping is not None:
+                on_stopping()
             await health_servicer.enter_graceful_shutdown()
             await server.stop(settings.drain_grace_seconds)
             await _cancel(tasks)

@@ -70,6 +70,7 @@ async def gateway(settings: GatewaySettings) -> int:
         on_drain=[collectors.close, session.close, cache.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,
+        on_stopping=hub.close,
     )
 
 
