@@ -175,7 +175,6 @@ class Survey:
     """A checked capture. `offset_us` is what the exchange's clock is ahead of the receive clock."""
 
     path: Path
-    identity: str
     symbols: dict[str, SymbolSurvey]
     first_ns: int
     last_ns: int
@@ -241,6 +240,19 @@ def _parse(number: int, line: bytes) -> Frame | None:
     return Frame(number, int(receive), decoded.stream, kind, data, raw)
 
 
+def identity(path: Path) -> str:
+    """What tells a capture from another: its beginning and its size.
+
+    Raises CaptureError when it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]
+        return f"{digest}-{path.stat().st_size}"
+    except OSError as error:
+        raise CaptureError(f"capture {path}: {error.strerror}") from error
+
+
 def survey(path: Path) -> Survey:
     """Read a capture once. Raises CaptureError when it is malformed or holds no frames."""
     symbols: dict[str, SymbolSurvey] = {}
@@ -272,10 +284,7 @@ def survey(path: Path) -> Survey:
         raise CaptureError(f"capture {path}: no stream frames in it")
     for snapshot in unattributed:
         _attribute(snapshot, symbols)
-    with path.open("rb") as file:
-        identity = hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]
-    identity = f"{identity}-{path.stat().st_size}"
-    return Survey(path, identity, symbols, first, last, max(skews, default=0), micro)
+    return Survey(path, symbols, first, last, max(skews, default=0), micro)
 
 
 def _observe(entry: SymbolSurvey, data: Payload) -> None:

@@ -6,9 +6,10 @@ import random
 import time
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import Any
 
 from coinmesh_simulators.exchange.bars import MINUTE, SECOND, window
-from coinmesh_simulators.exchange.capture import Frame, Survey, frames, survey
+from coinmesh_simulators.exchange.capture import Frame, Survey, frames, identity, survey
 from coinmesh_simulators.exchange.clock import ExchangeClock
 from coinmesh_simulators.exchange.faults import Faults
 from coinmesh_simulators.exchange.generator import Generator
@@ -37,7 +38,6 @@ class Exchange:
         Raises CaptureError, StateError or ValueError naming what is wrong and the way out.
         """
         self._settings = settings
-        self._survey: Survey | None = survey(settings.capture) if settings.capture else None
         self.store = Store(settings.state_dir)
         self.faults = Faults()
         self.hub = Hub(self.faults)
@@ -50,8 +50,11 @@ class Exchange:
         self._pruned_at = time.monotonic()
 
         meta = self.store.meta()
-        self._check_identity(meta.get("capture"), "phase" in meta)
-        self.phase: str = meta.get("phase", "capture" if self._survey else "generated")
+        self._check_identity(meta)
+        self.phase: str = meta.get("phase", "capture" if settings.capture else "generated")
+        self._survey: Survey | None = None
+        if settings.capture and self.phase == "capture":
+            self._survey = survey(settings.capture)
         self._shift: int | None = meta.get("shift")
         self._trade_from: int = meta.get("trade_from", 0)
         self._slots: int = meta.get("slots", 0)
@@ -73,15 +76,16 @@ class Exchange:
 
     # -- starting -------------------------------------------------------------------------------
 
-    def _check_identity(self, kept: str | None, used: bool) -> None:
-        given = self._survey.identity if self._survey else None
+    def _check_identity(self, meta: dict[str, Any]) -> None:
+        used, kept = "phase" in meta, meta.get("capture")
+        given = identity(self._settings.capture) if self._settings.capture else None
         if used and given is not None and given != kept:
             raise StateError(
                 f"state directory {self._settings.state_dir} holds another market than "
                 f"{self._settings.capture}: remove it (make reset), or set "
                 "COINMESH_SIM_STATE_DIR to a new one"
             )
-        if used and given is None and self.store.meta().get("phase") == "capture":
+        if used and given is None and meta["phase"] == "capture":
             raise StateError(
                 f"state directory {self._settings.state_dir} stopped in the middle of a capture: "
                 "set COINMESH_SIM_CAPTURE to it again, or remove the directory (make reset)"
@@ -110,11 +114,10 @@ class Exchange:
 
     def _resume_time(self, kept: int | None) -> int:
         wall = time.time_ns() // 1000
-        if self._survey is None:
-            return max(wall, kept or 0)
-        if self.phase == "capture" and not self.line:
-            return self._survey.begin_us if self._settings.time is TimeMode.KEPT else wall
-        if self._settings.time is TimeMode.KEPT or self.phase == "capture":
+        as_kept = self._settings.time is TimeMode.KEPT
+        if self._survey is not None and not self.line:
+            return self._survey.begin_us if as_kept else wall
+        if self._survey is not None or (as_kept and self._settings.capture):
             return kept or wall
         return max(wall, kept or 0)
 
