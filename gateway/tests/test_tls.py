@@ -57,7 +57,7 @@ def issue(names: list[x509.GeneralName], issuer: Pair | None = None) -> Pair:
 
 
 def service(name: str) -> list[x509.GeneralName]:
-    return [x509.UniformResourceIdentifier(f"spiffe://coinmesh.local/svc/{name}"), LOCAL]
+    return [x509.UniformResourceIdentifier(f"spiffe://coinmesh/svc/{name}"), LOCAL]
 
 
 class Authority:

@@ -11,7 +11,7 @@ _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _IDENTITY, _ROOTS = "identity", "roots"
 # Without it Envoy speaks at most TLS 1.2 to services.
 _PARAMS = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
-TRUST_DOMAIN = "coinmesh.local"
+TRUST_DOMAIN = "coinmesh"
 
 
 class Tls:

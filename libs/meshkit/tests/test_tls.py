@@ -43,7 +43,7 @@ class Authority:
         )
 
     def issue(
-        self, service: str, directory: str | None = None, domain: str = "coinmesh.local"
+        self, service: str, directory: str | None = None, domain: str = "coinmesh"
     ) -> Path:
         """A new certificate for `spiffe://<domain>/svc/<service>`, published by one rename."""
         tls_dir = self.root / (directory or service)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import grpc.aio
 
-TRUST_DOMAIN = "coinmesh.local"
+TRUST_DOMAIN = "coinmesh"
 _SERVICE = f"spiffe://{TRUST_DOMAIN}/svc/"
 
 
