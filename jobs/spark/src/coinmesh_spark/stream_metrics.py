@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from pyspark.sql import Row
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -104,9 +105,10 @@ class StreamMetrics:
 
     def follow(self, name: str, query: StreamingQuery) -> None:
         """Take lag and duration from a query's last progress."""
-        progress: Any = query.lastProgress
-        if not progress:
+        last: Any = query.lastProgress
+        if last is None:
             return
+        progress: dict[str, Any] = msgspec.json.decode(last.json)
         for source in progress["sources"]:
             self._take_lag(name, source)
         if progress["batchId"] != self._last_batch.get(name) and progress["numInputRows"]:
