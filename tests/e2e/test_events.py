@@ -71,6 +71,8 @@ def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> Non
             return False
         command = [BIN / "collector-binance", "replay", str(raw), "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if "lacks frames" in done.stderr:
+            return False  # its objects come one after the other
         assert done.returncode == 0, done.stderr
         with (out / f"{topics.TRADES.name}.jsonl").open() as lines:
             for line in lines:
@@ -78,7 +80,7 @@ def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> Non
                 replayed[event["eventId"]] = event
         return wanted <= set(replayed)
 
-    eventually(complete, "the archive holds the capture's frames", 60)
+    eventually(complete, "the archive holds the capture's frames")
     for event in published:
         if event["eventId"] in replayed:
             assert replayed[event["eventId"]] == event
