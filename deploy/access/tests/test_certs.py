@@ -147,9 +147,8 @@ def test_a_certificate_for_another_key_is_not_published(
     before = renew(bao, "redis", tmp_path)
     client = bao.service("redis")
     genuine = client.secrets.pki.sign_certificate
-    other = certificates._request(
-        TABLE, "redis", certificates.ec.generate_private_key(certificates.ec.SECP256R1())
-    )
+    strange = certificates.ec.generate_private_key(certificates.ec.SECP256R1())
+    other = certificates._request(TABLE, "redis", strange, [TABLE.spiffe_id("redis")])
     monkeypatch.setattr(
         client.secrets.pki,
         "sign_certificate",

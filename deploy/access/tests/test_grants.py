@@ -349,12 +349,15 @@ def test_kafka_holds_to_the_table(kafka: Configured) -> None:
         error = produced(configuration, topic, idempotent=False)
         assert error is not None
         assert error.code() == refused
-    error = consumed(collector, "market.bars.v1", "collector-binance")
-    assert error is not None
-    assert error.code() == refused
-    error = consumed(gateway, "market.trades.v1", "spark-stream")
-    assert error is not None
-    assert error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    reader = Consumer({**collector, "group.id": "collector-binance"})
+    seen = reader.list_topics("market.bars.v1", timeout=30).topics["market.bars.v1"]
+    reader.close()
+    assert seen.error is not None
+    assert seen.error.code() == refused
+    described = AdminClient(gateway).describe_consumer_groups(["spark-stream"])
+    with pytest.raises(KafkaException) as failed:
+        described["spark-stream"].result(timeout=30)
+    assert failed.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
     with pytest.raises(KafkaException) as failed:
         AdminClient(gateway).create_topics([NewTopic("x", 1, 1)])["x"].result(timeout=30)
     assert failed.value.args[0].code() in (
@@ -423,25 +426,25 @@ client_encryption_options:
         *("-cp", f"{lib}/*", "org.apache.cassandra.service.CassandraDaemon"),
     )
     address = f"127.0.0.1:{ports['cql']}"
-    bootstrap(address, tls_root)
+    take_over(address, tls_root, bao)
     return address
 
 
-def bootstrap(address: str, tls_root: Path) -> None:
-    """With the password that a new node comes with: the deployer's identity, then it goes."""
+def take_over(address: str, tls_root: Path, bao: Any) -> None:
+    """The deployer's identity first, then the schema and everybody's grants."""
 
-    def ready() -> bool:
+    def taken() -> bool:
         try:
-            with cassandra_session.connect(
-                address, tls_root / "deploy", password=("cassandra", "cassandra")
-            ) as session:
-                for statement in cassandra_roles.statements(only("deploy")):
-                    session.execute(statement)
+            return cassandra_session.adopt(
+                address, tls_root / "deploy", bao.service("deploy"), TABLE, "deploy"
+            )
         except AccessError:
             return False
-        return True
 
-    eventually(ready, "Cassandra lets its first user in", timeout=240)
+    eventually(taken, "Cassandra lets its first user in", timeout=240)
+    assert not cassandra_session.adopt(
+        address, tls_root / "deploy", bao.service("deploy"), TABLE, "deploy"
+    )
     migrations = load(CHECKOUT / "deploy" / "cassandra" / "migrations")
     with cassandra_session.connect(address, tls_root / "deploy") as session:
         session.execute(
@@ -454,11 +457,6 @@ def bootstrap(address: str, tls_root: Path) -> None:
                 session.execute(statement, timeout=60)
         cassandra_roles.apply(session, TABLE)
         cassandra_roles.apply(session, TABLE)
-        session.execute("DROP ROLE IF EXISTS cassandra")
-
-
-def only(name: str) -> table.AccessTable:
-    return TABLE.model_copy(update={"services": {name: TABLE.services[name]}})
 
 
 def test_cassandra_holds_to_the_table(cassandra: str, tls_root: Path, bao: Any) -> None:

@@ -1,16 +1,19 @@
 """A Cassandra session that says who it is by its client certificate alone."""
 
 import ssl
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cassandra import DriverException
+import hvac
+from cassandra import DriverException, RequestExecutionException
 from cassandra.auth import Authenticator, AuthProvider, PlainTextAuthProvider
 from cassandra.cluster import Cluster, NoHostAvailable
 
-from coinmesh_access.table import AccessError
+from coinmesh_access import cassandra_roles, certificates
+from coinmesh_access.table import AccessError, AccessTable
 
 
 class CertificateAuthenticator(Authenticator):
@@ -52,7 +55,42 @@ def connect(
     )
     try:
         yield cluster.connect()
-    except (NoHostAvailable, DriverException) as error:
+    except (NoHostAvailable, DriverException, RequestExecutionException) as error:
         raise AccessError(f"Cassandra at {contact_points}: {error}") from error
     finally:
         cluster.shutdown()
+
+
+#: What a new node comes with, open to whoever has a certificate, until `adopt` has run.
+FIRST_LOGIN = ("cassandra", "cassandra")
+
+
+def adopt(
+    contact_points: str, tls_dir: Path, client: hvac.Client, table: AccessTable, service: str
+) -> bool:
+    """Make a new node know `service` (a superuser of the table) and forget its first login.
+
+    False when it knew it already. Cassandra looks at a password only when the certificate has no
+    SPIFFE id, so one without is made for this and dropped at once.
+
+    Args:
+        contact_points: `host:port`, comma separated.
+        tls_dir: The service's certificate.
+        client: Of Vault, logged in as the service.
+        table: The access table.
+        service: Who will administer roles and schema.
+    """
+    try:
+        with connect(contact_points, tls_dir):
+            return False
+    except AccessError:
+        pass
+    only = table.model_copy(update={"services": {service: table.service(service)}})
+    with tempfile.TemporaryDirectory() as directory:
+        certificates.renew(client, table, service, Path(directory), identity=False)
+        with connect(contact_points, Path(directory), FIRST_LOGIN) as session:
+            for statement in cassandra_roles.statements(only):
+                session.execute(statement)
+    with connect(contact_points, tls_dir) as session:
+        session.execute(f"DROP ROLE IF EXISTS {FIRST_LOGIN[0]}")
+    return True

@@ -76,23 +76,32 @@ def current(directory: Path) -> Published | None:
     return Published(target, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
 
 
-def renew(client: hvac.Client, table: AccessTable, service: str, directory: Path) -> Published:
+def renew(
+    client: hvac.Client,
+    table: AccessTable,
+    service: str,
+    directory: Path,
+    *,
+    identity: bool = True,
+) -> Published:
     """Make a key, have it certified, publish both.
 
     Raises CertificateError when the answer isn't for this key, identity and root, hvac's and
     requests' errors when Vault refuses or is away. The current certificate stays until the swap.
+    Without `identity` it has no SPIFFE id, only the common name.
     """
     key = ec.generate_private_key(ec.SECP256R1())
+    uris = [table.spiffe_id(service)] if identity else []
     answer = client.secrets.pki.sign_certificate(
         service,
-        _request(table, service, key),
+        _request(table, service, key, uris),
         service,
         {"exclude_cn_from_sans": True},
         mount_point=pki.INTERMEDIATE,
     )["data"]
     root = pki.root_certificate(client)
     chain = "".join(_one(pem) for pem in (answer["certificate"], answer["issuing_ca"]))
-    leaf = _checked(chain, root, key, table.spiffe_id(service))
+    leaf = _checked(chain, root, key, uris)
     return _publish(directory, key, leaf, chain, root)
 
 
@@ -100,40 +109,43 @@ def _one(pem: str) -> str:
     return pem.strip() + "\n"
 
 
-def _request(table: AccessTable, service: str, key: ec.EllipticCurvePrivateKey) -> str:
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(table.spiffe_id(service))]
+def _request(
+    table: AccessTable, service: str, key: ec.EllipticCurvePrivateKey, uris: list[str]
+) -> str:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
     if table.service(service).listens:
         names += [
             x509.DNSName("localhost"),
             x509.DNSName(service),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)]))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
+    request = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)])
     )
-    return request.public_bytes(serialization.Encoding.PEM).decode()
+    if names:
+        request = request.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _checked(
-    chain: str, root: str, key: ec.EllipticCurvePrivateKey, identity: str
+    chain: str, root: str, key: ec.EllipticCurvePrivateKey, uris: list[str]
 ) -> x509.Certificate:
-    """The leaf of `chain`, if the chain ends at `root` and the leaf is for `key` and `identity`."""
+    """The leaf of `chain`, if the chain ends at `root` and the leaf is for `key` and `uris`."""
     leaf, authority = x509.load_pem_x509_certificates(chain.encode())
     anchor = x509.load_pem_x509_certificate(root.encode())
     try:
         leaf.verify_directly_issued_by(authority)
         authority.verify_directly_issued_by(anchor)
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise CertificateError(f"the chain of {identity} doesn't end at Vault's root") from error
+        raise CertificateError(f"the chain of {uris} doesn't end at Vault's root") from error
     if leaf.public_key() != key.public_key():
-        raise CertificateError(f"Vault certified another key than the one of {identity}")
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    found = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if found != [identity]:
-        raise CertificateError(f"the certificate names {', '.join(found)}, not {identity}")
+        raise CertificateError(f"Vault certified another key than the one of {uris}")
+    found: list[str] = []
+    for extension in leaf.extensions:
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            found = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+    if found != uris:
+        raise CertificateError(f"the certificate names {found}, not {uris}")
     return leaf
 
 

@@ -83,8 +83,13 @@ def kafka(
 
 @app.command()
 def cassandra(
+    *,
     tls_dir: TlsOption,
     contact_points: Annotated[str, typer.Option(envvar="COINMESH_CASSANDRA_CONTACT_POINTS")],
+    adopt: Annotated[bool, typer.Option(help="of a new node: take it over first")] = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
     """Make Cassandra's roles, identities and grants equal to the table's."""
@@ -92,6 +97,9 @@ def cassandra(
 
     with _told():
         known = load(table)
+        if adopt:
+            client = vault(address, ca).login(secrets, DEPLOY)
+            cassandra_session.adopt(contact_points, tls_dir, client, known, DEPLOY)
         with cassandra_session.connect(contact_points, tls_dir) as session:
             revoked = cassandra_roles.apply(session, known)
     for statement in revoked:
@@ -100,6 +108,7 @@ def cassandra(
 
 @app.command()
 def redis(
+    *,
     out: Annotated[Path, typer.Option(help="the ACL file, 0600")],
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
@@ -114,6 +123,7 @@ def redis(
 
 @app.command()
 def s3(
+    *,
     out: Annotated[Path, typer.Option(help="SeaweedFS's -s3.config, 0600")],
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
