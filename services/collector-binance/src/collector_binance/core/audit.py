@@ -2,7 +2,7 @@
 
 After the depth event that ends at update u, the book's top must be that of the last bookTicker
 whose id is not above u. A bookTicker may come after the depth event, so a difference counts only
-once a newer bookTicker has come; and since a lost bookTicker makes one difference, only several in
+once that of u itself or a newer one has come; and since a lost bookTicker makes one difference, only several in
 a row, against different bookTickers, mean that the book is wrong.
 """
 
@@ -42,7 +42,7 @@ class Audit:
         """A bookTicker; True when the book is certainly wrong."""
         waiting = self._waiting
         self._quotes.append((update_id, top))
-        if waiting is None or update_id <= waiting[0]:
+        if waiting is None or update_id < waiting[0]:
             return False
         self._waiting = None
         return self.on_book(*waiting)
@@ -61,7 +61,7 @@ class Audit:
             self._in_a_row = 0
             self._waiting = None
             return False
-        if len(quotes) == 1:
+        if len(quotes) == 1 and quoted_id < update_id:
             self._waiting = (update_id, top)
             return False
         self.differences += 1

@@ -1,0 +1,387 @@
+"""The engine's rules one by one: envelopes, units, dispatch, klines, audit, merging, sessions."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core.commands import ControlReply, WantSnapshot, WantTrades
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine, Input
+from collector_binance.core.session import Checkpoint, Continuation, OpenHole
+from collector_binance.digest import parse
+from collector_binance.testing import (
+    BEGIN_MS,
+    BEGIN_NS,
+    SYMBOL,
+    Book,
+    combined,
+    past_trade,
+    text,
+    trade,
+)
+
+TRADES, QUOTES, BOOKS = "market.trades.v1", "market.quotes.v1", "market.books.v1"
+GAPS, DEAD, INSTRUMENTS = "ingest.gaps.v1", "ingest.dlq.v1", "market.instruments.v1"
+A, B, REST = "binance/s/1", "binance/s/2", "binance/s/0"
+STREAMS = [f"{SYMBOL.lower()}@{s}" for s in ("trade", "bookTicker", "depth@100ms", "kline_1m")]
+MICRO = "wss://x/stream?timeUnit=MICROSECOND"
+PRICE = 100 * 10**8
+
+
+class Bench:
+    """An engine, and the events that it has made."""
+
+    def __init__(self, *, admits_any: bool = False) -> None:
+        self.engine = Engine(Headers.offline(), admits_any=admits_any)
+        self.events: list[tuple[str, Any]] = []
+        self.now = BEGIN_NS
+
+    def give(self, kind: str, connection: str = A, payload: bytes = b"", context: str = "") -> None:
+        number = FrameKind.Value(f"FRAME_KIND_{kind}")
+        records = self.engine.apply(Input(number, connection, self.now, payload, context, 200))
+        self.events += [(topic, parse(topic, value)) for topic, _, value in records]
+
+    def open(self, connection: str = A, url: str = "wss://x/stream") -> None:
+        self.give("CONNECT", connection, context=url)
+        control = {"method": "SUBSCRIBE", "params": STREAMS, "id": 1}
+        self.give("SUBSCRIPTION", connection, json.dumps(control).encode())
+
+    def send(self, frame: bytes, connection: str = A, after_ns: int = 1000) -> None:
+        self.now += after_ns
+        self.give("MESSAGE", connection, frame)
+
+    def of(self, topic: str) -> list[Any]:
+        return [event for name, event in self.events if name == topic]
+
+    def commands(self) -> list[Any]:
+        commands = self.engine.commands[:]
+        self.engine.commands.clear()
+        return commands
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.open()
+    return bench
+
+
+@pytest.fixture
+def synced(bench: Bench) -> tuple[Bench, Book]:
+    """A bench with a live book of 99 / 101."""
+    book = Book()
+    bench.send(book.change([(True, 99 * 10**8, 5), (False, 101 * 10**8, 7)]))
+    bench.commands()
+    bench.give("REST", REST, book.snapshot(), f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000")
+    return bench, book
+
+
+@pytest.mark.parametrize(("url", "factor"), [("wss://x/stream", 1000), (MICRO, 1)])
+def test_times_follow_the_connections_unit(url: str, factor: int) -> None:
+    bench = Bench()
+    bench.open(url=url)
+    bench.send(trade(1, T=1234, E=1235))
+    (event,) = bench.of(TRADES)
+    assert (event.event_time, event.publish_time) == (1234 * factor, 1235 * factor)
+
+
+def test_a_quote_has_no_event_time_and_old_ones_are_dropped(bench: Bench) -> None:
+    book = Book(bids={PRICE: 1}, asks={PRICE + 1: 2})
+    newer, older = book.quote(), None
+    bench.send(newer)
+    book.update_id -= 1
+    older = book.quote()
+    bench.send(older)
+    (event,) = bench.of(QUOTES)
+    assert not event.HasField("event_time")
+    assert (event.bid_price_units, event.ask_size_units) == (PRICE, 2)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"result":null,"id":1}',
+        b'{"code":2,"msg":"Invalid request","id":3}',
+        b'{"error":{"code":2,"msg":"x"},"id":4}',
+        b'{"e":"serverShutdown","E":1770123456789}',
+        b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
+    ],
+)
+def test_replies_and_shutdowns_reach_the_connection(bench: Bench, frame: bytes) -> None:
+    bench.send(frame)
+    assert bench.commands() == [ControlReply(A, frame)]
+    assert bench.events == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        combined("aggTrade", {"e": "aggTrade", "s": SYMBOL}),
+        combined("depth20", {"lastUpdateId": 1, "bids": [], "asks": []}),
+        b'{"e":"24hrTicker","s":"BTCUSDT","p":"1"}',
+        b'[{"e":"24hrMiniTicker"}]',
+    ],
+)
+def test_streams_that_are_not_collected_are_ignored(bench: Bench, frame: bytes) -> None:
+    bench.send(frame)
+    assert bench.events == []
+    assert bench.engine.counters.ignored == 1
+
+
+def test_the_order_of_keys_does_not_matter_nor_does_the_envelope() -> None:
+    bench = Bench(admits_any=True)
+    for number, frame in enumerate(
+        [
+            trade(1),
+            b'{"data":'
+            + json.dumps(json.loads(trade(2))["data"]).encode()
+            + b',"stream":"btcusdt@trade"}',
+            json.dumps(json.loads(trade(3))["data"]).encode(),
+            b'{ "stream" : "btcusdt@trade", "data" :'
+            + json.dumps(json.loads(trade(4))["data"]).encode()
+            + b"}",
+        ]
+    ):
+        bench.send(frame)
+        assert bench.of(TRADES)[-1].trade_id == number + 1
+
+
+def test_symbols_need_not_be_ascii() -> None:
+    bench = Bench(admits_any=True)
+    symbol = "这是测试币456USDT"
+    bench.send(trade(1, s=symbol))
+    escaped = json.dumps(json.loads(trade(2, s=symbol))).encode()
+    assert b"\\u" in escaped
+    bench.send(escaped)
+    assert [event.instrument for event in bench.of(TRADES)] == ["binance.这是测试币456-USDT"] * 2
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (trade(5, p="1,0"), "BAD_NUMBER"),
+        (trade(5, p="-1.00000000"), "BAD_NUMBER"),
+        (trade(5, t="5"), "INVALID_MESSAGE"),
+        (trade(5)[:-4], "NOT_JSON"),
+        (trade(5).replace(b'"s":"BTCUSDT"', b'"s":"ETHUSDT"'), "WRONG_SYMBOL"),
+        (b'{"hello":1}', "UNKNOWN_MESSAGE"),
+        (b"\xff\xfe", "NOT_JSON"),
+    ],
+)
+def test_a_bad_frame_is_a_dead_letter_and_the_cause_of_its_gap(
+    bench: Bench, frame: bytes, reason: str
+) -> None:
+    bench.send(trade(4))
+    bench.send(frame)
+    bench.send(trade(6))
+    (letter,) = bench.of(DEAD)
+    assert (letter.reason, letter.value) == (reason, frame)
+    (gap,) = bench.of(GAPS)
+    assert (gap.first_id, gap.last_id) == (5, 5)
+    assert gap.cause == 5
+    assert bench.commands() == [WantTrades(SYMBOL, 5, 1)]
+
+
+def test_values_beyond_64_bits_take_a_larger_step(bench: Bench) -> None:
+    huge = 10**27
+    bench.send(trade(1, q=text(huge)))
+    (event,) = bench.of(TRADES)
+    assert event.size_units * 10 ** (event.size_exponent + 8) == huge
+    assert event.price_exponent == -8
+
+
+def test_a_book_that_does_not_follow_its_book_ticker_is_rebuilt(
+    synced: tuple[Bench, Book],
+) -> None:
+    bench, book = synced
+    wrong = Book(bids={98 * 10**8: 3}, asks=dict(book.asks))
+    for _ in range(5):
+        bench.send(book.change([(False, 150 * 10**8, 1)]))
+        wrong.update_id = book.update_id
+        bench.send(wrong.quote())
+    (gap,) = bench.of(GAPS)
+    assert (gap.channel, gap.cause, gap.state) == ("book", 7, 1)
+    assert bench.commands() == [WantSnapshot(SYMBOL, urgent=True)]
+    stale = bench.of(BOOKS)[-1]
+    assert (stale.kind, stale.stale) == (2, True)
+
+
+def test_one_lost_book_ticker_is_no_mismatch(synced: tuple[Bench, Book]) -> None:
+    bench, book = synced
+    bench.send(book.quote())
+    bench.send(book.change([(True, 100 * 10**8, 1)]))  # its bookTicker is lost
+    for _ in range(4):
+        bench.send(book.change([(True, 100 * 10**8, 2 + book.update_id)]))
+        bench.send(book.quote())
+    assert bench.of(GAPS) == []
+    assert bench.engine.markets[SYMBOL].book.audit.matches > 0
+
+
+def test_a_snapshot_is_published_at_resync_and_every_minute(synced: tuple[Bench, Book]) -> None:
+    bench, book = synced
+    for _ in range(5):
+        bench.send(book.change([(True, 99 * 10**8, book.update_id)]), after_ns=31 * 10**9)
+    kinds = [event.kind for event in bench.of(BOOKS)]
+    assert kinds == [2, 1, 1, 2, 1, 1, 2, 1]
+    full = bench.of(BOOKS)[-2]
+    assert full.event_id.endswith(f":book:snapshot:{full.last_update_id}")
+    assert not full.HasField("trusted_low_units")
+
+
+def kline(first: int, last: int, **changes: Any) -> bytes:
+    """The closed kline of trades first to last as `trade` makes them, in BEGIN's minute."""
+    sizes = last - first + 1
+    taken = sum(1 for n in range(first, last + 1) if n % 2)
+    data: dict[str, Any] = {
+        "t": BEGIN_MS,
+        "T": BEGIN_MS + 59_999,
+        "s": SYMBOL,
+        "i": "1m",
+        "f": first,
+        "L": last,
+        "o": text(PRICE),
+        "c": text(PRICE),
+        "h": text(PRICE),
+        "l": text(PRICE),
+        "v": text(sizes * 10**8),
+        "n": sizes,
+        "x": True,
+        "q": text(sizes * PRICE),
+        "V": text(taken * 10**8),
+        "Q": text(taken * PRICE),
+        "B": "0",
+    }
+    data |= changes
+    return combined("kline_1m", {"e": "kline", "E": BEGIN_MS, "s": SYMBOL, "k": data})
+
+
+OPEN_KLINE = kline(1, 1, x=False)
+
+
+def test_a_kline_that_our_trades_make_matches(bench: Bench) -> None:
+    bench.send(OPEN_KLINE)
+    for number in range(1, 5):
+        bench.send(trade(number))
+    bench.send(kline(1, 5))  # its last trade is still under way
+    bench.send(trade(5))
+    assert bench.engine.markets[SYMBOL].klines.matches == 1
+    assert bench.of(GAPS) == []
+
+
+@pytest.mark.parametrize("field", ["o", "h", "l", "c", "v", "q", "V"])
+def test_a_kline_that_differs_is_a_gap_that_names_the_field(bench: Bench, field: str) -> None:
+    bench.send(OPEN_KLINE)
+    for number in range(1, 5):
+        bench.send(trade(number))
+    bench.send(kline(1, 4, **{field: "12.34567800"}))
+    (gap,) = bench.of(GAPS)
+    assert (gap.channel, gap.cause, gap.state) == ("kline_1m", 6, 4)
+    assert gap.first_id == BEGIN_MS * 1000
+    assert f" {field}: ours" in gap.detail
+
+
+def test_a_kline_of_which_we_saw_a_part_is_not_compared(bench: Bench) -> None:
+    bench.send(OPEN_KLINE)
+    bench.send(trade(3))
+    bench.send(kline(1, 3, v="9.00000000"))
+    klines = bench.engine.markets[SYMBOL].klines
+    assert (klines.matches, klines.mismatches) == (0, 0)
+    assert bench.of(GAPS) == []
+
+
+def test_a_kline_tells_of_trades_that_never_came(bench: Bench) -> None:
+    bench.send(OPEN_KLINE)
+    bench.send(trade(1))
+    bench.send(kline(1, 3))
+    bench.now += 11 * 10**9
+    bench.give("TICK")
+    (gap,) = bench.of(GAPS)
+    assert (gap.channel, gap.first_id, gap.last_id) == ("trade", 2, 3)
+    (wanted,) = bench.commands()
+    body = json.dumps([past_trade(2), past_trade(3)]).encode()
+    target = f"GET /api/v3/historicalTrades?symbol={SYMBOL}&fromId={wanted.first_id}&limit=2"
+    bench.give("REST", REST, body, target)
+    assert [event.trade_id for event in bench.of(TRADES)] == [1, 2, 3]
+    assert bench.engine.markets[SYMBOL].klines.matches == 1
+
+
+def test_the_next_connection_may_run_ahead_without_a_gap(synced: tuple[Bench, Book]) -> None:
+    bench, book = synced
+    bench.send(trade(1))
+    bench.open(B)
+    deltas = [book.change([(True, 99 * 10**8, n + 1)]) for n in range(4)]
+    for frame in (trade(3), trade(4), deltas[2], deltas[3]):
+        bench.send(frame, B)
+    for frame in (trade(2), deltas[0], trade(3), deltas[1], deltas[2]):
+        bench.send(frame, A)
+    bench.give("DISCONNECT", A, context="closed")
+    bench.send(trade(5), B)
+    assert [event.trade_id for event in bench.of(TRADES)] == [1, 2, 3, 4, 5]
+    assert bench.of(GAPS) == []
+    assert bench.of(BOOKS)[-1].last_update_id == book.update_id
+
+
+def test_what_the_old_connection_never_delivers_is_a_gap_in_the_end(bench: Bench) -> None:
+    bench.send(trade(1))
+    bench.open(B)
+    bench.send(trade(3), B)
+    assert bench.of(GAPS) == []
+    bench.give("DISCONNECT", A, context="the connection broke")
+    (gap,) = bench.of(GAPS)
+    assert (gap.first_id, gap.last_id) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"), [("stalled", 4), ("the connection broke", 2), ("closed", 3)]
+)
+def test_a_hole_after_a_disconnect_has_its_cause(bench: Bench, reason: str, cause: int) -> None:
+    bench.send(trade(1))
+    bench.give("DISCONNECT", A, context=reason)
+    bench.open(B)
+    bench.send(trade(5), B)
+    (gap,) = bench.of(GAPS)
+    assert gap.cause == cause
+    assert (gap.start_time, gap.end_time) == ((BEGIN_MS + 1) * 1000, (BEGIN_MS + 5) * 1000)
+
+
+def test_a_session_goes_on_where_the_last_one_stopped() -> None:
+    hole = OpenHole(first_id=3, last_id=6, missing=[(5, 6)], revision=2)
+    left = Continuation(trade_id=10, trade_time=5, book_id=990, holes=[hole])
+    bench = Bench()
+    bench.give("CONNECT", REST, msgspec.json.encode(Checkpoint({SYMBOL: left})), "http://x")
+    bench.open()
+    assert bench.commands() == [WantTrades(SYMBOL, 5, 2)]
+    bench.send(trade(10))
+    bench.send(trade(12))
+    book = Book(update_id=1000)
+    bench.send(book.change([(True, PRICE, 1)]))
+    found = {(gap.channel, gap.first_id, gap.last_id, gap.cause) for gap in bench.of(GAPS)}
+    assert found == {("trade", 11, 11, 3), ("book", 991, 1000, 3)}
+    assert [event.trade_id for event in bench.of(TRADES)] == [12]
+
+
+def test_instruments_are_published_when_they_change(bench: Bench) -> None:
+    info = {
+        "symbol": SYMBOL,
+        "status": "TRADING",
+        "baseAsset": "BTC",
+        "quoteAsset": "USDT",
+        "filters": [{"filterType": "PRICE_FILTER", "tickSize": "0.01000000"}],
+    }
+    for status in ("TRADING", "TRADING", "BREAK"):
+        body = json.dumps({"symbols": [info | {"status": status}]}).encode()
+        bench.give("REST", REST, body, "GET /api/v3/exchangeInfo")
+    assert [event.status for event in bench.of(INSTRUMENTS)] == ["TRADING", "BREAK"]
+
+
+def test_an_answer_that_refuses_leaves_an_unrepairable_gap(bench: Bench) -> None:
+    bench.send(trade(1))
+    bench.send(trade(3))
+    number = FrameKind.FRAME_KIND_REST
+    target = f"GET /api/v3/historicalTrades?symbol={SYMBOL}&fromId=2&limit=1"
+    records = bench.engine.apply(Input(number, REST, bench.now, b"{}", target, 400))
+    gap = parse(*next((topic, value) for topic, _, value in records))
+    assert gap.state == 4  # type: ignore[attr-defined]
