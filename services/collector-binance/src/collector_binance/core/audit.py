@@ -2,8 +2,8 @@
 
 After the depth event that ends at update u, the book's top must be that of the last bookTicker
 whose id is not above u. A bookTicker may come after the depth event, so a difference counts only
-once that of u itself or a newer one has come; and since a lost bookTicker makes one difference, only several in
-a row, against different bookTickers, mean that the book is wrong.
+once that of u itself or a newer one has come; and since a lost bookTicker makes one difference,
+only several in a row, against different bookTickers, mean that the book is wrong.
 """
 
 from __future__ import annotations
