@@ -354,12 +354,14 @@ def test_kafka_holds_to_the_table(kafka: Configured) -> None:
     reader.close()
     assert seen.error is not None
     assert seen.error.code() == refused
-    described = AdminClient(gateway).describe_consumer_groups(["spark-stream"])
+    # Held on to: its answers don't come once it is gone.
+    as_gateway = AdminClient(gateway)
+    described = as_gateway.describe_consumer_groups(["spark-stream"])
     with pytest.raises(KafkaException) as failed:
         described["spark-stream"].result(timeout=30)
     assert failed.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
     with pytest.raises(KafkaException) as failed:
-        AdminClient(gateway).create_topics([NewTopic("x", 1, 1)])["x"].result(timeout=30)
+        as_gateway.create_topics([NewTopic("x", 1, 1)])["x"].result(timeout=30)
     assert failed.value.args[0].code() in (
         refused,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
