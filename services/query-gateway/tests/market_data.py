@@ -199,6 +199,14 @@ def delta(
     )
 
 
+def blob(text: str) -> bytes:
+    """A plain decimal as Cassandra stores it."""
+    whole, _, fraction = text.partition(".")
+    units = int(whole + fraction)
+    number = units.to_bytes((units + (units < 0)).bit_length() // 8 + 1, "big", signed=True)
+    return len(fraction).to_bytes(4, "big", signed=True) + number
+
+
 class MemorySession:
     """Answers the history's statements from rows in memory, as Cassandra would."""
 
@@ -235,8 +243,8 @@ class MemorySession:
                 row.time_ms,
                 row.trade_id,
                 row.time_us,
-                Decimal(row.price),
-                Decimal(row.size),
+                blob(row.price),
+                blob(row.size),
                 {"buy": 1, "sell": 2}.get(row.taker_side, 0),
                 row.receive_time_ns,
             )
@@ -262,7 +270,6 @@ class MemorySession:
             return [(at, values, revision, 0, "run") for at, (values, revision) in chosen]
         if kind == "chart":
             return [
-                (at, *map(Decimal, row[1:6]), row.final, row.revision, row.layer)
-                for at, row in chosen
+                (at, *map(blob, row[1:6]), row.final, row.revision, row.layer) for at, row in chosen
             ]
-        return [(at, *map(Decimal, row[1:10]), *row[10:]) for at, row in chosen]
+        return [(at, *map(blob, row[1:10]), *row[10:]) for at, row in chosen]

@@ -3,12 +3,14 @@
 from decimal import Decimal
 from fractions import Fraction
 
+from cassandra.cqltypes import DecimalType
 from hypothesis import given
 from hypothesis import strategies as st
-from market_data import bar, bar_row
+from market_data import bar, bar_row, blob
 
 from query_gateway import bars, intervals
 from query_gateway.bars import BarRow
+from query_gateway.stored_rows import text
 
 VERSIONS = st.builds(
     lambda minute, trades, final, layer: bar_row(
@@ -32,6 +34,15 @@ def test_tiny_and_huge_sums_are_printed_without_an_exponent() -> None:
     assert bars.plain(Decimal("1E-16")) == "0.0000000000000001"
     assert bars.plain(Decimal("0E-8")) == "0.00000000"
     assert bars.plain(Decimal("12E+3")) == "12000"
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=8) | st.integers().map(Decimal))
+def test_a_stored_decimal_is_printed_digit_for_digit(value: Decimal) -> None:
+    digits = bars.plain(value)
+    # What the driver makes of the same bytes.
+    assert DecimalType.deserialize(blob(digits), 5) == value
+    assert text(blob(digits)) == bars.plain(value or abs(value))
+    assert text(None) == ""
 
 
 @given(st.lists(VERSIONS), st.lists(VERSIONS))

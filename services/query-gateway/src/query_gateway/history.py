@@ -15,7 +15,7 @@ from query_gateway.bars import BarRow
 from query_gateway.cassandra_session import CassandraSession
 from query_gateway.intervals import DAY_MS, HOUR_MS, STORED, bucket, buckets, next_bucket
 from query_gateway.scanning import scan
-from query_gateway.stored_rows import IndicatorSet, bar_row, chart_row, indicator_set, trade_row
+from query_gateway.stored_rows import IndicatorSet, bar_rows, chart_rows, indicator_set, trade_row
 from query_gateway.trades import TradeRow
 
 R = TypeVar("R")
@@ -78,7 +78,7 @@ class History:
 
         With `chart` only open to volume, final and version are read.
         """
-        make = chart_row if chart else bar_row
+        make = chart_rows if chart else bar_rows
         found = await self._rows(
             "chart" if chart else "bars",
             instrument,
@@ -88,7 +88,7 @@ class History:
             newest_first=newest_first,
             limit=limit,
         )
-        return Slice([make(row) for row in found.rows], found.low_ms, found.high_ms)
+        return Slice(make(found.rows), found.low_ms, found.high_ms)
 
     async def indicators(
         self,
@@ -218,20 +218,21 @@ class History:
     def _newest_partitions(
         self, instrument: str, stored: str, high_ms: int, count: int
     ) -> list[int]:
-        """The few partitions that most likely hold an instrument's newest rows, newest first.
+        """The partitions below `high_ms` that most likely hold the newest rows, newest first.
 
-        None when that isn't known: then the days must be asked for.
+        They follow one another without a hole. None when an instrument's newest row isn't known:
+        then the days must be asked for.
         """
         newest_ms = self._newest_ms(instrument)
-        if not 0 < newest_ms < high_ms or count > _QUICK_PARTITIONS:
+        if not newest_ms or count > _QUICK_PARTITIONS:
             return []
+        last = bucket(stored, min(newest_ms, high_ms - 1))
         # A row that is stored already but not yet live is at most in the next partition.
-        last = bucket(stored, newest_ms)
-        first = next_bucket(stored, last)
-        found = [first, last] if first <= min(self._clock() * 1000, high_ms - 1) else [last]
-        for _ in range(count):
-            last = bucket(stored, last - 1)
+        after = next_bucket(stored, last)
+        found = [after] if after <= min(self._clock() * 1000, high_ms - 1) else []
+        for _ in range(count + 1):
             found.append(last)
+            last = bucket(stored, last - 1)
         return found
 
     async def _partitions(

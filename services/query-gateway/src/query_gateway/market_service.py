@@ -126,7 +126,7 @@ class MarketService(MarketServiceServicer):
         interval = intervals.parse(request.interval)
         start, end = requests.time_range(request)
         limit = requests.strict_size("limit", request.limit, 500, _CHART_ROWS)
-        low, high = ceil_ms(start, 0), ceil_ms(end, MAX_MS)
+        low, high = (interval.ceil(ms) for ms in (ceil_ms(start, 0), ceil_ms(end, MAX_MS)))
         newest_first = start is None
         version = self._view.series(name, interval.stored).fingerprint
         if high + _HORIZON_MS <= self._view.closed_until(name):

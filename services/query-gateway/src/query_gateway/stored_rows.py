@@ -1,33 +1,46 @@
-"""What is read from Cassandra: the statements by name, and their rows as ours."""
+"""What is read from Cassandra: the statements by name, and their rows as ours.
+
+Decimals are read as their bytes and become text at once: the driver would make a Decimal of each by
+way of a string, which costs several times as much (CPU time of a chart of 500 bars: 5 to 2 ms).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from meshkit.decimals import to_string
 from query_gateway.bars import BarRow, plain
 from query_gateway.intervals import STORED
 from query_gateway.live_view import IndicatorRow
 from query_gateway.trades import TradeRow
 
 _SIDES: Final = {1: "buy", 2: "sell"}
-_DECIMALS: Final = (
-    "open, high, low, close, volume, quote_volume, vwap, taker_buy_volume, taker_buy_quote_volume"
-)
-_COUNTS: Final = "trade_count, first_trade_id, last_trade_id, final, revision, layer, run"
 _START: Final = "to_unix_timestamp(start_time)"
-_COLUMNS: Final = ", ".join(f"bar.{name}" for name in f"{_DECIMALS}, {_COUNTS}".split(", "))
-_CHART: Final = ", ".join(
-    f"bar.{name}" for name in "open, high, low, close, volume, final, revision, layer".split(", ")
+
+
+def _bar(decimals: str, others: str) -> str:
+    blobs = [f"decimal_as_blob(bar.{name})" for name in decimals.split()]
+    return ", ".join([_START, *blobs, *(f"bar.{name}" for name in others.split())])
+
+
+_COLUMNS: Final = _bar(
+    "open high low close volume quote_volume vwap taker_buy_volume taker_buy_quote_volume",
+    "trade_count first_trade_id last_trade_id final revision layer run",
 )
-_INDICATORS: Final = "indicators.outputs, indicators.revision, indicators.layer, indicators.run"
+_CHART: Final = _bar("open high low close volume", "final revision layer")
+_INDICATORS: Final = (
+    f"{_START}, indicators.outputs, indicators.revision, indicators.layer, indicators.run"
+)
 _RANGE: Final = (
     "WHERE instrument = ? AND bucket = ? AND start_time >= ? AND start_time < ? "
     "ORDER BY start_time {order} LIMIT ?"
 )
 _TRADES: Final = (
-    "SELECT to_unix_timestamp(event_time), trade_id, event_time_us, price, size, taker_side, "
-    "receive_time_ns FROM trades WHERE instrument = ? AND bucket = ? AND shard = ? "
+    "SELECT to_unix_timestamp(event_time), trade_id, event_time_us, decimal_as_blob(price), "
+    "decimal_as_blob(size), taker_side, receive_time_ns FROM trades "
+    "WHERE instrument = ? AND bucket = ? AND shard = ? "
     "AND (event_time, trade_id) >= (?, ?) AND (event_time, trade_id) < (?, ?) "
     "ORDER BY event_time {order}, trade_id {order} LIMIT ?"
 )
@@ -46,9 +59,7 @@ def statements() -> dict[str, str]:
                 ("chart", _CHART, "bars"),
                 ("indicators", _INDICATORS, "indicators"),
             ):
-                found[f"{kind} {name} {order}"] = (
-                    f"SELECT {_START}, {columns} FROM {table}_{name} {where}"  # noqa: S608
-                )
+                found[f"{kind} {name} {order}"] = f"SELECT {columns} FROM {table}_{name} {where}"  # noqa: S608
         found[f"trades {order}"] = _TRADES.format(order=order)
     return found
 
@@ -60,23 +71,32 @@ class IndicatorSet(NamedTuple):
     rows: list[IndicatorRow]
 
 
-def bar_row(row: Sequence[Any]) -> BarRow:
-    """A row of a "bars" statement."""
-    decimals: Any = map(_text, row[1:10])
-    return BarRow(row[0], *decimals, *row[10:])
+def text(blob: bytes | None) -> str:
+    """A stored decimal in plain notation at its scale; "" for null.
+
+    The bytes are a scale and a two's complement integer, both big-endian:
+    https://github.com/apache/cassandra/blob/trunk/doc/native_protocol_v5.spec (6.5)
+    """
+    if blob is None:
+        return ""
+    units, scale = int.from_bytes(blob[4:], "big", signed=True), _scale(blob[:4])
+    digits = str(units)
+    if 0 < scale < len(digits) and units > 0:
+        return f"{digits[:-scale]}.{digits[-scale:]}"
+    return to_string(units, -scale)
 
 
-def chart_row(row: Sequence[Any]) -> BarRow:
-    """A row of a "chart" statement: what a chart doesn't show stays empty."""
-    start, opened, high, low, close, volume, final, revision, layer = row
-    prices = (_text(opened), _text(high), _text(low), _text(close))
-    return BarRow(
-        start, *prices, _text(volume), "", "", "", "", 0, 0, 0, final, revision, layer, ""
-    )
+def bar_rows(rows: Sequence[Sequence[Any]]) -> list[BarRow]:
+    """The rows of a "bars" statement."""
+    return [BarRow._make((row[0], *map(text, row[1:10]), *row[10:])) for row in rows]
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else plain(value)
+def chart_rows(rows: Sequence[Sequence[Any]]) -> list[BarRow]:
+    """The rows of a "chart" statement: what a chart doesn't show stays empty."""
+    return [
+        BarRow._make((row[0], *map(text, row[1:6]), "", "", "", "", 0, 0, 0, *row[6:], ""))
+        for row in rows
+    ]
 
 
 def indicator_set(row: Sequence[Any]) -> IndicatorSet:
@@ -93,5 +113,10 @@ def trade_row(row: Sequence[Any]) -> TradeRow:
     """A row of a "trades" statement."""
     time_ms, trade_id, time_us, price, size, side, received = row
     return TradeRow(
-        time_ms, trade_id, time_us, plain(price), plain(size), _SIDES.get(side, ""), received
+        time_ms, trade_id, time_us, text(price), text(size), _SIDES.get(side, ""), received
     )
+
+
+@lru_cache
+def _scale(blob: bytes) -> int:
+    return int.from_bytes(blob, "big", signed=True)

@@ -1,0 +1,248 @@
+"""Chart view of 500 bars through Envoy: the gateway against FastAPI + orjson doing the same work.
+
+Both stand behind one Envoy, read one Cassandra and one Redis, and are asked in turns: cold (each
+request another end, a minute apart, so that nothing is cached) and warm (one URL). What counts is the ratio of
+requests per second, and of CPU time per request of server and Envoy together, which other work on
+the machine disturbs less.
+
+    .venv/bin/python bench/gateway/chart.py [--rounds 5] [--seconds 3]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import psutil
+
+from coinmesh_local.testing import TestMesh, eventually
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+BIN = CHECKOUT / ".venv/bin"
+sys.path.insert(0, str(CHECKOUT / "services/query-gateway/tests"))
+
+from market_data import bar, bar_row, instrument  # noqa: E402
+from stack import COMPONENTS, Feeder, Gateway  # noqa: E402
+
+NAME = "binance.BTC-USDT"
+QUERY = f"/v1/instruments/{NAME}/bars:view?interval=1m&limit=500&end_time="
+DAY_MS, MINUTE_MS = 86_400_000, 60_000
+DAYS = 14
+
+
+def peer_python() -> Path:
+    """The peer's environment: made once, kept in the user's cache."""
+    wanted = (HERE / "requirements.txt").read_bytes()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "coinmesh")
+    place = cache / f"bench-gateway-{hashlib.sha256(wanted).hexdigest()[:12]}"
+    python = place / "bin/python"
+    if not (place / "complete").exists():
+        subprocess.run(
+            [BIN / "uv", "venv", "--clear", "-q", "--python", sys.executable, place], check=True
+        )
+        install = [BIN / "uv", "pip", "install", "-q", "--python", python, "-r"]
+        subprocess.run([*install, HERE / "requirements.txt"], check=True)
+        (place / "complete").touch()
+    return python
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def envoy_config(path: Path, public: int, gateway: str, peer: int, *, cache: bool) -> None:
+    """The mesh's own configuration, with a route to the peer in front of the others."""
+    command = [
+        BIN / "coinmesh-envoy-config", "--out", path, "--listen", f"127.0.0.1:{public}",
+        "--admin", f"127.0.0.1:{free_port()}", "--service", f"query-gateway={gateway}",
+        "--service", "collector-binance=127.0.0.1:1", *(["--cache"] if cache else []),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    config = json.loads(path.read_text())
+    resources = config["static_resources"]
+    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": peer}}}
+    resources["clusters"].append(
+        {
+            "name": "peer",
+            "type": "STATIC",
+            "load_assignment": {
+                "cluster_name": "peer",
+                "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+            },
+        }
+    )
+    off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    names = {one["name"] for one in manager["http_filters"]}
+    disabled = [
+        name for name in names if "transcoder" in name or "cache" in name or "buffer" in name
+    ]
+    manager["route_config"]["virtual_hosts"][-1]["routes"].insert(
+        0,
+        {
+            "match": {"prefix": "/peer/"},
+            "route": {"cluster": "peer"},
+            "typed_per_filter_config": dict.fromkeys(disabled, off),
+        },
+    )
+    path.write_text(json.dumps(config))
+
+
+def cpu(processes: list[psutil.Process]) -> float:
+    """CPU seconds of processes so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+Figures = dict[str, float]
+
+
+def measure(
+    port: int,
+    prefix: str,
+    paths: Path,
+    first: int,
+    seconds: float,
+    servers: list[psutil.Process],
+) -> Figures:
+    """One stretch of load: its counts, with CPU milliseconds per request."""
+    before = cpu(servers)
+    command = [
+        sys.executable, HERE / "load.py", "--port", str(port), "--prefix", prefix,
+        "--paths", paths, "--first", str(first), "--seconds", str(seconds),
+    ]  # fmt: skip
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(out)
+    assert found["failures"] == 0, found
+    found["cpu_ms"] = (cpu(servers) - before) * 1000 / found["requests"]
+    return found
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    options = parser.parse_args()
+    python = peer_python()
+    with tempfile.TemporaryDirectory(prefix="coinmesh-bench-") as text:
+        root = Path(text)
+        with TestMesh(root / "mesh") as mesh:
+            mesh.require(*COMPONENTS)
+            run(mesh, root, python, options.rounds, options.seconds)
+
+
+def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -> None:
+    """The servers, the data, the rounds."""
+    end = int(time.time() * 1000) // DAY_MS * DAY_MS
+    begin = end - DAYS * DAY_MS
+    feeder = Feeder(mesh)
+    starts = range(begin, end, MINUTE_MS)
+    rows = [bar_row(at, price=60_000_00000000 + n * 1_000_000) for n, at in enumerate(starts)]
+    feeder.store_bars(NAME, "1m", rows)
+    feeder.store_bars(NAME, "1d", [bar_row(at, "1d") for at in range(begin, end, DAY_MS)])
+    feeder.send(instrument(NAME), bar(end - MINUTE_MS), bar(end + 60 * MINUTE_MS))
+    ours = Gateway(mesh, root, "bench").wait_ready()
+    peer_port, public, cached_public = free_port(), free_port(), free_port()
+    children = [
+        subprocess.Popen(
+            [python, "-m", "uvicorn", "peer:app", "--port", str(peer_port), "--loop", "uvloop",
+             "--http", "httptools", "--no-access-log", "--log-level", "warning"],
+            cwd=HERE, env={**os.environ, **mesh.settings},
+        )
+    ]  # fmt: skip
+    try:
+        for port, cache in ((public, False), (cached_public, True)):
+            config = root / f"envoy-{port}.json"
+            envoy_config(config, port, ours.address, peer_port, cache=cache)
+            command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
+            with (root / f"envoy-{port}.log").open("w") as log:
+                children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))
+        ends = DAYS * 1440 - 500  # so many charts of 500 bars there are
+        times = [datetime.fromtimestamp((end - n * MINUTE_MS) / 1000, UTC) for n in range(ends)]
+        warm, cold = root / "warm.txt", root / "cold.txt"
+        cold.write_text("\n".join(f"{QUERY}{at:%Y-%m-%dT%H:%M:%SZ}" for at in times))
+        warm.write_text(cold.read_text().partition("\n")[0])
+        check(public, warm.read_text())
+        servers = {
+            "ours": [psutil.Process(ours.pid), psutil.Process(children[1].pid)],
+            "peer": [psutil.Process(children[0].pid), psutil.Process(children[1].pid)],
+            "kept": [psutil.Process(ours.pid), psutil.Process(children[2].pid)],
+        }
+        results: dict[tuple[str, str], list[Figures]] = {}
+        first = 0
+        for number in range(rounds):
+            order = ["ours", "peer"] if number % 2 else ["peer", "ours"]
+            for kind in ("cold", "warm"):
+                for who in [*order, "kept"] if kind == "warm" else order:
+                    prefix = "/peer" if who == "peer" else ""
+                    paths = cold if kind == "cold" else warm
+                    port = cached_public if who == "kept" else public
+                    found = measure(port, prefix, paths, first, seconds, servers[who])
+                    first += int(found["requests"]) + 100 if kind == "cold" else 0
+                    results.setdefault((kind, who), []).append(found)
+        report(results)
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait(10)
+        ours.stop()
+        feeder.close()
+
+
+def check(public: int, path: str) -> None:
+    """Both give the same chart."""
+
+    def get(prefix: str) -> dict | None:
+        try:
+            reply = httpx.get(f"http://127.0.0.1:{public}{prefix}{path}", timeout=10)
+            return reply.json() if reply.status_code == 200 else None
+        except httpx.TransportError:
+            return None
+
+    ours = eventually(lambda: get(""), "the gateway answers through Envoy", 60)
+    peer = eventually(lambda: get("/peer"), "the peer answers through Envoy", 60)
+    assert ours == peer
+    assert len(ours["startTime"]) == 500
+
+
+def report(results: dict[tuple[str, str], list[Figures]]) -> None:
+    """Medians, and the medians of the rounds' ratios."""
+    names = {
+        "ours": "query-gateway",
+        "peer": "FastAPI + orjson",
+        "kept": "query-gateway, Envoy's cache",
+    }
+    print("| | requests/s | CPU ms/request (server + Envoy) | p50 ms | p99 ms |")
+    print("| --- | --- | --- | --- | --- |")
+    for (kind, who), found in sorted(results.items()):
+        middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        print(
+            f"| {kind}: {names[who]} | {middle['per_second']:.0f} | {middle['cpu_ms']:.2f} | "
+            f"{middle['p50_ms']:.1f} | {middle['p99_ms']:.1f} |"
+        )
+    for kind, who in (("cold", "ours"), ("warm", "ours"), ("warm", "kept")):
+        pairs = list(zip(results[kind, who], results[kind, "peer"], strict=True))
+        speed = statistics.median(a["per_second"] / b["per_second"] for a, b in pairs)
+        cheap = statistics.median(b["cpu_ms"] / a["cpu_ms"] for a, b in pairs)
+        print(
+            f"{kind}, {names[who]}: {speed:.2f} x the requests/s, "
+            f"{cheap:.2f} x the requests per CPU second"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Exchange frame → quote on the live stream: how old a quote is when a reader has it.
+
+The simulated exchange, collector, Kafka, gateway and Envoy run as they do in the mesh; a quote
+carries the time at which the collector received its frame, and the reader takes the same machine's
+clock when it has parsed the message. The reader is a process of its own.
+
+    .venv/bin/python bench/gateway/live.py [--rate 200] [--seconds 20]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+
+from coinmesh_contracts.market.v1 import market_service_pb2 as api
+from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
+from coinmesh_local.testing import TestMesh, eventually
+
+
+def read(address: str, names: list[str], seconds: float) -> None:
+    """Prints the quotes' ages as JSON: count, p50, p99 and greatest in milliseconds."""
+    with grpc.insecure_channel(address) as channel:
+        request = api.StreamMarketRequest(instruments=names, channels=["quote"])
+        ages: list[float] = []
+        begin = time.time() + 3  # warm by then
+        for message in MarketServiceStub(channel).StreamMarket(request):
+            now = time.time_ns()
+            if message.HasField("gap"):
+                raise SystemExit(f"the reader was too slow: {message.gap}")
+            if now / 1e9 >= begin:
+                for event in message.batch.events:
+                    received = event.quote.receive_time
+                    ages.append((now - received.seconds * 10**9 - received.nanos) / 1e6)
+            if now / 1e9 >= begin + seconds:
+                break
+    ages.sort()
+    found = {
+        "quotes": len(ages),
+        "per_second": len(ages) / seconds,
+        "p50_ms": ages[len(ages) // 2],
+        "p99_ms": ages[len(ages) * 99 // 100],
+        "max_ms": ages[-1],
+    }
+    print(json.dumps(found))
+
+
+def main() -> None:
+    """Starts the mesh and prints a row for each round."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=200, help="trades a second, all instruments")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--read", nargs="+", metavar=("ADDRESS", "INSTRUMENT"))
+    options = parser.parse_args()
+    if options.read:
+        read(options.read[0], options.read[1:], options.seconds)
+        return
+    environment = {
+        "COINMESH_SIM_RATE": str(options.rate),
+        "COINMESH_SIM_SYMBOLS": "10",
+        "COINMESH_SIM_CAPTURE": "",
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="coinmesh-bench-") as root,
+        TestMesh(Path(root) / "mesh", environment=environment) as mesh,
+    ):
+        mesh.require("collector-binance", "query-gateway", "envoy")
+        address = mesh.endpoints["grpc"]
+        names = eventually(lambda: instruments(address), "instruments are listed", 60)
+        for _ in range(options.rounds):
+            command = [sys.executable, __file__, "--seconds", str(options.seconds), "--read"]
+            subprocess.run([*command, address, *names], check=True)
+
+
+def instruments(address: str) -> list[str]:
+    """The names of all instruments, through Envoy."""
+    with grpc.insecure_channel(address) as channel:
+        found = MarketServiceStub(channel).ListInstruments(api.ListInstrumentsRequest())
+        return [one.name for one in found.instruments]
+
+
+if __name__ == "__main__":
+    main()
