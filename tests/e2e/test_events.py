@@ -64,10 +64,11 @@ def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> Non
     wanted = {event["eventId"] for event in published if in_capture(run, event)}
     replayed: dict[str, dict[str, Any]] = {}
 
+    seen: set[str] = set()
+
     def complete() -> bool:
         raw, out = tmp_path / "raw", tmp_path / "out"
-        download(run, topics.FRAMES.name, raw)
-        if not any(raw.iterdir()):
+        if not download(run, topics.FRAMES.name, raw, seen):
             return False
         command = [BIN / "collector-binance", "replay", str(raw), "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -127,8 +128,8 @@ def trades_of_topic(run: Any) -> list[dict[str, Any]]:
         consumer.close()
 
 
-def download(run: Any, topic: str, directory: Path) -> None:
-    """The archived objects of a topic, names kept."""
+def download(run: Any, topic: str, directory: Path, seen: set[str]) -> bool:
+    """Fetches the archived objects of a topic that aren't in `seen`; whether there were any."""
     settings = run.mesh.settings
     keys = json.loads(Path(settings["COINMESH_S3_CREDENTIALS_FILE"]).read_text())
     store = S3FileSystem(
@@ -139,8 +140,12 @@ def download(run: Any, topic: str, directory: Path) -> None:
     )
     directory.mkdir(exist_ok=True)
     folder = f"{settings.get('COINMESH_S3_BUCKET', 'coinmesh')}/raw/{topic}"
-    for info in store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True)):
-        if info.path.endswith(".parquet"):
-            name = info.path.removeprefix(f"{folder}/").replace("/", "_")
-            with store.open_input_file(info.path) as file:
-                (directory / name).write_bytes(file.readall())
+    found = store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    new = [info.path for info in found if info.path.endswith(".parquet") and info.path not in seen]
+    for path in new:
+        with store.open_input_file(path) as file:
+            (directory / path.removeprefix(f"{folder}/").replace("/", "_")).write_bytes(
+                file.readall()
+            )
+    seen.update(new)
+    return bool(new)
