@@ -16,7 +16,7 @@ from collector_binance.core.encode import WRITTEN, Headers, Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
 from collector_binance.core.market import Market
-from collector_binance.core.messages import Level
+from collector_binance.core.messages import Level, decode_levels
 from collector_binance.core.units import EXPONENT, DecimalError, parse
 from collector_binance.digest import Digests
 from collector_binance.digest import parse as parse_event
@@ -33,9 +33,9 @@ class BookTop(BookObserver):
         self._symbol, self._lines = symbol, lines
         self._texts: dict[tuple[int, int], Level] = {}
 
-    def on_levels(self, bids: Sequence[Level], asks: Sequence[Level]) -> None:
+    def on_levels(self, bids: bytes, asks: bytes) -> None:
         """Remember how prices and sizes are printed, unless with the usual 8 decimals."""
-        for level in (*bids, *asks):
+        for level in (*decode_levels(bids), *decode_levels(asks)):
             if level[0][-9:-8] != "." or level[1][-9:-8] != ".":
                 self._texts[parse(level[0]), parse(level[1])] = level
 

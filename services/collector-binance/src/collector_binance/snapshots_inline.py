@@ -15,7 +15,7 @@ from collector_binance.core.encode import Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import BookSnapshot, decode_book_snapshot
-from collector_binance.core.units import parse
+from collector_binance.core.units import parse_levels
 
 _KEPT: Final = 64
 _FAR: Final = math.log(2)
@@ -65,9 +65,9 @@ class InlineSnapshots:
 
 
 def _middle(snapshot: BookSnapshot) -> float | None:
-    bids = [parse(price) for price, _ in snapshot.bids[:1]]
-    asks = [parse(price) for price, _ in snapshot.asks[:1]]
-    known = [*bids, *asks]
+    bids, _ = parse_levels(bytes(snapshot.bids))
+    asks, _ = parse_levels(bytes(snapshot.asks))
+    known = [*bids[:1], *asks[:1]]
     return sum(known) / len(known) if known else None
 
 

@@ -14,7 +14,6 @@ hole goes on being served, marked as stale.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -26,7 +25,7 @@ from collector_binance.core.commands import Command, WantSnapshot
 from collector_binance.core.encode import Encoder, Record
 from collector_binance.core.gaps import GapLog, Hole
 from collector_binance.core.levels import Side
-from collector_binance.core.messages import BookSnapshot, Channel, DepthData, Level
+from collector_binance.core.messages import BookSnapshot, Channel, DepthData
 from collector_binance.core.units import parse_levels
 
 PUBLISHED_LEVELS: Final = 1000
@@ -62,8 +61,8 @@ class Delta:
 class BookObserver:
     """Is told what the book takes in; for `replay --book-top`."""
 
-    def on_levels(self, bids: Sequence[Level], asks: Sequence[Level]) -> None:
-        """Levels as the venue prints them, before they take effect."""
+    def on_levels(self, bids: bytes, asks: bytes) -> None:
+        """Levels as the venue prints them, as JSON, before they take effect."""
 
     def on_applied(self, book: Book) -> None:
         """A delta has been applied."""
@@ -118,7 +117,7 @@ class Book:
         """
         if data.first_id > data.last_id:
             raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
-        bids, asks = parse_levels(data.bids), parse_levels(data.asks)
+        bids, asks = parse_levels(bytes(data.bids)), parse_levels(bytes(data.asks))
         time = data.publish_time * scale
         delta = Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
         if self.state is BookState.SYNCED:
@@ -207,9 +206,9 @@ class Book:
             self._attempts += 1
             self._want()
             return
-        bids, asks = parse_levels(snapshot.bids), parse_levels(snapshot.asks)
+        bids, asks = parse_levels(bytes(snapshot.bids)), parse_levels(bytes(snapshot.asks))
         if self.observer is not None:
-            self.observer.on_levels(snapshot.bids, snapshot.asks)
+            self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))
         if self.state is BookState.STALE:
             self.resyncs += 1
         self.bids.replace(*bids)
@@ -289,7 +288,7 @@ class Book:
             _DELTA, ids, delta.bids, delta.asks, delta.receive_ns, event_time=delta.time
         )
         if self.observer is not None:
-            self.observer.on_levels(delta.data.bids, delta.data.asks)
+            self.observer.on_levels(bytes(delta.data.bids), bytes(delta.data.asks))
         self.bids.apply(*delta.bids)
         self.asks.apply(*delta.asks)
         self.last_id, self.last_time = delta.last_id, delta.time

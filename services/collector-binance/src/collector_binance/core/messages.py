@@ -67,14 +67,14 @@ class QuoteData(Struct, gc=False):
 
 
 class DepthData(Struct):
-    """`<symbol>@depth`: the levels that changed in updates first_id to last_id."""
+    """`<symbol>@depth`: the levels that changed in updates first_id to last_id, as JSON."""
 
     symbol: str = field(name="s")
     publish_time: Time = field(name="E")
     first_id: Id = field(name="U")
     last_id: Id = field(name="u")
-    bids: list[Level] = field(name="b")
-    asks: list[Level] = field(name="a")
+    bids: msgspec.Raw = field(name="b")
+    asks: msgspec.Raw = field(name="a")
 
 
 class Kline(Struct):
@@ -126,11 +126,11 @@ decode_kline: Final = msgspec.json.Decoder(_KlineFrame).decode
 
 
 class BookSnapshot(Struct):
-    """REST depth: the whole book at `last_update_id`; spot gives neither symbol nor time."""
+    """REST depth: the whole book at `last_update_id`, its sides as JSON; no symbol, no time."""
 
     last_update_id: Id = field(name="lastUpdateId")
-    bids: list[Level]
-    asks: list[Level]
+    bids: msgspec.Raw
+    asks: msgspec.Raw
 
 
 class PastTrade(Struct, gc=False):
@@ -143,6 +143,7 @@ class PastTrade(Struct, gc=False):
     buyer_is_maker: bool = field(name="isBuyerMaker")
 
 
+decode_levels: Final = msgspec.json.Decoder(list[Level]).decode
 decode_book_snapshot: Final = msgspec.json.Decoder(BookSnapshot).decode
 decode_past_trades: Final = msgspec.json.Decoder(list[PastTrade]).decode
 

@@ -15,6 +15,7 @@ class Quotes:
         self.last_id = -1
         self.last_time: int | None = None  # bookTicker has no time
         self.last: tuple[int, int, int, int] | None = None
+        self._texts = ("", "", "", "")
         self.events = 0
         self.duplicates = 0
 
@@ -27,15 +28,21 @@ class Quotes:
         if data.update_id <= self.last_id:
             self.duplicates += 1
             return False
-        units = (
-            parse(data.bid_price),
-            parse(data.bid_size),
-            parse(data.ask_price),
-            parse(data.ask_size),
-        )
+        # Most quotes change one or two of the four values.
+        texts, known = self._texts, self.last
+        given = (data.bid_price, data.bid_size, data.ask_price, data.ask_size)
+        if known is None:
+            units = (parse(given[0]), parse(given[1]), parse(given[2]), parse(given[3]))
+        else:
+            units = (
+                known[0] if given[0] == texts[0] else parse(given[0]),
+                known[1] if given[1] == texts[1] else parse(given[1]),
+                known[2] if given[2] == texts[2] else parse(given[2]),
+                known[3] if given[3] == texts[3] else parse(given[3]),
+            )
         record = self._encoder.quote(data, units, receive_ns)
         self.last_id = data.update_id
-        self.last = units
+        self.last, self._texts = units, given
         self.events += 1
         out.append(record)
         return True
