@@ -168,6 +168,15 @@ def tree_cpu(process: subprocess.Popen[bytes]) -> float:
     return total
 
 
+def mesh_cpu(mesh: TestMesh) -> float:
+    """CPU seconds of Kafka and Cassandra."""
+    total = 0.0
+    for name in ("kafka", "cassandra"):
+        times = psutil.Process(mesh.component(name).pids()[0]).cpu_times()
+        total += times.user + times.system
+    return total
+
+
 def tree_rss(process: subprocess.Popen[bytes]) -> int:
     root = psutil.Process(process.pid)
     total = 0
@@ -188,16 +197,16 @@ def drain(bench: Bench, process: subprocess.Popen[bytes], total: int) -> dict[st
 
     eventually(first, "the first batch", 300)
     began, (_, at_begin) = time.perf_counter(), bench.progress()
-    cpu = tree_cpu(process)
-    peak = 0
+    cpu, servers, peak = tree_cpu(process), mesh_cpu(bench.mesh), 0
     while (done := bench.progress()[1]) < total:
         assert process.poll() is None, "the application ended"
         peak = max(peak, tree_rss(process))
         time.sleep(0.1)
-    seconds = time.perf_counter() - began
+    seconds, count = time.perf_counter() - began, done - at_begin
     return {
-        "trades_per_second": (done - at_begin) / seconds,
-        "cpu_seconds_per_million": (tree_cpu(process) - cpu) / (done - at_begin) * 1e6,
+        "trades_per_second": count / seconds,
+        "cpu_seconds_per_million": (tree_cpu(process) - cpu) / count * 1e6,
+        "servers_cpu_seconds_per_million": (mesh_cpu(bench.mesh) - servers) / count * 1e6,
         "peak_rss_mb": peak / 2**20,
     }
 
@@ -263,9 +272,10 @@ def main() -> None:
                 assert bench.trade_counts(interval) == bench.ids, f"wrong bars of {interval}"
             print(
                 f"backlog: {arguments.trades:,} trades + {records - arguments.trades:,} duplicates:"
-                f" {result['trades_per_second']:,.0f}/s, application's CPU "
-                f"{result['cpu_seconds_per_million']:.1f} s per million, peak RSS "
-                f"{result['peak_rss_mb']:,.0f} MB (load before: {load:.1f})",
+                f" {result['trades_per_second']:,.0f}/s; CPU per million: application "
+                f"{result['cpu_seconds_per_million']:.1f} s, Kafka and Cassandra "
+                f"{result['servers_cpu_seconds_per_million']:.1f} s; application's peak RSS "
+                f"{result['peak_rss_mb']:,.0f} MB; load average before: {load:.1f}",
                 flush=True,
             )
             delays = live(bench, arguments.live_seconds, arguments.live_rate)

@@ -94,7 +94,7 @@ def test_the_archive_keeps_all_as_it_is_and_fills_recent_trades(harness):
     records = [h.trade(harness.header, *row) for row in rows]
     records.append((f"{harness.venue}.BAD-USDT".encode(), b"\x09not a trade"))
     where = harness.send(records)
-    with harness.running("--only", "archive", SPARK_ARCHIVE_MAX_BYTES=20_000) as process:
+    with harness.running("--only", "archive", SPARK_ARCHIVE_MAX_BYTES=300_000) as process:
         harness.until(lambda: harness.archived_up_to(topics.TRADES.name), process)
         trades = {}
         with harness.cassandra() as session:
