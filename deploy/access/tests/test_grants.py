@@ -382,7 +382,7 @@ def test_kafka_holds_to_the_table(kafka: Configured) -> None:
 
 @pytest.fixture
 def cassandra(bao: Any, tls_root: Path, tmp_path: Path, process: Start) -> str:
-    """A node that knows its clients by certificate, migrated and granted; its host:port."""
+    """A node that was taken over and knows its clients by certificate; its host:port."""
     provision.ensure(["jdk17", "cassandra"], print)
     places = provision.locations()
     own = tls_root / "cassandra" / "current"
@@ -395,12 +395,11 @@ def cassandra(bao: Any, tls_root: Path, tmp_path: Path, process: Start) -> str:
     text = fill((config / "cassandra.yaml").read_text(), context, "cassandra.yaml")
     text = re.sub(r"(?m)^(authenticator|authorizer):.*\n", "", text)
     configuration = tmp_path / "cassandra.yaml"
-    configuration.write_text(
-        text
-        + f"""
-authenticator:
-  class_name: org.apache.cassandra.auth.MutualTlsWithPasswordFallbackAuthenticator
+    by_certificate = f"""authenticator:
+  class_name: org.apache.cassandra.auth.MutualTlsAuthenticator
   parameters: {{validator_class_name: {validator}}}
+"""
+    text += f"""
 authorizer: CassandraAuthorizer
 role_manager: CassandraRoleManager
 permissions_validity: 0ms
@@ -415,38 +414,47 @@ client_encryption_options:
   keystore: {own}/keystore.pem
   truststore: {own}/ca.crt
 """
-    )
     options = tmp_path / "jvm.options"
     options.write_text(fill((config / "cassandra-jvm.options").read_text(), context, "jvm.options"))
     lib = places["cache.cassandra"]
-    process(
+    command = (
         *(f"{places['jdk17']}/bin/java", f"@{options}", "-Xms512m", "-Xmx512m"),
         *("-XX:MaxDirectMemorySize=256m", f"-Djava.io.tmpdir={tmp_path}"),
         *(f"-Dcassandra.config=file:{configuration}", f"-Dcassandra.storagedir={tmp_path}/data"),
-        *(f"-Dlogback.configurationFile={config}/cassandra-logback.xml",),
+        f"-Dlogback.configurationFile={config}/cassandra-logback.xml",
         *(f"-Dcassandra.jmx.local.port={ports['jmx']}", f"-javaagent:{lib}/jamm-0.4.0.jar"),
         *("-cp", f"{lib}/*", "org.apache.cassandra.service.CassandraDaemon"),
     )
     address = f"127.0.0.1:{ports['cql']}"
-    take_over(address, tls_root, bao)
+
+    def works(step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except AccessError:
+            return False
+        return True
+
+    def adopt() -> None:
+        cassandra_session.adopt(address, tls_root / "deploy", TABLE, "deploy")
+
+    def enter() -> None:
+        with cassandra_session.connect(address, tls_root / "deploy"):
+            pass
+
+    configuration.write_text(text + "authenticator: PasswordAuthenticator\n")
+    first = process(*command)
+    eventually(lambda: works(adopt), "Cassandra lets its first user in", timeout=200)
+    first.terminate()
+    first.wait(timeout=60)
+    configuration.write_text(text + by_certificate)
+    process(*command)
+    eventually(lambda: works(enter), "Cassandra knows the deployer", timeout=200)
+    migrate(address, tls_root)
     return address
 
 
-def take_over(address: str, tls_root: Path, bao: Any) -> None:
-    """The deployer's identity first, then the schema and everybody's grants."""
-
-    def taken() -> bool:
-        try:
-            return cassandra_session.adopt(
-                address, tls_root / "deploy", bao.service("deploy"), TABLE, "deploy"
-            )
-        except AccessError:
-            return False
-
-    eventually(taken, "Cassandra lets its first user in", timeout=240)
-    assert not cassandra_session.adopt(
-        address, tls_root / "deploy", bao.service("deploy"), TABLE, "deploy"
-    )
+def migrate(address: str, tls_root: Path) -> None:
+    """The schema and everybody's grants, by the deployer's certificate."""
     migrations = load(CHECKOUT / "deploy" / "cassandra" / "migrations")
     with cassandra_session.connect(address, tls_root / "deploy") as session:
         session.execute(

@@ -106,9 +106,9 @@ def test_a_change_makes_present_acls_those_wanted(wanted: list[str], present: li
 def test_cassandra_gives_a_role_its_identity_and_no_more() -> None:
     text = list(cassandra_roles.statements(small(a={"cassandra": {"select": ["bars_1m"]}}, b={})))
     assert text == [
-        'CREATE ROLE IF NOT EXISTS "a" WITH LOGIN = true',
+        'CREATE ROLE IF NOT EXISTS "a" WITH SUPERUSER = false AND LOGIN = true',
         'ALTER ROLE "a" WITH SUPERUSER = false AND LOGIN = true',
-        "ADD IDENTITY IF NOT EXISTS 'spiffe://coinmesh/svc/a' TO ROLE \"a\"",
+        "ADD IDENTITY IF NOT EXISTS 'spiffe://coinmesh/svc/a' TO ROLE 'a'",
         'GRANT SELECT ON TABLE coinmesh.bars_1m TO "a"',
     ]
 

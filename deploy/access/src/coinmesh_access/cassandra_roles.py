@@ -22,10 +22,13 @@ def statements(table: AccessTable) -> Iterator[str]:
     for name, entry in table.services.items():
         if not entry.uses_cassandra:
             continue
-        yield f"CREATE ROLE IF NOT EXISTS {role(name)} WITH LOGIN = true"
-        superuser = "true" if entry.cassandra.admin else "false"
-        yield f"ALTER ROLE {role(name)} WITH SUPERUSER = {superuser} AND LOGIN = true"
-        yield f"ADD IDENTITY IF NOT EXISTS '{table.spiffe_id(name)}' TO ROLE {role(name)}"
+        rights = f"SUPERUSER = {str(entry.cassandra.admin).lower()} AND LOGIN = true"
+        yield f"CREATE ROLE IF NOT EXISTS {role(name)} WITH {rights}"
+        if not entry.cassandra.admin:
+            # One that was an administrator before; nobody may alter this of itself.
+            yield f"ALTER ROLE {role(name)} WITH {rights}"
+        # Here alone a role is a string: its grammar refuses double quotes.
+        yield f"ADD IDENTITY IF NOT EXISTS '{table.spiffe_id(name)}' TO ROLE '{name}'"
         for permission, resource in sorted(_wanted(table, name)):
             yield f"GRANT {permission} ON {resource} TO {role(name)}"
 

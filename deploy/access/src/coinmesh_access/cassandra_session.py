@@ -1,18 +1,16 @@
 """A Cassandra session that says who it is by its client certificate alone."""
 
 import ssl
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hvac
 from cassandra import DriverException, RequestExecutionException
 from cassandra.auth import Authenticator, AuthProvider, PlainTextAuthProvider
 from cassandra.cluster import Cluster, NoHostAvailable
 
-from coinmesh_access import cassandra_roles, certificates
+from coinmesh_access import cassandra_roles
 from coinmesh_access.table import AccessError, AccessTable
 
 
@@ -39,7 +37,7 @@ def connect(
 ) -> Generator[Any]:
     """A session on `host:port[,host:port…]`; AccessError when none answers or lets it in.
 
-    `password` (user, password) is for a new node, where no certificate has a role yet.
+    `password` (user, password) is for a new node that knows no certificate yet (see `adopt`).
     """
     current = tls_dir / "current"
     context = ssl.create_default_context(cafile=str(current / "ca.crt"))
@@ -61,36 +59,24 @@ def connect(
         cluster.shutdown()
 
 
-#: What a new node comes with, open to whoever has a certificate, until `adopt` has run.
+#: What a new node comes with.
 FIRST_LOGIN = ("cassandra", "cassandra")
 
 
-def adopt(
-    contact_points: str, tls_dir: Path, client: hvac.Client, table: AccessTable, service: str
-) -> bool:
-    """Make a new node know `service` (a superuser of the table) and forget its first login.
+def adopt(contact_points: str, tls_dir: Path, table: AccessTable, service: str) -> None:
+    """Make a new node know `service`, a superuser of the table, by its certificate.
 
-    False when it knew it already. Cassandra looks at a password only when the certificate has no
-    SPIFFE id, so one without is made for this and dropped at once.
+    The node must run with `PasswordAuthenticator` this once: Cassandra's mutual TLS authenticators
+    look at no password when there is a certificate, and clients without one don't get that far.
+    Afterwards it is started with `MutualTlsAuthenticator`, and the first login is worth nothing.
 
     Args:
         contact_points: `host:port`, comma separated.
         tls_dir: The service's certificate.
-        client: Of Vault, logged in as the service.
         table: The access table.
         service: Who will administer roles and schema.
     """
-    try:
-        with connect(contact_points, tls_dir):
-            return False
-    except AccessError:
-        pass
     only = table.model_copy(update={"services": {service: table.service(service)}})
-    with tempfile.TemporaryDirectory() as directory:
-        certificates.renew(client, table, service, Path(directory), identity=False)
-        with connect(contact_points, Path(directory), FIRST_LOGIN) as session:
-            for statement in cassandra_roles.statements(only):
-                session.execute(statement)
-    with connect(contact_points, tls_dir) as session:
-        session.execute(f"DROP ROLE IF EXISTS {FIRST_LOGIN[0]}")
-    return True
+    with connect(contact_points, tls_dir, FIRST_LOGIN) as session:
+        for statement in cassandra_roles.statements(only):
+            session.execute(statement)

@@ -76,22 +76,14 @@ def current(directory: Path) -> Published | None:
     return Published(target, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
 
 
-def renew(
-    client: hvac.Client,
-    table: AccessTable,
-    service: str,
-    directory: Path,
-    *,
-    identity: bool = True,
-) -> Published:
+def renew(client: hvac.Client, table: AccessTable, service: str, directory: Path) -> Published:
     """Make a key, have it certified, publish both.
 
     Raises CertificateError when the answer isn't for this key, identity and root, hvac's and
     requests' errors when Vault refuses or is away. The current certificate stays until the swap.
-    Without `identity` it has no SPIFFE id, only the common name.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    uris = [table.spiffe_id(service)] if identity else []
+    uris = [table.spiffe_id(service)]
     answer = client.secrets.pki.sign_certificate(
         service,
         _request(table, service, key, uris),

@@ -86,10 +86,9 @@ def cassandra(
     *,
     tls_dir: TlsOption,
     contact_points: Annotated[str, typer.Option(envvar="COINMESH_CASSANDRA_CONTACT_POINTS")],
-    adopt: Annotated[bool, typer.Option(help="of a new node: take it over first")] = False,
-    address: AddressOption = DEFAULT_ADDRESS,
-    ca: CaOption = DEFAULT_CA,
-    secrets: SecretsOption = DEFAULT_SECRETS,
+    adopt: Annotated[
+        bool, typer.Option(help="of a new node, under PasswordAuthenticator: only the deployer")
+    ] = False,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
     """Make Cassandra's roles, identities and grants equal to the table's."""
@@ -98,8 +97,8 @@ def cassandra(
     with _told():
         known = load(table)
         if adopt:
-            client = vault(address, ca).login(secrets, DEPLOY)
-            cassandra_session.adopt(contact_points, tls_dir, client, known, DEPLOY)
+            cassandra_session.adopt(contact_points, tls_dir, known, DEPLOY)
+            return
         with cassandra_session.connect(contact_points, tls_dir) as session:
             revoked = cassandra_roles.apply(session, known)
     for statement in revoked:
