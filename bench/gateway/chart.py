@@ -1,9 +1,9 @@
 """Chart view of 500 bars through Envoy: the gateway against FastAPI + orjson doing the same work.
 
 Both stand behind one Envoy, read one Cassandra and one Redis, and are asked in turns: cold (each
-request another end, a minute apart, so that nothing is cached) and warm (one URL). What counts is the ratio of
-requests per second, and of CPU time per request of server and Envoy together, which other work on
-the machine disturbs less.
+request another end, a minute apart, so that nothing is cached) and warm (one URL). What counts is
+the ratio of requests per second, and of CPU time per request of server and Envoy together, which
+other work on the machine disturbs less.
 
     .venv/bin/python bench/gateway/chart.py [--rounds 5] [--seconds 3]
 """

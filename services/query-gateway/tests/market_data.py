@@ -199,12 +199,9 @@ def delta(
     )
 
 
-def blob(text: str) -> bytes:
-    """A plain decimal as Cassandra stores it."""
-    whole, _, fraction = text.partition(".")
-    units = int(whole + fraction)
-    number = units.to_bytes((units + (units < 0)).bit_length() // 8 + 1, "big", signed=True)
-    return len(fraction).to_bytes(4, "big", signed=True) + number
+def printed(text: str) -> str:
+    """A plain decimal as Cassandra prints it; Python's rule for exponents is Java's."""
+    return str(Decimal(text))
 
 
 class MemorySession:
@@ -243,8 +240,8 @@ class MemorySession:
                 row.time_ms,
                 row.trade_id,
                 row.time_us,
-                blob(row.price),
-                blob(row.size),
+                printed(row.price),
+                printed(row.size),
                 {"buy": 1, "sell": 2}.get(row.taker_side, 0),
                 row.receive_time_ns,
             )
@@ -270,6 +267,7 @@ class MemorySession:
             return [(at, values, revision, 0, "run") for at, (values, revision) in chosen]
         if kind == "chart":
             return [
-                (at, *map(blob, row[1:6]), row.final, row.revision, row.layer) for at, row in chosen
+                (at, *map(printed, row[1:6]), row.final, row.revision, row.layer)
+                for at, row in chosen
             ]
-        return [(at, *map(blob, row[1:10]), *row[10:]) for at, row in chosen]
+        return [(at, *map(printed, row[1:10]), *row[10:]) for at, row in chosen]

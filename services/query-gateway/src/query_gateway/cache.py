@@ -7,13 +7,15 @@ writes it. Versions are digits of fixed width, compared as text: Lua's numbers l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -57,6 +59,18 @@ return 1
 """
 
 
+class _Pool(ConnectionPool):
+    """Hands out connections without asking each time whether they still stand.
+
+    That question costs as much as a GET; a connection that has gone is found by its use, which is
+    tried once more.
+    """
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Opens a connection that isn't open."""
+        await connection.connect()
+
+
 class Versioned(NamedTuple):
     """A latest value to write."""
 
@@ -77,13 +91,8 @@ class Cache:
                 "ssl_keyfile": str(files.key),
                 "ssl_ca_certs": str(files.roots),
             }
-        self._redis: Redis = Redis.from_url(
-            settings.redis_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1),
-            **tls,
-        )
+        pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **tls)
+        self._redis: Redis = Redis.from_pool(pool)
         self._resting_until = 0.0
         self._failures = metrics.counter("redis_failures", "Requests that Redis failed")
         self._up = metrics.gauge("redis_up", "1 while Redis answers")
@@ -139,7 +148,8 @@ class Cache:
         if time.monotonic() < self._resting_until:
             return None
         try:
-            answer = await cast(Awaitable[object], call())
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                answer = await cast(Awaitable[object], call())
         except (RedisError, OSError, TimeoutError) as error:
             self._failures.inc()
             self._up.set(0)

@@ -18,7 +18,7 @@ from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics
-from meshkit.registry import Registry, SchemaIds
+from meshkit.registry import Registry
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
 from query_gateway.settings import GatewaySettings
@@ -44,13 +44,15 @@ class CountedLetters(DeadLetters):
         _log.warning("skipped a record: %s", detail, extra={"reason": reason})
 
 
-def decoder(registry: Registry, ids: SchemaIds, metrics: Metrics) -> Decoder:
-    """A decoder for every topic whose schema was resolved."""
-    messages = {
-        topic.name: topic.message
-        for topic in topics.ALL
-        if topic.message is not None and topic.name in ids.ids
-    }
+async def decoder(registry: Registry, metrics: Metrics) -> Decoder:
+    """A decoder for every topic that has a contract.
+
+    Raises:
+        SchemaNotRegistered: A topic's schema isn't in the registry.
+        Unavailable: The registry doesn't answer.
+    """
+    messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
+    ids = await registry.resolve(messages)
     return Decoder(messages, ids, registry, CountedLetters(metrics))
 
 

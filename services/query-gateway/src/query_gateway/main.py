@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from coinmesh_contracts import topics
 from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
     add_CollectorDirectoryServiceServicer_to_server,
 )
@@ -16,6 +15,7 @@ from query_gateway import feed
 from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
 from query_gateway.cassandra_session import CassandraSession
+from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory
 from query_gateway.event_service import EventService
 from query_gateway.history import History
@@ -32,9 +32,7 @@ from query_gateway.stored_rows import statements
 async def gateway(settings: GatewaySettings) -> int:
     """Runs the service; its exit status."""
     metrics = Metrics()
-    registry = Registry(settings)
-    messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
-    decoder = feed.decoder(registry, await registry.resolve(messages), metrics)
+    decoder = await feed.decoder(Registry(settings), metrics)
     session = CassandraSession(settings, statements(), metrics)
     cache = Cache(settings, metrics)
     view = LiveView(settings.kept_trades)
@@ -47,11 +45,11 @@ async def gateway(settings: GatewaySettings) -> int:
     market = MarketService(
         view,
         Listings(stored, view),
-        cache,
         MarketStream(hub),
+        charts=Charts(cache, settings.chart_ttl_seconds),
+        cache=cache,
         ready=bootstrap.done.is_set,
         live=lambda: live.connected and live.caught_up.is_set(),
-        chart_ttl_seconds=settings.chart_ttl_seconds,
     )
     events = EventService(settings, decoder, lambda: live.connected)
     metrics.read_gauge(

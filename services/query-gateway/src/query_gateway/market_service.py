@@ -18,6 +18,7 @@ from coinmesh_contracts.market.v1.ticker_pb2 import Ticker
 from meshkit.errors import InvalidArgument, Unavailable
 from query_gateway import intervals, rendering, requests, tokens
 from query_gateway.cache import Cache
+from query_gateway.charts import Charts
 from query_gateway.day_figures import LEADERBOARDS, texts
 from query_gateway.listings import Listings
 from query_gateway.live_view import LiveView
@@ -41,27 +42,27 @@ class MarketService(MarketServiceServicer):
     Args:
         view: The live view.
         listings: History and the live view as one.
-        cache: Chart bytes and, until the view is filled, leaderboards.
+        charts: Rendered charts.
+        cache: Leaderboards until the view is filled.
         stream: The live stream.
         ready: Whether the view has been filled since the start.
         live: Whether live data is arriving.
-        chart_ttl_seconds: How long a chart is kept.
     """
 
     def __init__(
         self,
         view: LiveView,
         listings: Listings,
-        cache: Cache,
         stream: MarketStream,
         *,
+        charts: Charts,
+        cache: Cache,
         ready: Callable[[], bool],
         live: Callable[[], bool],
-        chart_ttl_seconds: int,
     ) -> None:
         self._view, self._listings, self._cache = view, listings, cache
         self._ready, self._live = ready, live
-        self._chart_ttl = chart_ttl_seconds
+        self._charts = charts
         self._stream = stream
 
     async def ListInstruments(  # noqa: N802
@@ -132,7 +133,7 @@ class MarketService(MarketServiceServicer):
         if high + _HORIZON_MS <= self._view.closed_until(name):
             await context.send_initial_metadata(_MAY_BE_KEPT)
         key = f"cm:chart:{name}:{interval.name}:{newest_first:d}:{low}:{high}:{limit}:{version}"
-        cached = await self._cache.get(key) if self._live() else None
+        cached = await self._charts.get(key) if self._live() else None
         if cached is not None:
             return HttpBody(content_type="application/json", data=cached)
         page = await self._listings.bars(
@@ -147,7 +148,7 @@ class MarketService(MarketServiceServicer):
             )
         data = rendering.chart(name, interval.name, page.rows)
         if self._live():
-            await self._cache.put(key, data, self._chart_ttl)
+            await self._charts.put(key, data)
         return HttpBody(content_type="application/json", data=data)
 
     async def ListTrades(  # noqa: N802

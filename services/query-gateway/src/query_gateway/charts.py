@@ -1,0 +1,52 @@
+"""Rendered charts, kept for seconds: in this process for its readers, in Redis for all replicas.
+
+A key says which version of its bars a chart shows, so whichever copy is found is right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Final
+
+from query_gateway.cache import Cache
+
+MAX_BYTES: Final = 32 << 20
+
+
+class Charts:
+    """Chart bytes by key.
+
+    Args:
+        cache: Redis.
+        seconds: How long a chart is kept.
+    """
+
+    def __init__(self, cache: Cache, seconds: int) -> None:
+        self._cache, self._seconds = cache, seconds
+        self._own: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._bytes = 0
+
+    async def get(self, key: str) -> bytes | None:
+        """A chart, if one is kept."""
+        known = self._own.get(key)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        data = await self._cache.get(key)
+        if data is not None:
+            # It is as old as it may be there: kept here for no longer than one turn more.
+            self._keep(key, data)
+        return data
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Keeps a chart."""
+        self._keep(key, data)
+        await self._cache.put(key, data, self._seconds)
+
+    def _keep(self, key: str, data: bytes) -> None:
+        old = self._own.pop(key, None)
+        self._bytes += len(data) - (len(old[1]) if old else 0)
+        self._own[key] = time.monotonic() + self._seconds, data
+        while self._bytes > MAX_BYTES:
+            _, (_, dropped) = self._own.popitem(last=False)
+            self._bytes -= len(dropped)
