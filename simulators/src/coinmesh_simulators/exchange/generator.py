@@ -92,12 +92,14 @@ class Generator:
         book, tick = market.book, market.instrument.tick
         best, opposite = book.best(side), book.best(Side(1 - side))
         inside = abs(opposite - best) // tick - 1
+        wide = inside > 2 * self._grain(market, best)
         draw = self._random.random()
-        if inside > 0 and draw < 0.35:
-            step = self._random.randint(1, inside) * tick
+        if inside > 0 and draw < (0.9 if wide else 0.35):
+            # A wide spread draws orders that close most of it, so that the price wanders slowly.
+            step = self._random.randint(inside // 2 + 1 if wide else 1, inside) * tick
             price = best + (-step if side else step)
             market.change([Change(side, price, self._quantity(market, price))])
-        elif draw > 0.85:
+        elif draw > 0.85 and not wide:
             if len(book.levels(side)) <= _FEWEST_LEVELS:
                 self._extend(market, side)
             market.change([Change(side, best, 0)])
@@ -111,12 +113,13 @@ class Generator:
             self._extend(market, side)
         depth = min(int(self._random.expovariate(0.05)) + 1, len(levels) - 1)
         price = levels.keys()[depth if side else -1 - depth]
-        if self._random.random() < 0.5:
+        draw = self._random.random()
+        if draw < (0.8 if len(levels) < _LEVELS else 0.4):
             price += (1 if side else -1) * self._step(market, price)
             if price < market.instrument.tick:
                 return
             market.change([Change(side, price, self._quantity(market, price))])
-        elif len(levels) > _MOST_LEVELS or self._random.random() < 0.5:
+        elif len(levels) > _MOST_LEVELS or draw > 0.9:
             market.change([Change(side, price, 0)])
         else:
             market.change([Change(side, price, self._quantity(market, price))])
@@ -138,9 +141,11 @@ class Generator:
         return Side.ASK if self._random.random() < 0.5 else Side.BID
 
     def _step(self, market: SymbolMarket, price: int) -> int:
-        tick = market.instrument.tick
-        grain = max(1, round(price / tick * _GRAIN))
-        return self._random.randint(1, 2 * grain) * tick
+        return self._random.randint(1, 2 * self._grain(market, price)) * market.instrument.tick
+
+    def _grain(self, market: SymbolMarket, price: int) -> int:
+        """The typical distance of neighbouring levels, in ticks."""
+        return max(1, round(price / market.instrument.tick * _GRAIN))
 
     def _quantity(self, market: SymbolMarket, price: int) -> int:
         lot = market.instrument.lot
