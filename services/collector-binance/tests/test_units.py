@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector_binance.core.units import DecimalError, fit, parse, parse_any_scale, parse_levels
+from collector_binance.core.units import DecimalError, fit, parse, parse_any_scale, parse_sides
 
 plain = st.decimals(
     min_value=0, max_value=10**12, places=8, allow_nan=False, allow_infinity=False
@@ -61,15 +61,20 @@ def test_what_the_venue_prints_is_never_refused(text: str) -> None:
     assert Decimal(parse(text)).scaleb(-8) == Decimal(text)
 
 
-@given(st.lists(st.tuples(odd, odd), max_size=4))
-def test_bulk_equals_one_by_one(levels: list[tuple[str, str]]) -> None:
-    single = [outcome(text) for level in levels for text in level]
+sides = st.lists(st.tuples(odd, odd), max_size=3) | st.lists(st.tuples(plain, plain), max_size=4)
+
+
+@given(sides, sides)
+def test_bulk_equals_one_by_one(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> None:
+    single = [outcome(text) for level in (*bids, *asks) for text in level]
     try:
-        prices, sizes = parse_levels(json.dumps(levels, separators=(",", ":")).encode())
+        parsed = parse_sides(*(json.dumps(s, separators=(",", ":")).encode() for s in (bids, asks)))
     except DecimalError:
         assert None in single
     else:
-        assert [*zip(prices, sizes, strict=True)] == [*zip(single[::2], single[1::2], strict=True)]
+        flat = [unit for side in parsed for level in zip(*side, strict=True) for unit in level]
+        assert flat == single
+        assert [len(side[0]) for side in parsed] == [len(bids), len(asks)]
 
 
 @given(st.from_regex(r"[0-9]{1,16}(\.[0-9]{1,12})?", fullmatch=True))

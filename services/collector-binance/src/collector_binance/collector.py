@@ -135,8 +135,7 @@ class Collector:
         assert recorder is not None
         sequence = engine.sequence
         records = engine.process(frame, receive_ns, connection)
-        given = Input(FrameKind.FRAME_KIND_MESSAGE, connection, receive_ns, frame)
-        full = recorder.add(given, sequence)
+        full = recorder.message(frame, receive_ns, connection, sequence)
         if full is not None:
             records.append(full)
         outlet.put(records)

@@ -15,7 +15,7 @@ from collector_binance.core.encode import Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import BookSnapshot, decode_book_snapshot
-from collector_binance.core.units import parse_levels
+from collector_binance.core.units import parse_sides
 
 _KEPT: Final = 64
 _FAR: Final = math.log(2)
@@ -65,8 +65,7 @@ class InlineSnapshots:
 
 
 def _middle(snapshot: BookSnapshot) -> float | None:
-    bids, _ = parse_levels(bytes(snapshot.bids))
-    asks, _ = parse_levels(bytes(snapshot.asks))
+    (bids, _), (asks, _) = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
     known = [*bids[:1], *asks[:1]]
     return sum(known) / len(known) if known else None
 

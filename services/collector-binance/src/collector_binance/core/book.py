@@ -26,7 +26,7 @@ from collector_binance.core.encode import Encoder, Record
 from collector_binance.core.gaps import GapLog, Hole
 from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
-from collector_binance.core.units import parse_levels
+from collector_binance.core.units import Levels, parse_sides
 
 PUBLISHED_LEVELS: Final = 1000
 SNAPSHOT_EVERY_NS: Final = 60 * 10**9
@@ -53,8 +53,8 @@ class Delta:
     last_id: int
     time: int
     receive_ns: int
-    bids: tuple[list[int], list[int]]
-    asks: tuple[list[int], list[int]]
+    bids: Levels
+    asks: Levels
     data: DepthData
 
 
@@ -117,7 +117,7 @@ class Book:
         """
         if data.first_id > data.last_id:
             raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
-        bids, asks = parse_levels(bytes(data.bids)), parse_levels(bytes(data.asks))
+        bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
         time = data.publish_time * scale
         delta = Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
         if self.state is BookState.SYNCED:
@@ -206,7 +206,7 @@ class Book:
             self._attempts += 1
             self._want()
             return
-        bids, asks = parse_levels(bytes(snapshot.bids)), parse_levels(bytes(snapshot.asks))
+        bids, asks = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
         if self.observer is not None:
             self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))
         if self.state is BookState.STALE:
@@ -237,11 +237,9 @@ class Book:
         else:
             self._on_unsynced(delta, out)
 
-    def on_quote(
-        self, update_id: int, top: tuple[int, int, int, int], receive_ns: int, out: list[Record]
-    ) -> None:
-        """A bookTicker, for the audit."""
-        if self.audit.on_quote(update_id, top) and self.state is BookState.SYNCED:
+    def on_mismatch(self, receive_ns: int, out: list[Record]) -> None:
+        """The audit says that the book is wrong."""
+        if self.state is BookState.SYNCED:
             self._mismatch(receive_ns, out)
 
     def interrupt(self, cause: GapCause.ValueType) -> None:

@@ -76,6 +76,8 @@ class Encoder:
         self._quote_id = f"{self.instrument}:quote:"
         self._book_id = f"{self.instrument}:book:"
         self._trade = Trade()
+        # Trades in a row often have one price.
+        self._price, self._price_text = 0, ""
         self._quote = Quote()
 
     def _head(
@@ -97,7 +99,9 @@ class Encoder:
         Raises:
             DecimalError: Price or size can't be held.
         """
-        price, size = parse(data.price), parse(data.size)
+        if data.price != self._price_text:
+            self._price, self._price_text = parse(data.price), data.price
+        price, size = self._price, parse(data.size)
         if price > _MAX or size > _MAX:
             return self._odd_trade(
                 data, data.trade_time * scale, receive_ns, data.publish_time * scale
@@ -146,19 +150,36 @@ class Encoder:
         Raises:
             DecimalError: A value can't be held.
         """
-        (bid_price, bid_size, ask_price, ask_size) = units
+        bid_price, bid_size, ask_price, ask_size = units
         message = self._quote
-        if max(units) > _MAX:
-            (bid_price, ask_price), price_exponent = fit((bid_price, ask_price))
-            (bid_size, ask_size), size_exponent = fit((bid_size, ask_size))
-            message = Quote(price_exponent=price_exponent, size_exponent=size_exponent)
         message.event_id = f"{self._quote_id}{data.update_id}"
         message.receive_time = receive_ns
         message.update_id = data.update_id
-        message.bid_price_units = bid_price
-        message.bid_size_units = bid_size
-        message.ask_price_units = ask_price
-        message.ask_size_units = ask_size
+        try:
+            message.bid_price_units = bid_price
+            message.bid_size_units = bid_size
+            message.ask_price_units = ask_price
+            message.ask_size_units = ask_size
+        except ValueError:  # beyond 64 bits
+            return self._odd_quote(data, units, receive_ns)
+        return topics.QUOTES.name, self.key, self._quote_head + message.SerializeToString()
+
+    def _odd_quote(
+        self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int
+    ) -> Record:
+        (bid_price, ask_price), price_exponent = fit(units[::2])
+        (bid_size, ask_size), size_exponent = fit(units[1::2])
+        message = Quote(
+            event_id=f"{self._quote_id}{data.update_id}",
+            receive_time=receive_ns,
+            update_id=data.update_id,
+            bid_price_units=bid_price,
+            bid_size_units=bid_size,
+            ask_price_units=ask_price,
+            ask_size_units=ask_size,
+            price_exponent=price_exponent,
+            size_exponent=size_exponent,
+        )
         return topics.QUOTES.name, self.key, self._quote_head + message.SerializeToString()
 
     def book(

@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.event_type_pb2 import EventType
-from coinmesh_contracts.events.v1.frame_batch_pb2 import Frame, FrameBatch
+from coinmesh_contracts.events.v1.frame_batch_pb2 import Frame, FrameBatch, FrameKind
 from collector_binance.core.encode import Record
 from collector_binance.core.engine import Input
 from collector_binance.core.instruments import VENUE
 
 FLUSH_BYTES: Final = 256 * 1024
-_OVERHEAD: Final = 24  # of a frame's other fields, about
+_TAG: Final = bytes([FrameBatch.FRAMES_FIELD_NUMBER << 3 | 2])
+
+
+@lru_cache(maxsize=8192)
+def _head(size: int) -> bytes:
+    """What stands before an element of FrameBatch.frames of that size: tag and varint."""
+    head = bytearray(_TAG)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Serialized frames of one connection, each after its head."""
+
+    first_sequence: int
+    receive_ns: int
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
 
 
 class FrameRecorder:
-    """Collects frames and turns them into records; the caller says when."""
+    """Collects frames and turns them into records; the caller says when.
+
+    A frame is serialized when it comes, and a batch is their concatenation.
+    """
 
     def __init__(self, schema_id: int) -> None:
         self._header = framing.header(schema_id)
-        self._batches: dict[str, list[Frame]] = {}
-        self._sizes: dict[str, int] = {}
+        self._batches: dict[str, _Batch] = {}
+        # Reused: all that varies between messages is set each time.
+        self._message = Frame(kind=FrameKind.FRAME_KIND_MESSAGE)
+
+    def message(
+        self, payload: bytes, receive_ns: int, connection: str, sequence: int
+    ) -> Record | None:
+        """Note a WebSocket message at its place in the session; a full batch comes back."""
+        frame = self._message
+        frame.payload = payload
+        frame.receive_time = receive_ns
+        frame.sequence = sequence
+        return self._add(connection, frame.SerializeToString(), receive_ns, sequence)
 
     def add(self, given: Input, sequence: int) -> Record | None:
-        """Note an input at its place in the session; a full batch comes back as a record."""
+        """Note any input, as `message`."""
         frame = Frame(
             kind=given.kind,
             receive_time=given.receive_ns,
@@ -33,27 +70,31 @@ class FrameRecorder:
             status=given.status,
             sequence=sequence,
         )
-        connection = given.connection
-        size = self._sizes.get(connection, 0) + len(given.payload) + _OVERHEAD
-        self._sizes[connection] = size
-        self._batches.setdefault(connection, []).append(frame)
-        return self._take(connection) if size >= FLUSH_BYTES else None
+        data = frame.SerializeToString()
+        return self._add(given.connection, data, given.receive_ns, sequence)
 
     def flush(self) -> list[Record]:
         """Everything that has been noted and not been returned yet."""
         return [self._take(connection) for connection in list(self._batches)]
 
+    def _add(self, connection: str, data: bytes, receive_ns: int, sequence: int) -> Record | None:
+        batch = self._batches.get(connection)
+        if batch is None:
+            batch = self._batches[connection] = _Batch(sequence, receive_ns)
+        size = len(data)
+        batch.parts += (_head(size), data)
+        batch.size += size
+        return self._take(connection) if batch.size >= FLUSH_BYTES else None
+
     def _take(self, connection: str) -> Record:
-        frames = self._batches.pop(connection)
-        self._sizes.pop(connection, None)
-        batch = FrameBatch(
-            event_id=f"{connection}:frames:{frames[0].sequence}",
-            receive_time=frames[0].receive_time,
+        batch = self._batches.pop(connection)
+        fixed = FrameBatch(
+            event_id=f"{connection}:frames:{batch.first_sequence}",
+            receive_time=batch.receive_ns,
             source=VENUE,
             type=EventType.EVENT_TYPE_FRAMES,
             connection=connection,
-            first_sequence=frames[0].sequence,
-            frames=frames,
+            first_sequence=batch.first_sequence,
         )
-        value = self._header + batch.SerializeToString()
+        value = b"".join((self._header, fixed.SerializeToString(), *batch.parts))
         return topics.FRAMES.name, connection.encode(), value

@@ -24,12 +24,16 @@ _CENT: Final = 10**8  # one unit of the kline's q in units of 10^-16
 
 
 class Klines:
-    """Holds the trades since the last closed kline, and the klines that wait for theirs."""
+    """Holds the trades since the last closed kline, and the klines that wait for theirs.
+
+    Attributes:
+        waiting: Closed klines whose trades have not all come, their time unit and deadline.
+    """
 
     def __init__(self, gaps: GapLog, trades: Trades) -> None:
         self._gaps, self._trades = gaps, trades
         self._held: dict[int, tuple[TradeData | PastTrade, int]] = {}
-        self._waiting: deque[tuple[Kline, int, int]] = deque()
+        self.waiting: deque[tuple[Kline, int, int]] = deque()
         self.last_start = -1
         self.events = 0
         self.duplicates = 0
@@ -49,7 +53,7 @@ class Klines:
     @property
     def deadline(self) -> int | None:
         """When (ns) the trades of the oldest waiting kline count as missing."""
-        return self._waiting[0][2] if self._waiting else None
+        return self.waiting[0][2] if self.waiting else None
 
     def on_kline(self, data: KlineData, scale: int, receive_ns: int, out: list[Record]) -> None:
         """A kline from the stream; only closed ones count."""
@@ -66,17 +70,17 @@ class Klines:
             return
         self.last_start = start
         self.events += 1
-        self._waiting.append((kline, scale, receive_ns + WAIT_NS))
+        self.waiting.append((kline, scale, receive_ns + WAIT_NS))
         self.settle(receive_ns, out)
 
     def settle(self, receive_ns: int, out: list[Record]) -> None:
         """Compare the klines whose trades have all come."""
-        while self._waiting:
-            kline, scale, _ = self._waiting[0]
+        while self.waiting:
+            kline, scale, _ = self.waiting[0]
             first, last = kline.first_trade_id, kline.last_trade_id
             if kline.trade_count and self._awaits(first, last):
                 return
-            self._waiting.popleft()
+            self.waiting.popleft()
             if kline.trade_count and all(each in self._held for each in range(first, last + 1)):
                 self._compare(kline, scale, receive_ns, out)
             for each in [number for number in self._held if number <= last]:
@@ -87,12 +91,12 @@ class Klines:
         deadline = self.deadline
         if deadline is None or now_ns < deadline:
             return False
-        kline, scale, _ = self._waiting[0]
+        kline, scale, _ = self.waiting[0]
         last_id = self._trades.last_id
         whole = kline.last_trade_id - kline.first_trade_id + 1 == kline.trade_count
         if whole and last_id is not None and last_id < kline.last_trade_id:
             self._trades.open_hole(kline.last_trade_id, kline.end_time * scale, now_ns, out)
-        self._waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
+        self.waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
         self.settle(now_ns, out)
         return True
 
@@ -111,11 +115,6 @@ class Klines:
         self._held[data.trade_id] = (data, time)
         if len(self._held) > _KEPT_TRADES:
             del self._held[next(iter(self._held))]
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a closed kline waits for trades."""
-        return bool(self._waiting)
 
     def _compare(self, kline: Kline, scale: int, receive_ns: int, out: list[Record]) -> None:
         start = kline.start_time * scale

@@ -91,6 +91,7 @@ class Market:
         self.book = Book(self.encoder, self.gaps, commands)
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
+        self._is_doubled = False
         self._parked: Parked | None = None
         self._active: dict[Channel, tuple[int, int]] = {}
         self._streams: dict[Channel, Stream] = {
@@ -111,7 +112,7 @@ class Market:
         if data.symbol != self.symbol:
             raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
         trades = self.trades
-        if len(self.connections) > 1 and trades.last_id is not None:
+        if self._is_doubled and trades.last_id is not None:
             if data.trade_id > trades.last_id + 1:
                 self._park(receive_ns).trades[data.trade_id] = (data, scale, receive_ns)
                 return
@@ -119,7 +120,7 @@ class Market:
             self._unpark_continued(out)
         else:
             trades.on_trade(data, scale, receive_ns, out)
-        if self.klines.is_waiting:
+        if self.klines.waiting:
             self.klines.settle(receive_ns, out)
 
     def _on_quote(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
@@ -127,15 +128,19 @@ class Market:
         if data.symbol != self.symbol:
             raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
         quotes = self.quotes
-        if quotes.on_quote(data, receive_ns, out) and quotes.last is not None:
-            self.book.on_quote(data.update_id, quotes.last, receive_ns, out)
+        if (
+            quotes.on_quote(data, receive_ns, out)
+            and quotes.last is not None
+            and self.book.audit.on_quote(data.update_id, quotes.last)
+        ):
+            self.book.on_mismatch(receive_ns, out)
 
     def _on_depth(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
         data = decode_depth(frame).data
         if data.symbol != self.symbol:
             raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
         book = self.book
-        if len(self.connections) > 1 and book.state is BookState.SYNCED:
+        if self._is_doubled and book.state is BookState.SYNCED:
             assert book.last_id is not None
             if data.first_id > book.last_id + 1:
                 self._park(receive_ns).deltas[data.first_id] = (data, scale, receive_ns)
@@ -188,6 +193,7 @@ class Market:
     def connected(self, connection: str) -> None:
         """A connection carries this instrument from now on."""
         self.connections.add(connection)
+        self._is_doubled = len(self.connections) > 1
 
     def disconnected(
         self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
@@ -196,6 +202,7 @@ class Market:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
+        self._is_doubled = len(self.connections) > 1
         if len(self.connections) <= 1:
             self.unpark(out)
         if not self.connections:

@@ -24,6 +24,9 @@ _PLAIN: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 _USUAL: Final = rb'\["[0-9]{1,10}\.[0-9]{8}","[0-9]{1,10}\.[0-9]{8}"\]'
 _USUAL_LEVELS: Final = re.compile(rb"\[%s(?:,%s)*\]" % (_USUAL, _USUAL))
 
+Levels = tuple[list[int], list[int]]
+"""Prices and sizes."""
+
 
 class DecimalError(ValueError):
     """A price or size is not a plain decimal number, or can't be held."""
@@ -65,24 +68,28 @@ def parse_any_scale(text: str) -> tuple[int, int]:
     return units[0], exponent
 
 
-def parse_levels(levels: bytes) -> tuple[list[int], list[int]]:
-    """Prices and sizes of a side of a book, given as JSON, each in units of 10^-8.
+def parse_sides(bids: bytes, asks: bytes) -> tuple[Levels, Levels]:
+    """Prices and sizes of both sides of a book, given as JSON, in units of 10^-8.
 
-    A side as the venue prints it is checked by one pattern and read at once, without a string for
+    Sides as the venue prints them are checked by one pattern and read at once, without a string for
     each number; anything else is decoded level by level.
 
     Raises:
         DecimalError: As `parse`.
-        msgspec.ValidationError: Not a list of pairs of strings.
+        msgspec.ValidationError: Not lists of pairs of strings.
     """
-    if levels == b"[]":
-        return [], []
-    if not _USUAL_LEVELS.fullmatch(levels):
-        decoded = decode_levels(levels)
-        return [parse(price) for price, _ in decoded], [parse(size) for _, size in decoded]
-    digits = levels.translate(None, b'[]".')
+    both = bids[:-1] + b"," + asks[1:]
+    if not _USUAL_LEVELS.fullmatch(both):
+        return _parse_side(bids), _parse_side(asks)
+    digits = both.translate(None, b'[]".')
     units = np.fromstring(digits, dtype=np.int64, sep=",").tolist()
-    return units[::2], units[1::2]
+    cut = 2 * bids.count(b'",')
+    return (units[:cut:2], units[1:cut:2]), (units[cut::2], units[cut + 1 :: 2])
+
+
+def _parse_side(side: bytes) -> Levels:
+    levels = decode_levels(side)
+    return [parse(price) for price, _ in levels], [parse(size) for _, size in levels]
 
 
 def fit(units: Sequence[int], exponent: int = EXPONENT) -> tuple[list[int], int]:

@@ -1,0 +1,56 @@
+"""One pass per line on standard input: CPU seconds for all frames → framed Kafka-ready bytes.
+
+With `recording` the frames are also batched for ingest.frames.v1, which cryptofeed doesn't do.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from frames import read
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine, Input
+from collector_binance.core.frames import FrameRecorder
+
+LINK = "binance/bench/1"
+BEGIN_NS = 1_723_161_253_937_085_768
+JOINED = 7
+TARGET = "GET /api/v3/depth?symbol=BTCUSDT&limit=5000"
+
+
+def run(snapshot: bytes, frames: list[bytes], *, recording: bool) -> tuple[float, int]:
+    """CPU seconds and records of one pass with a new engine, the book's beginning included."""
+    engine = Engine(Headers.offline(), admits_any=True)
+    recorder = FrameRecorder(1)
+    process, record = engine.process, recorder.message
+    records, receive_ns = 0, BEGIN_NS
+    began = time.process_time()
+    for frame in frames[:JOINED]:
+        records += len(process(frame, receive_ns, LINK))
+    rest = Input(FrameKind.FRAME_KIND_REST, "binance/bench/0", receive_ns, snapshot, TARGET, 200)
+    records += len(engine.apply(rest))
+    if recording:
+        for sequence, frame in enumerate(frames[JOINED:], JOINED + 1):
+            receive_ns += 8_000_000
+            records += len(process(frame, receive_ns, LINK))
+            records += record(frame, receive_ns, LINK, sequence) is not None
+    else:
+        for frame in frames[JOINED:]:
+            receive_ns += 8_000_000
+            records += len(process(frame, receive_ns, LINK))
+    seconds = time.process_time() - began
+    assert engine.markets["BTCUSDT"].book.state == "live"
+    return seconds, records
+
+
+def main() -> None:
+    """Answer each line with "seconds frames records"."""
+    snapshot, frames = read(Path(sys.argv[1]), aggregated=False)
+    for line in sys.stdin:
+        seconds, records = run(snapshot, frames, recording=line.strip() == "recording")
+        print(seconds, len(frames), records, flush=True)
+
+
+main()

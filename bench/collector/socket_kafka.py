@@ -1,0 +1,154 @@
+"""Collector: socket → acknowledged by Kafka (acks=all), against cryptofeed's Kafka backend.
+
+    .venv/bin/python bench/collector/socket_kafka.py [--rounds 3]
+
+Each side is one process that is sent the recorded frames as fast as it takes them; the clock runs
+from the first frame to the moment at which the topics hold the last trade and quote. The sides take
+turns within one run; ours is sent the capture for several symbols, since it takes so little time.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from frames import capture_path, read
+from peer import BIN, HERE, peer_python
+
+from coinmesh_local.testing import TestMesh, eventually
+
+SYMBOLS = 5
+PEER_TOPICS = ["trades-BINANCE-BTC-USDT", "ticker-BINANCE-BTC-USDT", "book-BINANCE-BTC-USDT"]
+OUR_TOPICS = ["market.trades.v1", "market.quotes.v1"]
+
+
+class Ends:
+    """How many records topics hold."""
+
+    def __init__(self, servers: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": servers, "group.id": "bench"})
+
+    def total(self, topics: list[str]) -> int:
+        """Records in all partitions."""
+        known = self._consumer.list_topics().topics
+        parts = [TopicPartition(name, n) for name in topics for n in known[name].partitions]
+        return sum(self._consumer.get_watermark_offsets(part)[1] for part in parts)
+
+
+def start_feed(count: int, part: int, kind: str) -> tuple["subprocess.Popen[str]", str]:
+    """The sender and its port."""
+    arguments = [sys.executable, HERE / "feed.py", str(count), str(part), kind]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def measure(
+    ends: Ends, topics: list[str], expected: int, port: str, process: Any
+) -> tuple[float, float]:
+    """Seconds until `expected` more records are there, and the process's CPU seconds."""
+    before = ends.total(topics)
+    watched = psutil.Process(process.pid)
+    cpu = sum(watched.cpu_times()[:2])
+    began = time.perf_counter()
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/go").close()
+    # A quote may be replaced by a newer one while Kafka has no room.
+    enough = before + expected * 0.995
+    eventually(lambda: ends.total(topics) >= enough, "all records are acknowledged", 600)
+    return time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
+
+
+def run_ours(
+    settings: dict[str, str], ends: Ends, counts: tuple[int, int], log: Path, part: int
+) -> Any:
+    """Frames per second and CPU µs per frame of a collector; each round has its own symbols."""
+    frames, counted = counts
+    feed, port = start_feed(SYMBOLS, part, "trades")
+    environment = os.environ | settings
+    environment |= {
+        "COINMESH_BINANCE_WS_URL": f"ws://127.0.0.1:{port}",
+        "COINMESH_BINANCE_REST_URL": f"http://127.0.0.1:{port}",
+        "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
+    }
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [BIN / "collector-binance", "serve"], env=environment, stderr=file
+        )
+    try:
+        eventually(lambda: '"message": "ready"' in log.read_text(), "the collector is ready")
+        seconds, cpu = measure(ends, OUR_TOPICS, counted * SYMBOLS, port, process)
+    finally:
+        process.kill()
+        process.wait()
+        feed.kill()
+        feed.wait()
+    return frames * SYMBOLS / seconds, cpu / frames / SYMBOLS * 1e6
+
+
+def run_peer(servers: str, ends: Ends, counts: tuple[int, int]) -> Any:
+    """The same of cryptofeed."""
+    frames, counted = counts
+    feed, port = start_feed(1, 0, "aggregated")
+    process = subprocess.Popen(
+        [peer_python(), HERE / "socket_peer.py", port, servers],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        connections = psutil.Process(process.pid)
+        eventually(
+            lambda: any(
+                c.raddr and c.raddr.port == int(port) for c in connections.net_connections()
+            ),
+            "cryptofeed is connected",
+        )
+        seconds, cpu = measure(ends, PEER_TOPICS[:2], counted, port, process)
+    finally:
+        process.kill()
+        process.wait()
+        feed.kill()
+        feed.wait()
+    return frames / seconds, cpu / frames * 1e6
+
+
+def main() -> None:
+    """Run and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds: int = parser.parse_args().rounds
+    _, frames = read(capture_path(), aggregated=False)
+    counts = (len(frames), sum(b"@depth" not in frame for frame in frames))
+    results: list[tuple[Any, Any]] = []
+    with tempfile.TemporaryDirectory() as place, TestMesh(Path(place) / "mesh") as mesh:
+        mesh.require("topics", "schemas")
+        servers = mesh.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
+        admin = AdminClient({"bootstrap.servers": servers})
+        for made in admin.create_topics([NewTopic(name, 1, 1) for name in PEER_TOPICS]).values():
+            made.result()
+        ends = Ends(servers)
+        for number in range(rounds):
+            log = Path(place) / f"collector-{number}.log"
+            peer = run_peer(servers, ends, counts)
+            results.append((peer, run_ours(mesh.settings, ends, counts, log, number + 1)))
+    print("| | frames/s acknowledged (median) | CPU µs/frame (median) |")
+    print("| --- | --- | --- |")
+    for index, name in enumerate(("cryptofeed 2.4.1, Kafka backend", "collector-binance")):
+        speed = statistics.median(row[index][0] for row in results)
+        cost = statistics.median(row[index][1] for row in results)
+        print(f"| {name} | {speed:,.0f} | {cost:.1f} |")
+    faster = statistics.median(ours[0] / peer[0] for peer, ours in results)
+    cheaper = statistics.median(peer[1] / ours[1] for peer, ours in results)
+    print(f"{faster:.1f} x the frames/s, {cheaper:.1f} x less CPU per frame")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""cryptofeed with its own Kafka backend, all replicas acknowledging."""
+
+import sys
+
+from cryptofeed import FeedHandler
+from cryptofeed.backends.kafka import BookKafka, TickerKafka, TradeKafka
+from cryptofeed.connection import RestEndpoint, Routes, WebsocketEndpoint
+from cryptofeed.defines import L2_BOOK, TICKER, TRADES
+from cryptofeed.exchanges import Binance
+
+port, servers = sys.argv[1:3]
+Binance.websocket_endpoints = [WebsocketEndpoint(f"ws://127.0.0.1:{port}")]
+Binance.rest_endpoints = [
+    RestEndpoint(
+        f"http://127.0.0.1:{port}",
+        routes=Routes("/api/v3/exchangeInfo", l2book="/api/v3/depth?symbol={}&limit={}"),
+    )
+]
+kafka = {"bootstrap_servers": servers, "acks": "all"}
+handler = FeedHandler()
+handler.add_feed(
+    Binance(
+        symbols=["BTC-USDT"],
+        channels=[TRADES, L2_BOOK, TICKER],
+        callbacks={
+            TRADES: TradeKafka(**kafka),
+            L2_BOOK: BookKafka(**kafka),
+            TICKER: TickerKafka(**kafka),
+        },
+    )
+)
+handler.run()
