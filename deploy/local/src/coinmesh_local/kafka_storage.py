@@ -52,7 +52,7 @@ def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None
     write_atomically(draft, properties.replace(f"log.dirs={log}", f"log.dirs={fresh}"), 0o600)
     identity = cluster_id(Path(arguments.cluster))
     tool = [arguments.java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", arguments.classpath]
-    tool += ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(draft)]
+    tool += ["kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c", str(draft)]
     subprocess.run(tool, check=True)
     write_atomically(copy, (fresh / META).read_text())
     os.replace(fresh, log)
