@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka import Message as Record
 from confluent_kafka.admin import AdminClient
+from google.protobuf.message import Message
 
 from coinmesh_contracts import topics
+from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Start
 from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
+from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
@@ -129,10 +132,10 @@ class Feed:
             self._up.set(connected)
             await asyncio.sleep(_PROBE_SECONDS)
 
-    async def take(self, batch: Iterable[Record]) -> None:
+    async def take(self, batch: list[Record]) -> None:
         """Takes records in the order of their partitions."""
         counts: dict[str, int] = {}
-        for record, event in await self._decoder.decode(batch):
+        for record, event in await self._decode(batch):
             topic, partition = str(record.topic()), record.partition()
             counts[topic] = counts.get(topic, 0) + 1
             news = self._view.apply(event)
@@ -142,6 +145,16 @@ class Feed:
                 self._hub.publish((topic, int(partition or 0)), int(record.offset() or 0), news)
         for topic, count in counts.items():
             self._events.labels(topic).inc(count)
+
+    async def _decode(self, batch: list[Record]) -> list[tuple[Record, Message]]:
+        """The batch's events; waits for the registry while it must be asked and doesn't answer."""
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            try:
+                return await self._decoder.decode(batch)
+            except Unavailable as error:
+                _log.warning("live data waits: %s", error.message)
+                await backoff.wait()
 
     async def _seek(self, consumer: Consumer) -> None:
         """Instruments from the beginning; the rest from so long ago that nothing is missing."""

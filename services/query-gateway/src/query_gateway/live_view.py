@@ -34,8 +34,9 @@ LIVE_TOPICS: Final = (
     topics.BARS,
     topics.INDICATORS,
 )
-KEPT_WINDOWS: Final = 300
-"""So many of the newest windows are kept per instrument and interval."""
+KEPT_WINDOWS: Final = 30
+"""So many of the newest windows are kept per instrument and interval: they only bridge the moment
+between a bar's way through Kafka and its way through Cassandra, where it is written first."""
 
 
 class QuoteRow(NamedTuple):

@@ -63,7 +63,7 @@ class GatewaySettings(
         10, ge=1, le=30, description="how long a chart stays in the cache", examples=["10"]
     )
     kept_trades: int = Field(
-        4000, ge=100, description="trades kept per instrument in memory", examples=["4000"]
+        2000, ge=100, description="trades kept per instrument in memory", examples=["2000"]
     )
     kept_events: int = Field(
         20_000, ge=100, description="events kept for readers who resume", examples=["20000"]
