@@ -45,6 +45,9 @@ def start(settings: StreamSettings) -> SparkSession:
     # Each worker has one partition to fold; more threads than that only compete for the cores.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What a big batch took goes back to the system.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     scratch = settings.spark_checkpoint_dir.parent / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     pools = scratch / "pools.xml"
@@ -103,6 +106,7 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
         "kafka.bootstrap.servers": settings.kafka_bootstrap_servers,
         # The default of 500 ms blocks every task that has read all there is.
         "kafka.fetch.max.wait.ms": "10",
+        "kafka.max.poll.records": "5000",
         "kafka.client.id": settings.service_name,
         "startingOffsets": "earliest",
         "failOnDataLoss": "true",
