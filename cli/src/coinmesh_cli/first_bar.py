@@ -1,4 +1,4 @@
-"""Waits until the mesh serves a bar to a visitor, as a visitor would ask for it."""
+"""Waits until the mesh serves a new bar to a visitor, as a visitor would ask for it."""
 
 import time
 from typing import Any
@@ -12,21 +12,29 @@ DEADLINE = 600.0
 
 
 def wait_for_first_bar(rest: dict[str, Any], progress: Progress) -> None:
-    """Poll `/v1/instruments`, then their bars; SupervisorError when none comes in ten minutes."""
+    """Poll `/v1/instruments`, then their bars; SupervisorError when none comes in ten minutes.
+
+    A bar that was there at the first look may be an earlier run's: a newer or a grown one counts.
+    """
     deadline = time.monotonic() + DEADLINE
+    earlier: dict[str, tuple[str, int]] | None = None
     why = "no instrument yet"
     progress.note("waiting for the first bar")
     with httpx.Client(base_url=rest["url"], verify=rest["ca"] or True, timeout=10) as client:
         while time.monotonic() < deadline:
             try:
-                listed = client.get("/v1/instruments").raise_for_status().json()
-                for instrument in listed.get("instruments", []):
-                    name = instrument.get("name") or instrument["instrument"]
-                    bar = _first_bar(client, str(name).removeprefix("instruments/"))
-                    if bar is not None:
-                        progress.note(f"first bar: {name} {bar['startTime']} {bar['close']}")
-                        return
-                    why = f"no bar of {name} yet"
+                bars = _newest_bars(client)
+                versions = {name: (bar["startTime"], bar["revision"]) for name, bar in bars.items()}
+                if earlier is None:
+                    earlier = versions
+                    new = []
+                else:
+                    new = [name for name in versions if versions[name] != earlier.get(name)]
+                if new:
+                    bar = bars[new[0]]
+                    progress.note(f"first bar: {new[0]} {bar['startTime']} {bar['close']}")
+                    return
+                why = f"no new bar of {', '.join(bars)}" if bars else "no bar yet"
             except httpx.HTTPError as error:
                 why = str(error)
             progress.note(f"waiting for the first bar: {why}")
@@ -37,9 +45,15 @@ def wait_for_first_bar(rest: dict[str, Any], progress: Progress) -> None:
     )
 
 
-def _first_bar(client: httpx.Client, instrument: str) -> dict[str, Any] | None:
-    answer = client.get(
-        f"/v1/instruments/{instrument}/bars", params={"interval": "1m", "page_size": 1}
-    )
-    bars = answer.raise_for_status().json().get("bars", [])
-    return bars[0] if bars else None
+def _newest_bars(client: httpx.Client) -> dict[str, dict[str, Any]]:
+    """The newest one-minute bar of each of the first instruments."""
+    listed = client.get("/v1/instruments", params={"page_size": 5}).raise_for_status().json()
+    newest: dict[str, dict[str, Any]] = {}
+    for instrument in listed["instruments"]:
+        name = instrument["name"]
+        answer = client.get(
+            f"/v1/instruments/{name}/bars", params={"interval": "1m", "page_size": 1}
+        )
+        for bar in answer.raise_for_status().json()["bars"]:
+            newest[name] = bar
+    return newest
