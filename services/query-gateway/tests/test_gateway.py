@@ -68,7 +68,7 @@ def wait(call: Callable[[], Any], until: Callable[[Any], bool] = lambda _: True)
     def check() -> bool:
         try:
             last[0] = call()
-        except Exception as error:
+        except (Exception, pytest.fail.Exception) as error:
             last[0] = error
             return False
         return until(last[0])
