@@ -1,7 +1,9 @@
 """cryptofeed with its own Kafka backend, all replicas acknowledging."""
 
+import asyncio
 import sys
 
+import uvloop
 from cryptofeed import FeedHandler
 from cryptofeed.backends.kafka import BookKafka, TickerKafka, TradeKafka
 from cryptofeed.connection import RestEndpoint, Routes, WebsocketEndpoint
@@ -17,7 +19,7 @@ Binance.rest_endpoints = [
     )
 ]
 kafka = {"bootstrap_servers": servers, "acks": "all"}
-handler = FeedHandler()
+handler = FeedHandler(config={"uvloop": False, "log": {"disabled": True}})
 handler.add_feed(
     Binance(
         symbols=["BTC-USDT"],
@@ -29,4 +31,6 @@ handler.add_feed(
         },
     )
 )
+# Its own switch to uvloop asks for a loop before there is one.
+asyncio.set_event_loop(uvloop.new_event_loop())
 handler.run()

@@ -32,7 +32,6 @@ PUBLISHED_LEVELS: Final = 1000
 SNAPSHOT_EVERY_NS: Final = 60 * 10**9
 BUFFERED_DELTAS: Final = 10_000
 _REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
-_DELTA: Final = BookUpdateKind.BOOK_UPDATE_KIND_DELTA
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
 
 
@@ -282,9 +281,7 @@ class Book:
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
         """Take a delta in; True when the audit says that the book is wrong."""
         ids = (delta.first_id, delta.last_id)
-        record = self._encoder.book(
-            _DELTA, ids, delta.bids, delta.asks, delta.receive_ns, event_time=delta.time
-        )
+        record = self._encoder.delta(ids, delta.bids, delta.asks, delta.receive_ns, delta.time)
         if self.observer is not None:
             self.observer.on_levels(bytes(delta.data.bids), bytes(delta.data.asks))
         self.bids.apply(*delta.bids)

@@ -22,7 +22,7 @@ from coinmesh_contracts.events.v1.trade_pb2 import TakerSide, Trade
 from collector_binance.core import instruments
 from collector_binance.core.instruments import VENUE, SymbolInfo
 from collector_binance.core.messages import PastTrade, QuoteData, TradeData
-from collector_binance.core.units import EXPONENT, fit, parse, parse_any_scale
+from collector_binance.core.units import EXPONENT, Levels, fit, parse, parse_any_scale
 
 Record = tuple[str, bytes, bytes]
 """Topic, key and framed value."""
@@ -39,6 +39,10 @@ WRITTEN: Final = (
 
 REPORTER: Final = "collector-binance"
 _MAX: Final = (1 << 63) - 1
+_TRADES: Final = topics.TRADES.name
+_QUOTES: Final = topics.QUOTES.name
+_BOOKS: Final = topics.BOOKS.name
+_DELTA: Final = BookUpdateKind.BOOK_UPDATE_KIND_DELTA
 _BUY: Final = TakerSide.TAKER_SIDE_BUY
 _SELL: Final = TakerSide.TAKER_SIDE_SELL
 
@@ -115,7 +119,7 @@ class Encoder:
         message.size_units = size
         message.taker_side = _SELL if data.buyer_is_maker else _BUY
         message.publish_time = data.publish_time * scale
-        return topics.TRADES.name, self.key, self._trade_head + message.SerializeToString()
+        return _TRADES, self.key, self._trade_head + message.SerializeToString()
 
     def past_trade(self, data: PastTrade, scale: int, receive_ns: int) -> Record:
         """A trade that was read over REST.
@@ -142,7 +146,7 @@ class Encoder:
             taker_side=_SELL if data.buyer_is_maker else _BUY,
             publish_time=publish_time,
         )
-        return topics.TRADES.name, self.key, self._trade_head + message.SerializeToString()
+        return _TRADES, self.key, self._trade_head + message.SerializeToString()
 
     def quote(self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int) -> Record:
         """A quote; `units` are bid price and size, ask price and size at 10^-8.
@@ -162,7 +166,7 @@ class Encoder:
             message.ask_size_units = ask_size
         except ValueError:  # beyond 64 bits
             return self._odd_quote(data, units, receive_ns)
-        return topics.QUOTES.name, self.key, self._quote_head + message.SerializeToString()
+        return _QUOTES, self.key, self._quote_head + message.SerializeToString()
 
     def _odd_quote(
         self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int
@@ -180,14 +184,35 @@ class Encoder:
             price_exponent=price_exponent,
             size_exponent=size_exponent,
         )
-        return topics.QUOTES.name, self.key, self._quote_head + message.SerializeToString()
+        return _QUOTES, self.key, self._quote_head + message.SerializeToString()
+
+    def delta(
+        self, ids: tuple[int, int], bids: Levels, asks: Levels, receive_ns: int, event_time: int
+    ) -> Record:
+        """A change of the book, as `book` makes it."""
+        try:
+            message = BookUpdate(
+                event_id=f"{self._book_id}delta:{ids[1]}",
+                event_time=event_time,
+                receive_time=receive_ns,
+                kind=_DELTA,
+                first_update_id=ids[0],
+                last_update_id=ids[1],
+                bid_price_units=bids[0],
+                bid_size_units=bids[1],
+                ask_price_units=asks[0],
+                ask_size_units=asks[1],
+            )
+        except ValueError:  # beyond 64 bits
+            return self.book(_DELTA, ids, bids, asks, receive_ns, event_time=event_time)
+        return _BOOKS, self.key, self._book_head + message.SerializeToString()
 
     def book(
         self,
         kind: BookUpdateKind.ValueType,
         ids: tuple[int, int],
-        bids: tuple[Sequence[int], Sequence[int]],
-        asks: tuple[Sequence[int], Sequence[int]],
+        bids: Levels,
+        asks: Levels,
         receive_ns: int,
         *,
         event_time: int | None = None,
@@ -199,7 +224,7 @@ class Encoder:
         Raises:
             DecimalError: A value can't be held.
         """
-        name = "delta" if kind == BookUpdateKind.BOOK_UPDATE_KIND_DELTA else "snapshot"
+        name = "delta" if kind == _DELTA else "snapshot"
         low, high = trusted
         message = BookUpdate(
             event_id=f"{self._book_id}{name}:{ids[1]}",
@@ -230,7 +255,7 @@ class Encoder:
             message.trusted_low_units = low
         if high is not None:
             message.trusted_high_units = high
-        return topics.BOOKS.name, self.key, self._book_head + message.SerializeToString()
+        return _BOOKS, self.key, self._book_head + message.SerializeToString()
 
     def gap(self, gap: Gap, receive_ns: int) -> Record:
         """A gap's present state; what all events have is filled in here."""

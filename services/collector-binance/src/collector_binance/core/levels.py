@@ -25,14 +25,17 @@ class Side:
 
     def apply(self, prices: Sequence[int], sizes: Sequence[int]) -> None:
         """Set the sizes of levels; 0 removes one, and removing an absent one is normal."""
-        levels, heap, sign, push = self.levels, self._heap, self._sign, heapq.heappush
-        for price, size in zip(prices, sizes, strict=True):
-            if size:
-                if price not in levels:
-                    push(heap, sign * price)
-                levels[price] = size
-            else:
-                levels.pop(price, None)
+        levels, heap, sign = self.levels, self._heap, self._sign
+        fresh = [price for price in prices if price not in levels]
+        levels.update(zip(prices, sizes, strict=True))
+        if 0 in sizes:
+            for price in [price for price, size in zip(prices, sizes, strict=True) if not size]:
+                # Unless the same message sets it again.
+                if not levels.get(price, 1):
+                    del levels[price]
+        for price in fresh:
+            if price in levels:
+                heapq.heappush(heap, sign * price)
         if len(heap) > 2 * len(levels) + 1000:
             self._rebuild()
 
