@@ -4,14 +4,17 @@ import asyncio
 import sys
 
 import uvloop
-from cryptofeed import FeedHandler
+from cryptofeed import FeedHandler, connection
 from cryptofeed.backends.kafka import BookKafka, TickerKafka, TradeKafka
 from cryptofeed.connection import RestEndpoint, Routes, WebsocketEndpoint
 from cryptofeed.defines import L2_BOOK, TICKER, TRADES
 from cryptofeed.exchanges import Binance
 
 port, servers = sys.argv[1:3]
-Binance.websocket_endpoints = [WebsocketEndpoint(f"ws://127.0.0.1:{port}")]
+# It insists on wss; plaintext is in its favour, and what the other side has.
+connect = connection.connect
+connection.connect = lambda address, **more: connect(address.replace("wss:", "ws:"), **more)
+Binance.websocket_endpoints = [WebsocketEndpoint(f"wss://127.0.0.1:{port}")]
 Binance.rest_endpoints = [
     RestEndpoint(
         f"http://127.0.0.1:{port}",
