@@ -22,7 +22,7 @@ from query_gateway.rendering import time_of_ns
 
 CHANNELS: Final = ("trade", "quote", "bar")
 BATCH_EVENTS: Final = 100
-BATCH_SECONDS: Final = 0.02
+BATCH_SECONDS: Final = 0.01
 HEARTBEAT_SECONDS: Final = 5.0
 _MAX_INSTRUMENTS: Final = 1000
 _BATCH_FIELD: Final = b"\x0a"
