@@ -53,3 +53,13 @@ def test_a_newer_version_of_a_bar_replaces_it() -> None:
     assert day.of("x").trade_count == 5
     day.put("x", bar_row(0, trades=4, layer=1))
     assert day.of("x").trade_count == 4
+
+
+def test_sums_of_more_digits_than_a_default_decimal_holds_are_exact() -> None:
+    day = DayFigures()
+    huge = bar_row(0)._replace(quote_volume="123456789012345678901234.0000000000000001")
+    day.put("x", huge)
+    day.put("x", huge._replace(start_ms=60_000))
+    assert texts(day.ranking("quote-volume")) == [
+        ("x", "246913578024691357802468.0000000000000002")
+    ]

@@ -6,8 +6,9 @@ replicas with the same bars agree, and a replayed capture has its own day.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Final, NamedTuple
 
 from query_gateway.bars import BarRow, plain
@@ -15,6 +16,7 @@ from query_gateway.intervals import DAY_MS
 
 LEADERBOARDS: Final = ("quote-volume", "trades", "gainers", "losers")
 _CENT: Final = Decimal("0.01")
+_EXACT: Final = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
 class Figures(NamedTuple):
@@ -40,29 +42,54 @@ class _Minute(NamedTuple):
 
 
 class _Day:
+    """One instrument's minutes and their sums, which are kept up with each change."""
+
     def __init__(self) -> None:
-        self.minutes: dict[int, _Minute] = {}
-        self.known: tuple[int, Figures] | None = None
+        self._minutes: dict[int, _Minute] = {}
+        self._starts: list[int] = []
+        self._newest_ms = -1
+        self._volume = self._quote_volume = Decimal(0)
+        self._trades = 0
 
     def put(self, row: BarRow) -> None:
-        before = self.minutes.get(row.start_ms)
-        if before is not None and before.version >= row.version:
+        before = self._minutes.get(row.start_ms)
+        if before is None:
+            heapq.heappush(self._starts, row.start_ms)
+            self._newest_ms = max(self._newest_ms, row.start_ms)
+        elif before.version >= row.version:
             return
-        volume, quote = Decimal(row.volume), Decimal(row.quote_volume)
-        self.minutes[row.start_ms] = _Minute(
-            row.version, row.open, row.close, volume, quote, row.trade_count
+        else:
+            self._add(before, -1)
+        minute = self._minutes[row.start_ms] = _Minute(
+            row.version,
+            row.open,
+            row.close,
+            Decimal(row.volume),
+            Decimal(row.quote_volume),
+            row.trade_count,
         )
-        self.known = None
+        self._add(minute, 1)
 
     def figures(self, clock_ms: int) -> Figures:
-        if self.known is not None and self.known[0] == clock_ms:
-            return self.known[1]
-        begin = clock_ms - DAY_MS
-        for start in [start for start in self.minutes if start <= begin]:
-            del self.minutes[start]
-        found = _sum(self.minutes)
-        self.known = clock_ms, found
-        return found
+        while self._starts and self._starts[0] <= clock_ms - DAY_MS:
+            self._add(self._minutes.pop(heapq.heappop(self._starts)), -1)
+        return Figures(self._volume, self._quote_volume, self._trades, self._change())
+
+    def _add(self, minute: _Minute, sign: int) -> None:
+        step = _EXACT.add if sign > 0 else _EXACT.subtract
+        self._volume = step(self._volume, minute.volume)
+        self._quote_volume = step(self._quote_volume, minute.quote_volume)
+        self._trades += sign * minute.trade_count
+
+    def _change(self) -> Decimal | None:
+        if not self._starts:
+            return None
+        first = Decimal(self._minutes[self._starts[0]].open)
+        last = Decimal(self._minutes[self._newest_ms].close)
+        if not first:
+            return None
+        percent = _EXACT.divide(_EXACT.multiply(_EXACT.subtract(last, first), Decimal(100)), first)
+        return _EXACT.quantize(percent, _CENT)
 
 
 class DayFigures:
@@ -81,7 +108,7 @@ class DayFigures:
     def of(self, instrument: str) -> Figures:
         """The figures of one instrument; zeros without a bar in the day."""
         day = self._days.get(instrument)
-        return day.figures(self.clock_ms) if day else _sum({})
+        return day.figures(self.clock_ms) if day else Figures(Decimal(0), Decimal(0), 0, None)
 
     def ranking(self, leaderboard: str) -> list[tuple[str, Decimal]]:
         """All instruments that traded in the day with their figure, best first, ties by name."""
@@ -101,26 +128,6 @@ def _figure(leaderboard: str, figures: Figures) -> Decimal | None:
     if leaderboard == "trades":
         return Decimal(figures.trade_count)
     return figures.change_percent
-
-
-def _sum(minutes: dict[int, _Minute]) -> Figures:
-    volume = quote = Decimal(0)
-    trades = 0
-    for minute in minutes.values():
-        volume += minute.volume
-        quote += minute.quote_volume
-        trades += minute.trade_count
-    return Figures(volume, quote, trades, _change(minutes))
-
-
-def _change(minutes: dict[int, _Minute]) -> Decimal | None:
-    if not minutes:
-        return None
-    first = Decimal(minutes[min(minutes)].open)
-    last = Decimal(minutes[max(minutes)].close)
-    if not first:
-        return None
-    return ((last - first) * 100 / first).quantize(_CENT, rounding=ROUND_HALF_EVEN)
 
 
 def texts(ranking: Iterable[tuple[str, Decimal]]) -> list[tuple[str, str]]:
