@@ -42,9 +42,7 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
 
-    def issue(
-        self, service: str, directory: str | None = None, domain: str = "coinmesh"
-    ) -> Path:
+    def issue(self, service: str, directory: str | None = None, domain: str = "coinmesh") -> Path:
         """A new certificate for `spiffe://<domain>/svc/<service>`, published by one rename."""
         tls_dir = self.root / (directory or service)
         key = ec.generate_private_key(ec.SECP256R1())
