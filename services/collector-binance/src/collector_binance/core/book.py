@@ -8,7 +8,8 @@ https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.
 
 A snapshot joins when the first buffered delta it does not cover has U <= lastUpdateId + 1 <= u. One
 that is older than the buffer is fetched again and the buffer kept. While STALE the book before the
-hole goes on being served, marked as stale.
+hole goes on being served, marked as stale. A SYNCED book that the market is about to leave is read
+anew without an interruption (`renewal`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collector_binance.core.encode import Encoder, Record
 from collector_binance.core.gaps import GapLog, Hole
 from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
+from collector_binance.core.renewal import Margins, Renewal
 from collector_binance.core.units import Levels, parse_sides
 
 PUBLISHED_LEVELS: Final = 1000
@@ -83,6 +85,8 @@ class Book:
         self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
         self._hole: Hole | None = None
         self._trusted: tuple[int | None, int | None] = (None, None)
+        self._held = self._published = Margins()
+        self._renewal: Renewal[Delta] | None = None
         self._attempts = 0
         self._published_id = -1
         self._published_ns = 0
@@ -140,8 +144,40 @@ class Book:
         self.suspect = None
         if self._apply(delta, out):
             self._mismatch(delta.receive_ns, out)
-        elif delta.receive_ns - self._published_ns >= SNAPSHOT_EVERY_NS:
+            return
+        self._widen(delta, out)
+        due = delta.receive_ns - self._published_ns >= SNAPSHOT_EVERY_NS
+        if due or self._published.are_crossed(self.bids.best()[0], self.asks.best()[0]):
             self.publish(delta.receive_ns, out)
+
+    def _widen(self, delta: Delta, out: list[Record]) -> None:
+        """Ask for a newer snapshot when the book becomes narrow; join it once both are there."""
+        renewal = self._renewal
+        if renewal is None:
+            if self._held.are_crossed(self.bids.best()[0], self.asks.best()[0]):
+                self._renewal = Renewal(delta.last_id)
+                self._want()
+            return
+        renewal.deltas.append(delta)
+        if renewal.snapshot is not None and renewal.snapshot.last_update_id <= delta.last_id:
+            self._renew(renewal, renewal.snapshot, delta.receive_ns, out)
+
+    def _renew(
+        self, renewal: Renewal[Delta], snapshot: BookSnapshot, receive_ns: int, out: list[Record]
+    ) -> None:
+        last = snapshot.last_update_id
+        if last < renewal.since or renewal.overflown:
+            assert self.last_id is not None
+            self._attempts += 1
+            self._renewal = Renewal(self.last_id) if renewal.overflown else renewal
+            self._want()
+            return
+        later = [delta for delta in renewal.deltas if delta.last_id > last]
+        self._hold(snapshot, renewal.limit)
+        for delta in later:
+            self.bids.apply(*delta.bids)
+            self.asks.apply(*delta.asks)
+        self.publish(receive_ns, out)
 
     def _on_unsynced(self, delta: Delta, out: list[Record]) -> None:
         buffer = self._buffer
@@ -195,9 +231,16 @@ class Book:
         Raises:
             DecimalError: A level can't be held; the state is unchanged.
         """
+        last = snapshot.last_update_id
+        if self.state is BookState.SYNCED and self._renewal is not None:
+            self._renewal.limit = limit
+            if last > (self.last_id or 0):
+                self._renewal.snapshot = snapshot
+            else:
+                self._renew(self._renewal, snapshot, receive_ns, out)
+            return
         if self.state not in (BookState.BUFFERING, BookState.STALE):
             return
-        last = snapshot.last_update_id
         buffer = self._buffer
         if (buffer and last + 1 < buffer[0].first_id) or (
             self.state is BookState.STALE and self.last_id is not None and last < self.last_id
@@ -205,20 +248,11 @@ class Book:
             self._attempts += 1
             self._want()
             return
-        bids, asks = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
-        if self.observer is not None:
-            self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))
-        if self.state is BookState.STALE:
-            self.resyncs += 1
-        self.bids.replace(*bids)
-        self.asks.replace(*asks)
-        self._trusted = (
-            min(bids[0]) if _is_cut(len(bids[0]), limit) else None,
-            max(asks[0]) if _is_cut(len(asks[0]), limit) else None,
-        )
+        resync = self.state is BookState.STALE
+        self._hold(snapshot, limit)
+        self.resyncs += resync
         self.last_id = last
         self.state = BookState.SYNCED
-        self._attempts = 0
         self.suspect = None
         self.publish(receive_ns, out)
         if self._hole is not None:
@@ -229,6 +263,21 @@ class Book:
         buffer.clear()
         for delta in waiting:
             self._on_applicable(delta, out)
+
+    def _hold(self, snapshot: BookSnapshot, limit: int | None) -> None:
+        """Replace the levels by a snapshot's; nothing has changed when one can't be held."""
+        bids, asks = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
+        if self.observer is not None:
+            self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))
+        self.bids.replace(*bids)
+        self.asks.replace(*asks)
+        self._trusted = (
+            min(bids[0]) if _is_cut(len(bids[0]), limit) else None,
+            max(asks[0]) if _is_cut(len(asks[0]), limit) else None,
+        )
+        self._held = Margins.of(*self._trusted, self.bids.best()[0], self.asks.best()[0])
+        self._renewal = None
+        self._attempts = 0
 
     def _on_applicable(self, delta: Delta, out: list[Record]) -> None:
         if self.state is BookState.SYNCED:
@@ -248,7 +297,7 @@ class Book:
 
     def resume(self) -> None:
         """Ask again for a snapshot that is still needed: the request was lost with its session."""
-        if self.state in (BookState.BUFFERING, BookState.STALE):
+        if self._renewal is not None or self.state in (BookState.BUFFERING, BookState.STALE):
             self._want()
 
     def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
@@ -277,6 +326,7 @@ class Book:
             )
         )
         self._published_id, self._published_ns = self.last_id, receive_ns
+        self._published = Margins.of(low, high, self.bids.best()[0], self.asks.best()[0])
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
         """Take a delta in; True when the audit says that the book is wrong."""
@@ -313,6 +363,7 @@ class Book:
         )
         self.state = BookState.STALE
         self.suspect = None
+        self._renewal = None
         self.audit.reset()
         if self._published_id != self.last_id:
             self.publish(receive_ns, out, stale=True)
