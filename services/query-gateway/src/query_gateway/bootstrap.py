@@ -7,6 +7,7 @@ lost it, the last trade. Instruments that appear later are filled in as they app
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterable
 from typing import Final
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = 8
 _MINUTES: Final = 1440
+_GC_ALLOCATIONS: Final = 20_000  # a chart of 500 bars is a few thousand
 
 
 class Bootstrap:
@@ -59,6 +61,10 @@ class Bootstrap:
                 continue
             if not self.done.is_set():
                 _log.info("the view is filled", extra={"instruments": len(missing)})
+                # What is here now stays: the collector needn't look through it time and again.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
             self.done.set()
             backoff.healthy()
             await asyncio.sleep(_CHECK_SECONDS)
