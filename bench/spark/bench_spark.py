@@ -155,16 +155,21 @@ class Bench:
         return total
 
 
-def tree_cpu(process: subprocess.Popen[bytes]) -> float:
-    """CPU seconds of the application with its JVM and workers."""
+def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The application's processes."""
     root = psutil.Process(process.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def cpu(processes: list[psutil.Process], name: str) -> float:
+    """CPU seconds of those with a name."""
     total = 0.0
-    for one in [root, *root.children(recursive=True)]:
+    for one in processes:
         try:
-            times = one.cpu_times()
+            times = one.cpu_times() if one.name().startswith(name) else None
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system
+        total += times.user + times.system if times else 0.0
     return total
 
 
@@ -177,12 +182,12 @@ def mesh_cpu(mesh: TestMesh) -> float:
     return total
 
 
-def tree_rss(process: subprocess.Popen[bytes]) -> int:
-    root = psutil.Process(process.pid)
+def memory(processes: list[psutil.Process]) -> int:
+    """Resident memory; what processes share is counted once."""
     total = 0
-    for one in [root, *root.children(recursive=True)]:
+    for one in processes:
         try:
-            total += one.memory_info().rss
+            total += one.memory_full_info().pss
         except psutil.NoSuchProcess:
             continue
     return total
@@ -197,17 +202,25 @@ def drain(bench: Bench, process: subprocess.Popen[bytes], total: int) -> dict[st
 
     eventually(first, "the first batch", 300)
     began, (_, at_begin) = time.perf_counter(), bench.progress()
-    cpu, servers, peak = tree_cpu(process), mesh_cpu(bench.mesh), 0
+
+    def spent() -> dict[str, float]:
+        processes = tree(process)
+        return {
+            "python": cpu(processes, "python") + cpu(processes, "coinmesh"),
+            "jvm": cpu(processes, "java"),
+            "servers": mesh_cpu(bench.mesh),
+        }
+
+    before, peak = spent(), 0
     while (done := bench.progress()[1]) < total:
         assert process.poll() is None, "the application ended"
-        peak = max(peak, tree_rss(process))
-        time.sleep(0.1)
+        peak = max(peak, memory(tree(process)))
+        time.sleep(0.25)
     seconds, count = time.perf_counter() - began, done - at_begin
-    return {
+    after = spent()
+    return {name: (after[name] - before[name]) / count * 1e6 for name in after} | {
         "trades_per_second": count / seconds,
-        "cpu_seconds_per_million": (tree_cpu(process) - cpu) / count * 1e6,
-        "servers_cpu_seconds_per_million": (mesh_cpu(bench.mesh) - servers) / count * 1e6,
-        "peak_rss_mb": peak / 2**20,
+        "peak_mb": peak / 2**20,
     }
 
 
@@ -272,10 +285,10 @@ def main() -> None:
                 assert bench.trade_counts(interval) == bench.ids, f"wrong bars of {interval}"
             print(
                 f"backlog: {arguments.trades:,} trades + {records - arguments.trades:,} duplicates:"
-                f" {result['trades_per_second']:,.0f}/s; CPU per million: application "
-                f"{result['cpu_seconds_per_million']:.1f} s, Kafka and Cassandra "
-                f"{result['servers_cpu_seconds_per_million']:.1f} s; application's peak RSS "
-                f"{result['peak_rss_mb']:,.0f} MB; load average before: {load:.1f}",
+                f" {result['trades_per_second']:,.0f}/s; CPU seconds per million: workers "
+                f"{result['python']:.1f}, Spark's JVM {result['jvm']:.1f}, Kafka and Cassandra "
+                f"{result['servers']:.1f}; application's memory "
+                f"{result['peak_mb']:,.0f} MB; load average before: {load:.1f}",
                 flush=True,
             )
             delays = live(bench, arguments.live_seconds, arguments.live_rate)

@@ -15,6 +15,7 @@ from coinmesh_spark.bars import INTERVALS
 from coinmesh_spark.snapshots import decode_partition, encode_partition
 from coinmesh_spark.state import Partition
 from coinmesh_spark.trades import Trades
+from meshkit.decimals import to_decimal
 
 EXPONENT = -8
 S = 1_000_000
@@ -68,7 +69,7 @@ class Folded:
             assert self.revisions.get(at, -1) < changed.revision, "a revision must grow"
             self.revisions[at] = changed.revision
             for output, units in changed.values.items():
-                self.indicators[(*at, output.key)] = Decimal(units).scaleb(-12)
+                self.indicators[(*at, output.key)] = to_decimal(units, -12)
         self.duplicates += changes.duplicates
         self.late += changes.late
         self.admitted += changes.admitted
@@ -83,15 +84,15 @@ class Folded:
 def as_decimals(changed):
     bar, price, size = changed.bar, changed.price_exponent, changed.size_exponent
     return {
-        "open": Decimal(bar.open).scaleb(price),
-        "high": Decimal(bar.high).scaleb(price),
-        "low": Decimal(bar.low).scaleb(price),
-        "close": Decimal(bar.close).scaleb(price),
-        "volume": Decimal(bar.volume).scaleb(size),
-        "quote_volume": Decimal(bar.quote_volume).scaleb(price + size),
-        "vwap": Decimal(bar.vwap()).scaleb(price - 8),
-        "taker_buy_volume": Decimal(bar.taker_buy_volume).scaleb(size),
-        "taker_buy_quote_volume": Decimal(bar.taker_buy_quote_volume).scaleb(price + size),
+        "open": to_decimal(bar.open, price),
+        "high": to_decimal(bar.high, price),
+        "low": to_decimal(bar.low, price),
+        "close": to_decimal(bar.close, price),
+        "volume": to_decimal(bar.volume, size),
+        "quote_volume": to_decimal(bar.quote_volume, price + size),
+        "vwap": to_decimal(bar.vwap(), price - 8),
+        "taker_buy_volume": to_decimal(bar.taker_buy_volume, size),
+        "taker_buy_quote_volume": to_decimal(bar.taker_buy_quote_volume, price + size),
         "trade_count": bar.trades,
         "first_trade_id": bar.first_id,
         "last_trade_id": bar.last_id,

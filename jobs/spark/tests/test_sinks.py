@@ -5,7 +5,7 @@ from decimal import Decimal, localcontext
 
 import pytest
 from cassandra.cqltypes import DecimalType, MapType, UTF8Type
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
@@ -19,6 +19,8 @@ START = 1_723_075_260
 BAR = Bar(START, 6_123_000_000_000, 6_124, 6_122, 6_123, 300, 900, 100, 400, 3, 7, 9)
 
 
+@example(10**28, 0)
+@example(10**28 + 1, -8)
 @given(st.integers(-(2**130), 2**130), st.integers(-20, 20))
 def test_a_decimal_reads_back_exactly(units, exponent):
     data = cql.decimal(units, exponent)
