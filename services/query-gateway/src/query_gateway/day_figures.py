@@ -73,6 +73,8 @@ class _Day:
     def figures(self, clock_ms: int) -> Figures:
         while self._starts and self._starts[0] <= clock_ms - DAY_MS:
             self._add(self._minutes.pop(heapq.heappop(self._starts)), -1)
+        if not self._starts:
+            self._volume = self._quote_volume = Decimal(0)  # as if nothing had ever been there
         return Figures(self._volume, self._quote_volume, self._trades, self._change())
 
     def _add(self, minute: _Minute, sign: int) -> None:
