@@ -6,6 +6,7 @@ is written last; a batch that dies before its manifest is run again from the sna
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -116,7 +117,12 @@ class _Sinks:
 
 @cache
 def _sinks() -> _Sinks:
-    return _Sinks()
+    sinks = _Sinks()
+    # A batch makes many short-lived objects without cycles; what lives on is here already.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+    return sinks
 
 
 @cache
