@@ -88,7 +88,6 @@ class Book:
         self._held = self._published = Margins()
         self._renewal: Renewal[Delta] | None = None
         self._attempts = 0
-        self._published_id = -1
         self._published_ns = 0
         self.observer: BookObserver | None = None
         self.bids = Side(is_bid=True)
@@ -325,7 +324,7 @@ class Book:
                 trusted=(low, high),
             )
         )
-        self._published_id, self._published_ns = self.last_id, receive_ns
+        self._published_ns = receive_ns
         self._published = Margins.of(low, high, self.bids.best()[0], self.asks.best()[0])
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
@@ -365,8 +364,7 @@ class Book:
         self.suspect = None
         self._renewal = None
         self.audit.reset()
-        if self._published_id != self.last_id:
-            self.publish(receive_ns, out, stale=True)
+        self.publish(receive_ns, out, stale=True)
         self._want()
 
     def _want(self) -> None:

@@ -227,7 +227,7 @@ class Encoder:
         name = "delta" if kind == _DELTA else "snapshot"
         low, high = trusted
         message = BookUpdate(
-            event_id=f"{self._book_id}{name}:{ids[1]}",
+            event_id=f"{self._book_id}{name}:{ids[1]}{':stale' if stale else ''}",
             event_time=event_time,
             receive_time=receive_ns,
             kind=kind,
