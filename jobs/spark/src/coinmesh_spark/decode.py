@@ -75,8 +75,11 @@ class Decoded:
 class Decoder:
     """Decodes record batches with columns `key`, `value` and `timestamp` (Kafka's append time)."""
 
-    def __init__(self, schema_ids: set[int], accepts: Callable[[int], bool]) -> None:
-        """`accepts` is asked once about each id that isn't among `schema_ids`."""
+    def __init__(
+        self, schema_ids: set[int], accepts: Callable[[int], bool], ahead: int = AHEAD
+    ) -> None:
+        """`accepts` is asked once about each id that isn't among `schema_ids`; `ahead` is in µs."""
+        self._ahead = ahead
         self._headers = {framing.header(schema_id) for schema_id in schema_ids}
         self._accepts = accepts
 
@@ -118,7 +121,7 @@ class Decoder:
                 matches[row] = event.instrument == names[codes[row]]
                 good[row] = True
         appended = batch.column("timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)
-        return _checked(trades, good, matches, appended, bad)
+        return _checked(trades, good, matches, appended + self._ahead, bad)
 
     def _framed(self, data: wire.Bytes, begin: Ints, end: Ints) -> Flags:
         """Which values have one of the known headers."""
@@ -199,7 +202,7 @@ def _fill(trades: Trades, row: int, event: Trade) -> None:
 
 
 def _checked(
-    trades: Trades, good: Flags, key_matches: Flags, appended: Ints, bad: list[Bad]
+    trades: Trades, good: Flags, key_matches: Flags, latest: Ints, bad: list[Bad]
 ) -> Decoded:
     """The `good` trades whose contents hold; the others join the bad ones with the first reason."""
     named = np.array(
@@ -214,9 +217,9 @@ def _checked(
         ),
         (trades.event_time > 0, "NO_EVENT_TIME", "the event time is absent or not positive"),
         (
-            trades.event_time <= appended + AHEAD,
+            trades.event_time <= latest,
             "FUTURE_EVENT_TIME",
-            "the event time lies more than 5 minutes after the record's append",
+            "the event time lies too far after the record's append (SPARK_AHEAD_SECONDS)",
         ),
         (trades.trade_id >= 0, "INVALID_TRADE_ID", "the trade id exceeds 63 bits"),
         (trades.price > 0, "INVALID_PRICE", "the price isn't positive"),

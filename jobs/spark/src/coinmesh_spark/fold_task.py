@@ -29,7 +29,7 @@ from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.kafka import KafkaSink
 from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
-from coinmesh_spark.trades import Trades
+from coinmesh_spark.trades import MICROS, Trades
 from meshkit import settings
 from meshkit.registry import Registry
 
@@ -105,6 +105,7 @@ class _Sinks:
         configured = settings.read(WorkerSettings)
         self.cassandra = CassandraSink(configured)
         self.kafka = KafkaSink(configured, configured.service_name)
+        self.ahead = round(configured.spark_ahead_seconds * MICROS)
         self._registry: Registry | None = None
         self._settings = configured
 
@@ -127,7 +128,8 @@ def _sinks() -> _Sinks:
 
 @cache
 def _decoder(schema_id: int) -> Decoder:
-    return Decoder({schema_id}, _sinks().accepts)
+    sinks = _sinks()
+    return Decoder({schema_id}, sinks.accepts, sinks.ahead)
 
 
 def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -33,6 +33,12 @@ class WorkerSettings(KafkaSettings, RegistrySettings, CassandraSettings):
     service_name: str = Field(
         "spark-stream", min_length=1, description="the job's name", examples=["spark-stream"]
     )
+    spark_ahead_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="how far an event may lie ahead of its append to the log",
+        examples=["300"],
+    )
 
 
 class ArchiveSettings(WorkerSettings, S3Settings):
