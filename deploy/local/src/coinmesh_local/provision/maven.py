@@ -14,13 +14,12 @@ from coinmesh_local.provision.errors import ProvisionError
 
 #: Names of the poms below `provision/`.
 PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars")
-POM = "{http://maven.apache.org/POM/4.0.0}"
 
 
 def directory(name: str) -> Path:
     """Where `name` lies once it is filled: version and pom are in the key, so a change refills."""
     text = (POMS / f"{name}.pom.xml").read_bytes()
-    release = ElementTree.fromstring(text).findtext(f"{POM}version")
+    release = ElementTree.fromstring(text).findtext("version")
     return cache_directory() / f"{name}-{release}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
