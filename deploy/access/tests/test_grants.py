@@ -27,7 +27,7 @@ from coinmesh_access.credentials import Kind
 from coinmesh_access.table import AccessError
 from coinmesh_local import provision
 from coinmesh_local.definition import fill
-from coinmesh_local.paths import CHECKOUT, LOCAL
+from coinmesh_local.paths import BIN, CHECKOUT, LOCAL
 from coinmesh_local.steps.migrations import load, statements
 from coinmesh_local.testing import eventually
 
@@ -147,7 +147,15 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
     data = tmp_path / "data"
     data.mkdir()
     process(
-        *("weed", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
+        *(
+            BIN / "weed",
+            "server",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+        ),
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(*grpc, "-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
         *(f"-s3.config={configuration}", "-s3.port.iceberg=0", "-s3.port.lance=0"),

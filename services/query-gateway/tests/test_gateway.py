@@ -358,13 +358,10 @@ def test_a_record_that_is_no_event_is_skipped(gateway: Gateway, feeder: Feeder, 
 def test_leaderboards_rank_the_day(gateways: list[Gateway], feeder: Feeder, name: str) -> None:
     feeder.send(bar(NOW_MS, name=name, trades=1_000_000))
     request = api.GetLeaderboardRequest(leaderboard="trades", limit=3)
-    boards = [
-        wait(
-            lambda g=g: g.market.GetLeaderboard(request), lambda b: b.entries[0].instrument == name
-        )
-        for g in gateways
-    ]
-    assert boards[0] == boards[1]
+    boards = wait(
+        lambda: [g.market.GetLeaderboard(request) for g in gateways],
+        lambda both: both[0] == both[1] and both[0].entries[0].instrument == name,
+    )
     assert (boards[0].entries[0].rank, boards[0].entries[0].value) == (1, "1000000")
 
 

@@ -1,16 +1,18 @@
 """Which port each listener has, and who holds one that is taken."""
 
 import fcntl
+import hashlib
 import os
 import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from coinmesh_local.definition import Definition
-from coinmesh_local.paths import Home
+from coinmesh_local.paths import Home, cache_directory
 
 HOST = "127.0.0.1"
 #: Below Linux's ephemeral range, so that no outgoing connection takes a port between restarts.
@@ -80,10 +82,14 @@ class PortTable:
                 for name, definition in definitions.items()
             }
         self.home.create()
-        with open(self.home.run / "ports.lock", "w") as lock:
+        # One lock and one list for all meshes of this user: a port that a mesh has been given stays
+        # its own while the mesh's components aren't started yet.
+        shared = cache_directory() / "ports"
+        shared.mkdir(parents=True, exist_ok=True)
+        with open(shared / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             recorded: Numbers = self.home.read_json("ports.json", {})
-            known = {n for ports in recorded.values() for ns in ports.values() for n in ns}
+            known = _given(recorded) | _given_to_others(shared, self.home.root)
             pick = random.Random(os.urandom(8))
             for name, definition in definitions.items():
                 for port in definition.ports:
@@ -94,7 +100,28 @@ class PortTable:
                             known.add(number)
                             numbers.append(number)
             self.home.write_json("ports.json", recorded)
+            link = shared / hashlib.sha256(str(self.home.root).encode()).hexdigest()[:16]
+            if not link.is_symlink():
+                link.symlink_to(self.home.root)
         return {
             name: {port: recorded[name][port][: replicas[name]] for port in definition.ports}
             for name, definition in definitions.items()
         }
+
+
+def _given(recorded: Numbers) -> set[int]:
+    return {n for ports in recorded.values() for numbers in ports.values() for n in numbers}
+
+
+def _given_to_others(shared: Path, own: Path) -> set[int]:
+    """Ports of the other meshes that still exist; links to those that are gone are removed."""
+    given: set[int] = set()
+    for link in shared.iterdir():
+        if not link.is_symlink():
+            continue
+        root = link.readlink()
+        if not root.is_dir():
+            link.unlink()
+        elif root != own:
+            given |= _given(Home(root).read_json("ports.json", {}))
+    return given
