@@ -61,12 +61,15 @@ class MarketStream:
                 if len(subscription) < BATCH_EVENTS:
                     # A batch gathers for a moment, but only behind another one.
                     await asyncio.sleep(max(0.0, sent + BATCH_SECONDS - loop.time()))
+                # Both at once: what is dropped while the gap is told lies behind these events.
                 gap = subscription.take_gap()
-                if gap is not None:
-                    yield _gap(subscription, *gap)
+                told = None if gap is None else _gap(subscription, *gap)
                 events = subscription.take(BATCH_EVENTS, self._hub.head)
+                token = subscription.token
+                if told is not None:
+                    yield told
                 if events:
-                    yield encode_batch(events, subscription.token)
+                    yield encode_batch(events, token)
                     sent = loop.time()
                 elif subscription.closed:
                     yield _farewell(subscription)
