@@ -73,9 +73,8 @@ check: install $(DEV_STAMP) ## Lint, types and contracts
 test-unit: install $(DEV_STAMP) ## Tests that need no component
 	$(BIN)/pytest -m 'not component and not e2e'
 
-# Real processes on a busy machine: what fails is run once more, alone, and both runs are shown.
 test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
-	$(BIN)/pytest -m 'component or e2e' || $(BIN)/pytest -m 'component or e2e' --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -m 'component or e2e'
 
 .PHONY: lock contracts-accept
 lock: $(UV) ## Resolves requirements/*.in into hash-pinned locks
