@@ -17,9 +17,9 @@ REGISTRIES = re.compile(
             "files.python" + "hosted.org",
             "registry.npm" + "js.org",
             "repo1.maven" + ".org",
-            "repo.maven.apache" + ".org",
-            "proxy.golang" + ".org",
-            "sum.golang" + ".org",
+            "repo.maven" + ".apache.org",
+            "proxy" + ".golang.org",
+            "sum" + ".golang.org",
             "crates" + ".io",
         )
     )
