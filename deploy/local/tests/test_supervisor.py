@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from coinmesh_local import operations, processes
+from coinmesh_local import control, operations, processes
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 
@@ -194,6 +195,24 @@ def test_deaf_components_and_their_children_are_killed(build: Build) -> None:
     assert len(mesh.component("one").pids()) == 2
     operations.down(mesh.home)
     assert processes.find(mesh.home.root) == {}
+
+
+def test_a_request_that_comes_too_late_goes_to_the_next_supervisor(build: Build) -> None:
+    mesh = build(one=service())
+    mesh.home.create()
+    with control.socket_address(mesh.home) as address, socket.socket(socket.AF_UNIX) as leaving:
+        leaving.bind(address)
+        leaving.listen()
+
+        def leave() -> None:
+            leaving.accept()[0].close()
+            leaving.close()
+
+        thread = threading.Thread(target=leave)
+        thread.start()
+        up(mesh)
+        thread.join()
+    assert mesh.status()["one"]["ready"]
 
 
 def test_second_up_is_warm_and_a_changed_definition_restarts(build: Build, tmp_path: Path) -> None:

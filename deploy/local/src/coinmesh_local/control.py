@@ -75,13 +75,27 @@ def connect_or_start(home: Home) -> socket.socket:
         time.sleep(0.05)
 
 
+class Leaving(Exception):
+    """The supervisor was about to end and has not taken the request: another one will."""
+
+
 class Conversation:
-    """One request and the events that answer it."""
+    """One request and the events that answer it.
+
+    Raises Leaving when the supervisor ends without having taken the request.
+    """
 
     def __init__(self, client: socket.socket, request: dict[str, Any]) -> None:
         self._client = client
         self._lines = client.makefile("r", encoding="utf-8")
-        client.sendall(json.dumps(request).encode() + b"\n")
+        try:
+            client.sendall(json.dumps(request).encode() + b"\n")
+            taken = self._lines.readline()
+        except ConnectionError:
+            taken = ""
+        if not taken:
+            self.close()
+            raise Leaving
 
     def events(self) -> Iterator[dict[str, Any]]:
         """State changes while the supervisor works, the final answer last.

@@ -1,6 +1,7 @@
 """The supervisor as a detached process: one per home, spoken to through its socket.
 
-Requests are one JSON object per connection, answers JSON lines, the last one `{"event": "end"}`.
+Requests are one JSON object per connection, answers JSON lines, the first one `{"event": "taken"}`
+(a connection closed without it was too late for this supervisor), the last one `{"event": "end"}`.
 A connection that asked for `up` and breaks off takes back what it started; one that asked to
 `hold` takes the whole mesh down with it, so that a killed test run leaves nothing behind.
 """
@@ -52,7 +53,8 @@ class Daemon:
         self._connections += 1
         try:
             line = await reader.readline()
-            if line:
+            if line and not self.finished.is_set():
+                self._send(writer, {"event": "taken"})
                 await self._answer(json.loads(line), reader, writer)
         except ConnectionError:
             pass

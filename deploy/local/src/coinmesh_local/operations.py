@@ -1,7 +1,9 @@
 """What commands and tests do with a mesh: bring up, take down, restart, look, drop its data."""
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,7 +40,11 @@ def publish_endpoints(mesh: Mesh) -> None:
 def ask(home: Home, operation: str, names: Iterable[str] = ()) -> control.Conversation:
     """Send another request to the supervisor, started if need be (it finds what runs)."""
     request = {"op": operation, "names": list(names)}
-    return control.Conversation(control.connect_or_start(home), request)
+    while True:
+        try:
+            return control.Conversation(control.connect_or_start(home), request)
+        except control.Leaving:
+            time.sleep(0.05)
 
 
 def down(home: Home) -> bool:
@@ -47,7 +53,7 @@ def down(home: Home) -> bool:
     if not running and control.connect(home) is None:
         return False
     ask(home, "down").answer()
-    return True
+    return bool(running)
 
 
 def reset(home: Home) -> None:
@@ -64,8 +70,9 @@ def status(mesh: Mesh) -> list[dict[str, Any]]:
     """A row per instance; without a supervisor what /proc shows, `supervised` tells."""
     client = control.connect(mesh.home)
     if client is not None:
-        rows = control.Conversation(client, {"op": "status"}).answer()["rows"]
-        return [row | {"supervised": True} for row in rows]
+        with contextlib.suppress(control.Leaving):
+            rows = control.Conversation(client, {"op": "status"}).answer()["rows"]
+            return [row | {"supervised": True} for row in rows]
     found = processes.find(mesh.home.root)
     rows = []
     for component in mesh.closure():
