@@ -43,8 +43,8 @@ $(PACKAGES_STAMP): $(RUNTIME_STAMP) $(CONTRACTS) $(addsuffix /pyproject.toml,$(P
 install: $(PACKAGES_STAMP) ## Makes .venv with the mesh's commands
 
 .PHONY: up down reset status logs
-up: install ## Starts the mesh and prints its URLs (HA=1: three brokers; GATEWAYS=2; COINMESH_SOURCE=live)
-	$(BIN)/coinmesh up $(if $(HA),--ha) $(if $(GATEWAYS),--gateways $(GATEWAYS))
+up: install ## Starts the mesh and prints its URLs (HA=1: three brokers; GATEWAYS=2; PROFILE=full; COINMESH_SOURCE=live)
+	$(BIN)/coinmesh up $(if $(HA),--ha) $(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(PROFILE),--profile $(PROFILE))
 
 down: ## Stops the mesh, keeps its data
 	$(BIN)/coinmesh down

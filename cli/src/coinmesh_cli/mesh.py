@@ -17,7 +17,7 @@ from coinmesh_cli.first_bar import wait_for_first_bar
 from coinmesh_cli.progress import Progress
 from coinmesh_local import operations
 from coinmesh_local.control import SupervisorError
-from coinmesh_local.definition import DefinitionError
+from coinmesh_local.definition import DefinitionError, Profile
 from coinmesh_local.mesh import Mesh, Options, caller_environment
 from coinmesh_local.paths import Home
 from coinmesh_local.steps import dispatch
@@ -34,13 +34,16 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def wanted_mesh(ha: bool | None = None, gateways: int | None = None) -> Mesh:
+def wanted_mesh(
+    ha: bool | None = None, gateways: int | None = None, profile: Profile | None = None
+) -> Mesh:
     """The mesh this call asks for: what it states, else what the home has recorded."""
     home = Home.from_environment()
     recorded = Mesh.recorded(home)
     options = Options(
         ha=recorded.options.ha if ha is None else ha,
         gateways=gateways or recorded.options.gateways,
+        profile=profile or recorded.options.profile,
         source=os.environ.get("COINMESH_SOURCE") or "sim",
         ports=os.environ.get("COINMESH_PORTS") or recorded.options.ports,
     )
@@ -51,15 +54,18 @@ def up(
     until: Until = None,
     ha: Annotated[bool | None, typer.Option("--ha/--no-ha", help="Three brokers.")] = None,
     gateways: Annotated[int | None, typer.Option(help="Replicas of the query gateway.")] = None,
+    profile: Annotated[
+        Profile | None, typer.Option(help="full: with Prometheus, Alertmanager and the log store.")
+    ] = None,
 ) -> None:
     """Start the mesh; print its URLs once the first bar is served."""
-    mesh = wanted_mesh(ha, gateways)
+    mesh = wanted_mesh(ha, gateways, profile)
     targets = until or []
     mesh.closure(targets)
     with Progress() as progress:
         mesh.home.create()
         operations.provide(mesh, targets, progress.note)
-        mesh = wanted_mesh(ha, gateways)  # now with the JDKs that provisioning found
+        mesh = wanted_mesh(ha, gateways, profile)  # now with the JDKs that provisioning found
         conversation = operations.start(mesh, targets)
         try:
             for event in conversation.events():

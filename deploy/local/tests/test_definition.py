@@ -59,6 +59,21 @@ def test_live_source_does_without_the_simulator(tmp_path: Path) -> None:
     assert not [key for key in collector.environment if key.startswith("COINMESH_BINANCE_")]
 
 
+def test_the_full_profile_adds_components_to_the_default_one(tmp_path: Path) -> None:
+    load(tmp_path, a=MINIMAL, b=MINIMAL + 'profile = "full"\ndepends_on = {a = "ready"}')
+    home = Home(tmp_path / "home")
+    assert list(Mesh(home, components=(tmp_path,)).definitions) == ["a"]
+    Mesh(home, Options(profile="full"), components=(tmp_path,)).save()
+    assert Mesh.recorded(home).closure() == ["a", "b"]
+
+
+def test_an_unknown_profile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="profile is default or full, not 'huge'"):
+        Mesh(Home(tmp_path), Options(profile="huge"))  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match=r"a\.toml(.|\n)*profile"):
+        load(tmp_path, a=MINIMAL + 'profile = "huge"')
+
+
 def test_ha_runs_three_brokers_with_replicated_topics(tmp_path: Path) -> None:
     mesh = Mesh(Home(tmp_path), Options(ha=True))
     names = [instance.name for instance in mesh.instances("kafka")]
@@ -84,7 +99,7 @@ def test_memory_stays_below_8_gib(tmp_path: Path, options: Options) -> None:
 
 
 def test_no_two_listeners_share_a_port(tmp_path: Path) -> None:
-    mesh = Mesh(Home(tmp_path), Options(ha=True, gateways=8))
+    mesh = Mesh(Home(tmp_path), Options(ha=True, gateways=8, profile="full"))
     numbers = [n for ports in mesh.ports.values() for many in ports.values() for n in many]
     assert len(numbers) == len(set(numbers))
     assert max(numbers) < 32_768, "the ephemeral range begins there"
@@ -98,6 +113,6 @@ def test_free_ports_are_kept_and_differ_between_homes(tmp_path: Path) -> None:
 
 def test_the_readme_lists_every_default_port() -> None:
     readme = (LOCAL / "README.md").read_text()
-    for name, found in Mesh(Home(Path("/nowhere"))).definitions.items():
+    for name, found in Mesh(Home(Path("/nowhere")), Options(profile="full")).definitions.items():
         for port, number in found.ports.items():
             assert f"| {name} | {port} | {number} |" in readme

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+Profile = Literal["default", "full"]
 ProbeKind = Literal["tcp", "http", "grpc", "log", "exec", "kafka", "cql", "spawn"]
 
 
@@ -44,6 +45,8 @@ class Definition(Strict):
     kind: Literal["service", "step"] = "service"
     #: Options that must hold for the component to exist, e.g. `{source = "sim"}`.
     when: dict[str, str] = Field(default_factory=dict)
+    #: The smallest profile that it belongs to; `full` holds all of `default`.
+    profile: Profile = "default"
     replicas: str = "1"
     #: What provisioning must bring before the component can start.
     provision: tuple[str, ...] = ()

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from coinmesh_local import definition as defs
 from coinmesh_local import provision
-from coinmesh_local.definition import Definition, Probe, fill
+from coinmesh_local.definition import Definition, Probe, Profile, fill
 from coinmesh_local.paths import BIN, CHECKOUT, COMPONENTS, LOCAL, Home
 from coinmesh_local.ports import HOST, PortTable
 
@@ -32,15 +32,25 @@ class Options:
     ha: bool = False
     gateways: int = 1
     source: str = "sim"
+    profile: Profile = "default"
     ports: str = "fixed"
 
     def __post_init__(self) -> None:
         if self.source not in ("sim", "live"):
             raise OptionError(f"source is sim or live, not {self.source!r}")
+        if self.profile not in get_args(Profile):
+            raise OptionError(f"profile is default or full, not {self.profile!r}")
         if self.ports not in ("fixed", "free"):
             raise OptionError(f"COINMESH_PORTS is fixed or free, not {self.ports!r}")
         if not 1 <= self.gateways <= 8:
             raise OptionError(f"gateways is a number from 1 to 8, not {self.gateways}")
+
+    def includes(self, found: Definition) -> bool:
+        """Whether the component exists under these options."""
+        context = self.context()
+        return (found.profile == "default" or self.profile == "full") and all(
+            context[f"option.{key}"] == value for key, value in found.when.items()
+        )
 
     def context(self) -> dict[str, str]:
         """The placeholders `${option.…}`; the broker count decides every replication factor."""
@@ -49,6 +59,7 @@ class Options:
             "option.min_isr": "2" if self.ha else "1",
             "option.gateways": str(self.gateways),
             "option.source": self.source,
+            "option.profile": self.profile,
         }
 
 
@@ -91,11 +102,10 @@ class Mesh:
 
     def __post_init__(self) -> None:
         option = self.options.context()
-        loaded = defs.load(self.components)
         self.definitions: dict[str, Definition] = {
             name: found
-            for name, found in loaded.items()
-            if all(option[f"option.{key}"] == value for key, value in found.when.items())
+            for name, found in defs.load(self.components).items()
+            if self.options.includes(found)
         }
         for name, found in self.definitions.items():
             kept = {n: c for n, c in found.depends_on.items() if n in self.definitions}
