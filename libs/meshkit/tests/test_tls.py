@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coinmesh_contracts.market.v1 import market_service_pb2 as market
 from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
-from meshkit.authz import ROLE_HEADER, rules
+from meshkit.authz import ROLE_HEADER, OnDenied, rules
 from meshkit.errors import error_info
 from meshkit.peer import caller
 from meshkit.rotation import RotatingChannel
@@ -160,10 +160,13 @@ async def test_everybody_else_is_denied_but_for_health(
     reason: str,
 ):
     settings = server(authority.issue("query-gateway"))
-    async with service(settings=settings, servicers=MARKET) as started:
+    told: list[tuple[str, str]] = []
+    keep: OnDenied = lambda call, denial: told.append((call.name, denial.reason))  # noqa: E731
+    async with service(settings=settings, servicers=MARKET, on_denied=keep) as started:
         peer = client(authority.issue(name, directory="peer"))
         async with channel(target(started), peer) as to_it:
             error = await failure(stub(to_it).GetInstrument(REQUEST, metadata=metadata))
+            assert told == [("GetInstrument", reason)]
             assert error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert error_info(error).reason == reason
             check = health_pb2_grpc.HealthStub(to_it).Check

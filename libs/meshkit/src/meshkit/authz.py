@@ -8,7 +8,7 @@ anybody else that header means nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 
 from coinmesh_contracts.auth.v1 import rule_pb2
 from meshkit.calls import Call, Layer
-from meshkit.errors import PermissionDenied, Unauthenticated
+from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.peer import caller, spiffe_id
 
 ROLE_HEADER = "x-coinmesh-role"
@@ -29,6 +29,9 @@ _ROLES: dict[str, int] = {
     "admin": rule_pb2.ROLE_ADMIN,
 }
 _log = logging.getLogger(__name__)
+
+OnDenied = Callable[[Call, MeshError], None]
+"""Told of every call that was refused, and why; must return at once and must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,18 @@ def rules(
     return table
 
 
-def authz_layer(table: Mapping[str, Rule]) -> Layer:
+def authz_layer(table: Mapping[str, Rule], on_denied: OnDenied | None = None) -> Layer:
     """The layer that lets through only what `table` allows."""
 
     @asynccontextmanager
     async def layer(call: Call) -> AsyncGenerator[None, None]:
         if call.service not in EXEMPT_SERVICES:
-            _check(call, table.get(call.method))
+            try:
+                _check(call, table.get(call.method))
+            except MeshError as denial:
+                if on_denied is not None:
+                    on_denied(call, denial)
+                raise
         yield
 
     return layer

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from meshkit import logs, tracing
 from meshkit import metrics as mesh_metrics
-from meshkit.authz import Rule, authz_layer, rules
+from meshkit.authz import OnDenied, Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
 from meshkit.deadlines import deadline_layer
 from meshkit.errors import MeshError, error_layer
@@ -104,6 +104,7 @@ async def serve(
     metrics: Metrics | None = None,
     on_started: Callable[[Running], None] | None = None,
     on_stopping: Callable[[], None] | None = None,
+    on_denied: OnDenied | None = None,
 ) -> int:
     """Run a service until SIGTERM, SIGINT or the failure of a background task; the exit status.
 
@@ -112,10 +113,11 @@ async def serve(
     raises ends the process with status 1. `readiness` checks are named for the log; health is
     SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
     `on_stopping` is called when draining begins: the place to end long streams with a last word.
+    `on_denied` is told of every call that authorization refused.
     """
     metrics = metrics or Metrics()
     provider = tracing.configure(settings)
-    server, health_servicer, names = _server(settings, servicers, metrics, provider)
+    server, health_servicer, names = _server(settings, servicers, metrics, provider, on_denied)
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
         if provider is not None:
@@ -154,6 +156,7 @@ def _server(
     servicers: Servicers,
     metrics: Metrics,
     provider: TracerProvider | None,
+    on_denied: OnDenied | None,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
     layers: list[Layer] = [
         mesh_metrics.red_layer(metrics),
@@ -163,7 +166,7 @@ def _server(
     ]
     table: dict[str, Rule] = {}
     if settings.tls_dir is not None:
-        layers.append(authz_layer(table))
+        layers.append(authz_layer(table, on_denied))
     interceptors = [LayeredInterceptor(layers)]
     server = grpc.aio.server(interceptors=interceptors, options=list(SERVER_OPTIONS))
     registrar = _Registrar(server)
