@@ -1,12 +1,14 @@
 """Producer, consumers, decoding and dead letters on a real Kafka and registry."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
+import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -272,6 +274,26 @@ async def test_the_end_is_the_end_at_opening(kafka: KafkaSettings, make_topic: M
         assert consumer.lags() == {(topic, 0): 0}
         lag = {"client": "c", "topic": topic, "partition": "0"}
         assert metrics.registry.get_sample_value("coinmesh_consumer_lag_records", lag) == 0
+        assert metrics.registry.get_sample_value("coinmesh_consumer_lag_seconds", lag) == 0
+
+
+async def test_lag_is_told_in_records_and_in_seconds(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic(message_timestamp_type="CreateTime")
+    long_ago = int((time.time() - 3600) * 1000)
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.kafka_bootstrap_servers})
+    for number in range(3):
+        producer.produce(topic, str(number), partition=0, timestamp=long_ago)
+    assert producer.flush(30) == 0
+    metrics = Metrics()
+    lag = {"client": "c", "topic": topic, "partition": "0"}
+    async with Consumer.assigned(
+        kafka, [topic], "beginning", client_id="c", metrics=metrics
+    ) as consumer:
+        await read(consumer, 1, max_messages=1)
+        assert metrics.value("coinmesh_consumer_lag_records", **lag) == 2
+        assert 3600 <= metrics.value("coinmesh_consumer_lag_seconds", **lag) < 3700
+        await read(consumer, 2)
+        assert metrics.value("coinmesh_consumer_lag_seconds", **lag) == 0
 
 
 async def test_seek_by_time_and_again(kafka: KafkaSettings, make_topic: MakeTopic):

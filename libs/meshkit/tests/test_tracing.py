@@ -1,6 +1,8 @@
 """Trace contexts through Kafka headers and gRPC metadata."""
 
+import asyncio
 from typing import Any
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
@@ -78,6 +80,24 @@ async def test_an_rpc_continues_its_callers_trace(
     assert span.kind is trace.SpanKind.SERVER
     assert f"{span.parent.span_id:016x}" == PARENT.split("-")[2]
     assert span.attributes["rpc.method"] == "Unary"
+
+
+@pytest.mark.parametrize(("flags", "leads"), [("01", True), ("00", False)])
+async def test_a_duration_leads_to_its_trace_when_that_is_sampled(
+    service: Any, provider: TracerProvider, flags: str, leads: bool
+):
+    async def unary(request: bytes, context: object) -> bytes:
+        return request
+
+    settings = ServiceSettings(metrics_listen="127.0.0.1:0", drain_grace_seconds=0.2)
+    async with service(unary=unary, settings=settings) as started:
+        await started.unary(metadata=[("traceparent", PARENT[:-2] + flags)])
+        page = f"http://{started.running.metrics}/metrics"
+        request = Request(page, headers={"Accept": "application/openmetrics-text"})
+        with await asyncio.to_thread(urlopen, request) as answer:
+            text = answer.read().decode()
+    assert text.endswith("# EOF\n")
+    assert (f'# {{trace_id="{PARENT.split("-")[1]}"}}' in text) is leads
 
 
 async def test_a_failed_rpc_has_an_error_span(

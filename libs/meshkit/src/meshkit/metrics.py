@@ -6,6 +6,7 @@ A service makes one `Metrics`, hands it to what it builds and to `serve()`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TypeVar, cast
 from wsgiref.simple_server import WSGIServer
 
 import grpc
+from opentelemetry import trace
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -33,6 +35,7 @@ from meshkit.tls import CertificateFiles
 
 # From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LOOP_PROBE_SECONDS = 0.5
 
 Read = Callable[[], Mapping[tuple[str, ...], float]]
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -191,8 +194,29 @@ def start(
     return MetricsServer(server, listen.host, files)
 
 
+def exemplar() -> dict[str, str] | None:
+    """What leads from an observation to its trace: the active span's trace id, if it is sampled."""
+    span = trace.get_current_span().get_span_context()
+    if not span.trace_flags.sampled:
+        return None
+    return {"trace_id": trace.format_trace_id(span.trace_id)}
+
+
+async def watch_loop(metrics: Metrics) -> None:
+    """Measure for ever how late the event loop wakes a task: the saturation of the process."""
+    delay = metrics.histogram("event_loop_delay_seconds", "How late the event loop wakes a task")
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOP_PROBE_SECONDS
+        await asyncio.sleep(LOOP_PROBE_SECONDS)
+        delay.observe(max(0.0, loop.time() - due))
+
+
 def red_layer(metrics: Metrics) -> Layer:
-    """Rate, errors and duration of every RPC, by service, method and status code."""
+    """Rate, errors and duration of every RPC, by service, method and status code.
+
+    Durations carry the trace's id when a layer further out has made a sampled span active.
+    """
     labels = ("rpc_service", "rpc_method")
     handled = metrics.counter("rpc_handled", "RPCs that ended", (*labels, "code"))
     running = metrics.gauge("rpc_running", "RPCs that run now", labels)
@@ -216,7 +240,7 @@ def red_layer(metrics: Metrics) -> Layer:
             raise
         finally:
             now_running.dec()
-            seconds.labels(*names).observe(time.perf_counter() - began)
+            seconds.labels(*names).observe(time.perf_counter() - began, exemplar())
             handled.labels(*names, code.name).inc()
 
     return layer

@@ -127,7 +127,10 @@ async def serve(
         await server.start()
         _stop_on_signals(stopping, cleanup)
         watch = Readiness(health_servicer, ("", *names), readiness or {}, metrics)
-        tasks = [asyncio.create_task(watch.run(), name="readiness")]
+        tasks = [
+            asyncio.create_task(watch.run(), name="readiness"),
+            asyncio.create_task(mesh_metrics.watch_loop(metrics), name="event loop"),
+        ]
         if files := certificate_files(settings):
             renew = _Renewal(files, metrics, scraped)
             tasks.append(asyncio.create_task(follow(files.version, renew), name="certificate"))
@@ -159,8 +162,9 @@ def _server(
     on_denied: OnDenied | None,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
     layers: list[Layer] = [
-        mesh_metrics.red_layer(metrics),
+        # Outermost, so that the durations measured inside lead to the trace.
         tracing.trace_layer(provider),
+        mesh_metrics.red_layer(metrics),
         error_layer(),
         deadline_layer(settings.default_deadline_seconds),
     ]
