@@ -32,6 +32,8 @@ async def test_a_chart_is_found_by_the_replica_that_made_it_and_by_others() -> N
     assert [await other.get("a") for _ in range(3)] == [b"chart"] * 3
     assert redis.reads == 1
     assert await one.get("b") is None
+    assert one.reads == {"process": 1, "redis": 0, "nowhere": 1}
+    assert other.reads == {"process": 2, "redis": 1, "nowhere": 0}
 
 
 async def test_a_chart_is_kept_for_its_time_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,12 @@ class RestClient:
             (),
             lambda: {(): self.budget.used(time.time())},
         )
+        metrics.read_gauge(
+            "binance_rest_weight_limit",
+            "Request weight that the exchange allows in a minute",
+            (),
+            lambda: {(): self.budget.limit},
+        )
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(

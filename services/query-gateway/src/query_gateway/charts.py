@@ -26,13 +26,17 @@ class Charts:
         self._cache, self._seconds = cache, seconds
         self._own: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
+        self.reads = {"process": 0, "redis": 0, "nowhere": 0}
+        """How often a chart was asked for, by where it was found."""
 
     async def get(self, key: str) -> bytes | None:
         """A chart, if one is kept."""
         known = self._own.get(key)
         if known is not None and time.monotonic() < known[0]:
+            self.reads["process"] += 1
             return known[1]
         data = await self._cache.get(key)
+        self.reads["nowhere" if data is None else "redis"] += 1
         if data is not None:
             # It is as old as it may be there: kept here for no longer than one turn more.
             self._keep(key, data)

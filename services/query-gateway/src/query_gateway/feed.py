@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -85,6 +86,18 @@ class Feed:
         self._note, self._metrics = note, metrics
         self._up = metrics.gauge("kafka_up", "1 while Kafka answers")
         self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
+        self._delay = metrics.histogram(
+            "live_delay_seconds",
+            "From Kafka's append to the view, the oldest record of a batch",
+            ("topic",),
+        )
+        self._newest_ms: dict[str, int] = {}
+        metrics.read_gauge(
+            "live_newest_seconds",
+            "When Kafka took the newest event in the view, as a Unix time",
+            ("topic",),
+            lambda: {(topic,): ms / 1000 for topic, ms in self._newest_ms.copy().items()},
+        )
         self.caught_up = asyncio.Event()
         self.connected = False
 
@@ -135,8 +148,14 @@ class Feed:
     async def take(self, batch: list[Record]) -> None:
         """Takes records in the order of their partitions."""
         counts: dict[str, int] = {}
+        now_ms = time.time() * 1000
         for record, event in await self._decode(batch):
             topic, partition = str(record.topic()), record.partition()
+            appended_ms = record.timestamp()[1]
+            if topic not in counts and self.caught_up.is_set():
+                # The first of a topic has waited longest.
+                self._delay.labels(topic).observe(max(0.0, now_ms - appended_ms) / 1000)
+            self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
             counts[topic] = counts.get(topic, 0) + 1
             news = self._view.apply(event)
             if news is not None:
