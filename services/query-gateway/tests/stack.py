@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from cassandra.cluster import Cluster
+from cassandra.cluster import Cluster, NoHostAvailable
 from cassandra.policies import ConstantReconnectionPolicy
 from confluent_kafka import Producer
 from google.protobuf.message import Message
@@ -159,6 +159,18 @@ class Feeder:
         self._producer.produce(topic, value, key)
         assert self._producer.flush(60) == 0
 
+    def _store(self, statement: str) -> None:
+        """Executes a statement that may be repeated, also while the database comes back."""
+
+        def stored() -> bool:
+            try:
+                self._session.execute(statement)
+            except NoHostAvailable:
+                return False
+            return True
+
+        eventually(stored, "Cassandra takes a write", 60)
+
     def store_bars(self, name: str, interval: str, rows: Iterable[BarRow]) -> None:
         """Stores bars under the write timestamp that the schema prescribes."""
         for row in rows:
@@ -166,7 +178,7 @@ class Feeder:
             text = ", ".join(f"{key}: {_literal(key, value)}" for key, value in fields.items())
             stamp = row.start_ms * 1000 + row.layer * 10**10 + row.revision
             start = bucket(interval, row.start_ms)
-            self._session.execute(
+            self._store(
                 f"INSERT INTO bars_{interval} (instrument, bucket, start_time, bar) "
                 f"VALUES ('{name}', {start}, {row.start_ms}, {{{text}}}) USING TIMESTAMP {stamp}"
             )
@@ -176,7 +188,7 @@ class Feeder:
         for row in rows:
             hour = bucket("1s", row.time_ms)
             side = {"buy": 1, "sell": 2}.get(row.taker_side, 0)
-            self._session.execute(
+            self._store(
                 "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "
                 "taker_side, event_time_us, receive_time_ns) VALUES "
                 f"('{name}', {hour}, {row.trade_id // 1000 % 4}, {row.time_ms}, {row.trade_id}, "
@@ -189,7 +201,7 @@ class Feeder:
     ) -> None:
         """Stores a bar's indicators."""
         values = ", ".join(f"'{key}': {value}" for key, value in outputs.items())
-        self._session.execute(
+        self._store(
             f"INSERT INTO indicators_{interval} (instrument, bucket, start_time, indicators) "
             f"VALUES ('{name}', {bucket(interval, start_ms)}, {start_ms}, "
             f"{{outputs: {{{values}}}, revision: {revision}, layer: 0, run: 'r'}}) "
