@@ -79,6 +79,8 @@ def up(
             raise
         if not targets:
             wait_for_first_bar(mesh.endpoints()["rest"], progress)
+            for name in operations.start_later(mesh):
+                progress.note(f"{name} comes in the background: see `coinmesh status`")
     _print_endpoints(mesh, targets)
 
 

@@ -38,6 +38,11 @@ def test_a_step_cannot_be_ready(tmp_path: Path) -> None:
         load(tmp_path, a=MINIMAL + 'kind = "step"', b=MINIMAL + 'depends_on = {a = "ready"}')
 
 
+def test_nothing_can_depend_on_what_comes_later(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match="b: a comes later"):
+        load(tmp_path, a=MINIMAL + "later = true", b=MINIMAL + 'depends_on = {a = "ready"}')
+
+
 def test_an_unknown_placeholder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('description = "x"\ncommand = ["${port.none}"]\n')
     mesh = Mesh(Home(tmp_path / "home"), components=(tmp_path,))

@@ -1,13 +1,14 @@
 """Provisioning: the cache survives interruptions, JDKs are found, the missing is named."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from coinmesh_local.provision import ProvisionError, cache, java, maven, system
+from coinmesh_local.provision import ProvisionError, cache, golang, java, maven, system
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +113,21 @@ def test_every_download_is_pinned_and_keyed_by_its_pom() -> None:
         "cassandra-5.0.9",
         "spark-jars-4.2.0",
     ]
+
+
+def test_a_program_is_built_from_its_pins(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"jaeger-v1\.76\.0-[0-9a-f]{8}", golang.directory("jaeger").name)
+    tools = own_cache / "bin"
+    tools.mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(ProvisionError, match=r"go is not on PATH.*install Go 1\.\d+"):
+        golang.ensure("jaeger", print)
+    assert not golang.directory("jaeger").exists()
+    compiler = tools / "go"
+    compiler.write_text(
+        '#!/bin/sh\ncase " $* " in *" -mod=readonly "*) echo broken >&2; exit 1;; esac\n'
+    )
+    compiler.chmod(0o755)
+    with pytest.raises(ProvisionError, match=r"(?s)could not build jaeger.*broken.*Way out"):
+        golang.ensure("jaeger", print)
+    assert not golang.directory("jaeger").exists()

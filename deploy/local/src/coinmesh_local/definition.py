@@ -47,6 +47,9 @@ class Definition(Strict):
     when: dict[str, str] = Field(default_factory=dict)
     #: The smallest profile that it belongs to; `full` holds all of `default`.
     profile: Profile = "default"
+    #: It comes in the background when everything else is up, and nothing waits for it. What takes
+    #: long belongs into its `prepare`: the supervisor does that.
+    later: bool = False
     replicas: str = "1"
     #: What provisioning must bring before the component can start.
     provision: tuple[str, ...] = ()
@@ -105,6 +108,10 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
             if name not in found:
                 raise DefinitionError(f"{definition.name}: depends on unknown component {name}")
             expected = "completed" if found[name].kind == "step" else "ready"
+            if found[name].later:
+                raise DefinitionError(
+                    f"{definition.name}: {name} comes later, so nothing can depend on it"
+                )
             if condition != expected:
                 raise DefinitionError(
                     f"{definition.name}: a {found[name].kind} can be {expected}, not {condition}"

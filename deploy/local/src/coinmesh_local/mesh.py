@@ -154,6 +154,15 @@ class Mesh:
         """Names of `targets` (all components when none) with what they depend on, in order."""
         return defs.closure(self.definitions, list(targets) or list(self.definitions))
 
+    def later(self) -> list[str]:
+        """Names of what comes after everything else is up."""
+        return [name for name in self.closure() if self.definitions[name].later]
+
+    def at_once(self, targets: Iterable[str] = ()) -> list[str]:
+        """What `up` waits for: `targets`, or all but what comes later, with its dependencies."""
+        named = list(targets)
+        return self.closure(named or [n for n, one in self.definitions.items() if not one.later])
+
     def instances(self, component: str) -> list[Instance]:
         """The processes of one component."""
         return [self._instance(component, i) for i in range(1, self.replicas[component] + 1)]

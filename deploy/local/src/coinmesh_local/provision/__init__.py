@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from coinmesh_local.provision import java, maven, system
+from coinmesh_local.provision import golang, java, maven, system
 from coinmesh_local.provision.errors import ProvisionError
 
 __all__ = ["ProvisionError", "ensure", "locations"]
@@ -13,6 +13,7 @@ Progress = Callable[[str], None]
 def locations() -> dict[str, str]:
     """The placeholders `${cache.…}` and `${jdk…}`; what is missing points nowhere until ensured."""
     found = {f"cache.{name}": str(maven.directory(name)) for name in maven.PACKAGES}
+    found |= {f"cache.{name}": str(golang.directory(name)) for name in golang.PACKAGES}
     for name, need in java.NEEDS.items():
         found[name] = str(java.find(need) or f"/{name}-is-missing")
     return found
@@ -26,8 +27,10 @@ def ensure(names: Iterable[str], progress: Progress) -> None:
             java.ensure(name, progress)
         elif name in system.PACKAGES:
             system.ensure(name, progress)
-        elif name not in maven.PACKAGES:
+        elif name not in (*maven.PACKAGES, *golang.PACKAGES):
             raise ProvisionError(f"nothing is known about how to provide {name!r}")
     for name in wanted:
         if name in maven.PACKAGES:
             maven.ensure(name, progress)
+        elif name in golang.PACKAGES:
+            golang.ensure(name, progress)
