@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 Headers = list[tuple[str, str | bytes | None]]
 Key = str | bytes | None
 OnAcked = Callable[[str, int, int], None]
+OnDelivery = Callable[[KafkaError | None, Any], None]
 
 POLL_SECONDS = 0.1
 ROOM_SECONDS = 1.0
@@ -127,8 +128,9 @@ class Producer:
         key: Key,
         value: bytes | None,
         headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
-        """Queue a record.
+        """Queue a record; `on_delivery` is told of its end, as `on_acked` in the producer's thread.
 
         Raises:
             BufferError: The queue is full.
@@ -138,7 +140,11 @@ class Producer:
         if self._failure is not None:
             raise self._failure
         try:
-            self._send(topic, value, key, headers=headers)
+            if on_delivery is None:
+                self._send(topic, value, key, headers=headers)
+            else:
+                told = _both(self._delivered, on_delivery)
+                self._send(topic, value, key, headers=headers, on_delivery=told)
         except KafkaException as error:
             raise _refusal(topic, error) from error
 
@@ -148,11 +154,12 @@ class Producer:
         key: Key,
         value: bytes | None,
         headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
         """Queue a record, waiting only while the queue is full; errors as `produce_nowait`."""
         while True:
             try:
-                self.produce_nowait(topic, key, value, headers)
+                self.produce_nowait(topic, key, value, headers, on_delivery)
                 return
             except BufferError:
                 await self._wait_for_room()
@@ -313,6 +320,14 @@ class Producer:
         # The loop may be closed when the last reports come in at the end of the process.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(step)
+
+
+def _both(first: OnDelivery, second: OnDelivery) -> OnDelivery:
+    def told(error: KafkaError | None, message: Any) -> None:
+        first(error, message)
+        second(error, message)
+
+    return told
 
 
 def _refusal(topic: str, error: KafkaException) -> Exception:

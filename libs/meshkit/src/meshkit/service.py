@@ -25,9 +25,8 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
-from opentelemetry.sdk.trace import TracerProvider
 
-from meshkit import logs, tracing
+from meshkit import logs
 from meshkit import metrics as mesh_metrics
 from meshkit.authz import OnDenied, Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
@@ -38,6 +37,7 @@ from meshkit.readiness import Check, Readiness
 from meshkit.rotation import follow
 from meshkit.settings import Address, ServiceSettings, SettingsError, load
 from meshkit.tls import CertificateFiles, bind, certificate_files
+from meshkit.tracing import Tracing, trace_layer
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ async def serve(
     on_drain: Sequence[Step] = (),
     readiness: Mapping[str, Check] | None = None,
     metrics: Metrics | None = None,
+    tracing: Tracing | None = None,
     on_started: Callable[[Running], None] | None = None,
     on_stopping: Callable[[], None] | None = None,
     on_denied: OnDenied | None = None,
@@ -112,16 +113,16 @@ async def serve(
     coroutine functions that run beside the server: one that returns has done its work, one that
     raises ends the process with status 1. `readiness` checks are named for the log; health is
     SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
+    `tracing` is given where more than the RPCs makes spans; it is shut down at the end.
     `on_stopping` is called when draining begins: the place to end long streams with a last word.
     `on_denied` is told of every call that authorization refused.
     """
     metrics = metrics or Metrics()
-    provider = tracing.configure(settings)
-    server, health_servicer, names = _server(settings, servicers, metrics, provider, on_denied)
+    tracing = tracing or Tracing(settings, metrics)
+    server, health_servicer, names = _server(settings, servicers, metrics, tracing, on_denied)
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
-        if provider is not None:
-            cleanup.push_async_callback(asyncio.to_thread, provider.shutdown)
+        cleanup.push_async_callback(asyncio.to_thread, tracing.shutdown)
         address = bind(server, settings.grpc_listen, settings)
         scraped = _serve_metrics(settings, metrics, cleanup)
         await server.start()
@@ -158,12 +159,12 @@ def _server(
     settings: ServiceSettings,
     servicers: Servicers,
     metrics: Metrics,
-    provider: TracerProvider | None,
+    tracing: Tracing,
     on_denied: OnDenied | None,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
     layers: list[Layer] = [
         # Outermost, so that the durations measured inside lead to the trace.
-        tracing.trace_layer(provider),
+        trace_layer(tracing),
         mesh_metrics.red_layer(metrics),
         error_layer(),
         deadline_layer(settings.default_deadline_seconds),

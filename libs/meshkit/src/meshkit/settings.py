@@ -98,8 +98,8 @@ class MeshSettings(BaseSettings):
     )
 
 
-class ServiceSettings(MeshSettings):
-    """What every service has."""
+class TracingSettings(MeshSettings):
+    """Who makes spans, and where they go."""
 
     service_name: str = Field(
         "coinmesh",
@@ -107,6 +107,19 @@ class ServiceSettings(MeshSettings):
         description="the service's name in logs, metrics and traces",
         examples=["query-gateway"],
     )
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        description="where traces go by OTLP over gRPC (unset: nowhere)",
+        examples=["http://127.0.0.1:4317"],
+    )
+    trace_sampling_ratio: float = Field(
+        0.01, ge=0, le=1, description="the share of new traces that is kept", examples=["0.01"]
+    )
+
+
+class ServiceSettings(TracingSettings):
+    """What every service has."""
+
     grpc_listen: ListenAddress = Field(
         "127.0.0.1:0", description="where gRPC listens", examples=["127.0.0.1:50051"]
     )
@@ -121,14 +134,6 @@ class ServiceSettings(MeshSettings):
     )
     default_deadline_seconds: float = Field(
         10.0, gt=0, description="the deadline of a unary call that brings none", examples=["10"]
-    )
-    otlp_endpoint: HttpUrl | None = Field(
-        None,
-        description="where traces go by OTLP over gRPC (unset: nowhere)",
-        examples=["http://127.0.0.1:4317"],
-    )
-    trace_sampling_ratio: float = Field(
-        0.01, ge=0, le=1, description="the share of new traces that is kept", examples=["0.01"]
     )
 
 
