@@ -31,7 +31,8 @@ class Supervisor:
     async def up(self, targets: Iterable[str]) -> list[str]:
         """Bring up `targets` and their dependencies; instances newly started.
 
-        Without targets all come but those that come later. When one fails or the call is cancelled, what it started is stopped again.
+        Without targets all come but those that come later. When one fails or the call is cancelled,
+        what it started is stopped again.
         """
         self.mesh = Mesh.recorded(self.home)
         order = self.mesh.at_once(targets)
