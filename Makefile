@@ -15,6 +15,7 @@ PACKAGES := libs/contracts libs/meshkit simulators deploy/local deploy/access ga
 RUNTIME_STAMP := .venv/.runtime
 DEV_STAMP := .venv/.dev
 PACKAGES_STAMP := .venv/.packages
+COMPILED := services/collector-binance/src/collector_binance/core/_fast.pyx
 CONTRACTS := $(shell find proto -name '*.proto')
 
 .PHONY: help
@@ -35,7 +36,7 @@ $(DEV_STAMP): requirements/dev.txt $(RUNTIME_STAMP)
 	@touch $@
 
 # Built without isolation: the build tools are in the lock.
-$(PACKAGES_STAMP): $(RUNTIME_STAMP) $(CONTRACTS) $(addsuffix /pyproject.toml,$(PACKAGES)) libs/contracts/generate.py
+$(PACKAGES_STAMP): $(RUNTIME_STAMP) $(CONTRACTS) $(addsuffix /pyproject.toml,$(PACKAGES)) libs/contracts/generate.py $(COMPILED)
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 	@touch $@
 

@@ -23,6 +23,7 @@ from collector_binance import checkpoint, measures
 from collector_binance.catalogue import TRADING, Catalogue
 from collector_binance.connections import Connections
 from collector_binance.core.commands import ControlReply
+from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine, Input
 from collector_binance.core.frames import FrameRecorder
@@ -175,7 +176,9 @@ class Collector:
     def _wire(self, ids: SchemaIds, producer: Producer) -> None:
         self._outlet = Outlet(producer, self.metrics)
         self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name])
-        self.engine = Engine(Headers(ids.ids))
+        fast = load() if self.settings.binance_compiled else None
+        _log.info("the core is %s", "Python" if fast is None else "compiled")
+        self.engine = Engine(Headers(ids.ids), fast=fast)
         self._requests = Requests(
             self.rest,
             self.rest_connection,

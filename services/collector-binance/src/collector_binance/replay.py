@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToJson
 
 from collector_binance.capture import CaptureError, is_archive, read_archive, read_text
 from collector_binance.core.book import Book, BookObserver
+from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers, Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
@@ -101,7 +102,7 @@ def replay(
         OSError: An output path can't be written.
     """
     archive = is_archive(capture)
-    engine = Engine(Headers.offline(), admits_any=not archive)
+    engine = Engine(Headers.offline(), admits_any=not archive, fast=load())
     tops: list[tuple[str, Mapping[str, object]]] = []
     if book_top is not None:
         engine.on_market = lambda market: _watch(market, tops)

@@ -58,6 +58,9 @@ class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
     binance_catalogue_seconds: float = Field(
         300.0, gt=0, description="how often exchangeInfo is read", examples=["300"]
     )
+    binance_compiled: bool = Field(
+        True, description="use the compiled core where it was built", examples=["true"]
+    )
 
     @property
     def symbols(self) -> list[str] | None:

@@ -18,6 +18,10 @@ class Side:
         self._heap: list[int] = []
         self.levels: dict[int, int] = {}
 
+    def __len__(self) -> int:
+        """How many levels there are."""
+        return len(self.levels)
+
     def replace(self, prices: Sequence[int], sizes: Sequence[int]) -> None:
         """Hold exactly these levels."""
         self.levels = {price: size for price, size in zip(prices, sizes, strict=True) if size}
