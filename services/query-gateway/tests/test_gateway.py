@@ -438,15 +438,21 @@ def test_a_token_goes_with_its_listing_only(gateway: Gateway, feeder: Feeder, na
 def test_a_range_of_thousands_of_years_is_answered(
     gateway: Gateway, feeder: Feeder, name: str
 ) -> None:
-    feeder.store_bars(name, "1s", [bar_row(NOW_MS, "1s", name=name)])
+    starts = [NOW_MS, NOW_MS + 1000]
+    feeder.store_bars(name, "1s", [bar_row(start, "1s", name=name) for start in starts])
     feeder.store_bars(name, "1d", [bar_row(NOW_MS, "1d", name=name)])
     times = {
         "start_time": Timestamp(seconds=-62135596800),
         "end_time": Timestamp(seconds=253402300799),
     }
-    assert len(list_bars(gateway, name, interval="1s", **times).bars) == 1
+    first = list_bars(gateway, name, interval="1s", page_size=1, **times)
+    second = list_bars(
+        gateway, name, interval="1s", page_size=1, page_token=first.next_page_token, **times
+    )
+    found = [bar.start_time.ToMilliseconds() for bar in (*first.bars, *second.bars)]
+    assert found == starts
     request = api.ViewBarsRequest(instrument=name, interval="1s", **times)
-    assert orjson.loads(gateway.market.ViewBars(request).data)["startTime"] == [NOW_MS]
+    assert orjson.loads(gateway.market.ViewBars(request).data)["startTime"] == starts
 
 
 def test_the_book_is_right_after_a_kill_in_the_middle_of_deltas(

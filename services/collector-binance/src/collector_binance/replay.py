@@ -142,6 +142,8 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
         if engine.counters.dead_letters.get("NOT_JSON"):
             raise CaptureError(f"{capture}, line {number}: the frame is not valid JSON")
         yield out
+    if engine.sequence == 1:  # the connection alone
+        raise CaptureError(f"{capture}: no frames in it")
 
 
 def _watch(market: Market, lines: list[tuple[str, Mapping[str, object]]]) -> None:
