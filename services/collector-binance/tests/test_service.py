@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +175,24 @@ class World:
 
         return await eventually(found, f"a {channel} gap with state {state} and cause {cause}")
 
+    def replay(self, directory: Path, sessions: list[str]) -> Path:
+        """Replay what is archived of some sessions; the directory of the output."""
+        rows = [
+            {
+                "topic": message.topic(),
+                "partition": message.partition(),
+                "offset": message.offset(),
+                "key": message.key(),
+                "value": message.value(),
+            }
+            for message in self.log.read(topics.FRAMES.name)
+            if message.key().decode().rpartition("/")[0] in sessions
+        ]
+        (directory / "raw").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), directory / "raw" / "0-0-9.parquet")
+        assert main(["replay", str(directory / "raw"), "--out", str(directory / "out")]) == 0
+        return directory / "out"
+
     def assert_complete(self) -> None:
         """No trade is missing, and none is there twice."""
         ids = self.log.trade_ids(self.symbol)
@@ -202,6 +222,7 @@ async def world(
         "COINMESH_BINANCE_REST_URL": exchange.base,
         "COINMESH_BINANCE_SYMBOLS": symbol,
         "COINMESH_BINANCE_STALL_SECONDS": "3",
+        "COINMESH_BINANCE_WAITING_RECORDS": "300",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
     }
     service = Service(environment, tmp_path / "collector.log")
@@ -215,7 +236,9 @@ async def world(
         log.close()
 
 
-async def test_killed_and_started_again_it_loses_and_repeats_no_trade(world: World) -> None:
+async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
+    world: World, tmp_path: Path
+) -> None:
     for _ in range(2):
         await world.published(beyond=20)
         await world.service.end(signal.SIGKILL)
@@ -231,6 +254,17 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(world: Wor
     await world.published(beyond=5)
     world.assert_complete()
     assert await world.service.end() == 0
+    # Whatever a killed session published, its frames were there before.
+    sessions = re.findall(r'"session": "([^"]+)"', world.service.text())
+    assert len(set(sessions)) == 3
+    out = world.replay(tmp_path, sessions)
+    for topic in (TRADES, topics.QUOTES.name, topics.BOOKS.name):
+        published = {event.event_id for event in world.log.events(topic, world.symbol)}
+        with (out / f"{topic}.jsonl").open() as lines:
+            replayed = {json.loads(line)["eventId"] for line in lines}
+        assert published - replayed == set()
+        if topic == TRADES:
+            assert replayed - published == set()
 
 
 async def test_faults_are_told_and_repaired(world: World) -> None:
@@ -291,21 +325,7 @@ async def test_archived_frames_replay_to_what_was_published(world: World, tmp_pa
     await world.published(beyond=5)
     assert await world.service.end() == 0
     session = world.service.text().rpartition('"session": "')[2].partition('"')[0]
-    rows = [
-        {
-            "topic": message.topic(),
-            "partition": message.partition(),
-            "offset": message.offset(),
-            "key": message.key(),
-            "value": message.value(),
-        }
-        for message in world.log.read(topics.FRAMES.name)
-        if message.key().decode().startswith(session)
-    ]
-    (tmp_path / "raw").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "0-0-9.parquet")
-    out = tmp_path / "out"
-    assert main(["replay", str(tmp_path / "raw"), "--out", str(out)]) == 0
+    out = world.replay(tmp_path, [session])
     published = Digests()
     for topic in (TRADES, GAPS, topics.QUOTES.name, topics.BOOKS.name):
         for event in world.log.events(topic, world.symbol):
@@ -393,13 +413,35 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
     assert await world.service.end(0) == 0
 
 
-async def test_an_outage_of_kafka_loses_nothing(world: World, mesh: Any) -> None:
+async def test_an_outage_of_kafka_beyond_what_can_wait_loses_nothing(
+    world: World, mesh: Any
+) -> None:
     await world.published()
     broker = mesh.component("kafka")
-    broker.kill()
-    broker.wait_ready()
+    broker.stop()
+    try:
+        await eventually(
+            lambda: "reading from the exchange pauses" in world.service.text(), "it waits"
+        )
+        assert "Kafka at" in world.service.text()
+        made = (await world.exchange.truth(world.symbol))["lastTradeId"]
+        # The venue cuts who doesn't read.
+        await world.exchange.fault(kind="disconnect")
+
+        async def has_moved() -> bool:
+            return (await world.exchange.truth(world.symbol))["lastTradeId"] > made + 40
+
+        await eventually(has_moved, "trades are made that nobody reads")
+    finally:
+        broker.start()
+    await eventually(lambda: "reading goes on" in world.service.text(), "Kafka is back")
     await world.published(beyond=20)
+    await eventually(lambda: is_whole(world.log.trade_ids(world.symbol)), "all is repaired")
     world.assert_complete()
+
+
+def is_whole(ids: list[int]) -> bool:
+    return len(set(ids)) == max(ids) - min(ids) + 1
 
 
 async def test_an_unknown_symbol_is_told_and_ends_the_start(

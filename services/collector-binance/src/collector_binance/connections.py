@@ -62,7 +62,8 @@ class Connections:
         self._tls = client_ssl_context(settings) if settings.binance_ws_url[:3] == "wss" else None
         self._number = 0
         self._control_id = 0
-        self._paused = False
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._slots: list[Slot] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,12 +129,18 @@ class Connections:
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading from all connections."""
-        if paused == self._paused:
+        if paused != self._reading.is_set():
             return
-        self._paused = paused
+        if paused:
+            self._reading.clear()
+        else:
+            self._reading.set()
         _log.log(
             logging.WARNING if paused else logging.INFO,
-            "Kafka has no room: reading pauses" if paused else "reading goes on",
+            "Kafka takes nothing: reading from the exchange pauses; what it sends meanwhile "
+            "is read later, or repaired"
+            if paused
+            else "Kafka takes records: reading goes on",
         )
         for connection in self.open.values():
             connection.socket.pause(paused)
@@ -141,7 +148,7 @@ class Connections:
     def is_stalled(self, connection: Connection) -> bool:
         """Whether a connection has been silent for too long."""
         silent = (time.time_ns() - connection.socket.last_message_ns) / 1e9
-        return not self._paused and silent > self._settings.binance_stall_seconds
+        return self._reading.is_set() and silent > self._settings.binance_stall_seconds
 
     def on_reply(self, name: str, frame: bytes) -> None:
         """An answer to a control message, or the announcement of a shutdown."""
@@ -163,6 +170,8 @@ class Connections:
 
     async def connect(self, symbols: list[str]) -> Connection:
         """Open a connection and subscribe it; errors as `transport.connect`, and `ReplyError`."""
+        # While reading pauses, the exchange's reply would not be read.
+        await self._reading.wait()
         await self._limit.admitted()
         self._number += 1
         name = f"{self._session}/{self._number}"
@@ -173,7 +182,7 @@ class Connections:
         connection = Connection(name, url, socket, datetime.now(UTC), time.monotonic() + life)
         self.open[name] = connection
         self._give(FrameKind.FRAME_KIND_CONNECT, name, url)
-        if self._paused:
+        if not self._reading.is_set():
             socket.pause(True)
         try:
             await self.subscribe(connection, symbols)

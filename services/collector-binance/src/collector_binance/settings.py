@@ -61,6 +61,12 @@ class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
     binance_compiled: bool = Field(
         True, description="use the compiled core where it was built", examples=["true"]
     )
+    binance_waiting_records: int = Field(
+        20_000,
+        gt=0,
+        description="events that wait for Kafka before reading from the exchange pauses",
+        examples=["20000"],
+    )
 
     @property
     def symbols(self) -> list[str] | None:
