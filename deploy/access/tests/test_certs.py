@@ -116,7 +116,7 @@ def test_a_directory_holds_one_whole_set(bao: Any, tmp_path: Path) -> None:
     leaf.verify_directly_issued_by(authority)
     authority.verify_directly_issued_by(x509.load_pem_x509_certificate(pair.roots))
     assert (directory / "keystore.pem").read_bytes() == pair.key + pair.chain
-    assert pair.key.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert pair.key.startswith(b"-----BEGIN PRIVATE KEY-----")  # pragma: allowlist secret
 
 
 def test_the_key_is_sent_nowhere(bao: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
