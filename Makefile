@@ -10,7 +10,8 @@ UV_VERSION := 0.11.8
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
 # Every package of the tree, installed editable in this order.
-PACKAGES := libs/contracts libs/meshkit simulators deploy/local deploy/access gateway cli \
+PACKAGES := libs/contracts libs/meshkit simulators deploy/local deploy/access gateway \
+            observability cli \
             services/collector-binance services/query-gateway jobs/spark
 RUNTIME_STAMP := .venv/.runtime
 DEV_STAMP := .venv/.dev

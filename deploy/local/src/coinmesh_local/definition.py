@@ -37,6 +37,27 @@ class Endpoint(Strict):
     ca: str | None = None
 
 
+class Scrape(Strict):
+    """Where a component shows its metrics to Prometheus, in each replica."""
+
+    url: str
+    #: File with the password of the user `prometheus`, where the exporter knows no certificates.
+    password_file: str | None = None
+
+
+class Addition(Strict):
+    """What a component has besides in the full profile; each as in `Definition`."""
+
+    provision: tuple[str, ...] = ()
+    ports: dict[str, int] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    prepare: tuple[tuple[str, ...], ...] = ()
+    #: Put after the command's first word.
+    arguments: tuple[str, ...] = ()
+    memory: int = 0
+    metrics: Scrape | None = None
+
+
 class Definition(Strict):
     """One component file. Every string may hold `${…}` placeholders (see `Mesh.context`)."""
 
@@ -76,6 +97,23 @@ class Definition(Strict):
     #: Settings that clients of this component receive (without the COINMESH_ prefix).
     exports: dict[str, str] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=dict)
+    metrics: Scrape | None = None
+    full: Addition = Addition()
+
+    def with_addition(self) -> "Definition":
+        """This component as it is in the full profile."""
+        more = self.full
+        return self.model_copy(
+            update={
+                "provision": self.provision + more.provision,
+                "ports": self.ports | more.ports,
+                "files": self.files | more.files,
+                "prepare": self.prepare + more.prepare,
+                "command": self.command[:1] + more.arguments + self.command[1:],
+                "memory": self.memory + more.memory,
+                "metrics": more.metrics or self.metrics,
+            }
+        )
 
 
 class Template(string.Template):

@@ -103,7 +103,7 @@ class Mesh:
     def __post_init__(self) -> None:
         option = self.options.context()
         self.definitions: dict[str, Definition] = {
-            name: found
+            name: found.with_addition() if self.options.profile == "full" else found
             for name, found in defs.load(self.components).items()
             if self.options.includes(found)
         }
@@ -117,6 +117,7 @@ class Mesh:
         table = PortTable(self.home, self.options.ports == "free")
         self.ports = table.assign(self.definitions, self.replicas)
         self._shared = self._shared_context()
+        self._shared["metrics.targets"] = json.dumps(self.metrics_targets())
 
     # -- recorded state -------------------------------------------------------------------------
 
@@ -203,6 +204,22 @@ class Mesh:
                 ca = fill(endpoint.ca, context, where) if endpoint.ca else None
                 result[key] = {"url": fill(endpoint.url, context, where), "ca": ca}
         return result
+
+    def metrics_targets(self) -> list[dict[str, str]]:
+        """What Prometheus scrapes: component, instance, URL and password file of each replica."""
+        targets: list[dict[str, str]] = []
+        for name, found in self.definitions.items():
+            if found.metrics is None:
+                continue
+            for index, instance in enumerate(self.instance_names(name), 1):
+                context = self.context(name, index)
+                where = f"{name}: metrics"
+                target = {"job": name, "instance": instance}
+                target["url"] = fill(found.metrics.url, context, where)
+                if found.metrics.password_file:
+                    target["password_file"] = fill(found.metrics.password_file, context, where)
+                targets.append(target)
+        return targets
 
     # -- placeholders ---------------------------------------------------------------------------
 

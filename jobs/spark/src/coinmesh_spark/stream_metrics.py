@@ -105,6 +105,7 @@ class StreamMetrics:
 
     def follow(self, name: str, query: StreamingQuery) -> None:
         """Take lag and duration from a query's last progress."""
+        self._restarts.labels(name)  # a query that never restarted shows 0
         last: Any = query.lastProgress
         if last is None:
             return

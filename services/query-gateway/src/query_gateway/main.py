@@ -42,12 +42,11 @@ async def gateway(settings: GatewaySettings) -> int:
     stored = History(session, view.newest_ms)
     bootstrap = Bootstrap(view, stored, cache, (live.caught_up, session.connected))
     collectors = CollectorDirectory(settings, parse_collectors(settings.collectors))
-    charts = Charts(cache, settings.chart_ttl_seconds)
     market = MarketService(
         view,
         Listings(stored, view),
         MarketStream(hub),
-        charts=charts,
+        charts=Charts(cache, settings.chart_ttl_seconds, metrics),
         cache=cache,
         ready=bootstrap.done.is_set,
         live=lambda: live.connected and live.caught_up.is_set(),
@@ -55,12 +54,6 @@ async def gateway(settings: GatewaySettings) -> int:
     events = EventService(settings, decoder, lambda: live.connected)
     metrics.read_gauge(
         "stream_readers", "Readers of the live stream", (), lambda: {(): hub.readers}
-    )
-    metrics.read_counter(
-        "chart_reads",
-        "Charts asked for, by where they were found",
-        ("found",),
-        lambda: {(found,): count for found, count in charts.reads.items()},
     )
     metrics.read_gauge("book_holes", "Holes met in book deltas", (), lambda: {(): view.book_holes})
 

@@ -13,7 +13,7 @@ from coinmesh_local.provision import cache, java, system
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Names of the poms below `provision/`.
-PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars")
+PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars", "jmx-exporter")
 
 
 def directory(name: str) -> Path:

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Command → Debian package that brings it.
-PACKAGES = {"redis-server": "redis-server", "mvn": "maven"}
+PACKAGES = {
+    "redis-server": "redis-server",
+    "mvn": "maven",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "prometheus-redis-exporter": "prometheus-redis-exporter",
+}
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
