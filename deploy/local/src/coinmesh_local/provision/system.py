@@ -14,7 +14,6 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
-    "prometheus-redis-exporter": "prometheus-redis-exporter",
 }
 
 
