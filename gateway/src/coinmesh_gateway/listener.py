@@ -155,8 +155,13 @@ _FAST: dict[str, dict[str, Any]] = {
 
 def _access_log() -> dict[str, Any]:
     fields = {
-        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
+        # The first fields are those of every log of the mesh (meshkit's log_schema.json).
+        "ts": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
+        "level": "INFO",
         "service": "envoy",
+        "logger": "access",
+        "message": "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %RESPONSE_CODE%",
+        "trace_id": "%TRACE_ID%",
         "method": "%REQ(:METHOD)%",
         "authority": "%REQ(:AUTHORITY)%",
         "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
@@ -180,6 +185,9 @@ def _access_log() -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3."
             "StdoutAccessLog",
-            "log_format": {"json_format": fields},
+            "log_format": {
+                "json_format": fields,
+                "omit_empty_values": True,
+            },
         },
     }

@@ -13,6 +13,7 @@ from coinmesh_spark.settings import StreamSettings
 from meshkit.settings import PREFIX, SettingsError
 from meshkit.tls import certificate_files
 
+LOG4J2 = Path(__file__).with_name("log4j2.xml")
 BARS_POOL = "bars"
 ARCHIVE_POOL = "archive"
 _POOL = (
@@ -72,7 +73,8 @@ def _configuration(
         "spark.driver.extraClassPath": f"{jars}/*",
         "spark.driver.extraJavaOptions": (
             "-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Duser.timezone=UTC "
-            f"-Djava.io.tmpdir={scratch} {settings.spark_java_options}"
+            f"-Djava.io.tmpdir={scratch} -Dcoinmesh.service={settings.service_name} "
+            f"-Dlog4j2.configurationFile={LOG4J2.as_uri()} {settings.spark_java_options}"
         ),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),

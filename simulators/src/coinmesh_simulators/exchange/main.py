@@ -17,6 +17,7 @@ from coinmesh_simulators.exchange.rest import RestApi
 from coinmesh_simulators.exchange.settings import SimulatorSettings, split_address
 from coinmesh_simulators.exchange.store import StateError
 from coinmesh_simulators.exchange.websockets import WebSocketServer
+from meshkit import logs
 
 _log = logging.getLogger(__name__)
 
@@ -69,9 +70,10 @@ def main() -> None:
     """Entry point."""
     try:
         settings = SimulatorSettings()
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-        )
+        logs.configure("sim-exchange", settings.log_level.upper())
         uvloop.run(serve(settings))
     except (StateError, ValueError, OSError, sqlite3.Error) as error:
-        sys.exit(f"coinmesh-sim-exchange: {error}")
+        if not logging.root.handlers:  # the settings themselves were wrong
+            sys.exit(f"coinmesh-sim-exchange: {error}")
+        _log.critical("%s", error)
+        sys.exit(1)

@@ -5,6 +5,7 @@ run again from its start: statements are written to be repeatable (IF NOT EXISTS
 """
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from coinmesh_local.steps.errors import StepError
 
 NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.cql")
 TIMEOUT = 60
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,6 @@ def _apply(session: Any, keyspace: str, wanted: list[Migration]) -> list[str]:
             "VALUES (%s, %s, %s, toTimestamp(now()))",
             (migration.number, migration.name, migration.checksum),
         )
-        print(f"applied {migration.name}")
+        _log.info("applied %s", migration.name)
         applied.append(migration.name)
     return applied

@@ -5,6 +5,7 @@ first (compatibility BACKWARD_TRANSITIVE, and in Apicurio INTEGRITY and VALIDITY
 unresolved imports are accepted), then every contract after those that it imports.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from coinmesh_local.steps.errors import StepError
 COMPATIBILITY = "BACKWARD_TRANSITIVE"
 RULES = {"INTEGRITY": "FULL", "VALIDITY": "FULL"}
 ATTEMPTS = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,5 +126,5 @@ def register_all(url: str) -> dict[str, int]:
         registry.set_rules()
         ids = {contract.subject: registry.register(contract) for contract in contracts()}
     for subject, number in ids.items():
-        print(f"{number:>5} {subject}")
+        _log.info("schema %d is %s", number, subject)
     return ids

@@ -1,5 +1,6 @@
 """Creates Kafka topics and brings the settings of those that exist in line with the table."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from coinmesh_contracts import topics as contract
 from coinmesh_local.steps.errors import StepError
 
 TIMEOUT = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def create(bootstrap: str, wanted: Iterable[Wanted]) -> None:
     if missing:
         for name, future in admin.create_topics(missing, operation_timeout=TIMEOUT).items():
             _settle(f"create topic {name}", future)
-            print(f"created {name}")
+            _log.info("created %s", name)
     if existing:
         _align(admin, existing, durable)
 
@@ -94,7 +96,7 @@ def _align(admin: AdminClient, topics: list[Wanted], durable: Mapping[str, str])
             changed.append(
                 ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
             )
-            print(f"setting {names} of {topic.name}")
+            _log.info("setting %s of %s", names, topic.name)
     if changed:
         for resource, future in admin.incremental_alter_configs(changed).items():
             _settle(f"alter topic {resource.name}", future)
