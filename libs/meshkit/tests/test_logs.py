@@ -105,7 +105,7 @@ def test_secrets_in_extra_and_exceptions_are_redacted(stream: io.StringIO):
 
 @given(st.text())
 def test_any_text_makes_one_json_line(text: str):
-    record = logging.makeLogRecord({"msg": text, "levelname": "INFO", "name": "n"})
+    record = logging.makeLogRecord({"msg": text, "levelno": 20, "name": "n"})
     line = logs.JsonFormatter("s").format(record)
     assert "\n" not in line
     assert json.loads(line)["service"] == "s"

@@ -56,7 +56,9 @@ def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None
     identity = cluster_id(Path(arguments.cluster))
     tool = [arguments.java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", arguments.classpath]
     tool += ["kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c", str(draft)]
-    done = subprocess.run(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        tool, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     level = logging.ERROR if done.returncode else logging.INFO
     for line in done.stdout.splitlines():
         _log.log(level, "%s", line)

@@ -11,6 +11,7 @@ file's name in, `{"$!": {"line": …}}` out.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ _LEVELS: dict[str, str] = {
     "DPANIC": "CRITICAL",
     "OFF": "INFO",
 }
-#: Redis, "24774:M 22 Nov 2026 21:01:53.517 # text"; https://redis.io/docs/latest/develop/ (server.c)
+#: Redis, "24774:M 22 Nov 2026 21:01:53.517 # text" (serverLogRaw)
 _REDIS = re.compile(r"\d+:[XCSM] (\d\d \w{3} \d{4} [\d:]{8}\.\d{3}) ([.\-*#]) (.*)", re.DOTALL)
 _REDIS_LEVELS = {".": "DEBUG", "-": "INFO", "*": "INFO", "#": "WARNING"}
 #: glog (SeaweedFS), "I1122 21:01:54.210374 master.go:400 text"; the year is not written.
@@ -64,6 +65,7 @@ _GLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 _LEADING_LEVEL = re.compile(r"(?:\[)?(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|SEVERE|FATAL)\b[\]:]? *")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE_OF_REPLICA = re.compile(r"(.+?)-\d+")
 
 
@@ -110,9 +112,9 @@ def _from_json(text: str, otherwise: datetime) -> Line | None:
         line[target] = _plain(name, value)
     line["ts"] = _instant(line.get("ts"), otherwise)
     line["level"] = _LEVELS.get(str(line.get("level", "INFO")).upper(), "INFO")
-    if not isinstance(line.get("service", ""), str) or not line.get("service"):
+    if not _SERVICE.fullmatch(str(line.get("service", ""))):
         line.pop("service", None)
-    if not line.get("logger"):
+    if not isinstance(line.get("logger"), str) or not line["logger"]:
         line["logger"] = "access" if "status" in line and "path" in line else "output"
     if not isinstance(line.get("message"), str):
         line["message"] = _summary(line, text)
@@ -120,6 +122,8 @@ def _from_json(text: str, otherwise: datetime) -> Line | None:
         value = line.get(name)
         if value is not None and (not pattern.fullmatch(str(value)) or not str(value).strip("0")):
             del line[name]
+    if not isinstance(line.get("exception", ""), str):
+        line["exception"] = str(line["exception"])
     if "trace_id" not in line:
         line.pop("span_id", None)
     return line
@@ -136,6 +140,8 @@ def _plain(name: str, value: object) -> object:
     """A scalar; what is nested becomes text, what looks like a secret is redacted."""
     if is_secret_name(name):
         return REDACTED
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, bool | int | float) or value is None:
         return value
     return redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

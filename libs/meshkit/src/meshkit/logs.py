@@ -21,11 +21,13 @@ from typing import TextIO
 from opentelemetry import trace
 
 REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(r"(?i)secret|passw|token|credential|authorization|api[_-]?key|private")
+_SECRET_NAME = re.compile(
+    r"(?i)secret|passw|token|credential|authorization|cookie|api[_-]?key|private"
+)
 _URL_PASSWORD = re.compile(r"(?i)(?P<head>[a-z][a-z0-9+.-]*://)[^\s/?#@]+(?=@)")
 _ASSIGNED_SECRET = re.compile(
-    r"(?i)(?P<head>\b[\w-]*(?:secret|password|passwd|token|api[_-]?key)[\w-]*[\"']?\s*[=:]\s*[\"']?)"
-    r"(?P<value>[^\s\"',;}&]+)"
+    r"(?i)(?P<head>\b[\w-]*(?:secret|password|passwd|token|credentials?|authorization|cookie"
+    r"|api[_-]?key)[\w-]*\\?[\"']?\s*[=:]\s*\\?[\"']?)(?P<value>[^\s\"',;}&\\]+)"
 )
 _BEARER = re.compile(r"(?i)(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
 #: What is a secret wherever it stands: JSON web tokens, Vault's tokens, PEM private keys.
