@@ -95,6 +95,13 @@ def test_secrets_are_taken_out(text: str):
     assert logs.REDACTED in json.dumps(line)
 
 
+@pytest.mark.parametrize("unit", ["x", "a-", "a.", "token", "://", "eyJ", "password ", "x=y ", '"'])
+def test_long_lines_take_no_longer_than_their_length(unit: str):
+    """A pattern that looks back over what it has read would need hours for these."""
+    text = unit * (100_000 // len(unit))
+    assert len(logs.redact(text)) <= len(text)
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -119,10 +119,12 @@ def _from_json(text: str, otherwise: datetime) -> Line | None:
     if not isinstance(line.get("message"), str):
         line["message"] = _summary(line, text)
     for name, pattern in (("trace_id", _TRACE_ID), ("span_id", _SPAN_ID)):
-        value = line.get(name)
-        if value is not None and (not pattern.fullmatch(str(value)) or not str(value).strip("0")):
-            del line[name]
-    if not isinstance(line.get("exception", ""), str):
+        value = str(line.get(name))
+        if not pattern.fullmatch(value) or not value.strip("0"):
+            line.pop(name, None)
+    if not line.get("exception"):
+        line.pop("exception", None)
+    elif not isinstance(line["exception"], str):
         line["exception"] = str(line["exception"])
     if "trace_id" not in line:
         line.pop("span_id", None)

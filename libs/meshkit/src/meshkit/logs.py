@@ -24,10 +24,11 @@ REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
     r"(?i)secret|passw|token|credential|authorization|cookie|api[_-]?key|private"
 )
-_URL_PASSWORD = re.compile(r"(?i)(?P<head>[a-z][a-z0-9+.-]*://)[^\s/?#@]+(?=@)")
+# Every repetition that a longer text could make costly is bounded: a line may be megabytes.
+_URL_PASSWORD = re.compile(r"(?i)(?P<head>\b[a-z][a-z0-9+.-]{0,30}://)[^\s/?#@]+(?=@)")
 _ASSIGNED_SECRET = re.compile(
-    r"(?i)(?P<head>\b[\w-]*(?:secret|password|passwd|token|credentials?|authorization|cookie"
-    r"|api[_-]?key)[\w-]*\\?[\"']?\s*[=:]\s*\\?[\"']?)(?P<value>[^\s\"',;}&\\]+)"
+    r"(?i)(?P<head>(?<![\w-])[\w-]*?(?:secret|password|passwd|token|credentials?|authorization|cookie"
+    r"|api[_-]?key)[\w-]{0,60}\\?[\"']?\s*[=:]\s*\\?[\"']?)(?P<value>[^\s\"',;}&\\]+)"
 )
 _BEARER = re.compile(r"(?i)(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
 #: What is a secret wherever it stands: JSON web tokens, Vault's tokens, PEM private keys.
