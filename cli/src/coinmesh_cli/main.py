@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from coinmesh_cli import dlq, mesh, tail
+from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.mesh import OptionError
@@ -29,6 +30,7 @@ dlq.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (
+    SearchError,
     SupervisorError,
     DefinitionError,
     OptionError,

@@ -4,6 +4,7 @@ deploy."""
 import json
 import os
 import shutil
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from coinmesh_cli import log_search
 from coinmesh_cli.first_bar import wait_for_first_bar
 from coinmesh_cli.progress import Progress
 from coinmesh_local import operations
@@ -138,13 +140,30 @@ def status(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     _print_endpoints(mesh, [])
 
 
-def logs(
+def logs(  # noqa: PLR0917 (typer makes options of arguments)
     name: Annotated[str | None, typer.Argument(help="A component or replica.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow")] = False,
     lines: Annotated[int, typer.Option("-n", "--lines")] = 200,
+    trace: Annotated[
+        str | None, typer.Option(help="Lines of this trace, of every service.")
+    ] = None,
+    service: Annotated[str | None, typer.Option(help="Lines of this service or replica.")] = None,
+    since: Annotated[str | None, typer.Option(help="30s, 10m, 2h, 1d or an RFC 3339 time.")] = None,
+    grep: Annotated[str | None, typer.Option(help="Lines that match a regular expression.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines as they are stored.")] = False,
 ) -> None:
-    """Show a component's log."""
+    """Show a component's log as it is written; with a condition, lines of all logs by time.
+
+    Conditions are asked of the log store (PROFILE=full), without one of the files.
+    """
     mesh = Mesh.recorded(Home.from_environment())
+    if trace or service or since or grep or as_json:
+        wanted = log_search.Wanted.parse(trace, service or name, since, grep)
+        where, found = log_search.search(mesh, wanted, lines)
+        for line in found:
+            print(json.dumps(line, ensure_ascii=False) if as_json else log_search.show(line))
+        print(f"{len(found)} lines from the {where}", file=sys.stderr)
+        raise typer.Exit(0 if found else 1)
     chosen = [name] if name == "supervisor" else mesh.named([name or ""])
     paths = [str(path) for one in chosen if (path := mesh.home.log(one)).exists()]
     if not paths:
