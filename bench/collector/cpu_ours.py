@@ -29,7 +29,7 @@ def run(
     fast = load() if compiled else None
     assert not compiled or fast is not None, "the compiled core was not built"
     engine = Engine(Headers.offline(), admits_any=True, fast=fast)
-    recorder = FrameRecorder(1)
+    recorder = FrameRecorder(1, fast)
     process, record = engine.process, recorder.message
     records, receive_ns = 0, BEGIN_NS
     began = time.process_time()

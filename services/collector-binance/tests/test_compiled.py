@@ -15,6 +15,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers, Record
 from collector_binance.core.engine import Engine, Input
+from collector_binance.core.frames import FrameRecorder
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, state, text, trade
 
 LINKS = ["binance/s/1", "binance/s/2"]
@@ -105,6 +106,17 @@ def _input(line: bytes) -> Input:
         rest = FrameKind.FRAME_KIND_REST
         return Input(rest, "binance/0", int(stamp), frame, f"{DEPTH[:-4]}5000", 200)
     return Input(FrameKind.FRAME_KIND_MESSAGE, "binance/1", int(stamp), frame)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(0, 2**62), st.integers(0, 2**40))
+def test_recorded_frames_are_the_same_bytes(frames: list[bytes], now: int, sequence: int) -> None:
+    recorders = [FrameRecorder(7, fast) for fast in (None, load())]
+    batches = []
+    for recorder in recorders:
+        for number, frame in enumerate(frames):
+            recorder.message(frame, now + number, LINKS[0], sequence + number)
+        batches.append(recorder.flush())
+    assert batches[1] == batches[0]
 
 
 # What JSON readers differ in, put anywhere into a usual frame.

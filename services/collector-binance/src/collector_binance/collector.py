@@ -179,12 +179,12 @@ class Collector:
             self._registry.close()
 
     def _wire(self, ids: SchemaIds, producer: Producer) -> None:
-        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name])
+        fast = load() if self.settings.binance_compiled else None
+        _log.info("the core is %s", "Python" if fast is None else "compiled")
+        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name], fast)
         self._outlet = Outlet(
             producer, self._recorder, self.settings.binance_waiting_records, self.metrics
         )
-        fast = load() if self.settings.binance_compiled else None
-        _log.info("the core is %s", "Python" if fast is None else "compiled")
         self.engine = Engine(Headers(ids.ids), fast=fast)
         self._requests = Requests(
             self.rest,
