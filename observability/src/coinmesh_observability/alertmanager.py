@@ -15,6 +15,7 @@ class Settings(BaseSettings):
         None, description="Where alerts are sent; without it they are shown by Alertmanager only."
     )
     group_wait: str = Field("10s", description="How long the first alert waits for others.")
+    group_interval: str = Field("1m", description="How long news of a group wait for others.")
     repeat_interval: str = Field("4h", description="How often an alert that lasts is told again.")
 
 
@@ -29,7 +30,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "receiver": "operator",
             "group_by": ["alertname", "job"],
             "group_wait": settings.group_wait,
-            "group_interval": "1m",
+            "group_interval": settings.group_interval,
             "repeat_interval": settings.repeat_interval,
         },
         "inhibit_rules": [

@@ -16,6 +16,7 @@ from coinmesh_observability.alerts import rule_files
 from coinmesh_observability.dashboards import ALL
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+Tls = Annotated[Path | None, typer.Option(help="The directory with the certificate to show.")]
 Out = Annotated[Path, typer.Option(help="The directory to write into.")]
 
 
@@ -24,24 +25,22 @@ def prometheus(
     out: Out,
     targets: Annotated[str, typer.Option(help="What to scrape, as JSON (see the README).")] = "[]",
     alertmanager: Annotated[str, typer.Option(help="Alertmanager's address.")] = "",
+    tls: Tls = None,
 ) -> None:
-    """Write `prometheus.json` and the rules beside it."""
-    write(
-        out / "prometheus.json",
-        scraping.configuration(
-            scraping.Settings(),
-            [scraping.Target(**one) for one in json.loads(targets)],
-            alertmanager,
-        ),
-    )
+    """Write `prometheus.json`, `web.json` for its listener, and the rules."""
+    scraped = [scraping.Target(**one) for one in json.loads(targets)]
+    settings = scraping.Settings()
+    write(out / "prometheus.json", scraping.configuration(settings, scraped, alertmanager, tls))
+    write(out / "web.json", scraping.listener(tls))
     for name, content in rule_files().items():
         write(out / "rules" / f"{name}.json", content)
 
 
 @app.command()
-def alertmanager(out: Out) -> None:
-    """Write `alertmanager.json`."""
+def alertmanager(out: Out, tls: Tls = None) -> None:
+    """Write `alertmanager.json`, and `web.json` for its listener."""
     write(out / "alertmanager.json", receivers.configuration(receivers.Settings()), mode=0o600)
+    write(out / "web.json", scraping.listener(tls))
 
 
 @app.command()
