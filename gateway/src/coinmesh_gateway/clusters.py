@@ -2,9 +2,10 @@
 
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway.tls import Tls
+from coinmesh_gateway.tls import Tls, server_only
 from meshkit.settings import Address
 
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -73,6 +74,21 @@ def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict
             }
         },
         **({} if tls is None else {"transport_socket": tls.upstream(service)}),
+    }
+
+
+def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
+    """A server outside the mesh that speaks HTTP under TLS, known by `ca` and its address."""
+    kind = "IP_ADDRESS" if _is_ip(address.host) else "DNS"
+    return {
+        "name": name,
+        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [_endpoint(address)]}],
+        },
+        "transport_socket": server_only(ca, kind, address.host),
     }
 
 

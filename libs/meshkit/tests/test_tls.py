@@ -1,6 +1,8 @@
 """Mutual TLS with certificates made here: who gets in, who may call what, and renewals."""
 
 import asyncio
+import base64
+import json
 import ssl
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -18,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coinmesh_contracts.market.v1 import market_service_pb2 as market
 from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
-from meshkit.authz import ROLE_HEADER, OnDenied, rules
+from meshkit.authz import ROLES_HEADER, TIER_HEADER, USER_HEADER, OnDenied, rules, user
 from meshkit.errors import error_info
 from meshkit.peer import caller
 from meshkit.rotation import RotatingChannel
@@ -98,15 +100,26 @@ def server(tls_dir: Path, **values: Any) -> ServiceSettings:
 
 
 class Market(market_grpc.MarketServiceServicer):
-    """Answers with the caller's name."""
+    """Answers with the caller's name, and the user's as the venue."""
 
     async def GetInstrument(self, request: Any, context: Any) -> Instrument:
-        return Instrument(name=caller(context) or "nobody")
+        found = user(context)
+        return Instrument(name=caller(context) or "nobody", venue=found.name if found else "")
 
 
 MARKET = [(market_grpc.add_MarketServiceServicer_to_server, Market())]
 REQUEST = market.GetInstrumentRequest()
-VIEWER = ((ROLE_HEADER, "viewer"),)
+
+
+def stated(*roles: str, name: str = "ann") -> tuple[tuple[str, str], ...]:
+    """What Envoy states of a user."""
+    held = base64.urlsafe_b64encode(json.dumps(roles).encode()).decode().rstrip("=")
+    return ((USER_HEADER, name), (ROLES_HEADER, held), (TIER_HEADER, "free"))
+
+
+VIEWER = stated("viewer")
+TWICE = (*VIEWER, (ROLES_HEADER, stated("admin")[1][1]))
+GARBLED = ((USER_HEADER, "ann"), (ROLES_HEADER, "%%%"))
 
 
 def stub(to_it: grpc.aio.Channel) -> Any:
@@ -128,7 +141,7 @@ def test_every_rpc_of_the_contract_has_a_rule():
 
 @pytest.mark.parametrize(
     ("name", "metadata"),
-    [("alerting", ()), ("envoy", VIEWER), ("envoy", ((ROLE_HEADER, "admin"),))],
+    [("alerting", VIEWER), ("envoy", VIEWER), ("envoy", stated("viewer", "admin"))],
 )
 async def test_the_contract_lets_its_callers_in(
     service: Any, authority: Authority, name: str, metadata: tuple[tuple[str, str], ...]
@@ -140,15 +153,19 @@ async def test_the_contract_lets_its_callers_in(
     ):
         answer = await stub(to_it).GetInstrument(REQUEST, metadata=metadata)
         assert answer.name == name
+        # Only Envoy's word for a user counts.
+        assert answer.venue == ("ann" if name == "envoy" else "")
 
 
 @pytest.mark.parametrize(
     ("name", "metadata", "reason"),
     [
         ("envoy", (), "ROLE_NOT_SUFFICIENT"),
-        ("envoy", ((ROLE_HEADER, "root"),), "ROLE_NOT_SUFFICIENT"),
-        ("envoy", (*VIEWER, (ROLE_HEADER, "admin")), "ROLE_NOT_SUFFICIENT"),
-        ("intruder", ((ROLE_HEADER, "admin"),), "CALLER_NOT_ALLOWED"),
+        ("envoy", stated("root"), "ROLE_NOT_SUFFICIENT"),
+        ("envoy", TWICE, "ROLE_NOT_SUFFICIENT"),
+        ("envoy", GARBLED, "ROLE_NOT_SUFFICIENT"),
+        ("envoy", stated("viewer")[1:], "ROLE_NOT_SUFFICIENT"),
+        ("intruder", stated("admin"), "CALLER_NOT_ALLOWED"),
         ("query-gateway", VIEWER, "CALLER_NOT_ALLOWED"),
     ],
 )

@@ -183,6 +183,18 @@ def user_remove(
         users.remove(client, name)
 
 
+@user_app.command("list")
+def user_list(
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Print every user with role and tier."""
+    with _administering(address, ca, secrets) as client:
+        for user in users.listed(client):
+            typer.echo(f"{user.name:<24} {user.role:<8} {user.tier}")
+
+
 @app.command()
 def token(
     address: AddressOption = DEFAULT_ADDRESS,

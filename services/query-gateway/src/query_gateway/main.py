@@ -25,6 +25,7 @@ from query_gateway.listings import Listings
 from query_gateway.live_view import LiveView
 from query_gateway.market_service import MarketService
 from query_gateway.market_stream import MarketStream, add_market_service
+from query_gateway.sessions import Sessions, add_session_service
 from query_gateway.settings import GatewaySettings, parse_collectors
 from query_gateway.stored_rows import statements
 
@@ -51,6 +52,7 @@ async def gateway(settings: GatewaySettings) -> int:
         ready=bootstrap.done.is_set,
         live=lambda: live.connected and live.caught_up.is_set(),
     )
+    sessions = Sessions(settings)
     events = EventService(settings, decoder, lambda: live.connected)
     metrics.read_gauge(
         "stream_readers", "Readers of the live stream", (), lambda: {(): hub.readers}
@@ -63,9 +65,10 @@ async def gateway(settings: GatewaySettings) -> int:
             (add_market_service, market),
             (add_EventServiceServicer_to_server, events),
             (add_CollectorDirectoryServiceServicer_to_server, collectors),
+            (add_session_service, sessions),
         ],
         background=[session.connect, live.run, live.probe, bootstrap.run, latest.run],
-        on_drain=[collectors.close, session.close, cache.close],
+        on_drain=[collectors.close, sessions.close, session.close, cache.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,
         on_stopping=hub.close,

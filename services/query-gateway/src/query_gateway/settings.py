@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, Field
 from meshkit.settings import (
     Address,
     CassandraSettings,
+    HttpUrl,
     KafkaSettings,
     RedisSettings,
     RegistrySettings,
@@ -44,6 +46,14 @@ class GatewaySettings(
         "",
         description="the collectors, name=host:port separated by commas",
         examples=["binance=127.0.0.1:50061"],
+    )
+    vault_addr: HttpUrl | None = Field(
+        None, description="the Vault that users log in at", examples=["https://127.0.0.1:18200"]
+    )
+    vault_ca: Path | None = Field(
+        None,
+        description="the authority of its certificate; the system's by default",
+        examples=[".coinmesh/secrets/openbao/ca.crt"],
     )
     live_lookback_seconds: float = Field(
         90.0,
