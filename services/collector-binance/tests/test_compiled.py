@@ -119,6 +119,23 @@ def test_recorded_frames_are_the_same_bytes(frames: list[bytes], now: int, seque
     assert batches[1] == batches[0]
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        trade(12, size=10**27 + 1),
+        Book(update_id=1010).change([(True, PRICE - 2 * 10**8, 10**27 + 1)]),
+        Book(update_id=1010).change([], -2),
+    ],
+)
+def test_what_jumps_ahead_and_cannot_be_held_is_refused_when_it_comes(frame: bytes) -> None:
+    pair = Pair()
+    pair.connect(LINKS[1])
+    pair.send(frame, LINKS[1])
+    assert sum(pair.engine.counters.dead_letters.values()) == 1
+    pair.engine.tick(pair.now + 10**10)
+    assert sum(pair.engine.counters.dead_letters.values()) == 1
+
+
 # What JSON readers differ in, put anywhere into a usual frame.
 OTHER = (
     b' |\t|0|00|1|9|-|+|.|,|"|\\|\\u0042|\\/|{|}|[|]|null|true|false|1e1|99999999999|\x00|\xff|'

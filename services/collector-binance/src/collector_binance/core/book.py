@@ -127,15 +127,20 @@ class Book:
         Raises:
             DecimalError: A level can't be held; the state is unchanged.
         """
-        if data.first_id > data.last_id:
-            raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
-        bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
-        time = data.publish_time * scale
-        delta = Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
+        delta = _read(data, scale, receive_ns)
         if self.state is BookState.SYNCED:
             self._on_live(delta, out)
         else:
             self._on_unsynced(delta, out)
+
+    def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
+        """Nothing but the errors that `on_depth` has with a delta."""
+        delta = _read(data, scale, receive_ns)
+        self._encode(delta)
+
+    def _encode(self, delta: Delta) -> Record:
+        ids = (delta.first_id, delta.last_id)
+        return self._encoder.delta(ids, delta.bids, delta.asks, delta.receive_ns, delta.time)
 
     def _on_live(self, delta: Delta, out: list[Record]) -> None:
         last = self.last_id
@@ -343,8 +348,7 @@ class Book:
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
         """Take a delta in; True when the audit says that the book is wrong."""
-        ids = (delta.first_id, delta.last_id)
-        record = self._encoder.delta(ids, delta.bids, delta.asks, delta.receive_ns, delta.time)
+        record = self._encode(delta)
         if self.observer is not None:
             self.observer.on_levels(bytes(delta.data.bids), bytes(delta.data.asks))
         self.bids.apply(*delta.bids)
@@ -384,6 +388,14 @@ class Book:
     def _want(self) -> None:
         urgent = self.state is BookState.STALE
         self._commands.append(WantSnapshot(self._encoder.symbol, urgent, self._attempts))
+
+
+def _read(data: DepthData, scale: int, receive_ns: int) -> Delta:
+    if data.first_id > data.last_id:
+        raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
+    bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
+    time = data.publish_time * scale
+    return Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
 
 
 def _is_cut(levels: int, limit: int | None) -> bool:

@@ -179,7 +179,11 @@ class Engine:
         self.sequence += 1
         out: list[Record] = []
         for market in due:
-            market.on_tick(now_ns, out)
+            try:
+                market.on_tick(now_ns, out)
+            except _BAD_INPUT as error:
+                given = Input(FrameKind.FRAME_KIND_TICK, market.symbol, now_ns)
+                self._reject(given, error, out, market)
         return out
 
     @property

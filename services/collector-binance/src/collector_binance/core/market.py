@@ -121,6 +121,8 @@ class Market:
         trades = self.trades
         if self.is_doubled and trades.last_id is not None:
             if data.trade_id > trades.last_id + 1:
+                # What can't be held is refused now, not when its turn comes.
+                self.encoder.trade(data, scale, receive_ns)
                 self._park(receive_ns).trades[data.trade_id] = (data, scale, receive_ns)
                 return
             trades.on_trade(data, scale, receive_ns, out)
@@ -150,6 +152,7 @@ class Market:
         if self.is_doubled and book.state is BookState.SYNCED:
             assert book.last_id is not None
             if data.first_id > book.last_id + 1:
+                book.check(data, scale, receive_ns)
                 self._park(receive_ns).deltas[data.first_id] = (data, scale, receive_ns)
                 return
             book.on_depth(data, scale, receive_ns, out)
