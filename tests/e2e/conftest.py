@@ -49,11 +49,15 @@ class Run:
     end: int = 0
 
     def __post_init__(self) -> None:
-        self.rest = httpx.Client(base_url=self.mesh.endpoints["rest"], timeout=30)
-        self.exchange = httpx.Client(base_url=self.mesh.endpoints["exchange"], timeout=30)
-        self.admin = httpx.Client(base_url=self.mesh.endpoints["exchange-admin"], timeout=30)
+        self.rest = self._client("rest")
+        self.exchange = self._client("exchange")
+        self.admin = self._client("exchange-admin")
         last = max(rows[-1][1] for rows in self.trades.values()) // 1_000_000
         self.end = last // MINUTE * MINUTE + MINUTE
+
+    def _client(self, endpoint: str) -> httpx.Client:
+        url = self.mesh.endpoints[endpoint]
+        return httpx.Client(base_url=url, verify=self.mesh.tls(), timeout=30)
 
     def bars(self, symbol: str, interval: str, client: httpx.Client | None = None) -> dict:
         """The API's bars of a symbol up to `end`, by start of window (s), page by page."""

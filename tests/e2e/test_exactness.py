@@ -108,7 +108,8 @@ def test_both_gateways_answer_alike(run: Any) -> None:
         request.end_time.FromSeconds(run.end)
         replies = []
         for address in addresses:
-            with grpc.insecure_channel(address) as channel:
-                replies.append(market_service_pb2_grpc.MarketServiceStub(channel).ListBars(request))
+            with grpc.secure_channel(address, run.mesh.grpc_credentials("envoy")) as channel:
+                stub = market_service_pb2_grpc.MarketServiceStub(channel)
+                replies.append(stub.ListBars(request, metadata=(("x-coinmesh-role", "viewer"),)))
         assert replies[0] == replies[1]
         assert len(replies[0].bars) >= 3

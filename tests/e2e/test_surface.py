@@ -70,8 +70,12 @@ def test_the_live_stream_tells_of_every_channel(run: Any, headers: dict[str, str
 def test_services_are_found_by_reflection_and_are_healthy(
     run: Any, authority: str, service: str
 ) -> None:
-    options = [("grpc.default_authority", authority)]
-    with grpc.insecure_channel(run.mesh.endpoints["grpc"], options) as channel:
+    options = [
+        ("grpc.default_authority", authority),
+        ("grpc.ssl_target_name_override", authority),
+    ]
+    roots = grpc.ssl_channel_credentials(run.mesh.home.ca.read_bytes())
+    with grpc.secure_channel(run.mesh.endpoints["grpc"], roots, options) as channel:
         assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
         reply = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=service), timeout=10

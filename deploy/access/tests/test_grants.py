@@ -19,6 +19,7 @@ from coinmesh_access import (
     cassandra_session,
     credentials,
     kafka_acls,
+    kafka_principals,
     redis_users,
     s3_identities,
     table,
@@ -259,9 +260,9 @@ ssl.truststore.location={own}/ca.crt
 ssl.client.auth=required
 ssl.endpoint.identification.algorithm=https
 ssl.enabled.protocols=TLSv1.3
-ssl.principal.mapping.rules={kafka_acls.PRINCIPAL_RULE}
+ssl.principal.mapping.rules={kafka_principals.PRINCIPAL_RULE}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users={kafka_acls.super_users(TABLE)}
+super.users={kafka_principals.super_users(TABLE)}
 allow.everyone.if.no.acl.found=false
 """
     )
@@ -423,7 +424,9 @@ client_encryption_options:
   truststore: {own}/ca.crt
 """
     options = tmp_path / "jvm.options"
-    options.write_text(fill((config / "cassandra-jvm.options").read_text(), context, "jvm.options"))
+    options.write_text(
+        fill((config / "cassandra-java.arguments").read_text(), context, "jvm.options")
+    )
     lib = places["cache.cassandra"]
     command = (
         *(f"{places['jdk17']}/bin/java", f"@{options}", "-Xms512m", "-Xmx512m"),

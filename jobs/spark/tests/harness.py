@@ -23,6 +23,9 @@ from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.kafka import client_config
+from meshkit.settings import CassandraSettings, KafkaSettings
 
 TRADES = topics.TRADES.name
 NAMES = {1: "1s", 60: "1m", 300: "5m", 3600: "1h", 86400: "1d"}
@@ -36,7 +39,7 @@ class Harness:
         ensure(["spark-jars"], lambda _: None)
         self.mesh, self.directory = mesh, directory
         self.environment = {
-            **mesh.settings,
+            **mesh.settings_of("spark-stream"),
             "COINMESH_SPARK_JARS": str(maven.directory("spark-jars")),
             "COINMESH_SPARK_CHECKPOINT_DIR": str(directory / "checkpoint"),
             "COINMESH_SPARK_SNAPSHOT_DIR": str(directory / "snapshots"),
@@ -57,12 +60,12 @@ class Harness:
         self.environment["COINMESH_S3_BUCKET"] = self.bucket
         self._trades_end = None
         self.log = directory / "application.log"
-        registry = mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"]
-        self.header = framing.header(_schema_id(registry, f"{TRADES}-value"))
+        self.header = framing.header(_schema_id(mesh, f"{TRADES}-value"))
 
     @property
-    def brokers(self):
-        return self.mesh.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
+    def kafka(self):
+        """How a Kafka client that may do everything connects."""
+        return client_config(self.mesh.read(KafkaSettings), "test")
 
     # -- the application ------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Harness:
         """Produce (key, value) or (key, value, partition) to the trades; [(partition, offset)]."""
         producer = Producer(
             {
-                "bootstrap.servers": self.brokers,
+                **self.kafka,
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 1_000_000,
@@ -142,7 +145,7 @@ class Harness:
         return where
 
     def ends(self, topic):
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "ends"})
+        consumer = Consumer({**self.kafka, "group.id": "ends"})
         try:
             return {
                 p: consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1]
@@ -156,7 +159,7 @@ class Harness:
         ends = self.ends(topic)
         consumer = Consumer(
             {
-                "bootstrap.servers": self.brokers,
+                **self.kafka,
                 "group.id": "reader",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 50,
@@ -212,8 +215,14 @@ class Harness:
 
     @contextmanager
     def cassandra(self):
-        host, _, port = self.mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"].rpartition(":")
-        cluster = Cluster([host], port=int(port), protocol_version=5)
+        host, port = self.mesh.read(CassandraSettings).cassandra_addresses[0]
+        cluster = Cluster(
+            [host],
+            port=port,
+            protocol_version=5,
+            ssl_context=self.mesh.tls(),
+            auth_provider=CertificateAuthProvider(),
+        )
         try:
             session = cluster.connect("coinmesh")
             session.default_fetch_size = 5000
@@ -257,7 +266,7 @@ class Harness:
             access_key=keys["accessKey"],
             secret_key=keys["secretKey"],
             endpoint_override=settings["COINMESH_S3_ENDPOINT"].split("://")[1],
-            scheme="http",
+            tls_ca_file_path=str(self.mesh.home.ca),
             region="us-east-1",
             **options,
         )
@@ -317,10 +326,11 @@ def end_group(process):
     process.wait(10)
 
 
-def _schema_id(registry, subject):
+def _schema_id(mesh, subject):
     import httpx
 
-    return httpx.get(f"{registry}/subjects/{subject}/versions/latest", timeout=10).json()["id"]
+    url = f"{mesh.endpoints['registry']}/subjects/{subject}/versions/latest"
+    return httpx.get(url, timeout=10, verify=mesh.tls()).json()["id"]
 
 
 def _bar_of_event(event):

@@ -83,17 +83,18 @@ def test_outage_restart_and_a_second_application_lose_nothing(harness):
     port = h.free_port()
     with harness.running("--only", "bars", METRICS_LISTEN=f"127.0.0.1:{port}") as process:
         harness.until(harness.caught_up, process)
-        harness.until(lambda: metric(port, "coinmesh_spark_lag_records") == 0, process)
+        harness.until(lambda: metric(harness, port, "coinmesh_spark_lag_records") == 0, process)
         # The batch before may have been stopped short of Spark's commit and be run again.
-        assert metric(port, "coinmesh_spark_duplicate_trades_total") >= 20
-        assert metric(port, "coinmesh_spark_trades_total") >= len(last)
-        assert metric(port, "coinmesh_spark_snapshot_bytes") > 0
+        assert metric(harness, port, "coinmesh_spark_duplicate_trades_total") >= 20
+        assert metric(harness, port, "coinmesh_spark_trades_total") >= len(last)
+        assert metric(harness, port, "coinmesh_spark_snapshot_bytes") > 0
     check_bars(harness, first + more + last + last[-20:], where)
 
 
-def metric(port, name):
+def metric(harness, port, name):
     """The sum of a metric's samples, None while there is none."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+    url = f"https://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, context=harness.mesh.tls()) as answer:
         lines = answer.read().decode().splitlines()
     samples = [line for line in lines if line.startswith(name + "{")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in samples) if samples else None

@@ -22,7 +22,7 @@ from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
 from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
-from meshkit.kafka import client_log, retrying
+from meshkit.kafka import client_config, client_log, retrying
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry
@@ -36,12 +36,14 @@ MakeTopic = Callable[..., str]
 @pytest.fixture
 def kafka(mesh: Any) -> KafkaSettings:
     mesh.require("kafka")
-    return KafkaSettings(kafka_bootstrap_servers=mesh.endpoints["kafka"])
+    return KafkaSettings(
+        kafka_bootstrap_servers=mesh.endpoints["kafka"], tls_dir=mesh.home.tls / "deploy"
+    )
 
 
 @pytest.fixture
 def admin(kafka: KafkaSettings) -> AdminClient:
-    return AdminClient({"bootstrap.servers": kafka.kafka_bootstrap_servers}, logger=client_log())
+    return AdminClient(client_config(kafka, "test"), logger=client_log())
 
 
 @pytest.fixture
@@ -421,7 +423,9 @@ TRADES, DEAD_LETTERS = topics.TRADES.name, topics.DEAD_LETTERS.name
 @pytest.fixture
 async def registry(mesh: Any) -> AsyncIterator[Registry]:
     mesh.require("schemas", "topics")
-    settings = RegistrySettings(schema_registry_url=mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"])
+    settings = RegistrySettings(
+        schema_registry_url=mesh.endpoints["registry"], tls_dir=mesh.home.tls / "deploy"
+    )
     client = Registry(settings)
     yield client
     client.close()

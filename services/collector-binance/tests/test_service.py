@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import Collector
 from coinmesh_simulators.testing import Simulator
 from collector_binance.digest import Digests, parse
 from collector_binance.main import main
+from meshkit.authz import ROLE_HEADER
 from meshkit.errors import error_info
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 SECONDS = 180.0
@@ -47,13 +50,16 @@ async def eventually(condition: Callable[[], Any], what: str) -> Any:
         await asyncio.sleep(0.2)
 
 
+AS_ADMIN = ((ROLE_HEADER, "admin"),)
+
+
 class Log:
     """What Kafka holds, read from the beginning and then on."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, kafka: dict[str, Any]) -> None:
         self._consumer = Consumer(
             {
-                "bootstrap.servers": servers,
+                **kafka,
                 "group.id": "tests",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
@@ -149,8 +155,20 @@ class Service:
 class World:
     """One simulated exchange with one symbol of its own, a collector for it, and Kafka."""
 
-    def __init__(self, symbol: str, exchange: Simulator, service: Service, log: Log) -> None:
+    def __init__(
+        self,
+        symbol: str,
+        exchange: Simulator,
+        service: Service,
+        log: Log,
+        edge: grpc.ChannelCredentials,
+    ) -> None:
         self.symbol, self.exchange, self.service, self.log = symbol, exchange, service, log
+        self._edge = edge
+
+    def channel(self) -> grpc.aio.Channel:
+        """To the collector, as Envoy comes; each call needs `AS_ADMIN`."""
+        return grpc.aio.secure_channel(self.service.address, self._edge)
 
     @property
     def stream(self) -> str:
@@ -202,15 +220,15 @@ class World:
 
 
 @pytest.fixture
-def kafka(mesh: Any) -> Iterator[dict[str, str]]:
+def kafka(mesh: Any) -> dict[str, str]:
     """The settings of a mesh with topics and schemas."""
-    mesh.require("topics", "schemas")
-    return mesh.settings
+    mesh.require("topics", "schemas", "kafka-access")
+    return mesh.settings_of("collector-binance")
 
 
 @pytest.fixture
 async def world(
-    kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+    mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
     """A world with a symbol that no other test has: the topics are shared."""
     digest = hashlib.sha256(f"{request.node.nodeid}{tmp_path}".encode()).hexdigest()
@@ -220,16 +238,17 @@ async def world(
     environment = kafka | {
         "COINMESH_BINANCE_WS_URL": exchange.ws,
         "COINMESH_BINANCE_REST_URL": exchange.base,
+        "COINMESH_BINANCE_MTLS": "0",
         "COINMESH_BINANCE_SYMBOLS": symbol,
         "COINMESH_BINANCE_STALL_SECONDS": "3",
         "COINMESH_BINANCE_WAITING_RECORDS": "300",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
     }
     service = Service(environment, tmp_path / "collector.log")
-    log = Log(kafka["COINMESH_KAFKA_BOOTSTRAP_SERVERS"])
+    log = Log(client_config(mesh.read(KafkaSettings), "tests"))
     try:
         await service.start()
-        yield World(symbol, exchange, service, log)
+        yield World(symbol, exchange, service, log, mesh.grpc_credentials("envoy"))
     finally:
         await service.end(signal.SIGKILL)
         await exchange.end(signal.SIGKILL)
@@ -309,9 +328,9 @@ async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:
 
 
 async def _status(world: World, connections: int) -> bool:
-    async with grpc.aio.insecure_channel(world.service.address) as channel:
+    async with world.channel() as channel:
         status = await CollectorServiceStub(channel).GetStatus(
-            pb.GetStatusRequest(collector="binance")
+            pb.GetStatusRequest(collector="binance"), metadata=AS_ADMIN
         )
         return len(status.connections) == connections and "/2" in status.connections[0].connection
 
@@ -335,15 +354,18 @@ async def test_archived_frames_replay_to_what_was_published(world: World, tmp_pa
 
 async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
     last = await world.published(beyond=10)
-    async with grpc.aio.insecure_channel(world.service.address) as channel:
+    async with world.channel() as channel:
         stub = CollectorServiceStub(channel)
-        listed = await stub.ListSubscriptions(pb.ListSubscriptionsRequest(collector="binance"))
+        listed = await stub.ListSubscriptions(
+            pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
+        )
         (name,) = [each.instrument for each in listed.subscriptions]
         assert name == f"binance.{world.symbol.removesuffix('USDT')}-USDT"
         added = await stub.AddSubscription(
             pb.AddSubscriptionRequest(
                 collector="binance", subscription=pb.Subscription(instrument=world.symbol)
-            )
+            ),
+            metadata=AS_ADMIN,
         )
         assert added.instrument == name
         first = min(world.log.trade_ids(world.symbol))
@@ -351,14 +373,16 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         operation = await stub.Backfill(
             pb.BackfillRequest(
                 collector="binance", instrument=name, first_trade_id=begin, last_trade_id=last
-            )
+            ),
+            metadata=AS_ADMIN,
         )
 
         async def done() -> Operation | None:
             now = await stub.GetBackfill(
                 pb.GetBackfillRequest(
                     collector="binance", backfill=operation.name.rpartition("/")[2]
-                )
+                ),
+                metadata=AS_ADMIN,
             )
             return now if now.done else None
 
@@ -371,20 +395,22 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         world.assert_complete()
         for call, code, reason in (
             (
-                stub.GetStatus(pb.GetStatusRequest(collector="kraken")),
+                stub.GetStatus(pb.GetStatusRequest(collector="kraken"), metadata=AS_ADMIN),
                 grpc.StatusCode.NOT_FOUND,
                 "COLLECTOR_NOT_FOUND",
             ),
             (
                 stub.RemoveSubscription(
-                    pb.RemoveSubscriptionRequest(collector="binance", instrument="NOPE")
+                    pb.RemoveSubscriptionRequest(collector="binance", instrument="NOPE"),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.NOT_FOUND,
                 "INSTRUMENT_NOT_FOUND",
             ),
             (
                 stub.ListSubscriptions(
-                    pb.ListSubscriptionsRequest(collector="binance", page_token="%")
+                    pb.ListSubscriptionsRequest(collector="binance", page_token="%"),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "PAGE_TOKEN_INVALID",
@@ -393,7 +419,8 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
                 stub.Backfill(
                     pb.BackfillRequest(
                         collector="binance", instrument=name, first_trade_id=9, last_trade_id=1
-                    )
+                    ),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "TRADE_RANGE_INVALID",
@@ -406,10 +433,12 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
             assert info is not None
             assert info.reason == reason
         removed = pb.RemoveSubscriptionRequest(collector="binance", instrument=name)
-        await stub.RemoveSubscription(removed)
-        listed = await stub.ListSubscriptions(pb.ListSubscriptionsRequest(collector="binance"))
+        await stub.RemoveSubscription(removed, metadata=AS_ADMIN)
+        listed = await stub.ListSubscriptions(
+            pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
+        )
         assert not listed.subscriptions
-        await stub.Drain(pb.DrainRequest(collector="binance"))
+        await stub.Drain(pb.DrainRequest(collector="binance"), metadata=AS_ADMIN)
     assert await world.service.end(0) == 0
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from redis import Redis
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
@@ -28,14 +29,42 @@ from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
 )
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceStub
 from coinmesh_local.testing import TestMesh, eventually
+from meshkit.authz import ROLE_HEADER
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.kafka import client_config
 from meshkit.registry import Registry
-from meshkit.settings import RegistrySettings
+from meshkit.settings import CassandraSettings, KafkaSettings, RedisSettings, RegistrySettings
+from meshkit.tls import CertificateFiles
 from query_gateway.bars import BarRow
 from query_gateway.intervals import bucket
 from query_gateway.trades import TradeRow
 
-COMPONENTS = ("topics", "schemas", "migrations", "redis")
+COMPONENTS = ("topics", "schemas", "cassandra-access", "kafka-access", "redis")
 _TOPICS = {topic.message: topic for topic in topics.ALL if topic.message is not None}
+
+
+class _AsAdmin(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Says of each call what Envoy says of a user's."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._said(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._said(details), request)
+
+    @staticmethod
+    def _said(details: Any) -> Any:
+        metadata = [*(details.metadata or ()), (ROLE_HEADER, "admin")]
+        return _Details(details.method, details.timeout, metadata, details.credentials)
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: list[tuple[str, str]]
+    credentials: Any
+    wait_for_ready: bool | None = None
+    compression: Any = None
 
 
 class Gateway:
@@ -44,7 +73,7 @@ class Gateway:
     def __init__(self, mesh: TestMesh, directory: Path, name: str, **settings: str) -> None:
         self._log = directory / f"{name}.log"
         environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-        environment |= mesh.settings | {
+        environment |= mesh.settings_of("query-gateway") | {
             "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
             "COINMESH_SERVICE_NAME": name,
             "COINMESH_COLLECTORS": "",
@@ -57,7 +86,10 @@ class Gateway:
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}", 60))
-        self._channel = grpc.insecure_channel(self.address)
+        # As Envoy comes, for a user who may do everything.
+        self._channel = grpc.intercept_channel(
+            grpc.secure_channel(self.address, mesh.grpc_credentials("envoy")), _AsAdmin()
+        )
         self.market = MarketServiceStub(self._channel)
         self.events = EventServiceStub(self._channel)
         self.collectors = CollectorDirectoryServiceStub(self._channel)
@@ -112,25 +144,24 @@ class Feeder:
     """Writes to Kafka as collectors and the Spark job do, to Cassandra as the Spark job does."""
 
     def __init__(self, mesh: TestMesh) -> None:
-        settings = mesh.settings
         self._producer = Producer(
-            {
-                "bootstrap.servers": settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"],
+            client_config(mesh.read(KafkaSettings), "feeder")
+            | {
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
                 "log_level": 0,  # brokers are stopped on purpose
             }
         )
-        registry = Registry(
-            RegistrySettings(schema_registry_url=settings["COINMESH_SCHEMA_REGISTRY_URL"])
-        )
+        registry = Registry(mesh.read(RegistrySettings))
         messages = {topic.name: message for message, topic in _TOPICS.items()}
         self._ids = registry.resolve_now(messages)
         registry.close()
-        host, port = settings["COINMESH_CASSANDRA_CONTACT_POINTS"].split(":")
+        host, port = mesh.read(CassandraSettings).cassandra_addresses[0]
         self._cluster = Cluster(
             [host],
-            port=int(port),
+            port=port,
+            ssl_context=mesh.tls(),
+            auth_provider=CertificateAuthProvider(),
             protocol_version=5,
             reconnection_policy=ConstantReconnectionPolicy(0.5, None),  # type: ignore[arg-type]
         )
@@ -212,6 +243,22 @@ class Feeder:
         """Closes the connections."""
         del self._producer
         self._cluster.shutdown()
+
+
+def redis_client(mesh: TestMesh) -> Redis:
+    """A client that may do everything."""
+    settings = mesh.read(RedisSettings)
+    who = settings.redis_credentials()
+    assert who is not None
+    files = CertificateFiles(mesh.home.tls / "deploy")
+    return Redis.from_url(
+        settings.redis_url,
+        username=who.username,
+        password=who.password.get_secret_value(),
+        ssl_certfile=str(files.chain),
+        ssl_keyfile=str(files.key),
+        ssl_ca_certs=str(files.roots),
+    )
 
 
 def _literal(key: str, value: object) -> str:

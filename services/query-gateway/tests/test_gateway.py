@@ -12,8 +12,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from market_data import bar, bar_row, delta, indicator, instrument, quote, snapshot, trade
-from redis import Redis
-from stack import COMPONENTS, Feeder, Gateway, failure
+from stack import COMPONENTS, Feeder, Gateway, failure, redis_client
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.market.v1.stream_pb2 import StreamMarketResponse
@@ -483,7 +482,7 @@ def test_the_book_is_right_after_a_kill_in_the_middle_of_deltas(
 def test_redis_may_be_lost_at_any_time(
     mesh: TestMesh, gateways: list[Gateway], feeder: Feeder, name: str, tmp_path: Path
 ) -> None:
-    redis = Redis.from_url(mesh.settings["COINMESH_REDIS_URL"])
+    redis = redis_client(mesh)
     gateway = gateways[0]
     feeder.store_bars(name, "1m", [bar_row(NOW_MS, name=name, trades=8)])
     feeder.send(trade(3, NOW_MS * 1000, name), quote(3, name), bar(NOW_MS, name=name, trades=8))

@@ -38,6 +38,7 @@ class KafkaAccess(_Part):
     read: Names = ()
     groups: Names = ()
     transactional_ids: Names = ()
+    configs: Names = ()
     super: bool = False
 
 
@@ -77,6 +78,7 @@ class Service(_Part):
 
     description: str = Field(min_length=1)
     listens: bool = True
+    also_named: Names = ()
     kafka: KafkaAccess = KafkaAccess()
     cassandra: CassandraAccess = CassandraAccess()
     redis: RedisAccess = RedisAccess()
@@ -87,7 +89,9 @@ class Service(_Part):
     def has_kafka_acls(self) -> bool:
         """Whether ACLs, not super user's rights, decide."""
         kafka = self.kafka
-        return bool(kafka.write or kafka.read or kafka.groups or kafka.transactional_ids)
+        return bool(
+            kafka.write or kafka.read or kafka.groups or kafka.transactional_ids or kafka.configs
+        )
 
     @property
     def uses_cassandra(self) -> bool:
@@ -118,7 +122,7 @@ class AccessTable(_Part):
             if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
                 raise ValueError(f"service {name!r}: a name is lower-case letters, digits and -")
             kafka = service.kafka
-            for topic in (*kafka.read, *kafka.write):
+            for topic in (*kafka.read, *kafka.write, *kafka.configs):
                 if topic not in known and not topic.endswith("*"):
                     raise ValueError(
                         f"{name}: there is no topic {topic!r}; see coinmesh_contracts.topics"

@@ -133,27 +133,31 @@ def rotate(
 @app.command()
 def fetch(
     *,
-    service: str,
-    directory: Annotated[Path, typer.Option("--dir", help="where the files go, 0600")],
+    service: Annotated[list[str] | None, typer.Option(help="a service of the table")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every service that has any")] = False,
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write a service's credentials as redis.json and s3.json, logged in as that service."""
+    """Write services' credentials as <secrets>/<service>/{redis,s3}.json, each by its own login."""
     place = vault(address, ca)
     with _told():
-        wanted = [kind for name, kind in credentials.wanted(load(table)) if name == service]
-        client = place.login(secrets, service)
-        files.private_directory(directory)
-        for kind in wanted:
-            try:
-                valid = credentials.read(client, service, kind)
-            except (VaultError, requests.RequestException) as error:
-                raise explained(error, f"read kv/{service}/{kind}", address) from error
-            if not valid:
-                raise AccessError(f"kv/{service}/{kind} is empty; run `coinmesh-vault setup`")
-            files.write(directory / f"{kind}.json", credentials.client_file(kind, valid[0]))
+        known = load(table)
+        wanted: dict[str, list[Kind]] = {}
+        for name, kind in credentials.wanted(known):
+            wanted.setdefault(name, []).append(kind)
+        for name in wanted if every else service or ():
+            client = place.login(secrets, name)
+            for kind in wanted.get(name, ()):
+                try:
+                    valid = credentials.read(client, name, kind)
+                except (VaultError, requests.RequestException) as error:
+                    raise explained(error, f"read kv/{name}/{kind}", address) from error
+                if not valid:
+                    raise AccessError(f"kv/{name}/{kind} is empty; run `coinmesh-vault setup`")
+                path = secrets / name / f"{kind}.json"
+                files.write(path, credentials.client_file(kind, valid[0]))
 
 
 @user_app.command("add")

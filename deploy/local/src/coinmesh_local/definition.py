@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Profile = Literal["default", "full"]
+#: The component that makes certificates.
+CERTIFICATES = "certs"
 ProbeKind = Literal["tcp", "http", "grpc", "log", "exec", "kafka", "cql", "spawn"]
 
 
@@ -27,7 +29,10 @@ class Probe(Strict):
     target: str = ""
     #: Expected number of brokers for `kafka`, the service's name for `grpc`.
     expect: str = ""
+    #: The authority of a listener that the mesh's own doesn't vouch for.
     ca: str = ""
+    #: Whose certificate the probe shows; filled in for components that have an identity.
+    tls: str = ""
 
 
 class Endpoint(Strict):
@@ -71,6 +76,8 @@ class Definition(Strict):
     #: It comes in the background when everything else is up, and nothing waits for it. What takes
     #: long belongs into its `prepare`: the supervisor does that.
     later: bool = False
+    #: Its name in the access table: it waits for its certificate and gets COINMESH_TLS_DIR.
+    identity: str = ""
     replicas: str = "1"
     #: What provisioning must bring before the component can start.
     provision: tuple[str, ...] = ()
@@ -138,7 +145,8 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
     for directory in directories:
         for path in sorted(directory.glob("*.toml")):
             try:
-                found[path.stem] = Definition(name=path.stem, **tomllib.loads(path.read_text()))
+                told = Definition(name=path.stem, **tomllib.loads(path.read_text()))
+                found[path.stem] = _with_certificates(told)
             except (ValidationError, tomllib.TOMLDecodeError, TypeError) as error:
                 raise DefinitionError(f"{path}: {error}") from error
     for definition in found.values():
@@ -156,6 +164,13 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
                 )
     closure(found, found)
     return found
+
+
+def _with_certificates(found: Definition) -> Definition:
+    """Who has an identity depends on the agent that makes certificates."""
+    if not found.identity or found.name == CERTIFICATES:
+        return found
+    return found.model_copy(update={"depends_on": {CERTIFICATES: "ready", **found.depends_on}})
 
 
 def closure(definitions: Mapping[str, Definition], targets: Iterable[str]) -> list[str]:

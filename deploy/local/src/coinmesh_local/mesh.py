@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from coinmesh_access import kafka_principals
+from coinmesh_access import table as access
 from coinmesh_local import definition as defs
 from coinmesh_local import provision
 from coinmesh_local.definition import Definition, Probe, Profile, fill
@@ -18,6 +20,8 @@ from coinmesh_local.ports import HOST, PortTable
 PREFIX = "COINMESH_"
 #: What every process gets from the caller's environment; all else is stated in its definition.
 BASE_ENVIRONMENT = ("HOME", "USER", "TMPDIR", "XDG_CACHE_HOME")
+#: Who deploys, probes and tests: its certificate and credentials are those of people's commands.
+DEPLOY = "deploy"
 CAPTURE = "binance/spot_btcusdt_20240808.gz"
 
 
@@ -134,15 +138,22 @@ class Mesh:
 
     def save(self) -> None:
         """Record options for the supervisor and later commands, and the endpoints for people."""
-        before = self.home.read_json("mesh.json", {}).get("options", {})
+        recorded = self.home.read_json("mesh.json", {})
+        before = recorded.get("options", {})
         has_data = self.home.data.is_dir() and any(self.home.data.glob("kafka*"))
         if has_data and before and bool(before.get("ha")) != self.options.ha:
             raise OptionError(
                 f"the data in {self.home.data} was made with HA={int(before['ha'])}: "
                 "keep that, or drop the data with `coinmesh reset` first"
             )
+        if has_data and recorded and not recorded.get("closed"):
+            raise OptionError(
+                f"the data in {self.home.data} was written by a mesh without TLS, which anybody on "
+                "this machine could alter: drop it with `coinmesh reset` (`make reset`)"
+            )
         self.home.create()
         state = {
+            "closed": True,
             "options": asdict(self.options),
             "environment": self.environment,
             "components": [str(path) for path in self.components],
@@ -185,11 +196,15 @@ class Mesh:
                 )
         return [instance for name in chosen for instance in known[name]]
 
-    def settings(self, components: Iterable[str] | None = None) -> dict[str, str]:
-        """The COINMESH_ variables by which clients reach `components` (all, when None)."""
+    def settings(
+        self, components: Iterable[str] | None = None, client: str = DEPLOY
+    ) -> dict[str, str]:
+        """The COINMESH_ variables by which `client`, an identity, reaches `components` (or all)."""
         result: dict[str, str] = {}
+        if client:
+            result[f"{PREFIX}TLS_DIR"] = str(self.home.tls / client)
         for name in self.definitions if components is None else components:
-            context = self.context(name, 1)
+            context = self.context(name, 1) | {"client": client}
             for key, text in self.definitions[name].exports.items():
                 result[PREFIX + key] = fill(text, context, f"{name}: exports.{key}")
         return result
@@ -230,6 +245,7 @@ class Mesh:
             "instance": own,
             "index": str(index),
             "data": str(self.home.data / own),
+            "tls": str(self.home.tls / (self.definitions[component].identity or DEPLOY)),
             "run": str(self.home.run / own),
         }
         for port, numbers in self.ports[component].items():
@@ -247,10 +263,14 @@ class Mesh:
             "home": str(self.home.root),
             "data_directory": str(self.home.data),
             "secrets": str(self.home.secrets),
+            "tls_root": str(self.home.tls),
+            "ca": str(self.home.ca),
             "checkout": str(CHECKOUT),
             "bin": str(BIN),
             "python": str(BIN / "python"),
             "default.capture": self._default_capture(),
+            "access.kafka_super_users": kafka_principals.super_users(access.load()),
+            "access.kafka_principal_rule": kafka_principals.PRINCIPAL_RULE,
             **self.options.context(),
             **provision.locations(),
         }
@@ -290,6 +310,7 @@ class Mesh:
                 target=fill(found.ready.target, context, f"{component}: ready.target"),
                 expect=fill(found.ready.expect, context, f"{component}: ready.expect"),
                 ca=fill(found.ready.ca, context, f"{component}: ready.ca"),
+                tls=str(self.home.tls / DEPLOY) if found.identity else "",
             ),
             timeout=found.timeout,
             stop_signal=found.stop_signal,
@@ -304,7 +325,7 @@ class Mesh:
         """Base, settings of all it depends on, its own lines, then what it inherits."""
         base = {key: os.environ[key] for key in BASE_ENVIRONMENT if key in os.environ}
         base |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
-        base |= self.settings(self.closure([found.name]))
+        base |= self.settings(self.closure([found.name]), found.identity)
         for key, text in found.environment.items():
             base[key] = fill(text, context, f"{found.name}: environment.{key}")
         for pattern in found.inherit:

@@ -69,9 +69,10 @@ def reset(home: Home) -> None:
     if not home.root.exists():
         return
     down(home)
-    for directory in (home.data, home.logs, home.run, home.secrets):
+    for directory in (home.data, home.logs, home.run, home.secrets, home.tls):
         shutil.rmtree(directory, ignore_errors=True)
-    (home.root / "endpoints.json").unlink(missing_ok=True)
+    for file in (home.root / "endpoints.json", home.ca):
+        file.unlink(missing_ok=True)
 
 
 def status(mesh: Mesh) -> list[dict[str, Any]]:

@@ -116,12 +116,12 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
     files = certificate_files(settings)
     if files is None:
         return options
-    pair = files.read()
+    current = files.chain.parent
+    # By name: whoever connects later, as after a restart of the query, reads what is there then.
     return options | {
         "kafka.security.protocol": "SSL",
         "kafka.ssl.truststore.type": "PEM",
-        "kafka.ssl.truststore.certificates": pair.roots.decode(),
+        "kafka.ssl.truststore.location": str(files.roots),
         "kafka.ssl.keystore.type": "PEM",
-        "kafka.ssl.keystore.certificate.chain": pair.chain.decode(),
-        "kafka.ssl.keystore.key": pair.key.decode(),
+        "kafka.ssl.keystore.location": str(current / "keystore.pem"),
     }

@@ -133,7 +133,7 @@ async def serve(
             asyncio.create_task(mesh_metrics.watch_loop(metrics), name="event loop"),
         ]
         if files := certificate_files(settings):
-            renew = _Renewal(files, metrics, scraped)
+            renew = _Renewal(files, metrics)
             tasks.append(asyncio.create_task(follow(files.version, renew), name="certificate"))
         tasks += [asyncio.ensure_future(_step(step)) for step in background]
         scraped_at = scraped.address if scraped else None
@@ -221,18 +221,14 @@ def _serve_metrics(
 class _Renewal:
     """What there is to do when the service's certificate was renewed, but for gRPC's own reload."""
 
-    def __init__(
-        self, files: CertificateFiles, metrics: Metrics, scraped: MetricsServer | None
-    ) -> None:
-        self._files, self._scraped = files, scraped
+    def __init__(self, files: CertificateFiles, metrics: Metrics) -> None:
+        self._files = files
         self._expiry = metrics.gauge(
             "certificate_not_after_seconds", "When our certificate expires, as a Unix time"
         )
 
     def __call__(self) -> None:
         self._expiry.set(self._files.read().not_after.timestamp())
-        if self._scraped is not None:
-            self._scraped.renew()
 
 
 def _stop_on_signals(stopping: asyncio.Event, cleanup: AsyncExitStack) -> None:

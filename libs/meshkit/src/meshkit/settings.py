@@ -173,10 +173,31 @@ class CassandraSettings(MeshSettings):
         return [Address.parse(part) for part in self.cassandra_contact_points.split(",")]
 
 
+class RedisCredentials(NamedTuple):
+    """A Redis user; the password's text is shown only by `get_secret_value`."""
+
+    username: str
+    password: SecretStr
+
+
 class RedisSettings(MeshSettings):
     """Where Redis is."""
 
     redis_url: RedisUrl = Field(description="Redis's URL", examples=["redis://127.0.0.1:6379/0"])
+    redis_credentials_file: Path | None = Field(
+        None,
+        description='a file of mode 0600 with {"username": …, "password": …}; unset: none',
+        examples=[".coinmesh/secrets/query-gateway/redis.json"],
+    )
+
+    def redis_credentials(self) -> RedisCredentials | None:
+        """Read who we are; SettingsError if the file is missing, malformed or open to others."""
+        if self.redis_credentials_file is None:
+            return None
+        found = _secret_file(
+            "REDIS_CREDENTIALS_FILE", self.redis_credentials_file, "username", "password"
+        )
+        return RedisCredentials(found["username"], SecretStr(found["password"]))
 
 
 class S3Credentials(NamedTuple):
@@ -200,18 +221,25 @@ class S3Settings(MeshSettings):
 
     def s3_credentials(self) -> S3Credentials:
         """Read the key pair; SettingsError if the file is missing, malformed or open to others."""
-        path, variable = self.s3_credentials_file, f"{PREFIX}S3_CREDENTIALS_FILE"
-        try:
-            if path.stat().st_mode & stat.S_IRWXO:
-                raise SettingsError(f"{variable}: {path} is open to others; run chmod 600 {path}")
-            document = cast(dict[str, str], json.loads(path.read_text()))
-            return S3Credentials(document["accessKey"], SecretStr(document["secretKey"]))
-        except OSError as error:
-            raise SettingsError(f"{variable}: can't read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(
-                f'{variable}: {path} must hold {{"accessKey": …, "secretKey": …}}'
-            ) from error
+        found = _secret_file(
+            "S3_CREDENTIALS_FILE", self.s3_credentials_file, "accessKey", "secretKey"
+        )
+        return S3Credentials(found["accessKey"], SecretStr(found["secretKey"]))
+
+
+def _secret_file(name: str, path: Path, *keys: str) -> dict[str, str]:
+    """The strings under `keys` in a JSON file that only its owner may read."""
+    variable = PREFIX + name
+    try:
+        if path.stat().st_mode & stat.S_IRWXO:
+            raise SettingsError(f"{variable}: {path} is open to others; run chmod 600 {path}")
+        document = cast(dict[str, str], json.loads(path.read_text()))
+        return {key: document[key] for key in keys}
+    except OSError as error:
+        raise SettingsError(f"{variable}: can't read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = ", ".join(f'"{key}": …' for key in keys)
+        raise SettingsError(f"{variable}: {path} must hold {{{wanted}}}") from error
 
 
 S = TypeVar("S", bound=BaseSettings)

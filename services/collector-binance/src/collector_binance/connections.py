@@ -59,7 +59,7 @@ class Connections:
         self._settings, self._session = settings, session_name
         self._on_input, self._on_frame = on_input, on_frame
         self._limit = AttemptLimit()
-        self._tls = client_ssl_context(settings) if settings.binance_ws_url[:3] == "wss" else None
+        self._tls = client_ssl_context(settings) if settings.binance_mtls else None
         self._number = 0
         self._control_id = 0
         self._reading = asyncio.Event()

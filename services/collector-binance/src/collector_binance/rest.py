@@ -110,7 +110,8 @@ class RestClient:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            ssl=client_ssl_context(self._settings) or True, limit_per_host=8
+            ssl=(self._settings.binance_mtls and client_ssl_context(self._settings)) or True,
+            limit_per_host=8,
         )
         self._session = aiohttp.ClientSession(
             headers=_HEADERS, timeout=_TIMEOUT, connector=connector

@@ -38,6 +38,11 @@ class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
         description="the exchange's REST address without a path",
         examples=["https://data-api.binance.vision"],
     )
+    binance_mtls: bool = Field(
+        False,
+        description="1 for an exchange of our own mesh: it sees our certificate and must have one",
+        examples=["1"],
+    )
     binance_symbols: Annotated[str, AfterValidator(_symbols)] = Field(
         "*",
         description="what is collected: the venue's symbols, or * for all that trade",

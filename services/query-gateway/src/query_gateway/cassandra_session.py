@@ -28,6 +28,7 @@ from cassandra.policies import (
 from cassandra.query import PreparedStatement, tuple_factory
 
 from meshkit.backoff import Backoff
+from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
 from meshkit.settings import CassandraSettings
@@ -141,11 +142,13 @@ class CassandraSession:
             request_timeout=REQUEST_SECONDS,
             row_factory=tuple_factory,
         )
+        tls = client_ssl_context(self._settings)
         self._cluster = Cluster(
             contact_points=[(address.host, address.port) for address in addresses],
             port=addresses[0].port,
             protocol_version=5,
-            ssl_context=client_ssl_context(self._settings),
+            ssl_context=tls,
+            auth_provider=CertificateAuthProvider() if tls else None,
             connect_timeout=CONNECT_SECONDS,
             control_connection_timeout=CONNECT_SECONDS,
             reconnection_policy=ConstantReconnectionPolicy(RECONNECT_SECONDS, _FOR_EVER),

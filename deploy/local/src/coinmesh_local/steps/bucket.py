@@ -1,22 +1,27 @@
 """Creates the S3 bucket and shows that it takes and returns an object."""
 
 import time
-from collections.abc import Mapping
 
 from pyarrow import fs
 
 from coinmesh_local.steps.errors import StepError
+from meshkit.settings import S3Settings
+from meshkit.tls import certificate_files
 
 DEADLINE = 30.0
 PROBE = ".coinmesh-probe"
 
 
-def create(endpoint: str, credentials: Mapping[str, str], bucket: str) -> None:
-    """Make `bucket` exist and usable; StepError when the store does not come round in time."""
+def create(settings: S3Settings) -> None:
+    """Make the bucket exist and usable; StepError when the store does not come round in time."""
+    endpoint, bucket = settings.s3_endpoint, settings.s3_bucket
+    credentials = settings.s3_credentials()
+    files = certificate_files(settings)
     scheme, _, address = endpoint.partition("://")
     store = fs.S3FileSystem(
-        access_key=credentials["accessKey"],
-        secret_key=credentials["secretKey"],
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key.get_secret_value(),
+        tls_ca_file_path=str(files.roots) if files else None,
         endpoint_override=address,
         scheme=scheme,
         region="us-east-1",

@@ -16,6 +16,8 @@ from confluent_kafka.admin import (
 
 from coinmesh_contracts import topics as contract
 from coinmesh_local.steps.errors import StepError
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 TIMEOUT = 30.0
 _log = logging.getLogger(__name__)
@@ -42,13 +44,15 @@ def mesh_topics() -> tuple[Wanted, ...]:
     return tuple(Wanted(topic.name, topic.partitions, topic.config) for topic in contract.ALL)
 
 
-def create(bootstrap: str, wanted: Iterable[Wanted]) -> None:
+def create(settings: KafkaSettings, wanted: Iterable[Wanted]) -> None:
     """Make every topic of `wanted` exist with its partitions and settings.
 
     The replication factor is 3 where there are three brokers or more, else 1. Partitions are only
     ever added, and not at all to a topic that has some: a key must keep its partition (StepError).
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000})
+    bootstrap = settings.kafka_bootstrap_servers
+    config = client_config(settings, "coinmesh-deploy") | {"socket.timeout.ms": 10_000}
+    admin = AdminClient(config)
     try:
         metadata = admin.list_topics(timeout=TIMEOUT)
     except KafkaException as error:

@@ -21,6 +21,7 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedS
 from coinmesh_spark.bars import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
+from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.settings import CassandraSettings
 from meshkit.tls import client_ssl_context
@@ -71,11 +72,13 @@ class CassandraSink:
             consistency_level=ConsistencyLevel.LOCAL_QUORUM,
             request_timeout=REQUEST_SECONDS,
         )
+        tls = client_ssl_context(settings)
         self._cluster = Cluster(
             [address.host for address in addresses],
             port=addresses[0].port,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            ssl_context=client_ssl_context(settings),
+            ssl_context=tls,
+            auth_provider=CertificateAuthProvider() if tls else None,
             protocol_version=5,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
             # Nothing here reads the schema; each DDL would cost a refresh.
