@@ -89,6 +89,23 @@ def test_ha_runs_three_brokers_with_replicated_topics(tmp_path: Path) -> None:
     assert "min.insync.replicas=2" in properties
 
 
+def test_data_of_a_plaintext_mesh_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    home.write_json("mesh.json", {"options": {}, "environment": {}})
+    (tmp_path / "data" / "kafka").mkdir()
+    with pytest.raises(OptionError, match=r"by a mesh without TLS.*coinmesh reset"):
+        Mesh(home).save()
+
+
+def test_who_has_an_identity_waits_for_its_certificate(tmp_path: Path) -> None:
+    load(tmp_path, certs=MINIMAL, a=MINIMAL + 'identity = "envoy"')
+    mesh = Mesh(Home(tmp_path / "home"), components=(tmp_path,))
+    assert mesh.closure(["a"]) == ["certs", "a"]
+    (instance,) = mesh.instances("a")
+    assert instance.environment["COINMESH_TLS_DIR"] == str(tmp_path / "home" / "tls" / "envoy")
+
+
 def test_data_of_another_mode_is_not_mixed(tmp_path: Path) -> None:
     Mesh(Home(tmp_path)).save()
     (tmp_path / "data" / "kafka").mkdir()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import ssl
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,15 @@ from meshkit.errors import error_info
 from meshkit.peer import caller
 from meshkit.rotation import RotatingChannel
 from meshkit.settings import MeshSettings, ServiceSettings, SettingsError
-from meshkit.tls import channel, client_ssl_context, is_loopback, kafka_client_config
+from meshkit.tls import (
+    CertificateFiles,
+    channel,
+    client_ssl_context,
+    is_loopback,
+    kafka_client_config,
+    peer_service,
+    server_ssl_context,
+)
 
 PEM = serialization.Encoding.PEM
 
@@ -379,6 +388,40 @@ async def test_metrics_are_served_over_mutual_tls_and_follow_renewals(
         stranger = ssl.create_default_context(cafile=roots)
         with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|closed|handshake"):
             await asyncio.to_thread(fetch, url, stranger)
+        wrong = client_ssl_context(client(authority.issue("envoy")))
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            await asyncio.to_thread(fetch, url, wrong)
+
+
+async def test_a_context_made_once_shows_each_connection_the_certificate_of_then(
+    authority: Authority,
+):
+    ours, theirs = authority.issue("redis"), authority.issue("query-gateway")
+    seen: list[tuple[str | None, str]] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peercert")
+        seen.append((peer_service(peer), peer["serialNumber"]))
+        writer.close()
+
+    listening = server_ssl_context(CertificateFiles(ours))
+    connecting = client_ssl_context(client(theirs))
+    async with await asyncio.start_server(note, "localhost", 0, ssl=listening) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=connecting)
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            assert x509.load_der_x509_certificate(shown).serial_number == serial(ours)
+            assert await reader.read() == b""
+            writer.close()
+            assert seen[-1] == ("query-gateway", f"{serial(theirs):X}".zfill(len(seen[-1][1])))
+            authority.issue("redis")
+            authority.issue("query-gateway")
+        (ours / "current" / "tls.crt").write_text("half a certificate")
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=connecting)
+        assert await reader.read() == b""
+        writer.close()
+    assert len({number for _, number in seen}) == 3
 
 
 def test_other_clients_get_their_files(authority: Authority):

@@ -75,7 +75,8 @@ class Gateway:
         environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         environment |= mesh.settings_of("query-gateway") | {
             "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
-            "COINMESH_SERVICE_NAME": name,
+            # Its consumer groups begin with the service's name, as the access table has it.
+            "COINMESH_SERVICE_NAME": f"query-gateway-{name}",
             "COINMESH_COLLECTORS": "",
             "COINMESH_DRAIN_GRACE_SECONDS": "1",
             **{f"COINMESH_{key.upper()}": value for key, value in settings.items()},
