@@ -60,7 +60,7 @@ def test_cassandra_tables_are_those_of_the_migrations() -> None:
     ("text", "told"),
     [
         ('kafka.read = ["market.trade.v1"]', "no topic 'market.trade.v1'"),
-        ('redis.commands = ["get"]', "go together"),
+        ('redis.keys = ["cm:*"]', "needs redis.commands"),
         ('s3.read = ["raw"]', "must end in /"),
         ('kafka.wirte = ["market.trades.v1"]', "wirte"),
         ('kafka.super = true\nkafka.groups = ["x"]', "needs no topics"),

@@ -11,6 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from meshkit.metrics import Metrics
+from meshkit.redis_options import redis_options
 from meshkit.service import configure, run, serve
 from meshkit.settings import RedisSettings, ServiceSettings
 
@@ -65,6 +66,7 @@ class RedisInfo(Collector):
             self._settings.redis_url,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
+            **redis_options(self._settings),
         ) as client:
             return client.info()
 

@@ -32,9 +32,9 @@ from coinmesh_local.testing import TestMesh, eventually
 from meshkit.authz import ROLE_HEADER
 from meshkit.cassandra import CertificateAuthProvider
 from meshkit.kafka import client_config
+from meshkit.redis_options import redis_options
 from meshkit.registry import Registry
 from meshkit.settings import CassandraSettings, KafkaSettings, RedisSettings, RegistrySettings
-from meshkit.tls import CertificateFiles
 from query_gateway.bars import BarRow
 from query_gateway.intervals import bucket
 from query_gateway.trades import TradeRow
@@ -249,17 +249,7 @@ class Feeder:
 def redis_client(mesh: TestMesh) -> Redis:
     """A client that may do everything."""
     settings = mesh.read(RedisSettings)
-    who = settings.redis_credentials()
-    assert who is not None
-    files = CertificateFiles(mesh.home.tls / "deploy")
-    return Redis.from_url(
-        settings.redis_url,
-        username=who.username,
-        password=who.password.get_secret_value(),
-        ssl_certfile=str(files.chain),
-        ssl_keyfile=str(files.key),
-        ssl_ca_certs=str(files.roots),
-    )
+    return Redis.from_url(settings.redis_url, **redis_options(settings))
 
 
 def _literal(key: str, value: object) -> str:

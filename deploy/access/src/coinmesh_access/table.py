@@ -129,8 +129,8 @@ class AccessTable(_Part):
                     )
             if kafka.super and service.has_kafka_acls:
                 raise ValueError(f"{name}: kafka.super needs no topics or groups")
-            if bool(service.redis.commands) != bool(service.redis.keys):
-                raise ValueError(f"{name}: redis.commands and redis.keys go together")
+            if service.redis.keys and not service.redis.commands:
+                raise ValueError(f"{name}: redis.keys needs redis.commands")
         return self
 
     def service(self, name: str) -> Service:

@@ -18,12 +18,11 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from meshkit.metrics import Metrics
+from meshkit.redis_options import redis_options
 from meshkit.settings import RedisSettings
-from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,19 +71,6 @@ class _Pool(ConnectionPool):
         await connection.connect()
 
 
-class _Credentials(CredentialProvider):
-    """Reads user and password for each new connection, so that a rotation is taken up."""
-
-    def __init__(self, settings: RedisSettings) -> None:
-        self._settings = settings
-        self.get_credentials()
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        found = self._settings.redis_credentials()
-        assert found is not None
-        return found.username, found.password.get_secret_value()
-
-
 class Versioned(NamedTuple):
     """A latest value to write."""
 
@@ -97,17 +83,8 @@ class Cache:
     """Redis, or the lack of it: no method raises because Redis is down."""
 
     def __init__(self, settings: RedisSettings, metrics: Metrics) -> None:
-        files = certificate_files(settings)
-        tls: dict[str, Any] = {}
-        if files is not None and settings.redis_url.startswith("rediss"):
-            tls = {
-                "ssl_certfile": str(files.chain),
-                "ssl_keyfile": str(files.key),
-                "ssl_ca_certs": str(files.roots),
-            }
-        if settings.redis_credentials_file is not None:
-            tls["credential_provider"] = _Credentials(settings)
-        pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **tls)
+        options = redis_options(settings)
+        pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **options)
         self._redis: Redis = Redis.from_pool(pool)
         self._resting_until = 0.0
         self._failures = metrics.counter("redis_failures", "Requests that Redis failed")
