@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
-from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from google.protobuf.message import DecodeError
 
 from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 
 GENESIS = bytes(32)
 """What the first record of a chain names as its predecessor's hash."""

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 
 import confluent_kafka
-from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from confluent_kafka import KafkaException, TopicPartition
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from meshkit.audit_chain import GENESIS, Head, hash_of
 from meshkit.errors import Unavailable
 from meshkit.kafka import Config, client_config, client_log
