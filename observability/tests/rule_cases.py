@@ -87,6 +87,9 @@ CASES: dict[str, Case] = {
     "CertificateExpires": one(
         f"coinmesh_certificate_not_after_seconds{{{GATEWAY}}}", held(1500), held(4800)
     ),
+    "CertificateNotRenewed": one(
+        'coinmesh_certificate_renewal_failures_total{peer="kafka"}', growing(1), held(4)
+    ),
     "ExchangeDisconnected": one(f"coinmesh_binance_connections{{{COLLECTOR}}}", held(0), held(1)),
     "NothingCollected": one(
         f'coinmesh_collector_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
