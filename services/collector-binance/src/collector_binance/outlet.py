@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, cast
 
 from coinmesh_contracts import topics
 from collector_binance.core.encode import Record
 from collector_binance.core.frames import FrameRecorder
 from meshkit.errors import InvalidArgument, Unavailable
 from meshkit.metrics import Metrics
-from meshkit.producer import Producer
+from meshkit.producer import Headers, OnDelivery, Producer
+
+TracedRecord = tuple[str, bytes, bytes, Headers, OnDelivery]
+"""A record with its headers, and who is told of its delivery."""
+Outgoing = Record | TracedRecord
 
 _log = logging.getLogger(__name__)
 _QUOTES: Final = topics.QUOTES.name
@@ -45,8 +49,8 @@ class Outlet:
     ) -> None:
         self._producer, self._recorder, self._most = producer, recorder, most
         self._frames: list[Record] = []
-        self._events: list[Record] = []
-        self._quotes: dict[bytes, Record] = {}
+        self._events: list[Outgoing] = []
+        self._quotes: dict[bytes, Outgoing] = {}
         self._work = asyncio.Event()
         self._round = asyncio.Lock()
         self._leaving = 0
@@ -70,7 +74,7 @@ class Outlet:
         """Events that wait."""
         return self._leaving + len(self._events) + len(self._quotes)
 
-    def put(self, events: list[Record], frames: Record | None = None) -> None:
+    def put(self, events: Iterable[Outgoing], frames: Record | None = None) -> None:
         """Send the events of an input that the recorder has; never blocks.
 
         Args:
@@ -139,17 +143,19 @@ class Outlet:
         except InvalidArgument as error:
             _log.error("%s", error.message, extra={"reason": error.reason})
 
-    async def _send(self, events: list[Record]) -> None:
-        send = self._producer.produce_nowait
+    async def _send(self, events: list[Outgoing]) -> None:
+        # Their arguments are an event's parts, whether it is traced or not.
+        send = cast(Callable[..., None], self._producer.produce_nowait)
+        wait = cast(Callable[..., Awaitable[None]], self._producer.produce)
         for record in events:
             try:
                 send(*record)
             except BufferError:
-                await self._producer.produce(*record)
+                await wait(*record)
             except InvalidArgument as error:
                 _log.error("%s", error.message, extra={"reason": error.reason})
 
-    def _wait(self, events: Iterable[Record]) -> None:
+    def _wait(self, events: Iterable[Outgoing]) -> None:
         """Keep events, of a key's quotes the last one."""
         for record in events:
             if record[0] != _QUOTES:

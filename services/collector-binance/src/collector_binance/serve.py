@@ -11,6 +11,7 @@ from collector_binance.settings import CollectorSettings
 from meshkit.metrics import Metrics
 from meshkit.service import Running, configure, run
 from meshkit.service import serve as serve_mesh
+from meshkit.tracing import Tracing
 
 
 def main() -> int:
@@ -21,7 +22,8 @@ def main() -> int:
 async def _serve() -> int:
     settings = configure(CollectorSettings)
     metrics = Metrics()
-    collector = Collector(settings, metrics)
+    tracing = Tracing(settings, metrics)
+    collector = Collector(settings, metrics, tracing)
     started: list[Running] = []
 
     def stop() -> None:
@@ -35,5 +37,6 @@ async def _serve() -> int:
         on_drain=[collector.close],
         readiness={"connections": collector.is_ready},
         metrics=metrics,
+        tracing=tracing,
         on_started=started.append,
     )

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, cast
 
 from confluent_kafka import KafkaException
 from confluent_kafka import Message as Record
@@ -23,6 +23,7 @@ from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
+from meshkit.tracing import Tracing
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
 from query_gateway.settings import GatewaySettings
@@ -70,6 +71,7 @@ class Feed:
         hub: Takes what is new.
         note: Told what is new, too.
         metrics: For the consumer's lag and Kafka's state.
+        tracing: For a span of each record whose sender is traced.
     """
 
     def __init__(
@@ -81,9 +83,10 @@ class Feed:
         *,
         note: Callable[[News], None],
         metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
-        self._note, self._metrics = note, metrics
+        self._note, self._metrics, self._tracing = note, metrics, tracing
         self._up = metrics.gauge("kafka_up", "1 while Kafka answers")
         self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
         self._delay = metrics.histogram(
@@ -149,6 +152,7 @@ class Feed:
         """Takes records in the order of their partitions."""
         counts: dict[str, int] = {}
         now_ms = time.time() * 1000
+        begun_ns = time.time_ns()
         for record, event in await self._decode(batch):
             topic, partition = str(record.topic()), record.partition()
             appended_ms = record.timestamp()[1]
@@ -162,6 +166,9 @@ class Feed:
                 self._note(news)
             if topic in _STREAMED:
                 self._hub.publish((topic, int(partition or 0)), int(record.offset() or 0), news)
+            # What is read again at start was told by whoever read it first.
+            if self.caught_up.is_set() and record.headers():
+                self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
             self._events.labels(topic).inc(count)
 

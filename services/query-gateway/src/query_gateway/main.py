@@ -11,6 +11,7 @@ from coinmesh_contracts.query.v1.event_service_pb2_grpc import add_EventServiceS
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
+from meshkit.tracing import Tracing
 from query_gateway import feed
 from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
@@ -33,13 +34,16 @@ from query_gateway.stored_rows import statements
 async def gateway(settings: GatewaySettings) -> int:
     """Runs the service; its exit status."""
     metrics = Metrics()
+    tracing = Tracing(settings, metrics)
     decoder = await feed.decoder(Registry(settings), metrics)
-    session = CassandraSession(settings, statements(), metrics)
-    cache = Cache(settings, metrics)
+    session = CassandraSession(settings, statements(), metrics, tracing)
+    cache = Cache(settings, metrics, tracing)
     view = LiveView(settings.kept_trades)
     hub = Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
-    live = feed.Feed(settings, decoder, view, hub, note=latest.note, metrics=metrics)
+    live = feed.Feed(
+        settings, decoder, view, hub, note=latest.note, metrics=metrics, tracing=tracing
+    )
     stored = History(session, view.newest_ms)
     bootstrap = Bootstrap(view, stored, cache, (live.caught_up, session.connected))
     collectors = CollectorDirectory(settings, parse_collectors(settings.collectors))
@@ -69,6 +73,7 @@ async def gateway(settings: GatewaySettings) -> int:
         on_drain=[collectors.close, sessions.close, session.close, cache.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,
+        tracing=tracing,
         on_stopping=hub.close,
     )
 
