@@ -33,8 +33,7 @@ from query_gateway.stored_rows import statements
 
 async def gateway(settings: GatewaySettings) -> int:
     """Runs the service; its exit status."""
-    metrics = Metrics()
-    tracing = Tracing(settings, metrics)
+    tracing = Tracing(settings, metrics := Metrics())
     decoder = await feed.decoder(Registry(settings), metrics)
     session = CassandraSession(settings, statements(), metrics, tracing)
     cache = Cache(settings, metrics, tracing)
