@@ -101,6 +101,8 @@ class Feed:
             ("topic",),
             lambda: {(topic,): ms / 1000 for topic, ms in self._newest_ms.copy().items()},
         )
+        metrics.read_gauge("stream_readers", "Readers of streams", (), lambda: {(): hub.readers})
+        metrics.read_gauge("book_holes", "Holes in book deltas", (), lambda: {(): view.book_holes})
         self.caught_up = asyncio.Event()
         self.connected = False
 

@@ -57,8 +57,6 @@ async def gateway(settings: GatewaySettings) -> int:
     )
     sessions = Sessions(settings)
     events = EventService(settings, decoder, lambda: live.connected)
-    metrics.read_gauge("stream_readers", "Readers of streams", (), lambda: {(): hub.readers})
-    metrics.read_gauge("book_holes", "Holes met in book deltas", (), lambda: {(): view.book_holes})
 
     return await serve(
         settings,
