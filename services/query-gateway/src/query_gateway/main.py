@@ -57,7 +57,6 @@ async def gateway(settings: GatewaySettings) -> int:
     )
     sessions = Sessions(settings)
     events = EventService(settings, decoder, lambda: live.connected)
-
     return await serve(
         settings,
         servicers=[
