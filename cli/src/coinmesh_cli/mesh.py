@@ -44,7 +44,7 @@ def wanted_mesh(
     recorded = Mesh.recorded(home)
     options = Options(
         ha=recorded.options.ha if ha is None else ha,
-        gateways=gateways or recorded.options.gateways,
+        gateways=recorded.options.gateways if gateways is None else gateways,
         profile=profile or recorded.options.profile,
         source=os.environ.get("COINMESH_SOURCE") or "sim",
         ports=os.environ.get("COINMESH_PORTS") or recorded.options.ports,

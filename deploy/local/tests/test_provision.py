@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from coinmesh_local.provision import ProvisionError, cache, golang, java, maven, system
+from coinmesh_local.paths import Home
+from coinmesh_local.provision import (
+    ProvisionError,
+    cache,
+    ensure,
+    golang,
+    java,
+    maven,
+    system,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +140,20 @@ def test_a_program_is_built_from_its_pins(own_cache: Path, monkeypatch: pytest.M
     with pytest.raises(ProvisionError, match=r"(?s)could not build jaeger.*broken.*Way out"):
         golang.ensure("jaeger", print)
     assert not golang.directory("jaeger").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ProvisionError, match=r"file/coinmesh \(Not a directory.*XDG_CACHE_HOME"):
+        ensure(["kafka"], lambda _: None)
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    home = Home(tmp_path / "file")
+    assert home.read_json("mesh.json", {}) == {}
+    with pytest.raises(PermissionError, match=r"file \(File exists\): set COINMESH_HOME"):
+        home.create()

@@ -81,11 +81,17 @@ class Home:
 
     def create(self) -> None:
         """Make the directories; raise OSError naming the one that cannot be written."""
-        for directory in (self.root, self.data, self.logs):
-            directory.mkdir(parents=True, exist_ok=True)
-        for private in (self.run, self.secrets, self.tls):
-            private.mkdir(exist_ok=True, mode=0o700)
-            private.chmod(0o700)
+        try:
+            for directory in (self.root, self.data, self.logs):
+                directory.mkdir(parents=True, exist_ok=True)
+            for private in (self.run, self.secrets, self.tls):
+                private.mkdir(exist_ok=True, mode=0o700)
+                private.chmod(0o700)
+        except OSError as error:
+            raise PermissionError(
+                f"can't keep the mesh's state in {self.root} ({error.strerror}): set COINMESH_HOME "
+                "to a directory that can be written"
+            ) from error
         for directory in (self.data, self.logs, self.run, self.secrets):
             if not os.access(directory, os.W_OK):
                 raise PermissionError(f"{directory} is not writable: set COINMESH_HOME elsewhere")
@@ -96,7 +102,7 @@ class Home:
         """The JSON file `run/<name>`, or `default` when there is none or it is damaged."""
         try:
             return json.loads((self.run / name).read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return default
 
     def write_json(self, name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from coinmesh_local.paths import cache_directory
 from coinmesh_local.provision import golang, java, maven, system
 from coinmesh_local.provision.errors import ProvisionError
 
@@ -22,15 +23,21 @@ def locations() -> dict[str, str]:
 def ensure(names: Iterable[str], progress: Progress) -> None:
     """Bring everything in `names`; raise ProvisionError with the way out when one can't be had."""
     wanted = dict.fromkeys(names)
-    for name in wanted:
-        if name in java.NEEDS:
-            java.ensure(name, progress)
-        elif name in system.PACKAGES:
-            system.ensure(name, progress)
-        elif name not in (*maven.PACKAGES, *golang.PACKAGES):
-            raise ProvisionError(f"nothing is known about how to provide {name!r}")
-    for name in wanted:
-        if name in maven.PACKAGES:
-            maven.ensure(name, progress)
-        elif name in golang.PACKAGES:
-            golang.ensure(name, progress)
+    try:
+        for name in wanted:
+            if name in java.NEEDS:
+                java.ensure(name, progress)
+            elif name in system.PACKAGES:
+                system.ensure(name, progress)
+            elif name not in (*maven.PACKAGES, *golang.PACKAGES):
+                raise ProvisionError(f"nothing is known about how to provide {name!r}")
+        for name in wanted:
+            if name in maven.PACKAGES:
+                maven.ensure(name, progress)
+            elif name in golang.PACKAGES:
+                golang.ensure(name, progress)
+    except OSError as error:
+        raise ProvisionError(
+            f"can't keep downloads in {cache_directory()} ({error.strerror}: {error.filename}): "
+            "free or allow that place, or set XDG_CACHE_HOME to a directory that can be written"
+        ) from error
