@@ -84,6 +84,10 @@ test-unit: install $(DEV_STAMP) ## Tests that need no component
 test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
 	$(BIN)/pytest -m 'component or e2e'
 
+.PHONY: fuzz
+fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
+
 .PHONY: lock contracts-accept
 lock: $(UV) ## Resolves requirements/*.in into hash-pinned locks
 	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt

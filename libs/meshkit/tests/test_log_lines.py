@@ -82,9 +82,11 @@ def test_other_forms_are_wrapped(text: str, expected: tuple[str, str, str, str])
         "GET /v1/x HTTP/1.1 Authorization: Bearer hush1234hush",
         '{"msg": "login", "client_token": "hush1234"}',
         '{"msg": "login", "request": {"headers": {"authorization": "hush1234"}}}',
+        # pragma: allowlist nextline secret
         '{"msg": "redis://worker:hush1234@127.0.0.1/0"}',
         "s3://hush1234:x@store/bucket",
         "token eyJhbGciOiJIUzI1NiJ9.hush1234.hush1234",
+        # pragma: allowlist nextline secret
         "-----BEGIN PRIVATE KEY-----\\nhush1234\\n-----END PRIVATE KEY-----",
         "hvs.CAESIhush1234hush1234hush1234",
     ],

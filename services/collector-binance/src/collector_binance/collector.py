@@ -287,7 +287,7 @@ class Collector:
                 server_ns = int(msgspec.json.decode(answer.body)["serverTime"]) * 1000
                 middle_ns = answer.receive_ns - answer.round_trip_ns // 2
                 self._clock_offset.set((server_ns - middle_ns) / 1e9)
-            except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 _log.warning("the exchange's time can't be read: %s", error)
             await asyncio.sleep(CLOCK_SECONDS)
 

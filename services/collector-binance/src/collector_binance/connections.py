@@ -20,7 +20,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core import session
 from collector_binance.core.engine import Input
 from collector_binance.core.messages import STREAMS, ControlMessage
-from collector_binance.links import AttemptLimit, Connection, Reply, ReplyError
+from collector_binance.links import AttemptLimit, Connection, ReplyError, read_reply
 from collector_binance.settings import CollectorSettings
 from collector_binance.slots import Slot
 from collector_binance.transport import connect
@@ -159,7 +159,12 @@ class Connections:
             _log.info("the exchange will close %s; opening another", name)
             connection.shutdown.set()
             return
-        reply = msgspec.json.decode(frame, type=Reply)
+        reply = read_reply(frame)
+        if reply is None:
+            _log.warning(
+                "%s: an answer that can't be read", name, extra={"frame": str(frame[:200])}
+            )
+            return
         waiting = connection.replies.pop(reply.id, None) if isinstance(reply.id, int) else None
         if waiting is None or waiting.done():
             return

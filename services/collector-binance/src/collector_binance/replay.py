@@ -157,7 +157,7 @@ def _define(engine: Engine, path: Path) -> list[Record]:
             engine.define(decode_symbol_info(raw), 0, out)
     except OSError as error:
         raise CaptureError(f"can't read the instruments {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, DecimalError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, DecimalError, RecursionError) as error:
         raise CaptureError(f"{path}: not the exchange's exchangeInfo: {error}") from error
     return out
 

@@ -43,7 +43,7 @@ MICROSECONDS: Final = 1
 MILLISECONDS: Final = 1000
 _MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
-_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError)
+_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError)
 
 Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
