@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinmesh_contracts.sources import descriptor_set
-from coinmesh_gateway import quotas
 from coinmesh_gateway.catalogue import CatalogueError, shipped
 from coinmesh_gateway.config import generate, secured, write
 from coinmesh_gateway.settings import (
@@ -47,8 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, secret in (tls.secrets() if tls else {}).items():
             write(path, secret)
         write(out, config)
-        if options.quotas_out is not None:
-            write(options.quotas_out, quotas.configuration(quotas.shipped()))
     except (CatalogueError, SettingsError) as error:
         sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
         return 2
@@ -91,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--vault", metavar="URL", help="https://HOST:PORT; whose tokens let users in")
     add("--vault-ca", type=Path, metavar="FILE", help="the authority of its certificate")
     add("--ratelimit", metavar="HOST:PORT,…", help="the replicas of envoyproxy/ratelimit")
-    add("--quotas-out", type=Path, metavar="FILE", help="where ratelimit's configuration goes")
     add("--cache", action="store_true", help="cache replies for charts (unbounded, see cache.py)")
     add("--origins", default=LOOPBACK_ORIGINS, metavar="REGEX", help="web origins that may call")
     return parser

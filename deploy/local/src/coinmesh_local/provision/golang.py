@@ -13,7 +13,7 @@ from coinmesh_local.provision import cache
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Names of the modules below `provision/`: go.mod names the program as its tool, go.sum pins it.
-PACKAGES = ("jaeger",)
+PACKAGES = ("jaeger", "ratelimit")
 
 
 def directory(name: str) -> Path:
