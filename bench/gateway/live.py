@@ -9,6 +9,7 @@ clock when it has parsed the message. The reader is a process of its own.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,15 @@ import grpc
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
+from coinmesh_local import local_user
 from coinmesh_local.testing import TestMesh, eventually
 
 
 def connect(address: str, ca: str) -> grpc.Channel:
-    """A channel to Envoy."""
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(ca).read_bytes()))
+    """A channel to Envoy, with the token in COINMESH_TOKEN."""
+    roots = grpc.ssl_channel_credentials(Path(ca).read_bytes())
+    user = grpc.access_token_call_credentials(os.environ["COINMESH_TOKEN"])
+    return grpc.secure_channel(address, grpc.composite_channel_credentials(roots, user))
 
 
 def read(address: str, ca: str, names: list[str], seconds: float) -> None:
@@ -75,6 +79,7 @@ def main() -> None:
         TestMesh(Path(root) / "mesh", environment=environment) as mesh,
     ):
         mesh.require("collector-binance", "query-gateway", "envoy")
+        os.environ["COINMESH_TOKEN"] = local_user.token(mesh.mesh)
         address, ca = mesh.endpoints["grpc"], str(mesh.home.ca)
         names = eventually(lambda: instruments(address, ca), "instruments are listed", 60)
         for _ in range(options.rounds):

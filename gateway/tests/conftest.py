@@ -9,8 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from coinmesh_contracts.session.v1 import session_service_pb2 as session
-from coinmesh_contracts.session.v1 import session_service_pb2_grpc as session_grpc
 from google.api import httpbody_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, timestamp_pb2
@@ -36,6 +34,8 @@ from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.query.v1 import collector_directory_service_pb2 as directory
 from coinmesh_contracts.query.v1 import collector_directory_service_pb2_grpc as directory_grpc
 from coinmesh_contracts.query.v1 import event_service_pb2_grpc as events_grpc
+from coinmesh_contracts.session.v1 import session_service_pb2 as session
+from coinmesh_contracts.session.v1 import session_service_pb2_grpc as session_grpc
 from meshkit.settings import Address
 
 WAIT_SECONDS = 20

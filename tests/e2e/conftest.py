@@ -49,7 +49,7 @@ class Run:
     end: int = 0
 
     def __post_init__(self) -> None:
-        self.rest = self._client("rest")
+        self.rest = self.mesh.rest()
         self.exchange = self._client("exchange")
         self.admin = self._client("exchange-admin")
         last = max(rows[-1][1] for rows in self.trades.values()) // 1_000_000

@@ -74,8 +74,8 @@ def test_services_are_found_by_reflection_and_are_healthy(
         ("grpc.default_authority", authority),
         ("grpc.ssl_target_name_override", authority),
     ]
-    roots = grpc.ssl_channel_credentials(run.mesh.home.ca.read_bytes())
-    with grpc.secure_channel(run.mesh.endpoints["grpc"], roots, options) as channel:
+    credentials = run.mesh.user_credentials()
+    with grpc.secure_channel(run.mesh.endpoints["grpc"], credentials, options) as channel:
         assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
         reply = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=service), timeout=10

@@ -6,7 +6,9 @@ import sys
 import typer
 from rich.console import Console
 
-from coinmesh_cli import dlq, mesh, tail
+from coinmesh_access.login import VaultUnavailableError
+from coinmesh_access.users import UserError
+from coinmesh_cli import dlq, mesh, tail, users
 from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
@@ -27,6 +29,7 @@ app = typer.Typer(
 mesh.register(app)
 tail.register(app)
 dlq.register(app)
+users.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (
@@ -39,6 +42,8 @@ EXPECTED = (
     StepError,
     MeshError,
     SettingsError,
+    UserError,
+    VaultUnavailableError,
     OSError,
 )
 

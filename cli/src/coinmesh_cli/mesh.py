@@ -80,7 +80,7 @@ def up(
                     progress.event(event)
             raise
         if not targets:
-            wait_for_first_bar(mesh.endpoints()["rest"], progress)
+            wait_for_first_bar(mesh, progress)
             for name in operations.start_later(mesh):
                 progress.note(f"{name} comes in the background: see `coinmesh status`")
     _print_endpoints(mesh, targets)

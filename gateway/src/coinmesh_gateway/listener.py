@@ -7,7 +7,6 @@ from coinmesh_gateway import cache, quotas, transcoder, users
 from coinmesh_gateway.errors import local_replies
 from coinmesh_gateway.settings import Limits, Settings
 from coinmesh_gateway.tls import Tls
-from meshkit.authz import ROLE_HEADER
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _NETWORK = "type.googleapis.com/envoy.extensions.filters.network."
@@ -101,13 +100,6 @@ def _connection_manager(
             "name": "public",
             "ignore_port_in_host_matching": True,
             "virtual_hosts": list(virtual_hosts),
-            # Until users say who they are, whoever reaches the listener may do everything.
-            "request_headers_to_add": [
-                {
-                    "header": {"key": ROLE_HEADER, "value": "admin"},
-                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                }
-            ],
         },
         "http_filters": _filters(settings, transcoding),
     }

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -173,6 +173,30 @@ def user_add(
     """Make a user, or a new key for one, and print its API key, which is shown only here."""
     with _administering(address, ca, secrets) as client:
         typer.echo(users.add(client, name, role, tier))
+
+
+@user_app.command("ensure")
+def user_ensure(
+    *,
+    name: str,
+    key: Annotated[Path, typer.Option(help="the file that keeps its API key, 0600")],
+    role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "admin",
+    tier: Annotated[str, typer.Option(help="the quota's name")] = "unlimited",
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Make a user whose API key is kept in a file; a key that works is left alone."""
+    place = vault(address, ca)
+    if key.exists():
+        with suppress(VaultError, UserError):
+            users.exchange(place.client(), key.read_text().strip())
+            return
+    with _administering(address, ca, secrets) as client:
+        files.private_directory(key.parent.parent)
+        files.private_directory(key.parent)
+        files.write(key, users.add(client, name, role, tier) + "\n")
+        typer.echo(f"made the user {name}")
 
 
 @user_app.command("remove")

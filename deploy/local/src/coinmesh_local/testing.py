@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import IO, Any, TypeVar
 
 import grpc
+import httpx
 
-from coinmesh_local import control, operations, processes
+from coinmesh_local import control, local_user, operations, processes
 from coinmesh_local.mesh import Mesh, Options
 from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
 from coinmesh_local.steps import dispatch
@@ -118,6 +119,21 @@ class TestMesh:
         """The same for gRPC."""
         pair = CertificateFiles(self.home.tls / service).read()
         return grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
+
+    def rest(self) -> httpx.Client:
+        """A client of the public listener, as the local user."""
+        return httpx.Client(
+            base_url=self.endpoints["rest"],
+            verify=ssl.create_default_context(cafile=self.home.ca),
+            auth=local_user.Bearer(self.mesh),
+            timeout=30,
+        )
+
+    def user_credentials(self) -> grpc.ChannelCredentials:
+        """The same for gRPC; good for the quarter of an hour that a token lives."""
+        call = grpc.access_token_call_credentials(local_user.token(self.mesh))
+        roots = grpc.ssl_channel_credentials(self.home.ca.read_bytes())
+        return grpc.composite_channel_credentials(roots, call)
 
     def component(self, name: str) -> "Component":
         """A handle on a running instance (`kafka`, or `kafka-1` where there are several)."""

@@ -16,12 +16,12 @@ from typing import Any, Final, cast
 
 import grpc.aio
 import httpx
+
 from coinmesh_contracts.session.v1 import session_service_pb2 as api
 from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
 )
-
 from meshkit import cookies
 from meshkit.authz import user
 from meshkit.errors import InvalidArgument, Unauthenticated, Unavailable
