@@ -555,7 +555,7 @@ def test_while_cassandra_is_down_live_data_is_served(
 
 
 def test_while_kafka_is_down_what_is_known_is_served_and_marked(
-    mesh: TestMesh, gateway: Gateway, feeder: Feeder, name: str
+    mesh: TestMesh, gateway: Gateway, feeder: Feeder, name: str, tmp_path: Path
 ) -> None:
     feeder.send(snapshot(1, {10: 1}, {11: 1}, name), trade(1, NOW_MS * 1000, name))
     get = api.GetBookRequest(instrument=name)
@@ -563,6 +563,9 @@ def test_while_kafka_is_down_what_is_known_is_served_and_marked(
     mesh.component("kafka").stop()
     wait(lambda: gateway.market.GetBook(get), lambda b: b.stale)
     assert "degraded" in gateway.log()
+    late = Gateway(mesh, tmp_path, "late")
+    wait(late.log, lambda text: f"Kafka at {mesh.endpoints['kafka']}" in text)
+    assert not late.is_serving()
     assert gateway.market.GetTicker(api.GetTickerRequest(instrument=name)).last_price
     events = StreamEventsRequest(topic="market.trades.v1", last=1)
     code, reason, delay = failure(lambda: gateway.events.StreamEvents(events))
@@ -573,6 +576,8 @@ def test_while_kafka_is_down_what_is_known_is_served_and_marked(
         lambda: gateway.market.GetBook(get), lambda b: b.last_update_id == 2 and not b.stale
     )
     assert [level.price for level in book.bids] == ["0.10", "0.09"]
+    assert late.wait_ready().market.GetBook(get) == book
+    late.kill()
 
 
 def test_the_gateway_needs_no_figure_of_its_own(
