@@ -19,7 +19,7 @@ from coinmesh_gateway.config import generate, secured, write
 from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:

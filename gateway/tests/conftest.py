@@ -38,7 +38,7 @@ from coinmesh_contracts.session.v1 import session_service_pb2 as session
 from coinmesh_contracts.session.v1 import session_service_pb2_grpc as session_grpc
 from meshkit.settings import Address
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 GOLDEN_TIME = timestamp_pb2.Timestamp(seconds=1_723_161_255, nanos=342_000_000)
 
 

@@ -78,7 +78,7 @@ def test_services_are_found_by_reflection_and_are_healthy(
     with grpc.secure_channel(run.mesh.endpoints["grpc"], credentials, options) as channel:
         assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
         reply = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(service=service), timeout=10
+            health_pb2.HealthCheckRequest(service=service), timeout=60
         )
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
 

@@ -79,7 +79,7 @@ def redis_client(bao: Any, tls_root: Path, tmp_path: Path, process: Start) -> Ca
         except redis.ConnectionError:
             return False
 
-    eventually(answers, "Redis answers", timeout=30)
+    eventually(answers, "Redis answers")
     return connect
 
 

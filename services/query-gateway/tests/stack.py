@@ -86,7 +86,7 @@ class Gateway:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}", 60))
+        self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}"))
         # As Envoy comes, for a user who may do everything.
         self._channel = grpc.intercept_channel(
             grpc.secure_channel(self.address, mesh.grpc_credentials("envoy")), _AsAdmin()
@@ -102,13 +102,13 @@ class Gateway:
 
     def wait_ready(self) -> Gateway:
         """Returns when its health says SERVING."""
-        eventually(self.is_serving, f"the gateway is ready:\n{self.log()}", 90)
+        eventually(self.is_serving, f"the gateway is ready:\n{self.log()}")
         return self
 
     def is_serving(self) -> bool:
         """What its health says."""
         stub = health_pb2_grpc.HealthStub(self._channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     def log(self) -> str:
@@ -131,7 +131,7 @@ class Gateway:
         self._channel.close()
         if self._process.poll() is None:
             self._process.send_signal(number)
-        return self._process.wait(30)
+        return self._process.wait(120)
 
     def _serving(self) -> str | None:
         assert self._process.poll() is None, self.log()
@@ -201,7 +201,7 @@ class Feeder:
                 return False
             return True
 
-        eventually(stored, "Cassandra takes a write", 60)
+        eventually(stored, "Cassandra takes a write")
 
     def store_bars(self, name: str, interval: str, rows: Iterable[BarRow]) -> None:
         """Stores bars under the write timestamp that the schema prescribes."""

@@ -73,7 +73,7 @@ def wait(call: Callable[[], Any], until: Callable[[Any], bool] = lambda _: True)
         return until(last[0])
 
     try:
-        eventually(check, "the answer comes", 60)
+        eventually(check, "the answer comes")
     except AssertionError:
         raise AssertionError(f"last answer: {last[0]}") from None
     return last[0]
@@ -418,7 +418,7 @@ def test_bad_input_is_told_clearly(
     usual = {"instrument": "binance.ETH-USDT", "interval": "1m"}
     given = {k: v for k, v in (usual | fields).items() if k in kind.DESCRIPTOR.fields_by_name}
     stub = gateway.events if events else gateway.market
-    found = failure(lambda: getattr(stub, method)(kind(**given), timeout=20))
+    found = failure(lambda: getattr(stub, method)(kind(**given), timeout=120))
     assert found[:2] == (code, reason)
     assert (found[2] is not None) == (code == "UNAVAILABLE")
 
