@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from meshkit import otlp, tracing
 from meshkit.errors import NotFound
+from meshkit.metrics import exemplar
 from meshkit.settings import ServiceSettings
 from meshkit.tracing import Tracing
 
@@ -90,6 +91,14 @@ async def test_an_rpc_continues_its_callers_trace(
     assert span.kind is trace.SpanKind.SERVER
     assert f"{span.parent.span_id:016x}" == PARENT.split("-")[2]
     assert span.attributes["rpc.method"] == "Unary"
+
+
+def test_an_observation_leads_to_its_senders_trace_when_that_is_sampled():
+    sampled, unsampled = (
+        tracing.extract([("traceparent", PARENT[:-2] + flags)]) for flags in ("01", "00")
+    )
+    assert exemplar(sampled) == {"trace_id": PARENT.split("-")[1]}
+    assert exemplar(unsampled) is None
 
 
 @pytest.mark.parametrize(("flags", "leads"), [("01", True), ("00", False)])

@@ -19,6 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import grpc
 from opentelemetry import trace
+from opentelemetry.context import Context
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -230,9 +231,10 @@ def _for_scrapers(app: Any) -> Any:
     return checked
 
 
-def exemplar() -> dict[str, str] | None:
-    """What leads from an observation to its trace: the active span's trace id, if it is sampled."""
-    span = trace.get_current_span().get_span_context()
+def exemplar(context: Context | None = None) -> dict[str, str] | None:
+    """What leads from an observation to its trace: the id of the active span's trace, or of that in
+    `context`; None if it isn't sampled."""
+    span = trace.get_current_span(context).get_span_context()
     if not span.trace_flags.sampled:
         return None
     return {"trace_id": trace.format_trace_id(span.trace_id)}

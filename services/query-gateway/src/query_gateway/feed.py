@@ -21,9 +21,9 @@ from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
-from meshkit.metrics import Metrics
+from meshkit.metrics import Metrics, exemplar
 from meshkit.registry import Registry
-from meshkit.tracing import Tracing
+from meshkit.tracing import Tracing, of_record
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
 from query_gateway.settings import GatewaySettings
@@ -91,7 +91,7 @@ class Feed:
         self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
         self._delay = metrics.histogram(
             "live_delay_seconds",
-            "From Kafka's append to the view, the oldest record of a batch",
+            "From Kafka's append to the view: the oldest record of a batch, and traced ones",
             ("topic",),
         )
         self._newest_ms: dict[str, int] = {}
@@ -158,9 +158,11 @@ class Feed:
         for record, event in await self._decode(batch):
             topic, partition = str(record.topic()), record.partition()
             appended_ms = record.timestamp()[1]
-            if topic not in counts and self.caught_up.is_set():
-                # The first of a topic has waited longest.
-                self._delay.labels(topic).observe(max(0.0, now_ms - appended_ms) / 1000)
+            sender = of_record(record) if self.caught_up.is_set() else None
+            if sender is not None or (topic not in counts and self.caught_up.is_set()):
+                # The first of a topic has waited longest; one whose sender is traced leads there.
+                delay = max(0.0, now_ms - appended_ms) / 1000
+                self._delay.labels(topic).observe(delay, exemplar(sender))
             self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
             counts[topic] = counts.get(topic, 0) + 1
             news = self._view.apply(event)
