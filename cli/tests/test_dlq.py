@@ -13,9 +13,9 @@ from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.paths import BIN
-from coinmesh_local.testing import TestMesh
+from coinmesh_local.testing import TestMesh, Workspace
 from meshkit.kafka import client_config
-from meshkit.settings import KafkaSettings, Workspace
+from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 

@@ -1,8 +1,6 @@
 """Mutual TLS with certificates made here: who gets in, who may call what, and renewals."""
 
 import asyncio
-import base64
-import json
 import ssl
 import urllib.error
 import urllib.request
@@ -21,7 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coinmesh_contracts.market.v1 import market_service_pb2 as market
 from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
-from meshkit.authz import ROLES_HEADER, TIER_HEADER, USER_HEADER, OnDenied, rules, user
+from meshkit import authz
+from meshkit.authz import ROLES_HEADER, USER_HEADER, OnDenied, rules, user
 from meshkit.errors import error_info
 from meshkit.peer import caller
 from meshkit.rotation import RotatingChannel
@@ -122,8 +121,7 @@ REQUEST = market.GetInstrumentRequest()
 
 def stated(*roles: str, name: str = "ann") -> tuple[tuple[str, str], ...]:
     """What Envoy states of a user."""
-    held = base64.urlsafe_b64encode(json.dumps(roles).encode()).decode().rstrip("=")
-    return ((USER_HEADER, name), (ROLES_HEADER, held), (TIER_HEADER, "free"))
+    return authz.stated(authz.User(name, roles, "free"))
 
 
 VIEWER = stated("viewer")

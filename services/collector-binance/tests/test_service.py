@@ -27,7 +27,7 @@ from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import Collector
 from coinmesh_simulators.testing import Simulator
 from collector_binance.digest import Digests, parse
 from collector_binance.main import main
-from meshkit.authz import ROLE_HEADER
+from meshkit.authz import User, stated
 from meshkit.errors import error_info
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
@@ -50,7 +50,7 @@ async def eventually(condition: Callable[[], Any], what: str) -> Any:
         await asyncio.sleep(0.2)
 
 
-AS_ADMIN = ((ROLE_HEADER, "admin"),)
+AS_ADMIN = stated(User("test", ("admin",), "free"))
 
 
 class Log:

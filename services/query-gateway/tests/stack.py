@@ -29,7 +29,7 @@ from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
 )
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceStub
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.authz import ROLE_HEADER
+from meshkit.authz import User, stated
 from meshkit.cassandra import CertificateAuthProvider
 from meshkit.kafka import client_config
 from meshkit.redis_options import redis_options
@@ -43,6 +43,9 @@ COMPONENTS = ("topics", "schemas", "cassandra-access", "kafka-access", "redis")
 _TOPICS = {topic.message: topic for topic in topics.ALL if topic.message is not None}
 
 
+_ADMIN = stated(User("test", ("admin",), "free"))
+
+
 class _AsAdmin(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """Says of each call what Envoy says of a user's."""
 
@@ -54,7 +57,7 @@ class _AsAdmin(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercept
 
     @staticmethod
     def _said(details: Any) -> Any:
-        metadata = [*(details.metadata or ()), (ROLE_HEADER, "admin")]
+        metadata = [*(details.metadata or ()), *_ADMIN]
         return _Details(details.method, details.timeout, metadata, details.credentials)
 
 

@@ -145,6 +145,12 @@ def user(context: Context) -> User | None:
     return User(stated[USER_HEADER], roles, stated.get(TIER_HEADER, ""))
 
 
+def stated(user: User) -> tuple[tuple[str, str], ...]:
+    """The headers in which Envoy states a user: what `user` reads."""
+    held = base64.urlsafe_b64encode(json.dumps(user.roles).encode()).decode().rstrip("=")
+    return ((USER_HEADER, user.name), (ROLES_HEADER, held), (TIER_HEADER, user.tier))
+
+
 def _roles(header: str) -> tuple[str, ...]:
     try:
         found: object = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
