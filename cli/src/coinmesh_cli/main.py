@@ -8,7 +8,7 @@ from rich.console import Console
 
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.users import UserError
-from coinmesh_cli import dlq, mesh, tail, users
+from coinmesh_cli import dlq, doctor, mesh, status, tail, users
 from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 mesh.register(app)
+status.register(app)
+doctor.register(app)
 tail.register(app)
 dlq.register(app)
 users.register(app)

@@ -1,18 +1,14 @@
-"""The commands that run the mesh: up, down, reset, restart, status, logs, endpoints, provision,
+"""The commands that run the mesh: up, down, reset, restart, logs, endpoints, provision,
 deploy."""
 
 import json
 import os
 import shutil
 import sys
-import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from coinmesh_cli import log_search
 from coinmesh_cli.first_bar import wait_for_first_bar
@@ -32,7 +28,7 @@ Until = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (up, down, reset, restart, status, logs, endpoints, provision, deploy):
+    for command in (up, down, reset, restart, logs, endpoints, provision, deploy):
         app.command()(command)
 
 
@@ -110,36 +106,6 @@ def restart(names: list[str]) -> None:
             progress.event(event)
 
 
-def status(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Show what runs: process, uptime, memory, readiness, restarts."""
-    mesh = Mesh.recorded(Home.from_environment())
-    rows = operations.status(mesh)
-    if as_json:
-        print(json.dumps({"components": rows, "endpoints": mesh.endpoints()}, indent=2))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("component", "state", "ready", "pid", "up", "MiB", "restarts", "ports"):
-        table.add_column(heading, justify="right" if heading in ("pid", "up", "MiB") else "left")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["state"] + (f" ({row['detail']})" if row["state"] == "crashed" else ""),
-            "yes" if row["ready"] else "no",
-            str(row["pid"] or "–"),
-            _since(row["started"]),
-            str(row["memory"] >> 20) if row["memory"] else "–",
-            str(row["restarts"]),
-            " ".join(f"{name}={port}" for name, port in row["ports"].items()),
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-    total = sum(row["memory"] for row in rows) >> 20
-    console.print(f"\n{total} MiB in all; state in {mesh.home.root}")
-    _print_endpoints(mesh, [])
-
-
 def logs(  # noqa: PLR0917 (typer makes options of arguments)
     name: Annotated[str | None, typer.Argument(help="A component or replica.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow")] = False,
@@ -194,15 +160,6 @@ def deploy(
     settings = Mesh.recorded(Home.from_environment()).settings() | caller_environment()
     for step in steps:
         dispatch.run(step, settings)
-
-
-def _since(started: float | None) -> str:
-    if started is None:
-        return "–"
-    seconds = int(time.time() - started)
-    if seconds >= 86_400:
-        return datetime.fromtimestamp(started, UTC).strftime("%d %b")
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
 
 
 def _print_endpoints(mesh: Mesh, targets: list[str]) -> None:

@@ -14,6 +14,8 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
+    # Its Elasticsearch output, which brings rsyslog itself.
+    "rsyslogd": "rsyslog-elasticsearch",
 }
 
 

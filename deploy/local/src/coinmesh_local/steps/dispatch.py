@@ -17,7 +17,7 @@ from meshkit.settings import (
 )
 
 S = TypeVar("S", bound=MeshSettings)
-NAMES = ("registry-storage", "topics", "schemas", "migrations", "bucket")
+NAMES = ("registry-storage", "topics", "schemas", "migrations", "bucket", "log-index")
 
 
 def run(name: str, settings: Mapping[str, str]) -> None:
@@ -41,6 +41,10 @@ def run(name: str, settings: Mapping[str, str]) -> None:
         from coinmesh_local.steps import bucket
 
         bucket.create(read(S3Settings, settings))
+    elif name == "log-index":
+        from coinmesh_local.steps import log_index
+
+        log_index.prepare(read(log_index.LogStoreSettings, settings))
     else:
         raise StepError(f"there is no step {name!r}; there are: {', '.join(NAMES)}")
 
