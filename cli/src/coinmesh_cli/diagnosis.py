@@ -143,7 +143,7 @@ def schemas(mesh: Mesh) -> Iterator[Finding]:
     missing: list[str] = []
     subjects = [contract.subject for contract in contracts()]
     try:
-        with http_client(endpoint, mesh.home.root / "tls", TIMEOUT) as client:
+        with http_client(endpoint, mesh.home.tls, TIMEOUT) as client:
             for subject in subjects:
                 path = f"/subjects/{quote(subject, safe='')}/versions/latest"
                 answer = client.get(path)

@@ -76,7 +76,7 @@ def gather(mesh: Mesh) -> Report:
         endpoint = report.endpoints.get(f"{name}-metrics")
         if endpoint is not None and name in up:
             found = _attempt(
-                report, f"{name}'s metrics", lambda e=endpoint: _scrape(e, mesh.home.root / "tls")
+                report, f"{name}'s metrics", lambda e=endpoint: _scrape(e, mesh.home.tls)
             )
             if found is not None:
                 samples[name] = found
@@ -192,7 +192,7 @@ def _dead_letters(samples: dict[str, Samples]) -> int | None:
 def certificates(mesh: Mesh, now: float) -> list[dict[str, Any]]:
     """Every identity's certificate as it lies on disk; those in memory are renewed from there."""
     rows: list[dict[str, Any]] = []
-    for path in sorted((mesh.home.root / "tls").glob("*/current/tls.crt")):
+    for path in sorted((mesh.home.tls).glob("*/current/tls.crt")):
         loaded = x509.load_pem_x509_certificate(path.read_bytes())
         begins = loaded.not_valid_before_utc.timestamp()
         ends = loaded.not_valid_after_utc.timestamp()

@@ -128,7 +128,7 @@ def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line] | None:
         "sort": [{"ts": {"order": "desc", "unmapped_type": "date_nanos"}}, {"_id": "desc"}],
     }
     lines: list[Line] = []
-    with http_client(store, mesh.home.root / "tls", timeout=5) as client:
+    with http_client(store, mesh.home.tls, timeout=5) as client:
         while len(lines) < limit:
             try:
                 answer = client.post(f"/{INDICES}/_search", json=query)

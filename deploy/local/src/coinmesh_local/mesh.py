@@ -277,6 +277,7 @@ class Mesh:
         for name, ports in self.ports.items():
             for port, numbers in ports.items():
                 context[f"{name}.{port}"] = ",".join(f"{HOST}:{number}" for number in numbers)
+                context[f"{name}.{port}_port"] = str(numbers[0])
         return context
 
     def _default_capture(self) -> str:

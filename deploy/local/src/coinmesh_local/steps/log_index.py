@@ -5,14 +5,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+from pydantic import Field
 
 from coinmesh_local.steps.errors import StepError
 from meshkit import log_lines
+from meshkit.settings import MeshSettings
+from meshkit.tls import client_ssl_context
 
 PREFIX = "coinmesh-logs-"
 DAY = f"{PREFIX}%Y.%m.%d"
 _KEYWORDS = ("level", "service", "instance", "logger", "trace_id", "span_id")
 _log = logging.getLogger(__name__)
+
+
+class LogStoreSettings(MeshSettings):
+    """Where the log store is, and how many days of lines it keeps."""
+
+    log_store_url: str
+    log_retention_days: int = Field(default=7, ge=1)
 
 
 def template() -> dict[str, Any]:
@@ -40,8 +50,15 @@ def expired(names: list[str], today: datetime, days: int) -> list[str]:
     return sorted(name for name in names if name.startswith(PREFIX) and name < oldest)
 
 
-def prepare(client: httpx.Client, days: int) -> None:
-    """Set the template and delete what is older than `days`; StepError when the store refuses."""
+def prepare(settings: LogStoreSettings) -> None:
+    """Set the template and delete what is older than the retention; StepError when refused."""
+    tls = client_ssl_context(settings)
+    url, days = settings.log_store_url, settings.log_retention_days
+    with httpx.Client(base_url=url, verify=tls or True, timeout=30) as client:
+        _prepare(client, days)
+
+
+def _prepare(client: httpx.Client, days: int) -> None:
     try:
         client.put("/_index_template/coinmesh-logs", json=template()).raise_for_status()
         listed = client.get(f"/_cat/indices/{PREFIX}*", params={"format": "json", "h": "index"})
