@@ -152,7 +152,7 @@ def test_the_schema_refuses_what_it_should():
 
 def test_the_filter_answers_rsyslog_line_by_line():
     messages = [
-        {"msg": "password=hush1234", "$!": {"metadata": {"filename": "/home/logs/kafka-1.log"}}},
+        {"msg": "password=hush1234", "$!": {"metadata": {"filename": "/x/logs/kafka-1.log"}}},
         {"msg": json.dumps(OWN), "$!": {"metadata": {"filename": "spark-stream.log"}}},
     ]
     text = "not json\n" + "".join(json.dumps(message) + "\n" for message in messages)
