@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time_ns
 
 import msgspec
 import numpy as np
@@ -29,9 +29,11 @@ from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.kafka import KafkaSink
 from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
+from coinmesh_spark.traces import MicroBatch
 from coinmesh_spark.trades import MICROS, Trades
-from meshkit import settings
+from meshkit import settings, tracing
 from meshkit.registry import Registry
+from meshkit.tracing import Tracing
 
 RESULT = "report binary"
 """The schema of what a task gives back: one row with its report."""
@@ -106,6 +108,7 @@ class _Sinks:
         self.cassandra = CassandraSink(configured)
         self.kafka = KafkaSink(configured, configured.service_name)
         self.ahead = round(configured.spark_ahead_seconds * MICROS)
+        self.tracing = Tracing(configured)
         self._registry: Registry | None = None
         self._settings = configured
 
@@ -162,6 +165,7 @@ class _Task:
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Report:
         plan, partition = self._plan, self._partition
+        begun_ns = time_ns()
         sinks = _sinks()
         snapshots = Snapshots(plan.directory)
         known = plan.starts.get(partition)
@@ -177,6 +181,19 @@ class _Task:
                 f"{known.file} has it up to {known.next_offset}"
             )
         appended = max(_newest_append(batch) for batch in records)
+        traced = MicroBatch(
+            sinks.tracing,
+            records,
+            begun_ns,
+            {
+                tracing.TOPIC: topics.TRADES.name,
+                tracing.PARTITION: str(partition),
+                "coinmesh.batch": plan.batch,
+                "coinmesh.records": len(offsets),
+                "coinmesh.first_offset": first,
+                "coinmesh.last_offset": last,
+            },
+        )
         self._reach("decoded")
         self._step("decode")
 
@@ -187,18 +204,21 @@ class _Task:
 
         run_name = f"stream:{partition}:{plan.batch}:{first}-{last}"
         self._dead_letters(records, decoded, changes)
-        written = sinks.cassandra.write(_rows(changes, run_name.encode()))
+        with traced.asking("cassandra", "write bars"):
+            written = sinks.cassandra.write(_rows(changes, run_name.encode()))
         self._reach("written")
         self._step("cassandra")
 
-        self._send(changes, run_name, appended * 1_000_000)
+        self._send(changes, run_name, appended * 1_000_000, traced)
         sinks.kafka.flush()
+        traced.sent()
         self._reach("sent")
         self._step("kafka")
 
         file, size = snapshots.save(plan.batch, partition, state)
         self._reach("saved")
         self._step("snapshot")
+        traced.end()
         return Report(
             partition=partition,
             first=first,
@@ -273,14 +293,15 @@ class _Task:
         header = framing.header(self._plan.schema_ids[name])
         _sinks().kafka.send(name, key, header + letter.SerializeToString())
 
-    def _send(self, changes: Changes, run_name: str, receive_time: int) -> None:
+    def _send(self, changes: Changes, run_name: str, receive_time: int, traced: MicroBatch) -> None:
         """Queue all bars and indicators."""
         kafka, ids = _sinks().kafka, self._plan.schema_ids
         bars, indicators = topics.BARS.name, topics.INDICATORS.name
         header = framing.header(ids[bars])
         for at, bar in enumerate(changes.bars):
             key = bar.instrument.encode()
-            kafka.send(bars, key, header + rows.bar_event(bar, run_name, receive_time))
+            value = header + rows.bar_event(bar, run_name, receive_time)
+            kafka.send(bars, key, value, traced.headers(bar))
             if at == len(changes.bars) // 2 and os.environ.get("COINMESH_SPARK_FAILPOINTS"):
                 kafka.flush()
                 self._reach("half")
