@@ -130,6 +130,7 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_SIM_RATE": "2",
         "COINMESH_BINANCE_SYMBOLS": "*",
         "COINMESH_SPARK_ARCHIVE_TRIGGER": "5",
+        "COINMESH_TRACE_SAMPLING_RATIO": "0.2",
     }
     options = Options(ports="free", gateways=2)
     with TestMesh(workspace.root / "e2e", options, environment) as mesh:
