@@ -109,7 +109,7 @@ def _components(mesh: Mesh, report: Report) -> list[dict[str, Any]]:
 
 def _scrape(endpoint: dict[str, str | None], tls: Path) -> Samples:
     with http_client(endpoint, tls) as client:
-        text = client.get("").raise_for_status().text
+        text = client.get(str(endpoint["url"])).raise_for_status().text
     return [
         (sample.name, dict(sample.labels), sample.value)
         for family in text_string_to_metric_families(text)

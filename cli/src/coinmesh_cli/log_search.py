@@ -127,18 +127,23 @@ def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line] | None:
         "query": {"bool": {"filter": conditions}},
         "sort": [{"ts": {"order": "desc", "unmapped_type": "date_nanos"}}, {"_id": "desc"}],
     }
+    try:
+        with http_client(store, mesh.home.tls, timeout=5) as client:
+            return _newest(client, query, wanted, limit)
+    except (httpx.HTTPError, OSError, KeyError, ValueError):
+        return None
+
+
+def _newest(client: httpx.Client, query: dict[str, Any], wanted: Wanted, limit: int) -> list[Line]:
+    """Page through the query's hits, newest first, until `limit` lines match; by time."""
     lines: list[Line] = []
-    with http_client(store, mesh.home.tls, timeout=5) as client:
-        while len(lines) < limit:
-            try:
-                answer = client.post(f"/{INDICES}/_search", json=query)
-                hits = answer.raise_for_status().json()["hits"]["hits"]
-            except (httpx.HTTPError, KeyError, ValueError):
-                return None
-            lines += [hit["_source"] for hit in hits if wanted.matches(hit["_source"])]
-            if len(hits) < PAGE:
-                break
-            query["search_after"] = hits[-1]["sort"]
+    while len(lines) < limit:
+        answer = client.post(f"/{INDICES}/_search", json=query)
+        hits = answer.raise_for_status().json()["hits"]["hits"]
+        lines += [hit["_source"] for hit in hits if wanted.matches(hit["_source"])]
+        if len(hits) < PAGE:
+            break
+        query["search_after"] = hits[-1]["sort"]
     return sorted(lines[:limit], key=lambda line: line["ts"])
 
 
