@@ -3,6 +3,7 @@
 `Twins` compares them after each input; the engine's other tests run on it too.
 """
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -159,6 +160,18 @@ def test_every_other_spelling_is_taken_or_refused_alike(
         frame[at : at + cut] = put
     pair.send(bytes(frame))
     pair.send(trade(12))
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("cut", [0, 1])
+def test_edits_wherever_a_number_or_a_mark_begins_or_ends(which: int, cut: int) -> None:
+    size = len(usual(Book())[which])
+    for at, put in itertools.product(range(size), b"0|00|9| |-|.|1e1".split(b"|")):
+        pair = Pair()
+        frame = usual(pair.book)[which]
+        if frame[at - 1 : at].isalnum() and frame[at : at + 1].isalnum():
+            continue
+        pair.send(frame[:at] + put + frame[at + cut :])
 
 
 units = st.one_of(
