@@ -118,8 +118,8 @@ class Harness:
 
     # -- Kafka ----------------------------------------------------------------------------------
 
-    def send(self, records):
-        """Produce (key, value) or (key, value, partition) to the trades; [(partition, offset)]."""
+    def send(self, records, topic=TRADES):
+        """Produce (key, value) to a topic, by default the trades; [(partition, offset)]."""
         producer = Producer(
             {
                 **self.kafka,
@@ -138,7 +138,7 @@ class Harness:
             return report
 
         for at, (key, value) in enumerate(records):
-            producer.produce(TRADES, value, key, on_delivery=acknowledged(at))
+            producer.produce(topic, value, key, on_delivery=acknowledged(at))
             producer.poll(0)
         assert producer.flush(60) == 0
         self._trades_end = None
@@ -204,11 +204,16 @@ class Harness:
         return self._own(newest)
 
     def dead_letters(self):
-        """(origin partition, origin offset) → (reason, key, value)."""
+        """Of trades: (origin partition, origin offset) → (reason, key, value)."""
+        return self.dead_letters_of(TRADES)
+
+    def dead_letters_of(self, topic):
+        """As `dead_letters`, of any topic."""
         letters = (DeadLetter.FromString(v[6:]) for *_, v in self.read(topics.DEAD_LETTERS.name))
         return {
             (one.origin_partition, one.origin_offset): (one.reason, one.key, one.value)
             for one in letters
+            if one.origin_topic == topic
         }
 
     # -- Cassandra ------------------------------------------------------------------------------

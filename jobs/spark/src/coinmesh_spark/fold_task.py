@@ -19,14 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from coinmesh_contracts import framing, topics
-from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
-from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER
 from coinmesh_spark import failpoints, fold
 from coinmesh_spark.decode import Decoded, Decoder
 from coinmesh_spark.fold import Changes, Rules
 from coinmesh_spark.settings import WorkerSettings
 from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
+from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
 from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
 from coinmesh_spark.traces import MicroBatch
@@ -270,28 +269,13 @@ class _Task:
             self._give_up(records[number], row, reason, detail)
 
     def _give_up(self, batch: pa.RecordBatch, row: int, reason: str, detail: str) -> None:
-        topic, offset = topics.TRADES.name, batch.column("offset")[row].as_py()
-        key, value = batch.column("key")[row].as_py(), batch.column("value")[row].as_py()
         reporter = settings.read(WorkerSettings).service_name
-        letter = DeadLetter(
-            event_id=f"dlq:{topic}:{self._partition}:{offset}",
-            receive_time=batch.column("timestamp").cast(pa.int64())[row].as_py() * 1000,
-            source=reporter,
-            type=EVENT_TYPE_DEAD_LETTER,
-            instrument=(key or b"").decode("utf-8", "replace"),
-            origin_topic=topic,
-            origin_partition=self._partition,
-            origin_offset=offset,
-            reason=reason,
-            detail=detail,
-            key=key,
-            value=value or b"",
-            reporter=reporter,
+        key, letter = dead_letter(
+            topics.TRADES.name, batch, row, reason=reason, detail=detail, reporter=reporter
         )
         self._dead[reason] = self._dead.get(reason, 0) + 1
         name = topics.DEAD_LETTERS.name
-        header = framing.header(self._plan.schema_ids[name])
-        _sinks().kafka.send(name, key, header + letter.SerializeToString())
+        _sinks().kafka.send(name, key, framing.header(self._plan.schema_ids[name]) + letter)
 
     def _send(self, changes: Changes, run_name: str, receive_time: int, traced: MicroBatch) -> None:
         """Queue all bars and indicators."""

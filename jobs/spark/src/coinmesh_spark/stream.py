@@ -77,7 +77,9 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         told = StreamMetrics(numbers)
         queries: dict[str, Query] = {
             bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
-            archive_query.NAME: ArchiveQuery(settings, told.archive_batch),
+            archive_query.NAME: ArchiveQuery(
+                settings, known.ids[topics.DEAD_LETTERS.name], told.archive_batch
+            ),
         }
         if only:
             queries = {only: queries[only]}
@@ -89,7 +91,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
             server = metrics.start(listen, numbers, certificate_files(settings))
         spark = session.start(settings)
         try:
-            _watch(spark, queries, told, stop)
+            _watch(spark, queries, told, stop, settings.kafka_bootstrap_servers)
         finally:
             _stop(spark)
             if server is not None:
@@ -107,20 +109,24 @@ class _Watched:
 
 
 def _watch(
-    spark: SparkSession, queries: dict[str, Query], told: StreamMetrics, stop: threading.Event
+    spark: SparkSession,
+    queries: dict[str, Query],
+    told: StreamMetrics,
+    stop: threading.Event,
+    brokers: str,
 ) -> None:
     watched = {name: _Watched(query) for name, query in queries.items()}
     while not stop.wait(_TICK_SECONDS):
         try:
             for name, one in watched.items():
-                _step(spark, name, one, told)
+                _step(spark, name, one, told, brokers)
         except (Py4JError, ConnectionError) as error:
             if stop.is_set():
                 return
             raise JvmLostError(f"Spark's JVM is gone ({error})") from error
 
 
-def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) -> None:
+def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
     """Start a query that is due, look after one that runs."""
     if one.running is None:
         one.wait -= _TICK_SECONDS
@@ -134,6 +140,8 @@ def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) ->
             one.backoff.healthy()
         return
     cause = _cause(one.running.exception())
+    if cause.startswith("org.apache.kafka."):
+        cause = f"Kafka at {brokers}: {cause}"
     one.running = None
     if one.query.fatal is not None:
         raise one.query.fatal
@@ -153,7 +161,7 @@ def _cause(error: StreamingQueryException | None) -> str:
         # An exception of ours, raised in a worker or in the driver.
         r"^((?:coinmesh|meshkit)[\w.]*: .*)$",
         r"Job aborted due to stage failure:.*?: ((?:[a-z]+\.)+\w+: .*)$",
-        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): .*)$",
+        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): (?!An exception was thrown from).*)$",
     ):
         if found := re.search(pattern, text, re.MULTILINE):
             return found[1][:1000]
