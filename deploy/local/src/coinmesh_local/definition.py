@@ -27,7 +27,8 @@ class Probe(Strict):
 
     kind: ProbeKind = "spawn"
     target: str = ""
-    #: Expected number of brokers for `kafka`, the service's name for `grpc`.
+    #: Expected number of brokers for `kafka`, the service's name for `grpc`, for `http` what the
+    #: answers must contain.
     expect: str = ""
     #: The authority of a listener that the mesh's own doesn't vouch for.
     ca: str = ""

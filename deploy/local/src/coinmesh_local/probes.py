@@ -64,7 +64,7 @@ async def _connect(target: str, probe: Probe) -> tuple[asyncio.StreamReader, asy
 async def _http(probe: Probe) -> bool:
     async with httpx.AsyncClient(verify=_tls(probe) or True, timeout=ATTEMPT) as client:
         answers = [await client.get(url) for url in probe.target.split()]
-    return all(answer.is_success for answer in answers)
+    return all(answer.is_success and probe.expect in answer.text for answer in answers)
 
 
 async def _grpc(probe: Probe) -> bool:
