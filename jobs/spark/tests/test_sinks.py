@@ -96,8 +96,7 @@ def test_indicator_events_share_what_is_common():
 @pytest.mark.component
 def test_whoever_reads_a_bar_has_all_before_it(harness):
     """A catch-up batch of three hours, read while it is written: always a beginning of it."""
-    addresses = harness.mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
-    sink = CassandraSink(CassandraSettings(cassandra_contact_points=addresses))
+    sink = CassandraSink(harness.mesh.read(CassandraSettings, "spark-stream"))
     name = f"{harness.venue}.ORDER-USDT"
     starts = [
         START - START % 3600 + 3600 * hour + second for hour in range(3) for second in range(600)

@@ -87,7 +87,7 @@ def test_outages_restarts_and_a_second_application_lose_nothing(harness):
             where += send(harness, later)
             told(harness, process, "bars", settings["COINMESH_CASSANDRA_CONTACT_POINTS"])
         with away(harness, "kafka"):
-            broker = harness.brokers.rpartition(":")[2]
+            broker = settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2]
             refused = re.compile(rf":{broker}\).* could not be established")
             harness.until(lambda: refused.search(harness.tail(10**7)), process)
         newest = market(harness, 4, 390)
