@@ -36,7 +36,7 @@ _PROBE_SECONDS: Final = 2.0
 
 
 class CountedLetters(DeadLetters):
-    """Counts what can't be decoded: a reader that starts anew each time must not send it anew."""
+    """Counts what can't be decoded; who archives a topic tells of it, once (jobs/spark)."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._undecodable = metrics.counter(
