@@ -58,6 +58,9 @@ class Harness:
         self.bucket = f"spark-test-{number}"
         self.store(allow_bucket_creation=True).create_dir(self.bucket)
         self.environment["COINMESH_S3_BUCKET"] = self.bucket
+        # The job's own credentials are good for the mesh's bucket alone.
+        credentials = "COINMESH_S3_CREDENTIALS_FILE"
+        self.environment[credentials] = mesh.settings[credentials]
         self._trades_end = None
         self.log = directory / "application.log"
         self.header = framing.header(_schema_id(mesh, f"{TRADES}-value"))
