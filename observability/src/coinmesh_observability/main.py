@@ -46,8 +46,8 @@ def alertmanager(out: Out, tls: Tls = None) -> None:
 @app.command()
 def grafana(
     out: Out,
-    prometheus_url: Annotated[str, typer.Option()] = "http://127.0.0.1:19490",
-    jaeger_url: Annotated[str, typer.Option()] = "http://127.0.0.1:16686",
+    prometheus_url: Annotated[str, typer.Option()] = "https://127.0.0.1:19490",
+    jaeger_url: Annotated[str, typer.Option()] = "https://127.0.0.1:18686",
 ) -> None:
     """Write dashboards, data sources and alert rules in the layout of Grafana's provisioning."""
     for path, content in provisioning.files(prometheus_url, jaeger_url).items():
