@@ -67,7 +67,9 @@ def test_traces_go_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.Mo
     resources = json.loads((tmp_path / "envoy.json").read_text())["static_resources"]
     assert resources["clusters"][-1]["name"] == "jaeger"
     (network,) = resources["listeners"][0]["filter_chains"][0]["filters"]
-    assert network["typed_config"]["tracing"]["random_sampling"] == {"value": 25.0}
+    provider = network["typed_config"]["tracing"]["provider"]["typed_config"]
+    sampler = provider["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
+    assert sampler["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
 
 
 def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from meshkit.settings import Address, TracingSettings
 
 CLUSTER = "jaeger"
 SERVICE = "envoy"
+_SAMPLERS = "type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3."
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Tracing:
         """The connection manager's part."""
         return {
             "client_sampling": {"value": 0},
-            "random_sampling": {"value": self.ratio * 100},
+            # The sampler below decides, which knows the caller's decision.
+            "random_sampling": {"value": 100},
             "spawn_upstream_span": False,
             "provider": {
                 "name": "envoy.tracers.opentelemetry",
@@ -48,6 +50,25 @@ class Tracing:
                         "envoy_grpc": {"cluster_name": CLUSTER},
                         "timeout": "3s",
                     },
+                    "sampler": _extension(
+                        "parent_based",
+                        "ParentBasedSamplerConfig",
+                        wrapped_sampler=_extension(
+                            "trace_id_ratio_based",
+                            "TraceIdRatioBasedSamplerConfig",
+                            sampling_percentage={
+                                "numerator": round(self.ratio * 1_000_000),
+                                "denominator": "MILLION",
+                            },
+                        ),
+                    ),
                 },
             },
         }
+
+
+def _extension(name: str, kind: str, **config: Any) -> dict[str, Any]:
+    return {
+        "name": f"envoy.tracers.opentelemetry.samplers.{name}",
+        "typed_config": {"@type": f"{_SAMPLERS}{kind}", **config},
+    }
