@@ -51,6 +51,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Bytes of a call's metadata; Envoy lets users send no more than 32 KiB of headers.
+    ("grpc.max_metadata_size", 48 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 16 << 20),
 )
