@@ -1,11 +1,13 @@
 """Producer, consumers, decoding and dead letters on a real Kafka and registry."""
 
 import asyncio
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -83,6 +85,60 @@ async def fill(kafka: KafkaSettings, topic: str, numbers: range, keys: int = 1) 
     async with Producer(kafka, client_id="fill") as producer:
         for number in numbers:
             await producer.produce(topic, f"key-{number % keys}", str(number).encode())
+
+
+async def test_renewals_cost_no_record_and_no_order(
+    kafka: KafkaSettings, make_topic: MakeTopic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Producer and consumer go on with new clients; each key's records stay in order, each once."""
+    monkeypatch.setattr("meshkit.rotation.CHECK_SECONDS", 0.02)
+    topic, tls_dir = make_topic(4), tmp_path / "tls"
+    assert kafka.tls_dir is not None
+    files = kafka.tls_dir / "current"
+
+    def renew(number: int) -> None:
+        shutil.copytree(files, tls_dir / str(number))
+        link = tls_dir / "next"
+        link.symlink_to(str(number))
+        link.rename(tls_dir / "current")
+
+    renew(0)
+    ours = kafka.model_copy(update={"tls_dir": tls_dir})
+    clients: set[int] = set()
+    read_back: list[Message] = []
+    count, renewals = 6000, 3
+
+    async def consume() -> None:
+        async with (
+            Consumer.assigned(ours, [topic], "beginning", client_id="c") as consumer,
+            aclosing(consumer.batches()) as batches,
+        ):
+            async for batch in batches:
+                clients.add(id(consumer._consumer))  # pyright: ignore[reportPrivateUsage]
+                read_back.extend(batch)
+                if len(read_back) == count:
+                    return
+
+    reading = asyncio.create_task(consume())
+    async with Producer(ours, client_id="p") as producer:
+        first = producer._producer  # pyright: ignore[reportPrivateUsage]
+        for number in range(count):
+            await producer.produce(topic, f"key-{number % 7}", str(number).encode())
+            if number % (count // renewals) == count // renewals // 2:
+                renew(1 + number)
+            if number % 20 == 0:
+                await asyncio.sleep(0.001)
+        assert producer._producer is not first  # pyright: ignore[reportPrivateUsage]
+    async with asyncio.timeout(60):
+        await reading
+    assert len(clients) > 1
+    by_key: dict[bytes, list[int]] = {}
+    for record in read_back:
+        key, value = record.key(), record.value()
+        assert isinstance(key, bytes)
+        by_key.setdefault(key, []).append(int(value or b""))
+    assert all(numbers == sorted(numbers) for numbers in by_key.values())
+    assert sorted(n for numbers in by_key.values() for n in numbers) == list(range(count))
 
 
 async def test_records_arrive_in_order_and_are_reported(

@@ -21,7 +21,9 @@ from meshkit.errors import DataLoss, Unavailable
 from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
 from meshkit.metrics import Metrics, Read
 from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
+from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
+from meshkit.tls import certificate_files
 
 __all__ = ["Consumer", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
 _log = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class Consumer:
         self._failure: DataLoss | None = None
         reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
         merged = {**CONSUMER_CONFIG, **config, "error_cb": reporter}
+        self._config = merged
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
         self._consumer = confluent_kafka.Consumer(merged, logger=client_log())
         self._thread = ThreadPoolExecutor(1, "kafka-consumer")
         self._positions: dict[Partition, int] = {}
@@ -165,6 +170,7 @@ class Consumer:
         """
         while True:
             if self._fetching is None:
+                await self._renew_if_due()
                 self._fetching = self._submit(lambda: self._collect(max_messages, max_wait))
             # A cancelled reader doesn't lose what is being fetched: the next one gets it.
             fetched = await asyncio.shield(self._fetching)
@@ -176,6 +182,26 @@ class Consumer:
                 self._appended[key] = message.timestamp()[1]
             if batch:
                 yield batch
+
+    async def _renew_if_due(self) -> None:
+        """Go on with a new consumer when the certificate was renewed, where the old one stands.
+
+        A member of a group leaves it and comes back; what it has not committed is repeated.
+        """
+        version = self._renewals.pending()
+        if version is None:
+            return
+        fresh = confluent_kafka.Consumer(self._config, logger=client_log())
+        old, self._consumer = self._consumer, fresh
+        await self._run(old.close)
+        if self._start is None:
+            self._positions.clear()
+            names = [item if isinstance(item, str) else item[0] for item in self._wanted]
+            await self._run(lambda: fresh.subscribe(names, on_revoke=self._revoked))
+        else:
+            assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+            await self._run(lambda: fresh.assign(assignment))
+        self._renewals.taken(version)
 
     async def commit(self) -> None:
         """Commit what was handed out so far: call it after the last batch's effect."""
