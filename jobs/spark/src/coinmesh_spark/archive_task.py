@@ -36,6 +36,8 @@ from coinmesh_spark.sinks.kafka import KafkaSink
 from meshkit import settings
 from meshkit.errors import Unavailable
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
+from meshkit.tls import certificate_files
 
 RESULT = (
     "topic string, partition int, objects int, records long, bytes long, trades long, dead string"
@@ -85,6 +87,18 @@ class _Store:
         self.files = object_store.connect(self._settings)
         self._known_schemas: set[int] = set()
         self._accepted: dict[tuple[str, int], bool] = {}
+        files = certificate_files(self._settings)
+        self._renewals = Renewals(files.version if files else None)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connections were made with a certificate that has been renewed since."""
+        return self._renewals.pending() is not None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if "cassandra" in self.__dict__:
+            self.cassandra.close()
 
     @cached_property
     def cassandra(self) -> CassandraSink:
@@ -157,8 +171,16 @@ class _Store:
         self._known_schemas.add(schema_id)
 
 
-@cache
 def _store() -> _Store:
+    store = _kept_store()
+    if store.stale:
+        _kept_store.cache_clear()
+        store.close()
+    return _kept_store()
+
+
+@cache
+def _kept_store() -> _Store:
     return _Store()
 
 

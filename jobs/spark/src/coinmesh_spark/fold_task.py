@@ -32,6 +32,8 @@ from coinmesh_spark.traces import MicroBatch
 from coinmesh_spark.trades import MICROS, Trades
 from meshkit import settings, tracing
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
+from meshkit.tls import certificate_files
 from meshkit.tracing import Tracing
 
 RESULT = "report binary"
@@ -110,6 +112,19 @@ class _Sinks:
         self.tracing = Tracing(configured)
         self._registry: Registry | None = None
         self._settings = configured
+        files = certificate_files(configured)
+        self._renewals = Renewals(files.version if files else None)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connections were made with a certificate that has been renewed since."""
+        return self._renewals.pending() is not None
+
+    def close(self) -> None:
+        """Let go of the connections; between tasks nothing is on its way."""
+        self.cassandra.close()
+        if self._registry is not None:
+            self._registry.close()
 
     def accepts(self, schema_id: int) -> bool:
         """Whether a schema that was unknown at start belongs to the trades' topic."""
@@ -118,8 +133,17 @@ class _Sinks:
         return self._registry.accepts_now(topics.TRADES.name, schema_id)
 
 
-@cache
 def _sinks() -> _Sinks:
+    sinks = _kept_sinks()
+    if sinks.stale:
+        _decoder.cache_clear()
+        _kept_sinks.cache_clear()
+        sinks.close()
+    return _kept_sinks()
+
+
+@cache
+def _kept_sinks() -> _Sinks:
     sinks = _Sinks()
     # A batch makes many short-lived objects without cycles; what lives on is here already.
     gc.collect()

@@ -30,6 +30,7 @@ from meshkit import metrics
 from meshkit.backoff import Backoff
 from meshkit.kafka import await_topics, client_config
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
 from meshkit.settings import PREFIX, Address, SettingsError
 from meshkit.tls import certificate_files
 
@@ -91,7 +92,9 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
             server = metrics.start(listen, numbers, certificate_files(settings))
         spark = session.start(settings)
         try:
-            _watch(spark, queries, told, stop, settings.kafka_bootstrap_servers)
+            files = certificate_files(settings)
+            renewals = Renewals(files.version if files else None)
+            _watch(spark, queries, told, stop, renewals, settings.kafka_bootstrap_servers)
         finally:
             _stop(spark)
             if server is not None:
@@ -113,11 +116,15 @@ def _watch(
     queries: dict[str, Query],
     told: StreamMetrics,
     stop: threading.Event,
+    renewals: Renewals,
     brokers: str,
 ) -> None:
     watched = {name: _Watched(query) for name, query in queries.items()}
     while not stop.wait(_TICK_SECONDS):
         try:
+            if (version := renewals.pending()) is not None:
+                _renew(watched)
+                renewals.taken(version)
             for name, one in watched.items():
                 _step(spark, name, one, told, brokers)
         except (Py4JError, ConnectionError) as error:
@@ -127,6 +134,19 @@ def _watch(
 
 
 def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
+def _renew(watched: dict[str, _Watched]) -> None:
+    """End the queries' runs; each goes on from its checkpoint with the certificate of now.
+
+    A query's Kafka clients are made when it starts and read their keystore then.
+    """
+    for name, one in watched.items():
+        if one.running is not None and one.running.isActive:
+            one.running.stop()
+            one.running, one.wait = None, 0.0
+            _log.info("query %s goes on with the renewed certificate", name)
+
+
+def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) -> None:
     """Start a query that is due, look after one that runs."""
     if one.running is None:
         one.wait -= _TICK_SECONDS
