@@ -109,7 +109,7 @@ class _Sinks:
         self.cassandra = CassandraSink(configured)
         self.kafka = KafkaSink(configured, configured.service_name)
         self.ahead = round(configured.spark_ahead_seconds * MICROS)
-        self.tracing = Tracing(configured)
+        self.tracing = _tracing()
         self._registry: Registry | None = None
         self._settings = configured
         files = certificate_files(configured)
@@ -131,6 +131,12 @@ class _Sinks:
         if self._registry is None:
             self._registry = Registry(self._settings)
         return self._registry.accepts_now(topics.TRADES.name, schema_id)
+
+
+@cache
+def _tracing() -> Tracing:
+    """Its exporter follows renewals by itself, so that it outlives the sinks."""
+    return Tracing(settings.read(WorkerSettings))
 
 
 def _sinks() -> _Sinks:
