@@ -94,7 +94,8 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         try:
             files = certificate_files(settings)
             renewals = Renewals(files.version if files else None)
-            _watch(spark, queries, told, stop, renewals, settings.kafka_bootstrap_servers)
+            brokers = settings.kafka_bootstrap_servers
+            _watch(spark, queries, told, stop, renewals=renewals, brokers=brokers)
         finally:
             _stop(spark)
             if server is not None:
@@ -116,6 +117,7 @@ def _watch(
     queries: dict[str, Query],
     told: StreamMetrics,
     stop: threading.Event,
+    *,
     renewals: Renewals,
     brokers: str,
 ) -> None:
@@ -133,7 +135,6 @@ def _watch(
             raise JvmLostError(f"Spark's JVM is gone ({error})") from error
 
 
-def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
 def _renew(watched: dict[str, _Watched]) -> None:
     """End the queries' runs; each goes on from its checkpoint with the certificate of now.
 
@@ -146,7 +147,7 @@ def _renew(watched: dict[str, _Watched]) -> None:
             _log.info("query %s goes on with the renewed certificate", name)
 
 
-def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) -> None:
+def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
     """Start a query that is due, look after one that runs."""
     if one.running is None:
         one.wait -= _TICK_SECONDS
