@@ -88,6 +88,13 @@ test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh 
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
 
+.PHONY: sbom licences
+sbom: install $(DEV_STAMP) ## Writes the bill of materials (CycloneDX) to .coinmesh/build
+	$(BIN)/python supply/sbom.py
+
+licences: install $(DEV_STAMP) ## Writes docs/licences.md: run it after `make lock`
+	$(BIN)/python supply/sbom.py licences
+
 .PHONY: lock contracts-accept
 lock: $(UV) ## Resolves requirements/*.in into hash-pinned locks
 	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt
