@@ -27,7 +27,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def mesh(workspace: Workspace) -> Iterator[TestMesh]:
     """A mesh of its own, whose topics hold nothing but what these tests write."""
     with TestMesh(workspace.root / "dlq") as own:
-        own.require("topics")
+        own.require("kafka-access", "topics", "schemas")
         yield own
 
 

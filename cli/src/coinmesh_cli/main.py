@@ -8,7 +8,7 @@ from rich.console import Console
 
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.users import UserError
-from coinmesh_cli import dlq, doctor, mesh, status, tail, trace, users
+from coinmesh_cli import audit, dlq, doctor, mesh, status, tail, trace, users
 from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
@@ -33,6 +33,7 @@ tail.register(app)
 dlq.register(app)
 users.register(app)
 trace.register(app)
+audit.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (

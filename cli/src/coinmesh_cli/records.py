@@ -13,7 +13,7 @@ from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings, read
 
 TIMEOUT = 10.0
-IDLE = 10.0
+IDLE = 0.5
 
 
 def kafka_settings() -> KafkaSettings:

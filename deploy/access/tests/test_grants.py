@@ -171,12 +171,12 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
             check_directory_existence_before_creation=False,
         )
 
-    def put(client: Any, key: str) -> None:
-        with client.open_output_stream(f"coinmesh/{key}") as stream:
+    def put(client: Any, key: str, bucket: str = "coinmesh") -> None:
+        with client.open_output_stream(f"{bucket}/{key}") as stream:
             stream.write(key.encode())
 
-    def get(client: Any, key: str) -> bytes:
-        with client.open_input_stream(f"coinmesh/{key}") as stream:
+    def get(client: Any, key: str, bucket: str = "coinmesh") -> bytes:
+        with client.open_input_stream(f"{bucket}/{key}") as stream:
             return stream.read()
 
     def listed(client: Any, prefix: str) -> list[str]:
@@ -197,6 +197,7 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
                 allow_bucket_creation=True,
             )
             bucket.create_dir("coinmesh")
+            bucket.create_dir("coinmesh-audit")
             put(admin, "audit/head")
         except OSError:
             return False
@@ -207,8 +208,16 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
     for client in (spark, cli):
         assert get(client, "raw/t/1") == b"raw/t/1"
         assert listed(client, "raw") == ["coinmesh/raw/t/1"]
-    assert get(cli, "audit/head") == b"audit/head"
+    anchor = store(**keys["audit-anchor"][0])
+    put(anchor, "audit/1", "coinmesh-audit")
+    for client in (anchor, cli):
+        assert get(client, "audit/1", "coinmesh-audit") == b"audit/1"
     for refused in (
+        lambda: get(cli, "audit/head"),
+        lambda: put(cli, "audit/2", "coinmesh-audit"),
+        lambda: put(anchor, "other/1", "coinmesh-audit"),
+        lambda: put(anchor, "audit/1"),
+        lambda: get(spark, "audit/1", "coinmesh-audit"),
         lambda: put(spark, "curated/x"),
         lambda: put(spark, "rawx"),
         lambda: get(spark, "audit/head"),

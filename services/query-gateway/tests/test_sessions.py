@@ -18,6 +18,7 @@ from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
     SessionServiceStub,
     add_SessionServiceServicer_to_server,
 )
+from meshkit.audit import AuditLog
 from meshkit.calls import LayeredInterceptor
 from meshkit.cookies import CSRF_COOKIE, LOGIN_COOKIE, TOKEN_COOKIE
 from meshkit.errors import error_info, error_layer
@@ -42,7 +43,8 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 async def serving(address: str | None, ca: Path | None) -> AsyncIterator[Any]:
     """A stub of the service; what it needs of Kafka and the rest isn't there."""
     settings = GatewaySettings.model_construct(vault_addr=address, vault_ca=ca)
-    sessions = Sessions(settings)
+    settings_log = AuditLog(settings, source="test")
+    sessions = Sessions(settings, settings_log)
     server = grpc.aio.server(interceptors=[LayeredInterceptor([error_layer()])])
     add_SessionServiceServicer_to_server(sessions, server)
     port = server.add_insecure_port("127.0.0.1:0")

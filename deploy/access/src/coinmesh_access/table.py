@@ -59,7 +59,7 @@ class RedisAccess(_Part):
 
 
 class S3Access(_Part):
-    """Prefixes of the bucket; reading covers listing."""
+    """Prefixes of the bucket, or of another one as `bucket:prefix/`; reading covers listing."""
 
     read: Annotated[Names, AfterValidator(_prefixes)] = ()
     write: Annotated[Names, AfterValidator(_prefixes)] = ()
@@ -71,6 +71,7 @@ class VaultAccess(_Part):
 
     read: Names = ()
     sign_audit: bool = False
+    check_audit: bool = False
 
 
 class Service(_Part):

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from confluent_kafka import KafkaException
@@ -174,6 +175,38 @@ class AuditLog:
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+
+    @asynccontextmanager
+    async def recorded(
+        self,
+        action: pb.AuditAction.ValueType,
+        *,
+        actor: str,
+        object: str,  # noqa: A002
+        detail: str = "",
+        metadata: Mapping[str, str] | None = None,
+        instrument: str = "",
+    ) -> AsyncGenerator[None, None]:
+        """Put an action on record, let the body do it, and note it when that fails.
+
+        Raises:
+            AuditUnavailable: There can be no record, and the body isn't run.
+        """
+        await self.record(
+            action,
+            ALLOWED,
+            actor=actor,
+            object=object,
+            detail=detail,
+            metadata=metadata,
+            instrument=instrument,
+        )
+        try:
+            yield
+        except BaseException as error:
+            why = error.reason if isinstance(error, MeshError) else type(error).__name__
+            self.note(action, FAILED, actor=actor, object=object, detail=why, metadata=metadata)
+            raise
 
     def denied(self, call: Call, denial: MeshError) -> None:
         """The hook for `serve(on_denied=…)`."""

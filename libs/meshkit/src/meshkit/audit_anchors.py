@@ -112,7 +112,7 @@ def _parse(signed: bytes) -> Anchor:
         anchored = Anchored(int(content["number"]), time, heads)
         digest = hashlib.sha256(signed).hexdigest()
         return Anchor(anchored, str(content["previous"]), int(content["offset"]), digest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnchorError(f"its document can't be read: {error}") from error
 
 

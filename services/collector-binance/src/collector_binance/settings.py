@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from meshkit.settings import HttpUrl, KafkaSettings, RegistrySettings, ServiceSettings
+from meshkit.audit import AuditSettings
+from meshkit.settings import HttpUrl, ServiceSettings
 
 
 def _ws_url(text: str) -> str:
@@ -22,7 +23,7 @@ def _symbols(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
+class CollectorSettings(ServiceSettings, AuditSettings):
     """What collector-binance reads from the environment, all with the prefix COINMESH_."""
 
     service_name: str = Field(

@@ -8,6 +8,7 @@ from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
     add_CollectorDirectoryServiceServicer_to_server,
 )
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
+from meshkit.audit import AuditLog
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
@@ -55,7 +56,8 @@ async def gateway(settings: GatewaySettings) -> int:
         ready=bootstrap.done.is_set,
         live=lambda: live.connected and live.caught_up.is_set(),
     )
-    sessions = Sessions(settings)
+    log = AuditLog(settings, source=settings.service_name, metrics=metrics)
+    sessions = Sessions(settings, log)
     events = EventService(settings, decoder, lambda: live.connected)
     return await serve(
         settings,
@@ -65,12 +67,13 @@ async def gateway(settings: GatewaySettings) -> int:
             (add_CollectorDirectoryServiceServicer_to_server, collectors),
             (add_session_service, sessions),
         ],
-        background=[session.connect, live.run, live.probe, bootstrap.run, latest.run],
-        on_drain=[collectors.close, sessions.close, session.close, cache.close],
+        background=[session.connect, live.run, live.probe, bootstrap.run, latest.run, log.run],
+        on_drain=[collectors.close, sessions.close, session.close, cache.close, log.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,
         tracing=tracing,
         on_stopping=hub.close,
+        on_denied=log.denied,
     )
 
 

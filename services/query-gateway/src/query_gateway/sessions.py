@@ -17,14 +17,16 @@ from typing import Any, Final, cast
 import grpc.aio
 import httpx
 
+from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_LOGIN, AuditOutcome
 from coinmesh_contracts.session.v1 import session_service_pb2 as api
 from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
 )
 from meshkit import cookies
+from meshkit.audit import ALLOWED, DENIED, FAILED, AuditLog
 from meshkit.authz import user
-from meshkit.errors import InvalidArgument, Unauthenticated, Unavailable
+from meshkit.errors import InvalidArgument, MeshError, Unauthenticated, Unavailable
 from query_gateway.settings import GatewaySettings
 
 add_session_service = add_SessionServiceServicer_to_server
@@ -37,7 +39,8 @@ _REFUSED: Final = frozenset({400, 401, 403, 404})
 class Sessions(SessionServiceServicer):
     """Exchanges keys and logins at Vault."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, log: AuditLog) -> None:
+        self._log = log
         self._client: httpx.AsyncClient | None = None
         if settings.vault_addr is not None:
             trusted = ssl.create_default_context(cafile=settings.vault_ca)
@@ -100,8 +103,20 @@ class Sessions(SessionServiceServicer):
                 "MALFORMED_API_KEY", "an API key looks like cm_<user>_<secret>", field="api_key"
             )
         path = f"auth/users/login/{match[1]}"
-        answer = await self._ask("POST", path, "the API key", json={"password": match[2]})
+        try:
+            answer = await self._ask("POST", path, "the API key", json={"password": match[2]})
+        except MeshError as error:
+            outcome = DENIED if isinstance(error, Unauthenticated) else FAILED
+            self._told(match[1], outcome, error.reason)
+            raise
+        self._told(match[1], ALLOWED, "")
         return str(answer["auth"]["client_token"]), int(answer["auth"]["lease_duration"])
+
+    def _told(self, name: str, outcome: AuditOutcome.ValueType, why: str) -> None:
+        # Not awaited: nobody shall be kept from reading by a Kafka that is down.
+        self._log.note(
+            AUDIT_ACTION_LOGIN, outcome, actor=f"user:{name[:100]}", object="session", detail=why
+        )
 
     async def _token(self, login: str) -> str:
         headers = {"X-Vault-Token": login}

@@ -7,13 +7,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from meshkit.audit import AuditSettings
 from meshkit.settings import (
     Address,
     CassandraSettings,
     HttpUrl,
-    KafkaSettings,
     RedisSettings,
-    RegistrySettings,
     ServiceSettings,
 )
 
@@ -34,9 +33,7 @@ def _collectors(text: str) -> str:
     return text
 
 
-class GatewaySettings(
-    ServiceSettings, KafkaSettings, RegistrySettings, CassandraSettings, RedisSettings
-):
+class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSettings):
     """What the query-gateway is told."""
 
     service_name: str = Field(

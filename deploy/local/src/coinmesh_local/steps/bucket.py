@@ -1,15 +1,18 @@
-"""Creates the S3 bucket and shows that it takes and returns an object."""
+"""Creates the S3 buckets and shows that the store takes and returns an object."""
 
 import time
 
 from pyarrow import fs
 
 from coinmesh_local.steps.errors import StepError
+from meshkit.audit_store import AnchorStore, AuditStoreSettings
 from meshkit.settings import S3Settings
 from meshkit.tls import certificate_files
 
 DEADLINE = 30.0
 PROBE = ".coinmesh-probe"
+#: Longer than the audit topic keeps its records.
+ANCHOR_DAYS = 400
 
 
 def create(settings: S3Settings) -> None:
@@ -42,3 +45,8 @@ def create(settings: S3Settings) -> None:
             if time.monotonic() > deadline:
                 raise StepError(f"bucket {bucket} at {endpoint} is not usable: {error}") from error
             time.sleep(0.5)
+
+
+def create_locked(settings: AuditStoreSettings) -> None:
+    """Make the bucket whose objects nobody can delete for `ANCHOR_DAYS`; Unavailable if not."""
+    AnchorStore(settings).create(ANCHOR_DAYS)

@@ -39,8 +39,10 @@ def run(name: str, settings: Mapping[str, str]) -> None:
         )
     elif name == "bucket":
         from coinmesh_local.steps import bucket
+        from meshkit.audit_store import AuditStoreSettings
 
         bucket.create(read(S3Settings, settings))
+        bucket.create_locked(read(AuditStoreSettings, settings))
     elif name == "log-index":
         from coinmesh_local.steps import log_index
 
