@@ -12,6 +12,11 @@ from hvac.exceptions import VaultError
 
 from coinmesh_access import users
 from coinmesh_access.login import SETUP, explained
+from coinmesh_cli.accounting import on_record
+from coinmesh_contracts.events.v1.audit_event_pb2 import (
+    AUDIT_ACTION_USER_PUT,
+    AUDIT_ACTION_USER_REMOVE,
+)
 from coinmesh_local import local_user
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
@@ -44,14 +49,20 @@ def add(
 ) -> None:
     """Make a user, or a new key for one; print its API key, which is shown only here."""
     with _administering() as client:
-        print(users.add(client, name, role, tier))
+        key = on_record(
+            AUDIT_ACTION_USER_PUT,
+            f"user:{name}",
+            lambda: users.add(client, name, role, tier),
+            detail=f"role {role}, tier {tier}",
+        )
+        print(key)
 
 
 @user_app.command()
 def remove(name: str) -> None:
     """Take a user's key and logins away; a token that it holds ends within 15 minutes."""
     with _administering() as client:
-        users.remove(client, name)
+        on_record(AUDIT_ACTION_USER_REMOVE, f"user:{name}", lambda: users.remove(client, name))
 
 
 @user_app.command("list")
