@@ -41,7 +41,7 @@ def environment(
         "RUNTIME_ROOT": str(config.parent),
         "RUNTIME_SUBDIRECTORY": config.name,
         "RUNTIME_WATCH_ROOT": "false",
-        "USE_STATSD": "false",
+        "DISABLE_STATS": "true",
         "LOG_FORMAT": "json",
         "REDIS_SOCKET_TYPE": "tcp",
         "REDIS_URL": redis.netloc,
