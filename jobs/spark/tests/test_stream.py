@@ -64,7 +64,8 @@ def test_outages_restarts_and_a_second_application_lose_nothing(harness):
     port = h.free_port()
     first = market(harness, 1, 0)
     where = send(harness, first)
-    with harness.running(METRICS_LISTEN=f"127.0.0.1:{port}") as process:
+    quick = {"METRICS_LISTEN": f"127.0.0.1:{port}", "SCHEMA_REGISTRY_WAIT_SECONDS": "2"}
+    with harness.running(**quick) as process:
         harness.until(harness.caught_up, process)
         second = harness.start("--only", "bars")
         assert second.wait(300) == 2
