@@ -127,11 +127,7 @@ class Book:
         Raises:
             DecimalError: A level can't be held; the state is unchanged.
         """
-        delta = _read(data, scale, receive_ns)
-        if self.state is BookState.SYNCED:
-            self._on_live(delta, out)
-        else:
-            self._on_unsynced(delta, out)
+        self._on_applicable(_read(data, scale, receive_ns), out)
 
     def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
         """Nothing but the errors that `on_depth` has with a delta."""
