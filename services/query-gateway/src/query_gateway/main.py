@@ -38,12 +38,10 @@ async def gateway(settings: GatewaySettings) -> int:
     decoder = await feed.decoder(Registry(settings), metrics)
     session = CassandraSession(settings, statements(), metrics, tracing)
     cache = Cache(settings, metrics, tracing)
-    view = LiveView(settings.kept_trades)
-    hub = Hub(settings.kept_events, settings.reader_queue)
+    view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
-    live = feed.Feed(
-        settings, decoder, view, hub, note=latest.note, metrics=metrics, tracing=tracing
-    )
+    note = latest.note
+    live = feed.Feed(settings, decoder, view, hub, note=note, metrics=metrics, tracing=tracing)
     stored = History(session, view.newest_ms)
     bootstrap = Bootstrap(view, stored, cache, (live.caught_up, session.connected))
     collectors = CollectorDirectory(settings, parse_collectors(settings.collectors))
@@ -57,7 +55,6 @@ async def gateway(settings: GatewaySettings) -> int:
         live=lambda: live.connected and live.caught_up.is_set(),
     )
     log = AuditLog(settings, source=settings.service_name, metrics=metrics)
-    sessions = Sessions(settings, log)
     events = EventService(settings, decoder, lambda: live.connected)
     return await serve(
         settings,
@@ -65,7 +62,7 @@ async def gateway(settings: GatewaySettings) -> int:
             (add_market_service, market),
             (add_EventServiceServicer_to_server, events),
             (add_CollectorDirectoryServiceServicer_to_server, collectors),
-            (add_session_service, sessions),
+            (add_session_service, sessions := Sessions(settings, log)),
         ],
         background=[session.connect, live.run, live.probe, bootstrap.run, latest.run, log.run],
         on_drain=[collectors.close, sessions.close, session.close, cache.close, log.close],
