@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from inputs import FUZZ, bodies
 from multidict import CIMultiDict, MultiDict
@@ -22,6 +22,14 @@ CONTROL = {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}
 FAULT = {"kind": "drop", "symbol": "BTCUSDT", "count": 1}
 
 
+class Client:
+    """A connection as the hub sees it."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, None] = {}
+        self.combined, self.micro = True, False
+
+
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench = Bench(tmp_path_factory.mktemp("exchange"), "BTCUSDT", 1)
@@ -30,10 +38,11 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @FUZZ
+@example([json.dumps(CONTROL).encode()])
 @given(st.lists(bodies(CONTROL), max_size=4))
 def test_control_messages(exchange: Any, messages: list[bytes]) -> None:
     server = WebSocketServer(exchange, SimulatorSettings(), Any)  # type: ignore[arg-type]
-    connection = SimpleNamespace(streams={}, combined=True, micro=False)
+    connection = Client()
     for message in messages:
         answer = server._control(connection, message)  # type: ignore[arg-type]
         assert json.dumps(answer)
