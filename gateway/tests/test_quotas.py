@@ -83,7 +83,7 @@ def test_a_user_has_the_tiers_quota_and_no_other_pays_for_it(closed: TestMesh) -
 def test_guessing_keys_is_slowed_down(closed: TestMesh) -> None:
     rest = closed.rest()
     rest.auth = None
-    guess = {"apiKey": "cm_nobody_guess"}
+    guess = {"apiKey": "cm_nobody_guess"}  # pragma: allowlist secret
     until_refused(lambda: rest.post("/v1/session", json=guess), shipped().logins.requests)
 
 

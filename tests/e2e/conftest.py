@@ -1,7 +1,7 @@
 """One mesh that plays one capture after the other, from the exchange to REST."""
 
-import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +15,12 @@ from coinmesh_local.mesh import Options, caller_environment
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parent))
 MINUTE = 60
 SPEED = 20
 # 23:59:05 of a day: minutes, an hour and a day end within the capture.
 GENERATED_START_NS = 1_740_787_145 * 10**9
 GENERATED_SECONDS = 130
-
-
-def load(name: str) -> ModuleType:
-    """A script of this folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -104,14 +94,18 @@ def call() -> Any:
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """The independent computation of bars."""
-    return load("reference_bars")
+    import reference_bars
+
+    return reference_bars
 
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The recorded capture where there is one, and one made here."""
     made = tmp_path_factory.mktemp("captures") / "generated.gz"
-    load("generated_capture").make_capture(
+    import generated_capture
+
+    generated_capture.make_capture(
         made, start_ns=GENERATED_START_NS, seconds=GENERATED_SECONDS, seed=1
     )
     found = {"generated": made}

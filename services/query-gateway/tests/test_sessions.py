@@ -140,4 +140,5 @@ async def test_without_vault_nobody_logs_in(bao: Server) -> None:
         # pragma: allowlist nextline secret
         assert await refused(stub, api_key="cm_ann_x") == "NO_VAULT"
     async with serving(f"https://127.0.0.1:{bao.free_port()}", bao.vault.ca) as stub:
+        # pragma: allowlist nextline secret
         assert await refused(stub, api_key="cm_ann_x") == "VAULT_UNAVAILABLE"
