@@ -338,7 +338,7 @@ async def test_the_end_is_the_end_at_opening(kafka: KafkaSettings, make_topic: M
 async def test_lag_is_told_in_records_and_in_seconds(kafka: KafkaSettings, make_topic: MakeTopic):
     topic = make_topic(message_timestamp_type="CreateTime")
     long_ago = int((time.time() - 3600) * 1000)
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.kafka_bootstrap_servers})
+    producer = confluent_kafka.Producer(client_config(kafka, "past"))
     for number in range(3):
         producer.produce(topic, str(number), partition=0, timestamp=long_ago)
     assert producer.flush(30) == 0
