@@ -121,6 +121,8 @@ def test_every_download_is_pinned_and_keyed_by_its_pom() -> None:
         "apicurio-3.3.3",
         "cassandra-5.0.9",
         "spark-jars-4.2.0",
+        "jmx-exporter-1.0.1",
+        "opensearch-2.19.6",
     ]
 
 
