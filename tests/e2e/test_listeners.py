@@ -20,6 +20,8 @@ from coinmesh_local.testing import TestMesh
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
 
+pytestmark = pytest.mark.e2e
+
 #: A service of the table to which nobody grants anything here.
 WRONG = "jaeger"
 #: Who may come, where that isn't the deployer.
