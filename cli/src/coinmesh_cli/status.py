@@ -89,6 +89,9 @@ def _components(report: Report, width: int) -> Table:
     wide = width >= NARROW
     extra = ("pid", "ports") if wide else ()
     table = _table("component", "version", "state", "up", "MiB", "restarts", *extra)
+    # A Go module's may be a whole commit's name.
+    table.columns[1].max_width = 9
+    table.columns[1].overflow = "ellipsis"
     if wide:
         # The other columns are never cut for it.
         table.columns[-1].max_width = width - 84
