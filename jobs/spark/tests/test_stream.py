@@ -59,6 +59,7 @@ def check_bars(harness, rows, where):
     assert harness.bar_events() == expected
 
 
+@pytest.mark.timeout(1800)
 def test_outages_restarts_and_a_second_application_lose_nothing(harness):
     """What it needs is away while it runs: told by name, and all comes in the end."""
     port = h.free_port()

@@ -62,10 +62,13 @@ def cassandra(mesh: Mesh) -> None:
     """`nodetool reloadssl`; by itself Cassandra looks every ten minutes."""
     run = mesh.home.run / "cassandra"
     context = mesh.context("cassandra", 1)
+    arguments = (run / "java.arguments").read_text().splitlines()
     subprocess.run(
         [
             f"{context['jdk17']}/bin/java",
             *("-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            # It opens the same of Java's own classes as the node does.
+            *(each for each in arguments if each.startswith("--add-")),
             f"-Dlogback.configurationFile={run}/logback.xml",
             *("-cp", f"{context['cache.cassandra']}/*", "org.apache.cassandra.tools.NodeTool"),
             *("-h", context["host"], "-p", context["port.jmx"], "reloadssl"),
