@@ -23,6 +23,7 @@ EDGES = {
     ("collector-binance", "spark-stream"),
     ("spark-stream", "cassandra"),
     ("spark-stream", "query-gateway"),
+    ("envoy", "collector-binance"),
     ("envoy", "query-gateway"),
     ("query-gateway", "cassandra"),
     ("query-gateway", "redis"),
@@ -55,6 +56,7 @@ def test_every_service_stands_in_traces_where_it_belongs(
         for kind in ("bars", "bars:view"):
             path = f"/v1/instruments/{instrument}/{kind}"
             run.rest.get(path, params={"interval": "1m"}, headers=asked).raise_for_status()
+        run.rest.get("/v1/collectors/binance/subscriptions", headers=asked).raise_for_status()
         for service in jaeger.services():
             seen.update(edges(jaeger.search(service, limit=50)))
         return seen >= EDGES
