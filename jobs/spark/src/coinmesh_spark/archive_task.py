@@ -33,7 +33,7 @@ from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
 from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
-from meshkit import settings
+from meshkit import logs, settings
 from meshkit.errors import Unavailable
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
@@ -83,6 +83,7 @@ class _Store:
 
     def __init__(self) -> None:
         self._settings = settings.read(ArchiveSettings)
+        logs.configure(self._settings.service_name, self._settings.log_level)
         self.bucket = self._settings.s3_bucket
         self.files = object_store.connect(self._settings)
         self._known_schemas: set[int] = set()

@@ -30,7 +30,7 @@ from coinmesh_spark.sinks.kafka import KafkaSink
 from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
 from coinmesh_spark.traces import MicroBatch
 from coinmesh_spark.trades import MICROS, Trades
-from meshkit import settings, tracing
+from meshkit import logs, settings, tracing
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
 from meshkit.tls import certificate_files
@@ -106,6 +106,7 @@ class _Sinks:
 
     def __init__(self) -> None:
         configured = settings.read(WorkerSettings)
+        logs.configure(configured.service_name, configured.log_level)
         self.cassandra = CassandraSink(configured)
         self.kafka = KafkaSink(configured, configured.service_name)
         self.ahead = round(configured.spark_ahead_seconds * MICROS)
