@@ -163,7 +163,7 @@ class Simulator:
             log += line
             if not line:
                 raise AssertionError(f"the simulator ended: {log}")
-            ports += re.findall(r'listening on [^"]*:(\d+)"', line)
+            ports += re.findall(r"listening on .*:(\d+)$", line.strip())
         return ports
 
     async def end(self, number: int) -> None:

@@ -10,8 +10,7 @@ def paths(table: AccessTable, name: str) -> dict[str, str]:
     found |= {f"kv/data/{path}": "read" for path in access.read}
     if access.sign_audit:
         found["transit/sign/audit"] = "update"
-    if access.sign_audit or access.check_audit:
-        found["transit/keys/audit"] = "read"
+        found["transit/verify/audit"] = "update"
     return found
 
 

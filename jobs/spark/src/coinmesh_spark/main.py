@@ -40,7 +40,7 @@ def main() -> None:
             signal.signal(number, lambda *_: stop.set())
         stream.run(settings, only, stop)
     except (MeshError, SettingsError, SnapshotError, stream.JvmLostError) as error:
-        logging.getLogger(__name__).critical("%s", error)
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
 
 

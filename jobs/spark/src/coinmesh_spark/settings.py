@@ -17,7 +17,6 @@ from meshkit.settings import (
     RegistrySettings,
     S3Settings,
     ServiceSettings,
-    TracingSettings,
 )
 
 
@@ -28,7 +27,7 @@ def _intervals(text: str) -> str:
     return ",".join(names)
 
 
-class WorkerSettings(TracingSettings, KafkaSettings, RegistrySettings, CassandraSettings):
+class WorkerSettings(KafkaSettings, RegistrySettings, CassandraSettings):
     """What a task that folds trades needs."""
 
     service_name: str = Field(

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import grpc.aio
 
-from meshkit.tls import SERVICE_PREFIX
+TRUST_DOMAIN = "coinmesh"
+_SERVICE = f"spiffe://{TRUST_DOMAIN}/svc/"
 
 
 def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
@@ -23,6 +24,6 @@ def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
 def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
     """The service that calls (`envoy`), None for anybody who isn't one of ours."""
     identity = spiffe_id(context)
-    if identity is None or not identity.startswith(SERVICE_PREFIX):
+    if identity is None or not identity.startswith(_SERVICE):
         return None
-    return identity.removeprefix(SERVICE_PREFIX)
+    return identity.removeprefix(_SERVICE)

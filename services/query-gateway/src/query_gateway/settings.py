@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from meshkit.audit import AuditSettings
 from meshkit.settings import (
     Address,
     CassandraSettings,
-    HttpUrl,
+    KafkaSettings,
     RedisSettings,
+    RegistrySettings,
     ServiceSettings,
 )
 
@@ -33,7 +32,9 @@ def _collectors(text: str) -> str:
     return text
 
 
-class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSettings):
+class GatewaySettings(
+    ServiceSettings, KafkaSettings, RegistrySettings, CassandraSettings, RedisSettings
+):
     """What the query-gateway is told."""
 
     service_name: str = Field(
@@ -43,14 +44,6 @@ class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSe
         "",
         description="the collectors, name=host:port separated by commas",
         examples=["binance=127.0.0.1:50061"],
-    )
-    vault_addr: HttpUrl | None = Field(
-        None, description="the Vault that users log in at", examples=["https://127.0.0.1:18200"]
-    )
-    vault_ca: Path | None = Field(
-        None,
-        description="the authority of its certificate; the system's by default",
-        examples=[".coinmesh/secrets/openbao/ca.crt"],
     )
     live_lookback_seconds: float = Field(
         90.0,

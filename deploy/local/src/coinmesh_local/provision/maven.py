@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from coinmesh_local.provision import cache, java, system
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Names of the poms below `provision/`.
-PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars", "jmx-exporter", "opensearch")
+PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars")
 
 
 def directory(name: str) -> Path:
@@ -51,10 +50,6 @@ def _download(name: str, label: str, into: Path, progress: Callable[[str], None]
         progress(f"unpacking {archive.name}")
         with tarfile.open(archive) as packed:
             packed.extractall(into, filter="data")
-        archive.unlink()
-    for archive in into.glob("*.zip"):
-        progress(f"unpacking {archive.name}")
-        shutil.unpack_archive(archive, into)
         archive.unlink()
 
 

@@ -8,15 +8,7 @@ from collections.abc import Callable
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Command → Debian package that brings it.
-PACKAGES = {
-    "redis-server": "redis-server",
-    "mvn": "maven",
-    "prometheus": "prometheus",
-    "promtool": "prometheus",
-    "prometheus-alertmanager": "prometheus-alertmanager",
-    # Its Elasticsearch output, which brings rsyslog itself.
-    "rsyslogd": "rsyslog-elasticsearch",
-}
+PACKAGES = {"redis-server": "redis-server", "mvn": "maven"}
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:

@@ -1,1 +1,0 @@
-"""Scrapes, alert rules, service level objectives and dashboards of the mesh, as code."""
