@@ -72,8 +72,9 @@ def _middle(snapshot: BookSnapshot) -> float | None:
 
 def _distance(middle: float | None, market: Market) -> float:
     """How far a price is from the instrument's, as a ratio's logarithm; 0 when unknown."""
-    prices = market.quotes.last[::2] if market.quotes.last else market.book.near_prices()
-    known = [price for price in prices if price]
+    # A quote may have no side: nothing was in the book then.
+    quoted = [price for price in (market.quotes.last or ())[::2] if price]
+    known = quoted or [price for price in market.book.near_prices() if price]
     if not middle or not known:
         return 0.0
     return abs(math.log(middle / (sum(known) / len(known))))
