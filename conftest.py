@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coinmesh_local.mesh import caller_environment
+from coinmesh_local.mesh import Options, caller_environment
 from coinmesh_local.testing import TestMesh, Workspace
 
 
@@ -21,7 +21,8 @@ def workspace() -> Iterator[Workspace]:
 def mesh(workspace: Workspace) -> Iterator[TestMesh]:
     """The mesh that tests share: `mesh.require("kafka", "schemas")` starts what is not up yet."""
     recorded = {k: v for k, v in caller_environment().items() if k == "COINMESH_RECORDED"}
-    with TestMesh(workspace.root / "mesh", environment=recorded) as running:
+    options = Options(ports="free", profile="full")
+    with TestMesh(workspace.root / "mesh", options, recorded) as running:
         yield running
 
 

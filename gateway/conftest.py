@@ -19,7 +19,7 @@ from coinmesh_gateway.config import generate, secured, write
 from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
@@ -42,6 +42,11 @@ class Envoy:
     def healthy(self, service: str) -> int:
         """How many replicas of a service Envoy holds for healthy."""
         return int(self.stat(f"cluster.{service}.membership_healthy"))
+
+    @staticmethod
+    def wait(what: str, condition: Callable[[], bool]) -> None:
+        """Waits until the condition holds."""
+        eventually(what, condition)
 
     def stat(self, name: str) -> int:
         text = self.admin.get("/stats", params={"filter": f"^{name}$"}).text

@@ -56,8 +56,10 @@ def main() -> None:
     ours = Path(sys.executable)
     sides = [
         Side("cryptofeed 2.4.1, Kafka callback", peer_python(), "cpu_peer.py", "go"),
-        Side("collector-binance", ours, "cpu_ours.py", "go"),
+        Side("collector-binance, pure Python", ours, "cpu_ours.py", "python"),
         Side("collector-binance, recording raw frames too", ours, "cpu_ours.py", "recording"),
+        Side("collector-binance, compiled", ours, "cpu_ours.py", "compiled"),
+        Side("the same, recording raw frames too", ours, "cpu_ours.py", "compiled recording"),
     ]
     for side in sides:
         side.start()

@@ -1,6 +1,7 @@
 """One pass per line on standard input: CPU seconds for all frames → framed Kafka-ready bytes.
 
-With `recording` the frames are also batched for ingest.frames.v1, which cryptofeed doesn't do.
+With `recording` the frames are also batched for ingest.frames.v1, which cryptofeed doesn't do; with
+`compiled` the compiled core is used.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from frames import read
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine, Input
 from collector_binance.core.frames import FrameRecorder
@@ -20,10 +22,14 @@ JOINED = 7
 TARGET = "GET /api/v3/depth?symbol=BTCUSDT&limit=5000"
 
 
-def run(snapshot: bytes, frames: list[bytes], *, recording: bool) -> tuple[float, int]:
+def run(
+    snapshot: bytes, frames: list[bytes], *, recording: bool, compiled: bool
+) -> tuple[float, int]:
     """CPU seconds and records of one pass with a new engine, the book's beginning included."""
-    engine = Engine(Headers.offline(), admits_any=True)
-    recorder = FrameRecorder(1)
+    fast = load() if compiled else None
+    assert not compiled or fast is not None, "the compiled core was not built"
+    engine = Engine(Headers.offline(), admits_any=True, fast=fast)
+    recorder = FrameRecorder(1, fast)
     process, record = engine.process, recorder.message
     records, receive_ns = 0, BEGIN_NS
     began = time.process_time()
@@ -49,7 +55,10 @@ def main() -> None:
     """Answer each line with "seconds frames records"."""
     snapshot, frames = read(Path(sys.argv[1]), aggregated=False)
     for line in sys.stdin:
-        seconds, records = run(snapshot, frames, recording=line.strip() == "recording")
+        how = line.split()
+        seconds, records = run(
+            snapshot, frames, recording="recording" in how, compiled="compiled" in how
+        )
         print(seconds, len(frames), records, flush=True)
 
 

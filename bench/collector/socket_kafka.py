@@ -9,6 +9,7 @@ takes so little time.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -26,6 +27,8 @@ from frames import capture_path, read
 from peer import BIN, HERE, peer_python
 
 from coinmesh_local.testing import TestMesh, eventually
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 SYMBOLS = 5
 PEER_TOPICS = ["trades-BINANCE-BTC-USDT", "ticker-BINANCE-BTC-USDT", "book-BINANCE-BTC-USDT"]
@@ -37,8 +40,8 @@ OUR_QUOTES = ["market.quotes.v1"]
 class Ends:
     """How many records topics hold."""
 
-    def __init__(self, servers: str) -> None:
-        self._consumer = Consumer({"bootstrap.servers": servers, "group.id": "bench"})
+    def __init__(self, kafka: dict[str, Any]) -> None:
+        self._consumer = Consumer({**kafka, "group.id": "bench"})
 
     def total(self, topics: list[str]) -> int:
         """Records in all partitions."""
@@ -80,6 +83,7 @@ def run_ours(
     environment |= {
         "COINMESH_BINANCE_WS_URL": f"ws://127.0.0.1:{port}",
         "COINMESH_BINANCE_REST_URL": f"http://127.0.0.1:{port}",
+        "COINMESH_BINANCE_MTLS": "0",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
     }
     with log.open("w") as file:
@@ -98,12 +102,12 @@ def run_ours(
     return frames * SYMBOLS / seconds, cpu / frames / SYMBOLS * 1e6, kept
 
 
-def run_peer(servers: str, ends: Ends, counts: tuple[int, ...]) -> Any:
+def run_peer(kafka: dict[str, Any], ends: Ends, counts: tuple[int, ...]) -> Any:
     """The same of cryptofeed."""
     frames, trades, quotes = counts
     feed, port = start_feed(1, 0, "aggregated")
     process = subprocess.Popen(
-        [peer_python(), HERE / "socket_peer.py", port, servers],
+        [peer_python(), HERE / "socket_peer.py", port, json.dumps(kafka)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -134,16 +138,21 @@ def main() -> None:
     counts = (len(frames), *kinds)
     results: list[tuple[Any, Any]] = []
     with tempfile.TemporaryDirectory() as place, TestMesh(Path(place) / "mesh") as mesh:
-        mesh.require("topics", "schemas")
-        servers = mesh.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
-        admin = AdminClient({"bootstrap.servers": servers})
+        mesh.require("topics", "schemas", "kafka-access")
+        kafka = client_config(mesh.read(KafkaSettings), "bench")
+        admin = AdminClient(kafka)
         for made in admin.create_topics([NewTopic(name, 1, 1) for name in PEER_TOPICS]).values():
             made.result()
-        ends = Ends(servers)
+        ends = Ends(kafka)
         for number in range(rounds):
             log = Path(place) / f"collector-{number}.log"
-            peer = run_peer(servers, ends, counts)
-            results.append((peer, run_ours(mesh.settings, ends, counts, log, number + 1)))
+            peer = run_peer(kafka, ends, counts)
+            results.append(
+                (
+                    peer,
+                    run_ours(mesh.settings_of("collector-binance"), ends, counts, log, number + 1),
+                )
+            )
     print("| | frames/s acknowledged (median) | CPU µs/frame (median) |")
     print("| --- | --- | --- |")
     for index, name in enumerate(("cryptofeed 2.4.1, Kafka backend", "collector-binance")):

@@ -1,6 +1,8 @@
 """cryptofeed with its own Kafka backend, all replicas acknowledging."""
 
 import asyncio
+import json
+import ssl
 import sys
 
 import uvloop
@@ -10,7 +12,10 @@ from cryptofeed.connection import RestEndpoint, Routes, WebsocketEndpoint
 from cryptofeed.defines import L2_BOOK, TICKER, TRADES
 from cryptofeed.exchanges import Binance
 
-port, servers = sys.argv[1:3]
+port, ours = sys.argv[1], json.loads(sys.argv[2])
+# Kafka wants a certificate of both sides.
+tls = ssl.create_default_context(cafile=ours["ssl.ca.location"])
+tls.load_cert_chain(ours["ssl.certificate.location"], ours["ssl.key.location"])
 # It insists on wss; plaintext is in its favour, and what the other side has.
 connect = connection.connect
 connection.connect = lambda address, **more: connect(address.replace("wss:", "ws:"), **more)
@@ -21,7 +26,12 @@ Binance.rest_endpoints = [
         routes=Routes("/api/v3/exchangeInfo", l2book="/api/v3/depth?symbol={}&limit={}"),
     )
 ]
-kafka = {"bootstrap_servers": servers, "acks": "all"}
+kafka = {
+    "bootstrap_servers": ours["bootstrap.servers"],
+    "acks": "all",
+    "security_protocol": "SSL",
+    "ssl_context": tls,
+}
 handler = FeedHandler(config={"uvloop": False, "log": {"disabled": True}})
 handler.add_feed(
     Binance(

@@ -63,12 +63,15 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def envoy_config(path: Path, public: int, gateway: str, peer: int, *, cache: bool) -> None:
+def envoy_config(
+    path: Path, public: int, gateway: str, peer: int, tls_dir: Path, *, cache: bool
+) -> None:
     """The mesh's own configuration, with a route to the peer in front of the others."""
     command = [
         BIN / "coinmesh-envoy-config", "--out", path, "--listen", f"127.0.0.1:{public}",
         "--admin", f"127.0.0.1:{free_port()}", "--service", f"query-gateway={gateway}",
-        "--service", "collector-binance=127.0.0.1:1", *(["--cache"] if cache else []),
+        "--service", "collector-binance=127.0.0.1:1", "--tls-dir", tls_dir,
+        *(["--cache"] if cache else []),
     ]  # fmt: skip
     subprocess.run(command, check=True)
     config = json.loads(path.read_text())
@@ -84,6 +87,8 @@ def envoy_config(path: Path, public: int, gateway: str, peer: int, *, cache: boo
             },
         }
     )
+    # The load generator speaks plaintext; to the gateway Envoy speaks TLS, to the peer it doesn't.
+    del resources["listeners"][0]["filter_chains"][0]["transport_socket"]
     off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     names = {one["name"] for one in manager["http_filters"]}
@@ -160,13 +165,15 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         subprocess.Popen(
             [python, "-m", "uvicorn", "peer:app", "--port", str(peer_port), "--loop", "uvloop",
              "--http", "httptools", "--no-access-log", "--log-level", "warning"],
-            cwd=HERE, env={**os.environ, **mesh.settings},
+            cwd=HERE, env={**os.environ, **mesh.settings_of("query-gateway")},
         )
     ]  # fmt: skip
     try:
         for port, cache in ((public, False), (cached_public, True)):
             config = root / f"envoy-{port}.json"
-            envoy_config(config, port, ours.address, peer_port, cache=cache)
+            envoy_config(
+                config, port, ours.address, peer_port, mesh.home.tls / "envoy", cache=cache
+            )
             command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
             with (root / f"envoy-{port}.log").open("w") as log:
                 children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))

@@ -9,6 +9,7 @@ clock when it has parsed the message. The reader is a process of its own.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,20 @@ import grpc
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
+from coinmesh_local import local_user
 from coinmesh_local.testing import TestMesh, eventually
 
 
-def read(address: str, names: list[str], seconds: float) -> None:
+def connect(address: str, ca: str) -> grpc.Channel:
+    """A channel to Envoy, with the token in COINMESH_TOKEN."""
+    roots = grpc.ssl_channel_credentials(Path(ca).read_bytes())
+    user = grpc.access_token_call_credentials(os.environ["COINMESH_TOKEN"])
+    return grpc.secure_channel(address, grpc.composite_channel_credentials(roots, user))
+
+
+def read(address: str, ca: str, names: list[str], seconds: float) -> None:
     """Prints the quotes' ages as JSON: count, p50, p99 and greatest in milliseconds."""
-    with grpc.insecure_channel(address) as channel:
+    with connect(address, ca) as channel:
         request = api.StreamMarketRequest(instruments=names, channels=["quote"])
         ages: list[float] = []
         begin = time.time() + 3  # warm by then
@@ -55,10 +64,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200, help="trades a second, all instruments")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--read", nargs="+", metavar=("ADDRESS", "INSTRUMENT"))
+    parser.add_argument("--read", nargs="+", metavar=("ADDRESS", "CA"))
     options = parser.parse_args()
     if options.read:
-        read(options.read[0], options.read[1:], options.seconds)
+        read(options.read[0], options.read[1], options.read[2:], options.seconds)
         return
     environment = {
         "COINMESH_SIM_RATE": str(options.rate),
@@ -70,16 +79,17 @@ def main() -> None:
         TestMesh(Path(root) / "mesh", environment=environment) as mesh,
     ):
         mesh.require("collector-binance", "query-gateway", "envoy")
-        address = mesh.endpoints["grpc"]
-        names = eventually(lambda: instruments(address), "instruments are listed", 60)
+        os.environ["COINMESH_TOKEN"] = local_user.token(mesh.mesh)
+        address, ca = mesh.endpoints["grpc"], str(mesh.home.ca)
+        names = eventually(lambda: instruments(address, ca), "instruments are listed", 60)
         for _ in range(options.rounds):
             command = [sys.executable, __file__, "--seconds", str(options.seconds), "--read"]
-            subprocess.run([*command, address, *names], check=True)
+            subprocess.run([*command, address, ca, *names], check=True)
 
 
-def instruments(address: str) -> list[str]:
+def instruments(address: str, ca: str) -> list[str]:
     """The names of all instruments, through Envoy."""
-    with grpc.insecure_channel(address) as channel:
+    with connect(address, ca) as channel:
         found = MarketServiceStub(channel).ListInstruments(api.ListInstrumentsRequest())
         return [one.name for one in found.instruments]
 

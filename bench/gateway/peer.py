@@ -5,13 +5,17 @@ callbacks bridged to the event loop, one GET in Redis when the chart is there.
 """
 
 import asyncio
+import json
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
+from cassandra.auth import Authenticator, AuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.query import tuple_factory
 from fastapi import FastAPI, HTTPException, Response
@@ -24,6 +28,16 @@ QUERY = (
     "FROM bars_1m WHERE instrument = ? AND bucket = ? AND start_time < ? "
     "ORDER BY start_time DESC LIMIT ?"
 )
+
+
+class Certified(Authenticator, AuthProvider):
+    """The certificate says who we are."""
+
+    def new_authenticator(self, host: Any) -> "Certified":
+        return self
+
+    def initial_response(self) -> bytes:
+        return b""
 
 
 class State:
@@ -40,6 +54,9 @@ state = State()
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Connects."""
+    current = f"{os.environ['COINMESH_TLS_DIR']}/current"
+    tls = ssl.create_default_context(cafile=f"{current}/ca.crt")
+    tls.load_cert_chain(f"{current}/tls.crt", f"{current}/tls.key")
     host, port = os.environ["COINMESH_CASSANDRA_CONTACT_POINTS"].split(":")
     profile = ExecutionProfile(row_factory=tuple_factory, request_timeout=3)
     cluster = Cluster(
@@ -47,12 +64,24 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         port=int(port),
         protocol_version=5,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        ssl_context=tls,
+        auth_provider=Certified(),
     )
     state.session = await asyncio.to_thread(cluster.connect, "coinmesh")
     state.query = state.session.prepare(QUERY)
-    state.redis = Redis.from_url(os.environ["COINMESH_REDIS_URL"])
+    state.redis = Redis.from_url(
+        os.environ["COINMESH_REDIS_URL"],
+        ssl_ca_certs=f"{current}/ca.crt",
+        ssl_certfile=f"{current}/tls.crt",
+        ssl_keyfile=f"{current}/tls.key",
+        **_credentials(),
+    )
     yield
     cluster.shutdown()
+
+
+def _credentials() -> dict[str, str]:
+    return json.loads(Path(os.environ["COINMESH_REDIS_CREDENTIALS_FILE"]).read_text())
 
 
 app = FastAPI(lifespan=lifespan)

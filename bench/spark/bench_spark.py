@@ -31,8 +31,10 @@ from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
 from coinmesh_local.testing import TestMesh, eventually
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.kafka import client_config
 from meshkit.registry import Registry
-from meshkit.settings import RegistrySettings
+from meshkit.settings import CassandraSettings, KafkaSettings, RegistrySettings
 
 INSTRUMENTS = 50
 EVENT_SECONDS = 1800
@@ -46,16 +48,14 @@ class Bench:
 
     def __init__(self, mesh: TestMesh, directory: Path) -> None:
         self.mesh, self.directory = mesh, directory
-        self.settings = mesh.settings
-        self.brokers = self.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
-        registry = Registry(
-            RegistrySettings(schema_registry_url=self.settings["COINMESH_SCHEMA_REGISTRY_URL"])
-        )
+        self.settings = mesh.settings_of("spark-stream")
+        self.kafka = client_config(mesh.read(KafkaSettings), "bench")
+        registry = Registry(mesh.read(RegistrySettings))
         ids = registry.resolve_now({topics.TRADES.name: Trade})
         self.header = ids.header(topics.TRADES.name)
         self.producer = Producer(
             {
-                "bootstrap.servers": self.brokers,
+                **self.kafka,
                 "enable.idempotence": True,
                 "acks": "all",
                 "compression.type": "zstd",
@@ -64,8 +64,14 @@ class Bench:
                 "queue.buffering.max.messages": 500_000,
             }
         )
-        host, _, port = self.settings["COINMESH_CASSANDRA_CONTACT_POINTS"].rpartition(":")
-        self.cluster = Cluster([host], port=int(port), protocol_version=5)
+        host, port = mesh.read(CassandraSettings).cassandra_addresses[0]
+        self.cluster = Cluster(
+            [host],
+            port=port,
+            protocol_version=5,
+            ssl_context=mesh.tls(),
+            auth_provider=CertificateAuthProvider(),
+        )
         self.cassandra = self.cluster.connect("coinmesh")
         self.ids: Counter[str] = Counter()
 
@@ -148,7 +154,7 @@ class Bench:
         return found
 
     def end(self) -> int:
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "bench"})
+        consumer = Consumer({**self.kafka, "group.id": "bench"})
         partitions = [TopicPartition(topics.TRADES.name, p) for p in range(4)]
         total = sum(consumer.get_watermark_offsets(p, 10)[1] for p in partitions)
         consumer.close()
@@ -273,7 +279,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ensure(["spark-jars"], print)
     with tempfile.TemporaryDirectory() as name, TestMesh(Path(name, "mesh")) as mesh:
-        mesh.require("topics", "schemas", "migrations", "bucket")
+        mesh.require("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
         bench = Bench(mesh, Path(name))
         begin = (int(time.time()) - 86_400 - EVENT_SECONDS) * 1_000_000
         records = bench.backlog(arguments.trades, begin)

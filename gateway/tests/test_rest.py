@@ -22,6 +22,7 @@ TICKER = dict.fromkeys(
 INSTRUMENT = dict.fromkeys(
     "venue symbol baseAsset quoteAsset tickSize lotSize minNotional status".split(), ""
 )
+SESSION = {"user": "", "roles": [], "tier": "", "token": "", "csrfToken": ""}
 BAR = {
     "startTime": "2024-08-08T23:54:00Z",
     "open": "61837.63000000",
@@ -157,6 +158,9 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
         {"name": "backfills/7", "done": True},
     ),
     "Drain": (f"POST {C}/binance:drain", {}, {}),
+    "CreateSession": ("POST /v1/session", {"apiKey": "k"}, {**SESSION, "token": "t"}),
+    "GetSession": ("GET /v1/session", None, SESSION),
+    "DeleteSession": ("DELETE /v1/session", None, {}),
 }
 
 

@@ -101,7 +101,7 @@ async def test_a_connection_holds_a_limited_number_of_streams(simulator):
 
 
 async def test_pings_must_be_answered_with_their_payload(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0, ping_interval=0.2, pong_timeout=1)
+    sim = await simulator(symbols="BTCUSDT", rate=0, ping_interval=0.2, pong_timeout=4)
     async with (
         sim.connect("/ws/btcusdt@trade", autoping=False) as careful,
         sim.connect("/ws/btcusdt@trade", autoping=False) as careless,

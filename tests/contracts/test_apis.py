@@ -44,6 +44,18 @@ def test_an_rpc_says_who_may_call_it(name: str) -> None:
     assert ("envoy" in rule.callers) == (rule.role != rule_pb2.ROLE_UNSPECIFIED)
 
 
+def test_only_what_gives_or_takes_tokens_needs_none() -> None:
+    """Health and reflection are no RPCs of ours: every peer with a certificate may call them, and
+    users only with a token (gateway/tests/test_users.py)."""
+    anyone = {
+        name
+        for name, method in RPCS.items()
+        if method.options.Extensions[rule_pb2.rule].role == rule_pb2.ROLE_ANYONE
+    }
+    service = "coinmesh.session.v1.SessionService"
+    assert anyone == {f"{service}.CreateSession", f"{service}.DeleteSession"}
+
+
 @pytest.mark.parametrize("name", RPCS)
 def test_reading_is_a_get_and_needs_no_more_than_a_viewer(name: str) -> None:
     reads = name.rpartition(".")[2].startswith(READING)

@@ -1,7 +1,7 @@
 """One mesh that plays one capture after the other, from the exchange to REST."""
 
-import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +15,12 @@ from coinmesh_local.mesh import Options, caller_environment
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parent))
 MINUTE = 60
 SPEED = 20
 # 23:59:05 of a day: minutes, an hour and a day end within the capture.
 GENERATED_START_NS = 1_740_787_145 * 10**9
 GENERATED_SECONDS = 130
-
-
-def load(name: str) -> ModuleType:
-    """A script of this folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -49,11 +39,15 @@ class Run:
     end: int = 0
 
     def __post_init__(self) -> None:
-        self.rest = httpx.Client(base_url=self.mesh.endpoints["rest"], timeout=30)
-        self.exchange = httpx.Client(base_url=self.mesh.endpoints["exchange"], timeout=30)
-        self.admin = httpx.Client(base_url=self.mesh.endpoints["exchange-admin"], timeout=30)
+        self.rest = self.mesh.rest()
+        self.exchange = self._client("exchange")
+        self.admin = self._client("exchange-admin")
         last = max(rows[-1][1] for rows in self.trades.values()) // 1_000_000
         self.end = last // MINUTE * MINUTE + MINUTE
+
+    def _client(self, endpoint: str) -> httpx.Client:
+        url = self.mesh.endpoints[endpoint]
+        return httpx.Client(base_url=url, verify=self.mesh.tls(), timeout=30)
 
     def bars(self, symbol: str, interval: str, client: httpx.Client | None = None) -> dict:
         """The API's bars of a symbol up to `end`, by start of window (s), page by page."""
@@ -100,14 +94,18 @@ def call() -> Any:
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """The independent computation of bars."""
-    return load("reference_bars")
+    import reference_bars
+
+    return reference_bars
 
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The recorded capture where there is one, and one made here."""
     made = tmp_path_factory.mktemp("captures") / "generated.gz"
-    load("generated_capture").make_capture(
+    import generated_capture
+
+    generated_capture.make_capture(
         made, start_ns=GENERATED_START_NS, seconds=GENERATED_SECONDS, seed=1
     )
     found = {"generated": made}
@@ -126,6 +124,7 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_SIM_RATE": "2",
         "COINMESH_BINANCE_SYMBOLS": "*",
         "COINMESH_SPARK_ARCHIVE_TRIGGER": "5",
+        "COINMESH_TRACE_SAMPLING_RATIO": "0.2",
     }
     options = Options(ports="free", gateways=2)
     with TestMesh(workspace.root / "e2e", options, environment) as mesh:

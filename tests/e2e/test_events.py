@@ -14,6 +14,8 @@ from pyarrow.fs import FileSelector, S3FileSystem
 from coinmesh_contracts import framing, topics
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import eventually
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings, S3Settings
 
 pytestmark = pytest.mark.e2e
 
@@ -93,10 +95,9 @@ def in_capture(run: Any, event: dict[str, Any]) -> bool:
 
 def trades_of_topic(run: Any) -> list[dict[str, Any]]:
     """The events of the trades' topic as JSON, up to its present end."""
-    settings = run.mesh.settings
     consumer = Consumer(
         {
-            "bootstrap.servers": settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"],
+            **client_config(run.mesh.read(KafkaSettings), "e2e"),
             "group.id": "e2e",
             "enable.auto.commit": False,
         }
@@ -130,16 +131,17 @@ def trades_of_topic(run: Any) -> list[dict[str, Any]]:
 
 def download(run: Any, topic: str, directory: Path, seen: set[str]) -> bool:
     """Fetches the archived objects of a topic that aren't in `seen`; whether there were any."""
-    settings = run.mesh.settings
-    keys = json.loads(Path(settings["COINMESH_S3_CREDENTIALS_FILE"]).read_text())
+    settings = run.mesh.read(S3Settings)
+    keys = settings.s3_credentials()
     store = S3FileSystem(
-        access_key=keys["accessKey"],
-        secret_key=keys["secretKey"],
-        endpoint_override=settings["COINMESH_S3_ENDPOINT"],
+        access_key=keys.access_key,
+        secret_key=keys.secret_key.get_secret_value(),
+        endpoint_override=settings.s3_endpoint,
+        tls_ca_file_path=str(run.mesh.home.ca),
         region="us-east-1",
     )
     directory.mkdir(exist_ok=True)
-    folder = f"{settings.get('COINMESH_S3_BUCKET', 'coinmesh')}/raw/{topic}"
+    folder = f"{settings.s3_bucket}/raw/{topic}"
     found = store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
     new = [info.path for info in found if info.path.endswith(".parquet") and info.path not in seen]
     for path in new:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from coinmesh_local.testing import eventually
+from meshkit.authz import User, stated
 
 pytestmark = pytest.mark.e2e
 
@@ -93,6 +94,9 @@ def test_the_collector_knows_of_no_open_gap(run: Any, call: Any) -> None:
     assert {stream["instrument"] for stream in status["streams"]} == set(run.instruments.values())
 
 
+VIEWER = User("test", ("viewer",), "free")
+
+
 def test_both_gateways_answer_alike(run: Any) -> None:
     import grpc
 
@@ -108,7 +112,8 @@ def test_both_gateways_answer_alike(run: Any) -> None:
         request.end_time.FromSeconds(run.end)
         replies = []
         for address in addresses:
-            with grpc.insecure_channel(address) as channel:
-                replies.append(market_service_pb2_grpc.MarketServiceStub(channel).ListBars(request))
+            with grpc.secure_channel(address, run.mesh.grpc_credentials("envoy")) as channel:
+                stub = market_service_pb2_grpc.MarketServiceStub(channel)
+                replies.append(stub.ListBars(request, metadata=stated(VIEWER)))
         assert replies[0] == replies[1]
         assert len(replies[0].bars) >= 3

@@ -10,6 +10,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from coinmesh_access import users
+from coinmesh_access.login import SETUP
+from coinmesh_local import local_user
+
 pytestmark = pytest.mark.e2e
 
 FAR = "start_time=2024-08-01T00:00:00Z&end_time=2024-07-01T00:00:00Z"
@@ -70,11 +74,15 @@ def test_the_live_stream_tells_of_every_channel(run: Any, headers: dict[str, str
 def test_services_are_found_by_reflection_and_are_healthy(
     run: Any, authority: str, service: str
 ) -> None:
-    options = [("grpc.default_authority", authority)]
-    with grpc.insecure_channel(run.mesh.endpoints["grpc"], options) as channel:
+    options = [
+        ("grpc.default_authority", authority),
+        ("grpc.ssl_target_name_override", authority),
+    ]
+    credentials = run.mesh.user_credentials()
+    with grpc.secure_channel(run.mesh.endpoints["grpc"], credentials, options) as channel:
         assert service in ProtoReflectionDescriptorDatabase(channel).get_services()
         reply = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(service=service), timeout=10
+            health_pb2.HealthCheckRequest(service=service), timeout=60
         )
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -83,3 +91,41 @@ def test_the_collector_is_listed_and_serves(run: Any, call: Any) -> None:
     assert call(run.rest, "/v1/collectors")["collectors"] == [{"name": "binance", "serving": True}]
     listed = call(run.rest, "/v1/collectors/binance/subscriptions")["subscriptions"]
     assert {each["instrument"] for each in listed} == set(run.instruments.values())
+
+
+def reason(response: Any) -> tuple[int, str]:
+    """Status and reason of an error."""
+    return response.status_code, response.json()["details"][0]["reason"]
+
+
+def test_roles_are_held_to_from_the_listener_to_the_service(run: Any) -> None:
+    place = local_user.vault(run.mesh.mesh)
+    key = users.add(place.login(run.mesh.home.secrets, SETUP), "reader", "viewer", "unlimited")
+    rest = run.mesh.rest()
+    rest.auth = None
+    path = "/v1/collectors/binance/subscriptions"
+    spoofed = {"x-coinmesh-user": "root", "x-coinmesh-roles": "WyJhZG1pbiJd"}
+    assert reason(rest.get(path, headers=spoofed)) == (401, "TOKEN_REQUIRED")
+    token = rest.post("/v1/session", json={"apiKey": key}).json()["token"]
+    reader = {"authorization": f"Bearer {token}"}
+    assert rest.get("/v1/session", headers=reader).json()["user"] == "reader"
+    assert rest.get(path, headers=reader).status_code == 200
+    for headers in (reader, reader | spoofed):
+        refused = rest.delete(f"{path}/binance.NONE", headers=headers)
+        assert reason(refused) == (403, "ROLE_NOT_SUFFICIENT")
+
+
+def test_a_browser_logs_in_reads_and_logs_out(run: Any) -> None:
+    key = (run.mesh.home.secrets / local_user.KEY).read_text().strip()
+    with run.mesh.rest() as rest:
+        rest.auth = None
+        login = rest.post("/v1/session", json={"apiKey": key, "browser": True}).json()
+        assert not login["token"]
+        assert rest.get("/v1/session").json()["user"] == "local"
+        assert rest.get("/v1/instruments").status_code == 200
+        again = {"browser": True}
+        assert reason(rest.post("/v1/session", json=again)) == (403, "CSRF_TOKEN_REQUIRED")
+        token = {"x-csrf-token": login["csrfToken"]}
+        assert rest.post("/v1/session", json=again, headers=token).json()["user"] == "local"
+        assert rest.delete("/v1/session", headers=token).status_code == 200
+        assert reason(rest.get("/v1/session")) == (401, "TOKEN_REQUIRED")

@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.message import DecodeError
 
+from coinmesh_cli import replays
+from coinmesh_cli.accounting import operator, operator_log
 from coinmesh_cli.records import TopicReader, kafka_settings
-from coinmesh_cli.replays import Journal
 from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_DEAD_LETTER_REPLAY
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_local.paths import Home
+from meshkit.audit import AuditLog
 from meshkit.errors import FailedPrecondition, InvalidArgument, NotFound
 from meshkit.minimal import render
 from meshkit.producer import Producer
@@ -79,7 +82,7 @@ def list_letters(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List dead letters, oldest first."""
-    replayed = Journal(Home.from_environment()).replayed()
+    replayed = replays.replayed()
     count = 0
     for one in sorted(read(None, topic, reason), key=lambda x: x.letter.receive_time):
         count += 1
@@ -118,7 +121,8 @@ def replay(
 ) -> None:
     """Put records back: the original key and bytes to the topic that they came from.
 
-    What was replayed is recorded; a second time is refused unless --force is given.
+    Each replay goes on record in the audit log first, and isn't done without; a second one of the
+    same dead letter is refused unless --force is given.
     """
     if not (ids or topic or reason or every):
         raise InvalidArgument("NOTHING_CHOSEN", "name dead letters, --topic, --reason or --all")
@@ -127,15 +131,14 @@ def replay(
 
 async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool) -> None:
     settings = kafka_settings()
-    journal = Journal(Home.from_environment())
-    with journal.locked():
-        replayed = journal.replayed()
+    with replays.locked(Home.from_environment()):
+        replayed = replays.replayed()
         chosen: dict[str, Letter] = {}
         for one in letters:
             if not one.letter.origin_topic:
                 print(f"{one.id} was never on a topic: it is kept for analysis, not replayed")
             elif one.letter.event_id in replayed and not force:
-                when = f"{one.id} was replayed at {replayed[one.letter.event_id]['at']}"
+                when = f"{one.id} was replayed at {replayed[one.letter.event_id]}"
                 if named:
                     raise FailedPrecondition("REPLAYED_BEFORE", f"{when}: --force does it again")
                 print(f"{when}: left out")
@@ -146,19 +149,30 @@ async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool)
             for one in chosen.values():
                 print(f"{one.id} would go to {one.letter.origin_topic}")
         elif chosen:
-            async with Producer(settings, client_id="coinmesh-dlq") as producer:
+            async with (
+                operator_log() as log,
+                Producer(settings, client_id="coinmesh-dlq") as producer,
+            ):
                 await producer.check_topics({o.letter.origin_topic for o in chosen.values()}, 10)
                 for one in chosen.values():
-                    await _put_back(producer, journal, one)
+                    await _put_back(producer, log, one)
     print(f"{len(chosen)} {'to replay' if dry else 'replayed'}")
 
 
-async def _put_back(producer: Producer, journal: Journal, one: Letter) -> None:
+async def _put_back(producer: Producer, log: AuditLog, one: Letter) -> None:
     letter = one.letter
+    recorded = log.recorded(
+        AUDIT_ACTION_DEAD_LETTER_REPLAY,
+        actor=operator(),
+        object=one.id,
+        detail=f"to {letter.origin_topic}",
+        metadata={replays.EVENT_ID: letter.event_id},
+        instrument=letter.instrument,
+    )
     key = letter.key if letter.HasField("key") else None
     headers: list[tuple[str, str | bytes | None]] = [("coinmesh-dlq", one.id)]
-    partition, offset = await producer.deliver(letter.origin_topic, key, letter.value, headers)
-    journal.record(letter.event_id, one.id, letter.origin_topic, partition, offset)
+    async with recorded:
+        partition, offset = await producer.deliver(letter.origin_topic, key, letter.value, headers)
     print(f"{one.id} → {letter.origin_topic} {partition}@{offset}")
 
 

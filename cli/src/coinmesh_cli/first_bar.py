@@ -1,17 +1,20 @@
 """Waits until the mesh serves a new bar to a visitor, as a visitor would ask for it."""
 
+import ssl
 import time
 from typing import Any
 
 import httpx
 
 from coinmesh_cli.progress import Progress
+from coinmesh_local import local_user
 from coinmesh_local.control import SupervisorError
+from coinmesh_local.mesh import Mesh
 
 DEADLINE = 600.0
 
 
-def wait_for_first_bar(rest: dict[str, Any], progress: Progress) -> None:
+def wait_for_first_bar(mesh: Mesh, progress: Progress) -> None:
     """Poll `/v1/instruments`, then their bars; SupervisorError when none comes in ten minutes.
 
     A bar that was there at the first look may be an earlier run's: a newer or a grown one counts.
@@ -20,7 +23,10 @@ def wait_for_first_bar(rest: dict[str, Any], progress: Progress) -> None:
     earlier: dict[str, tuple[str, int]] | None = None
     why = "no instrument yet"
     progress.note("waiting for the first bar")
-    with httpx.Client(base_url=rest["url"], verify=rest["ca"] or True, timeout=10) as client:
+    rest = mesh.endpoints()["rest"]
+    trusted = ssl.create_default_context(cafile=rest["ca"])
+    bearer = local_user.Bearer(mesh)
+    with httpx.Client(base_url=str(rest["url"]), verify=trusted, auth=bearer, timeout=10) as client:
         while time.monotonic() < deadline:
             try:
                 bars = _newest_bars(client)

@@ -6,7 +6,10 @@ import sys
 import typer
 from rich.console import Console
 
-from coinmesh_cli import dlq, mesh, tail
+from coinmesh_access.login import VaultUnavailableError
+from coinmesh_access.users import UserError
+from coinmesh_cli import audit, dlq, doctor, mesh, status, tail, trace, users
+from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.mesh import OptionError
@@ -24,11 +27,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 mesh.register(app)
+status.register(app)
+doctor.register(app)
 tail.register(app)
 dlq.register(app)
+users.register(app)
+trace.register(app)
+audit.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (
+    SearchError,
     SupervisorError,
     DefinitionError,
     OptionError,
@@ -37,6 +46,8 @@ EXPECTED = (
     StepError,
     MeshError,
     SettingsError,
+    UserError,
+    VaultUnavailableError,
     OSError,
 )
 

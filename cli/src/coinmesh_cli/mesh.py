@@ -1,23 +1,21 @@
-"""The commands that run the mesh: up, down, reset, restart, status, logs, endpoints, provision,
+"""The commands that run the mesh: up, down, reset, restart, logs, endpoints, provision,
 deploy."""
 
 import json
 import os
 import shutil
-import time
+import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from coinmesh_cli import log_search
 from coinmesh_cli.first_bar import wait_for_first_bar
 from coinmesh_cli.progress import Progress
 from coinmesh_local import operations
 from coinmesh_local.control import SupervisorError
-from coinmesh_local.definition import DefinitionError
+from coinmesh_local.definition import DefinitionError, Profile
 from coinmesh_local.mesh import Mesh, Options, caller_environment
 from coinmesh_local.paths import Home
 from coinmesh_local.steps import dispatch
@@ -30,17 +28,20 @@ Until = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (up, down, reset, restart, status, logs, endpoints, provision, deploy):
+    for command in (up, down, reset, restart, logs, endpoints, provision, deploy):
         app.command()(command)
 
 
-def wanted_mesh(ha: bool | None = None, gateways: int | None = None) -> Mesh:
+def wanted_mesh(
+    ha: bool | None = None, gateways: int | None = None, profile: Profile | None = None
+) -> Mesh:
     """The mesh this call asks for: what it states, else what the home has recorded."""
     home = Home.from_environment()
     recorded = Mesh.recorded(home)
     options = Options(
         ha=recorded.options.ha if ha is None else ha,
-        gateways=gateways or recorded.options.gateways,
+        gateways=recorded.options.gateways if gateways is None else gateways,
+        profile=profile or recorded.options.profile,
         source=os.environ.get("COINMESH_SOURCE") or "sim",
         ports=os.environ.get("COINMESH_PORTS") or recorded.options.ports,
     )
@@ -51,15 +52,18 @@ def up(
     until: Until = None,
     ha: Annotated[bool | None, typer.Option("--ha/--no-ha", help="Three brokers.")] = None,
     gateways: Annotated[int | None, typer.Option(help="Replicas of the query gateway.")] = None,
+    profile: Annotated[
+        Profile | None, typer.Option(help="full: with Prometheus, Alertmanager and the log store.")
+    ] = None,
 ) -> None:
     """Start the mesh; print its URLs once the first bar is served."""
-    mesh = wanted_mesh(ha, gateways)
+    mesh = wanted_mesh(ha, gateways, profile)
     targets = until or []
     mesh.closure(targets)
     with Progress() as progress:
         mesh.home.create()
         operations.provide(mesh, targets, progress.note)
-        mesh = wanted_mesh(ha, gateways)  # now with the JDKs that provisioning found
+        mesh = wanted_mesh(ha, gateways, profile)  # now with the JDKs that provisioning found
         conversation = operations.start(mesh, targets)
         try:
             for event in conversation.events():
@@ -72,7 +76,9 @@ def up(
                     progress.event(event)
             raise
         if not targets:
-            wait_for_first_bar(mesh.endpoints()["rest"], progress)
+            wait_for_first_bar(mesh, progress)
+            for name in operations.start_later(mesh):
+                progress.note(f"{name} comes in the background: see `coinmesh status`")
     _print_endpoints(mesh, targets)
 
 
@@ -100,43 +106,30 @@ def restart(names: list[str]) -> None:
             progress.event(event)
 
 
-def status(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Show what runs: process, uptime, memory, readiness, restarts."""
-    mesh = Mesh.recorded(Home.from_environment())
-    rows = operations.status(mesh)
-    if as_json:
-        print(json.dumps({"components": rows, "endpoints": mesh.endpoints()}, indent=2))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("component", "state", "ready", "pid", "up", "MiB", "restarts", "ports"):
-        table.add_column(heading, justify="right" if heading in ("pid", "up", "MiB") else "left")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["state"] + (f" ({row['detail']})" if row["state"] == "crashed" else ""),
-            "yes" if row["ready"] else "no",
-            str(row["pid"] or "–"),
-            _since(row["started"]),
-            str(row["memory"] >> 20) if row["memory"] else "–",
-            str(row["restarts"]),
-            " ".join(f"{name}={port}" for name, port in row["ports"].items()),
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-    total = sum(row["memory"] for row in rows) >> 20
-    console.print(f"\n{total} MiB in all; state in {mesh.home.root}")
-    _print_endpoints(mesh, [])
-
-
-def logs(
+def logs(  # noqa: PLR0917 (typer makes options of arguments)
     name: Annotated[str | None, typer.Argument(help="A component or replica.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow")] = False,
     lines: Annotated[int, typer.Option("-n", "--lines")] = 200,
+    trace: Annotated[
+        str | None, typer.Option(help="Lines of this trace, of every service.")
+    ] = None,
+    service: Annotated[str | None, typer.Option(help="Lines of this service or replica.")] = None,
+    since: Annotated[str | None, typer.Option(help="30s, 10m, 2h, 1d or an RFC 3339 time.")] = None,
+    grep: Annotated[str | None, typer.Option(help="Lines that match a regular expression.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines as they are stored.")] = False,
 ) -> None:
-    """Show a component's log."""
+    """Show a component's log as it is written; with a condition, lines of all logs by time.
+
+    Conditions are asked of the log store (PROFILE=full), without one of the files.
+    """
     mesh = Mesh.recorded(Home.from_environment())
+    if trace or service or since or grep or as_json:
+        wanted = log_search.Wanted.parse(trace, service or name, since, grep)
+        where, found = log_search.search(mesh, wanted, lines)
+        for line in found:
+            print(json.dumps(line, ensure_ascii=False) if as_json else log_search.show(line))
+        print(f"{len(found)} lines from the {where}", file=sys.stderr)
+        raise typer.Exit(0 if found else 1)
     chosen = [name] if name == "supervisor" else mesh.named([name or ""])
     paths = [str(path) for one in chosen if (path := mesh.home.log(one)).exists()]
     if not paths:
@@ -167,15 +160,6 @@ def deploy(
     settings = Mesh.recorded(Home.from_environment()).settings() | caller_environment()
     for step in steps:
         dispatch.run(step, settings)
-
-
-def _since(started: float | None) -> str:
-    if started is None:
-        return "–"
-    seconds = int(time.time() - started)
-    if seconds >= 86_400:
-        return datetime.fromtimestamp(started, UTC).strftime("%d %b")
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
 
 
 def _print_endpoints(mesh: Mesh, targets: list[str]) -> None:

@@ -13,12 +13,12 @@ from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings, read
 
 TIMEOUT = 10.0
-IDLE = 10.0
+IDLE = 0.5
 
 
 def kafka_settings() -> KafkaSettings:
     """Kafka's address: from the environment, else that of the local mesh."""
-    defaults = Mesh.recorded(Home.from_environment()).settings()
+    defaults = Mesh.recorded(Home.from_environment()).settings(client="cli")
     for name, value in (defaults | caller_environment()).items():
         os.environ[name] = value
     return read(KafkaSettings)

@@ -1,51 +1,33 @@
-"""Which dead letters were replayed: a journal in the home, one JSON line per replay."""
+"""Which dead letters were replayed: the audit log knows, on whichever machine it was done."""
 
 import fcntl
-import json
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
 
+from coinmesh_cli import audit
+from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local.paths import Home
 
+EVENT_ID = "dead_letter_event_id"
 
-class Journal:
-    """`data/dlq-replays.jsonl`: appended and synced after each acknowledgement."""
 
-    def __init__(self, home: Home) -> None:
-        self._path = home.data / "dlq-replays.jsonl"
+@contextmanager
+def locked(home: Home) -> Generator[None]:
+    """Keep this machine's other replays out: two at a time could send one record twice."""
+    home.data.mkdir(parents=True, exist_ok=True)
+    with open(home.data / "dlq-replay.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
-    @contextmanager
-    def locked(self) -> Generator[None]:
-        """Keep other replays out: two at a time could send one record twice."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
-    def replayed(self) -> dict[str, dict[str, Any]]:
-        """The last replay of each dead letter by event id; a torn last line is left out."""
-        found: dict[str, dict[str, Any]] = {}
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                found[entry["event_id"]] = entry
-        return found
-
-    def record(self, event_id: str, letter: str, topic: str, partition: int, offset: int) -> None:
-        """Note a replay that Kafka has acknowledged."""
-        entry = {
-            "event_id": event_id,
-            "dead_letter": letter,
-            "to": f"{topic} {partition}@{offset}",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        with open(self._path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+def replayed() -> dict[str, str]:
+    """When each dead letter was last replayed, by its event id."""
+    found: dict[str, str] = {}
+    for _, event in audit.events():
+        if event.action == pb.AUDIT_ACTION_DEAD_LETTER_REPLAY:
+            letter = event.metadata.get(EVENT_ID, "")
+            if event.outcome == pb.AUDIT_OUTCOME_ALLOWED:
+                found[letter] = audit.time_of(event)
+            else:
+                found.pop(letter, None)
+    return found

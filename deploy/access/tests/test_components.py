@@ -1,25 +1,16 @@
 """The supervisor's files: OpenBao, its setup and the agent start in order and come back."""
 
-from pathlib import Path
-
 import pytest
 
 from coinmesh_access import certificates, table
-from coinmesh_local.definition import load
-from coinmesh_local.paths import COMPONENTS
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 from meshkit.tls import CertificateFiles
 
-OURS = Path(__file__).parents[1] / "components"
+pytestmark = pytest.mark.component
 
 
-def test_the_files_fit_among_the_meshs_own() -> None:
-    assert {"openbao", "vault-setup", "certs"} <= set(load([COMPONENTS, OURS]))
-
-
-@pytest.mark.component
 def test_the_supervisor_brings_certificates(workspace: Workspace) -> None:
-    with TestMesh(workspace.root / "closed", components=(COMPONENTS, OURS)) as mesh:
+    with TestMesh(workspace.root / "closed") as mesh:
         mesh.require("certs")
         tls = mesh.home.root / "tls"
         for name in table.load().services:

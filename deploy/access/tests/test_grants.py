@@ -1,7 +1,6 @@
 """The generated grants on real servers: what the table gives works, what it doesn't is refused."""
 
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +24,10 @@ from coinmesh_access import (
 )
 from coinmesh_access.credentials import Kind
 from coinmesh_access.table import AccessError
-from coinmesh_local import provision
-from coinmesh_local.definition import fill
-from coinmesh_local.paths import BIN, CHECKOUT, LOCAL
-from coinmesh_local.steps.migrations import load, statements
-from coinmesh_local.testing import eventually
+from coinmesh_local.paths import BIN
+from coinmesh_local.testing import TestMesh, eventually
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 TABLE = table.load()
@@ -81,7 +79,7 @@ def redis_client(bao: Any, tls_root: Path, tmp_path: Path, process: Start) -> Ca
         except redis.ConnectionError:
             return False
 
-    eventually(answers, "Redis answers", timeout=30)
+    eventually(answers, "Redis answers")
     return connect
 
 
@@ -173,12 +171,12 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
             check_directory_existence_before_creation=False,
         )
 
-    def put(client: Any, key: str) -> None:
-        with client.open_output_stream(f"coinmesh/{key}") as stream:
+    def put(client: Any, key: str, bucket: str = "coinmesh") -> None:
+        with client.open_output_stream(f"{bucket}/{key}") as stream:
             stream.write(key.encode())
 
-    def get(client: Any, key: str) -> bytes:
-        with client.open_input_stream(f"coinmesh/{key}") as stream:
+    def get(client: Any, key: str, bucket: str = "coinmesh") -> bytes:
+        with client.open_input_stream(f"{bucket}/{key}") as stream:
             return stream.read()
 
     def listed(client: Any, prefix: str) -> list[str]:
@@ -199,6 +197,7 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
                 allow_bucket_creation=True,
             )
             bucket.create_dir("coinmesh")
+            bucket.create_dir("coinmesh-audit")
             put(admin, "audit/head")
         except OSError:
             return False
@@ -209,8 +208,16 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
     for client in (spark, cli):
         assert get(client, "raw/t/1") == b"raw/t/1"
         assert listed(client, "raw") == ["coinmesh/raw/t/1"]
-    assert get(cli, "audit/head") == b"audit/head"
+    anchor = store(**keys["audit-anchor"][0])
+    put(anchor, "audit/1", "coinmesh-audit")
+    for client in (anchor, cli):
+        assert get(client, "audit/1", "coinmesh-audit") == b"audit/1"
     for refused in (
+        lambda: get(cli, "audit/head"),
+        lambda: put(cli, "audit/2", "coinmesh-audit"),
+        lambda: put(anchor, "other/1", "coinmesh-audit"),
+        lambda: put(anchor, "audit/1"),
+        lambda: get(spark, "audit/1", "coinmesh-audit"),
         lambda: put(spark, "curated/x"),
         lambda: put(spark, "rawx"),
         lambda: get(spark, "audit/head"),
@@ -228,73 +235,13 @@ def test_s3_keeps_each_service_to_its_prefixes(bao: Any, tmp_path: Path, process
 
 
 @pytest.fixture
-def kafka(
-    bao: Any, tls_root: Path, tmp_path: Path, process: Start
-) -> Callable[[str], dict[str, Any]]:
-    """A broker that knows its clients by certificate; client configurations by service."""
-    provision.ensure(["jdk17", "kafka"], print)
-    places = provision.locations()
-    broker, controller = bao.free_port(), bao.free_port()
-    own = tls_root / "kafka" / "current"
-    properties = tmp_path / "kafka.properties"
-    properties.write_text(
-        f"""process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=SSL://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-listener.security.protocol.map=SSL:SSL,CONTROLLER:SSL
-inter.broker.listener.name=SSL
-controller.listener.names=CONTROLLER
-log.dirs={tmp_path}/log
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-auto.create.topics.enable=false
-ssl.keystore.type=PEM
-ssl.keystore.location={own}/keystore.pem
-ssl.truststore.type=PEM
-ssl.truststore.location={own}/ca.crt
-ssl.client.auth=required
-ssl.endpoint.identification.algorithm=https
-ssl.enabled.protocols=TLSv1.3
-ssl.principal.mapping.rules={kafka_acls.PRINCIPAL_RULE}
-authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users={kafka_acls.super_users(TABLE)}
-allow.everyone.if.no.acl.found=false
-"""
-    )
-    java = [f"{places['jdk17']}/bin/java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    java += ["-cp", f"{places['cache.kafka']}/*"]
-    format_tool = ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg"]
-    subprocess.run([*java, *format_tool, "-c", str(properties)], check=True, capture_output=True)
-    process(*java, "-Xmx384m", "kafka.Kafka", properties)
+def kafka(mesh: TestMesh) -> Configured:
+    """The mesh's own brokers; client configurations by service."""
+    mesh.require("kafka-access", "topics")
 
     def configuration(name: str) -> dict[str, Any]:
-        files = client_files(tls_root, name)
-        return {
-            "bootstrap.servers": f"127.0.0.1:{broker}",
-            "security.protocol": "ssl",
-            "ssl.key.location": files["key"],
-            "ssl.certificate.location": files["crt"],
-            "ssl.ca.location": files["ca"],
-            "allow.auto.create.topics": False,
-            "log_level": 0,
-        }
+        return {**client_config(mesh.read(KafkaSettings, name), name), "log_level": 0}
 
-    admin = AdminClient(configuration("deploy"))
-
-    def ready() -> bool:
-        try:
-            return bool(admin.list_topics(timeout=2).brokers)
-        except KafkaException:
-            return False
-
-    eventually(ready, "Kafka lets the deployer in", timeout=120)
-    names = ("market.trades.v1", "market.bars.v1", "audit.events.v1")
-    for future in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
-        future.result(timeout=30)
     return configuration
 
 
@@ -334,8 +281,6 @@ def consumed(configuration: dict[str, Any], topic: str, group: str) -> KafkaErro
 
 
 def test_kafka_holds_to_the_table(kafka: Configured) -> None:
-    everything = kafka_acls.apply(kafka("deploy"), TABLE)
-    assert len(everything.create) == len(kafka_acls.acls(TABLE))
     again = kafka_acls.apply(kafka("deploy"), TABLE)
     assert (again.create, again.delete) == ((), ())
 
@@ -378,106 +323,22 @@ def test_kafka_holds_to_the_table(kafka: Configured) -> None:
     services = {**TABLE.services, "collector-binance": table.Service(description="nothing now")}
     less = TABLE.model_copy(update={"services": services})
     assert kafka_acls.apply(kafka("deploy"), less).delete
-    eventually(
-        lambda: produced(collector, "market.trades.v1", idempotent=False) is not None,
-        "its ACLs are gone",
-        timeout=30,
-    )
+    try:
+        eventually(
+            lambda: produced(collector, "market.trades.v1", idempotent=False) is not None,
+            "its ACLs are gone",
+            timeout=30,
+        )
+    finally:
+        assert kafka_acls.apply(kafka("deploy"), TABLE).create
 
 
 # -- Cassandra ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cassandra(bao: Any, tls_root: Path, tmp_path: Path, process: Start) -> str:
-    """A node that was taken over and knows its clients by certificate; its host:port."""
-    provision.ensure(["jdk17", "cassandra"], print)
-    places = provision.locations()
-    own = tls_root / "cassandra" / "current"
-    ports = {name: bao.free_port() for name in ("cql", "storage", "ssl_storage", "jmx")}
-    context = {f"port.{name}": str(port) for name, port in ports.items()}
-    context |= {"host": "127.0.0.1", "data": str(tmp_path / "data")}
-    context |= {"listen.storage": f"127.0.0.1:{ports['storage']}"}
-    config = LOCAL / "config"
-    validator = "org.apache.cassandra.auth.SpiffeCertificateValidator"
-    text = fill((config / "cassandra.yaml").read_text(), context, "cassandra.yaml")
-    text = re.sub(r"(?m)^(authenticator|authorizer):.*\n", "", text)
-    configuration = tmp_path / "cassandra.yaml"
-    by_certificate = f"""authenticator:
-  class_name: org.apache.cassandra.auth.MutualTlsAuthenticator
-  parameters: {{validator_class_name: {validator}}}
-"""
-    text += f"""
-authorizer: CassandraAuthorizer
-role_manager: CassandraRoleManager
-permissions_validity: 0ms
-roles_validity: 0ms
-client_encryption_options:
-  enabled: true
-  optional: false
-  require_client_auth: true
-  protocol: TLS
-  accepted_protocols: [TLSv1.3]
-  ssl_context_factory: {{class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}}
-  keystore: {own}/keystore.pem
-  truststore: {own}/ca.crt
-"""
-    options = tmp_path / "jvm.options"
-    options.write_text(fill((config / "cassandra-jvm.options").read_text(), context, "jvm.options"))
-    lib = places["cache.cassandra"]
-    command = (
-        *(f"{places['jdk17']}/bin/java", f"@{options}", "-Xms512m", "-Xmx512m"),
-        *("-XX:MaxDirectMemorySize=256m", f"-Djava.io.tmpdir={tmp_path}"),
-        *(f"-Dcassandra.config=file:{configuration}", f"-Dcassandra.storagedir={tmp_path}/data"),
-        f"-Dlogback.configurationFile={config}/cassandra-logback.xml",
-        *(f"-Dcassandra.jmx.local.port={ports['jmx']}", f"-javaagent:{lib}/jamm-0.4.0.jar"),
-        *("-cp", f"{lib}/*", "org.apache.cassandra.service.CassandraDaemon"),
-    )
-    address = f"127.0.0.1:{ports['cql']}"
-
-    def works(step: Callable[[], None]) -> bool:
-        try:
-            step()
-        except AccessError:
-            return False
-        return True
-
-    def adopt() -> None:
-        cassandra_session.adopt(address, tls_root / "deploy", TABLE, "deploy")
-
-    def enter() -> None:
-        with cassandra_session.connect(address, tls_root / "deploy"):
-            pass
-
-    configuration.write_text(text + "authenticator: PasswordAuthenticator\n")
-    first = process(*command)
-    eventually(lambda: works(adopt), "Cassandra lets its first user in", timeout=200)
-    first.terminate()
-    first.wait(timeout=60)
-    configuration.write_text(text + by_certificate)
-    process(*command)
-    eventually(lambda: works(enter), "Cassandra knows the deployer", timeout=200)
-    migrate(address, tls_root)
-    return address
-
-
-def migrate(address: str, tls_root: Path) -> None:
-    """The schema and everybody's grants, by the deployer's certificate."""
-    migrations = load(CHECKOUT / "deploy" / "cassandra" / "migrations")
-    with cassandra_session.connect(address, tls_root / "deploy") as session:
-        session.execute(
-            "CREATE KEYSPACE IF NOT EXISTS coinmesh WITH replication = "
-            "{'class': 'SimpleStrategy', 'replication_factor': 1}"
-        )
-        session.set_keyspace("coinmesh")
-        for migration in migrations:
-            for statement in statements(migration.text):
-                session.execute(statement, timeout=60)
-        cassandra_roles.apply(session, TABLE)
-        cassandra_roles.apply(session, TABLE)
-
-
-def test_cassandra_holds_to_the_table(cassandra: str, tls_root: Path, bao: Any) -> None:
+def test_cassandra_holds_to_the_table(mesh: TestMesh) -> None:
+    mesh.require("cassandra-access")
+    cassandra, tls_root = mesh.endpoints["cassandra"], mesh.home.tls
     insert = "INSERT INTO coinmesh.trades (instrument, bucket, shard, event_time, trade_id) "
     insert += "VALUES ('a', 0, 0, 0, 1)"
     select = "SELECT trade_id FROM coinmesh.trades"
@@ -487,7 +348,7 @@ def test_cassandra_holds_to_the_table(cassandra: str, tls_root: Path, bao: Any) 
             with pytest.raises(Unauthorized):
                 spark.execute(refused)
     with cassandra_session.connect(cassandra, tls_root / "query-gateway") as gateway:
-        assert [row.trade_id for row in gateway.execute(select)] == [1]
+        assert 1 in {row.trade_id for row in gateway.execute(select)}
         for refused in (
             insert,
             "DROP TABLE coinmesh.trades",

@@ -4,6 +4,7 @@ import base64
 import json
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hvac.exceptions import Forbidden, InvalidRequest
 
 from coinmesh_access import credentials, setup, table, users
+from coinmesh_access.anchoring import Signer
 from coinmesh_access.credentials import Kind
 from coinmesh_access.login import Vault, VaultUnavailableError
 from coinmesh_access.users import UserError
+from meshkit import audit_anchors
 
 pytestmark = pytest.mark.component
 TABLE = table.load()
@@ -181,15 +184,18 @@ def test_two_credentials_are_valid_at_once(bao: Any) -> None:
     assert len({first["password"], second["password"], third["password"]}) == 3
 
 
-def test_audit_heads_are_signed_by_those_who_may(bao: Any) -> None:
-    text = base64.b64encode(b"head").decode()
-    signature = bao.service(ME).write_data("transit/sign/audit", data={"input": text})
-    checked = bao.service("cli").write_data(
-        "transit/verify/audit", data={"input": text, "signature": signature["data"]["signature"]}
-    )
-    assert checked["data"]["valid"]
-    with pytest.raises(Forbidden):
-        bao.service("redis").write_data("transit/sign/audit", data={"input": text})
+def test_only_the_anchoring_process_may_sign_anchors(bao: Any) -> None:
+    signer = Signer(bao.vault, bao.secrets)
+    document = audit_anchors.document(1, datetime.now(UTC), {}, 0, "")
+    sealed = audit_anchors.seal(document, signer.sign(document))
+    keys = Signer(bao.vault, bao.secrets, "cli").public_keys()
+    assert audit_anchors.open_sealed(sealed, keys).anchored.number == 1
+    for name in TABLE.services:
+        if name != "audit-anchor":
+            with pytest.raises(VaultUnavailableError, match="permission denied"):
+                Signer(bao.vault, bao.secrets, name).sign(document)
+    with pytest.raises(VaultUnavailableError, match="permission denied"):
+        Signer(bao.vault, bao.secrets, "redis").public_keys()
 
 
 def claims(token: str) -> dict[str, Any]:

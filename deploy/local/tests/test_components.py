@@ -1,8 +1,8 @@
 """The real components: filled by the deploy steps, killed, started again with what they held."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +16,8 @@ from coinmesh_local.steps import topics as topic_step
 from coinmesh_local.steps.errors import StepError
 from coinmesh_local.steps.schemas import Contract, Registry
 from coinmesh_local.testing import TestMesh, Workspace
+from meshkit.kafka import client_config
+from meshkit.settings import CassandraSettings, KafkaSettings, RegistrySettings, S3Settings
 
 pytestmark = pytest.mark.component
 
@@ -30,21 +32,21 @@ RETIRED = BASE + 'message Thing {\n  reserved 2;\n  reserved "count";\n  string 
 @pytest.fixture
 def registry(mesh: TestMesh) -> Iterator[Registry]:
     mesh.require("schemas")
-    with Registry(mesh.endpoints["registry"]) as client:
+    with Registry(mesh.read(RegistrySettings)) as client:
         yield client
 
 
 def test_topics_are_as_the_contracts_say_and_are_kept_so(mesh: TestMesh) -> None:
     mesh.require("topics")
-    admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
+    admin = AdminClient(client_config(mesh.read(KafkaSettings), "test"))
     found = admin.list_topics(timeout=30).topics
     for topic in topics.ALL:
         assert len(found[topic.name].partitions) == topic.partitions
 
     changed = topics.ALL[0]
     altered = topic_step.Wanted(changed.name, changed.partitions, {"retention.ms": "12345"})
-    topic_step.create(mesh.endpoints["kafka"], [altered])
-    topic_step.create(mesh.endpoints["kafka"], [altered])
+    topic_step.create(mesh.read(KafkaSettings), [altered])
+    topic_step.create(mesh.read(KafkaSettings), [altered])
     resource = ConfigResource(ResourceType.TOPIC, changed.name)
     entries = next(iter(admin.describe_configs([resource]).values())).result(timeout=30)
     assert entries["retention.ms"].value == "12345"
@@ -55,16 +57,16 @@ def test_partitions_of_a_topic_never_change(mesh: TestMesh) -> None:
     mesh.require("topics")
     wrong = topic_step.Wanted(topics.TRADES.name, topics.TRADES.partitions + 1)
     with pytest.raises(StepError, match=r"has 4 partitions, the contracts say 5"):
-        topic_step.create(mesh.endpoints["kafka"], [wrong])
+        topic_step.create(mesh.read(KafkaSettings), [wrong])
 
 
 def test_every_contract_is_registered_once_with_its_references(mesh: TestMesh) -> None:
     mesh.require("schemas")
-    url = mesh.endpoints["registry"]
-    before = schemas.register_all(url)
-    assert schemas.register_all(url) == before
+    settings = mesh.read(RegistrySettings)
+    before = schemas.register_all(settings)
+    assert schemas.register_all(settings) == before
     subject = f"{topics.TRADES.name}-value"
-    latest = httpx.get(f"{url}/subjects/{subject}/versions/latest").json()
+    latest = _get(mesh, f"/subjects/{subject}/versions/latest")
     assert [r["name"] for r in latest["references"]] == ["coinmesh/events/v1/event_type.proto"]
 
 
@@ -91,60 +93,65 @@ def test_an_unresolved_import_and_nonsense_are_refused(registry: Registry) -> No
 
 def test_schemas_survive_a_restart_and_a_kill_of_the_registry(mesh: TestMesh) -> None:
     mesh.require("schemas")
-    url = mesh.endpoints["registry"]
-    before = schemas.register_all(url)
+    before = schemas.register_all(mesh.read(RegistrySettings))
     component = mesh.component("registry")
     component.restart()
-    assert _ids(url, before) == before
+    assert _ids(mesh, before) == before
     component.kill()
     component.wait_ready()
-    assert _ids(url, before) == before
-    config = httpx.get(f"{url}/config").json()
-    assert config["compatibilityLevel"] == "BACKWARD_TRANSITIVE"
+    assert _ids(mesh, before) == before
+    assert _get(mesh, "/config")["compatibilityLevel"] == "BACKWARD_TRANSITIVE"
 
 
-def _ids(url: str, subjects: dict[str, int]) -> dict[str, int]:
+def _get(mesh: TestMesh, path: str) -> Any:
+    return httpx.get(mesh.endpoints["registry"] + path, verify=mesh.tls()).json()
+
+
+def _ids(mesh: TestMesh, subjects: dict[str, int]) -> dict[str, int]:
     """The ids that the registry has now, registering nothing."""
     return {
-        subject: httpx.get(f"{url}/subjects/{subject.replace('/', '%2F')}/versions/latest").json()[
-            "id"
-        ]
+        subject: _get(mesh, f"/subjects/{subject.replace('/', '%2F')}/versions/latest")["id"]
         for subject in subjects
     }
 
 
 def test_an_unreachable_registry_is_named(unused_tcp_port: int) -> None:
+    settings = RegistrySettings(schema_registry_url=f"http://127.0.0.1:{unused_tcp_port}/v7")
     with pytest.raises(StepError, match=f"127.0.0.1:{unused_tcp_port}|schema registry failed"):
-        schemas.register_all(f"http://127.0.0.1:{unused_tcp_port}/apis/ccompat/v7")
+        schemas.register_all(settings)
 
 
 def test_migrations_run_once_and_altered_ones_are_refused(mesh: TestMesh, tmp_path: Path) -> None:
     mesh.require("cassandra")
-    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
+    settings = _keyspace(mesh, "migrations_test")
     first = tmp_path / "0001_things.cql"
     first.write_text("-- a comment; with a semicolon\nCREATE TABLE things (a text PRIMARY KEY);\n")
-    assert migrations.apply(point, "migrations_test", tmp_path) == ["0001_things.cql"]
-    assert migrations.apply(point, "migrations_test", tmp_path) == []
+    assert migrations.apply(settings, tmp_path) == ["0001_things.cql"]
+    assert migrations.apply(settings, tmp_path) == []
     (tmp_path / "0002_more.cql").write_text("ALTER TABLE things ADD b text;")
-    assert migrations.apply(point, "migrations_test", tmp_path) == ["0002_more.cql"]
+    assert migrations.apply(settings, tmp_path) == ["0002_more.cql"]
     first.write_text("CREATE TABLE things (a int PRIMARY KEY);\n")
     with pytest.raises(StepError, match=r"0001_things.cql was altered"):
-        migrations.apply(point, "migrations_test", tmp_path)
+        migrations.apply(settings, tmp_path)
     first.unlink()
     (tmp_path / "0002_more.cql").rename(tmp_path / "0001_more.cql")
     with pytest.raises(StepError, match=r"0002_more.cql was applied but its file is gone"):
-        migrations.apply(point, "migrations_test", tmp_path)
+        migrations.apply(settings, tmp_path)
+
+
+def _keyspace(mesh: TestMesh, name: str) -> CassandraSettings:
+    return mesh.read(CassandraSettings).model_copy(update={"cassandra_keyspace": name})
 
 
 def test_a_failed_migration_is_not_recorded(mesh: TestMesh, tmp_path: Path) -> None:
     mesh.require("cassandra")
-    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
+    settings = _keyspace(mesh, "failing_test")
     path = tmp_path / "0001_things.cql"
     path.write_text("CREATE TABLE IF NOT EXISTS t (a text PRIMARY KEY); CREATE NONSENSE;")
     with pytest.raises(StepError, match=r"0001_things\.cql: Cassandra refused “CREATE NONSENSE”"):
-        migrations.apply(point, "failing_test", tmp_path)
+        migrations.apply(settings, tmp_path)
     path.write_text("CREATE TABLE IF NOT EXISTS t (a text PRIMARY KEY);")
-    assert migrations.apply(point, "failing_test", tmp_path) == ["0001_things.cql"]
+    assert migrations.apply(settings, tmp_path) == ["0001_things.cql"]
 
 
 def test_the_mesh_own_migrations_apply_and_survive_kill_9(mesh: TestMesh) -> None:
@@ -152,23 +159,21 @@ def test_the_mesh_own_migrations_apply_and_survive_kill_9(mesh: TestMesh) -> Non
     component = mesh.component("cassandra")
     component.kill()
     component.wait_ready()
-    point = mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"]
     directory = CHECKOUT / "deploy" / "cassandra" / "migrations"
-    assert migrations.apply(point, "coinmesh", directory) == []
+    assert migrations.apply(mesh.read(CassandraSettings), directory) == []
 
 
 def test_objects_survive_kill_9_and_strangers_get_none(mesh: TestMesh) -> None:
     mesh.require("bucket")
-    settings = mesh.settings
-    endpoint = settings["COINMESH_S3_ENDPOINT"]
-    file = Path(settings["COINMESH_S3_CREDENTIALS_FILE"])
-    assert file.stat().st_mode & 0o777 == 0o600
-    credentials = json.loads(file.read_text())
+    settings = mesh.read(S3Settings)
+    endpoint = settings.s3_endpoint
+    assert settings.s3_credentials_file.stat().st_mode & 0o777 == 0o600
+    credentials = settings.s3_credentials()
     store = fs.S3FileSystem(
-        access_key=credentials["accessKey"],
-        secret_key=credentials["secretKey"],
-        endpoint_override=endpoint.removeprefix("http://"),
-        scheme="http",
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key.get_secret_value(),
+        endpoint_override=endpoint.removeprefix("https://"),
+        tls_ca_file_path=str(mesh.home.ca),
         region="us-east-1",
     )
     with store.open_output_stream("coinmesh/kept") as stream:
@@ -176,17 +181,17 @@ def test_objects_survive_kill_9_and_strangers_get_none(mesh: TestMesh) -> None:
     component = mesh.component("seaweedfs")
     component.kill()
     component.wait_ready()
-    bucket.create(endpoint, credentials, "coinmesh")
+    bucket.create(settings)
     with store.open_input_stream("coinmesh/kept") as stream:
         assert stream.read() == b"kept" * 10_000
-    assert httpx.get(f"{endpoint}/coinmesh/kept").status_code == 403
+    assert httpx.get(f"{endpoint}/coinmesh/kept", verify=mesh.tls()).status_code == 403
 
 
 def test_kafka_starts_from_damaged_storage(workspace: Workspace) -> None:
     with TestMesh(workspace.root / "damaged") as mesh:
         mesh.require("topics")
         component = mesh.component("kafka")
-        admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
+        admin = AdminClient(client_config(mesh.read(KafkaSettings), "test"))
         meta = mesh.home.data / "kafka" / "log" / "meta.properties"
         for damage in ("", "version=1\ncluster.id=another-cluster-0000000\nnode.id=1\n", None):
             component.stop()
@@ -204,9 +209,9 @@ def test_three_brokers_replicate_and_outlive_one(workspace: Workspace) -> None:
 
     with TestMesh(workspace.root / "ha", Options(ha=True, ports="free")) as mesh:
         mesh.require("topics")
-        admin = AdminClient({"bootstrap.servers": mesh.endpoints["kafka"]})
+        admin = AdminClient(client_config(mesh.read(KafkaSettings), "test"))
         metadata = admin.list_topics(topics.TRADES.name, timeout=30)
         partitions = metadata.topics[topics.TRADES.name].partitions
         assert {len(p.replicas) for p in partitions.values()} == {3}
         mesh.component("kafka-2").stop()
-        topic_step.create(mesh.endpoints["kafka"], topic_step.mesh_topics())
+        topic_step.create(mesh.read(KafkaSettings), topic_step.mesh_topics())

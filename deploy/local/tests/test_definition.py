@@ -38,6 +38,11 @@ def test_a_step_cannot_be_ready(tmp_path: Path) -> None:
         load(tmp_path, a=MINIMAL + 'kind = "step"', b=MINIMAL + 'depends_on = {a = "ready"}')
 
 
+def test_nothing_can_depend_on_what_comes_later(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match="b: a comes later"):
+        load(tmp_path, a=MINIMAL + "later = true", b=MINIMAL + 'depends_on = {a = "ready"}')
+
+
 def test_an_unknown_placeholder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('description = "x"\ncommand = ["${port.none}"]\n')
     mesh = Mesh(Home(tmp_path / "home"), components=(tmp_path,))
@@ -59,6 +64,21 @@ def test_live_source_does_without_the_simulator(tmp_path: Path) -> None:
     assert not [key for key in collector.environment if key.startswith("COINMESH_BINANCE_")]
 
 
+def test_the_full_profile_adds_components_to_the_default_one(tmp_path: Path) -> None:
+    load(tmp_path, a=MINIMAL, b=MINIMAL + 'profile = "full"\ndepends_on = {a = "ready"}')
+    home = Home(tmp_path / "home")
+    assert list(Mesh(home, components=(tmp_path,)).definitions) == ["a"]
+    Mesh(home, Options(profile="full"), components=(tmp_path,)).save()
+    assert Mesh.recorded(home).closure() == ["a", "b"]
+
+
+def test_an_unknown_profile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="profile is default or full, not 'huge'"):
+        Mesh(Home(tmp_path), Options(profile="huge"))  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match=r"a\.toml(.|\n)*profile"):
+        load(tmp_path, a=MINIMAL + 'profile = "huge"')
+
+
 def test_ha_runs_three_brokers_with_replicated_topics(tmp_path: Path) -> None:
     mesh = Mesh(Home(tmp_path), Options(ha=True))
     names = [instance.name for instance in mesh.instances("kafka")]
@@ -67,6 +87,23 @@ def test_ha_runs_three_brokers_with_replicated_topics(tmp_path: Path) -> None:
     properties = mesh.instances("kafka")[1].files["kafka.properties"]
     assert "node.id=2\n" in properties
     assert "min.insync.replicas=2" in properties
+
+
+def test_data_of_a_plaintext_mesh_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    home.write_json("mesh.json", {"options": {}, "environment": {}})
+    (tmp_path / "data" / "kafka").mkdir()
+    with pytest.raises(OptionError, match=r"by a mesh without TLS.*coinmesh reset"):
+        Mesh(home).save()
+
+
+def test_who_has_an_identity_waits_for_its_certificate(tmp_path: Path) -> None:
+    load(tmp_path, certs=MINIMAL, a=MINIMAL + 'identity = "envoy"')
+    mesh = Mesh(Home(tmp_path / "home"), components=(tmp_path,))
+    assert mesh.closure(["a"]) == ["certs", "a"]
+    (instance,) = mesh.instances("a")
+    assert instance.environment["COINMESH_TLS_DIR"] == str(tmp_path / "home" / "tls" / "envoy")
 
 
 def test_data_of_another_mode_is_not_mixed(tmp_path: Path) -> None:
@@ -84,7 +121,7 @@ def test_memory_stays_below_8_gib(tmp_path: Path, options: Options) -> None:
 
 
 def test_no_two_listeners_share_a_port(tmp_path: Path) -> None:
-    mesh = Mesh(Home(tmp_path), Options(ha=True, gateways=8))
+    mesh = Mesh(Home(tmp_path), Options(ha=True, gateways=8, profile="full"))
     numbers = [n for ports in mesh.ports.values() for many in ports.values() for n in many]
     assert len(numbers) == len(set(numbers))
     assert max(numbers) < 32_768, "the ephemeral range begins there"
@@ -98,6 +135,6 @@ def test_free_ports_are_kept_and_differ_between_homes(tmp_path: Path) -> None:
 
 def test_the_readme_lists_every_default_port() -> None:
     readme = (LOCAL / "README.md").read_text()
-    for name, found in Mesh(Home(Path("/nowhere"))).definitions.items():
+    for name, found in Mesh(Home(Path("/nowhere")), Options(profile="full")).definitions.items():
         for port, number in found.ports.items():
             assert f"| {name} | {port} | {number} |" in readme

@@ -1,13 +1,23 @@
 """Provisioning: the cache survives interruptions, JDKs are found, the missing is named."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from coinmesh_local.provision import ProvisionError, cache, java, maven, system
+from coinmesh_local.paths import Home
+from coinmesh_local.provision import (
+    ProvisionError,
+    cache,
+    ensure,
+    golang,
+    java,
+    maven,
+    system,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -111,4 +121,41 @@ def test_every_download_is_pinned_and_keyed_by_its_pom() -> None:
         "apicurio-3.3.3",
         "cassandra-5.0.9",
         "spark-jars-4.2.0",
+        "jmx-exporter-1.0.1",
+        "opensearch-2.19.6",
     ]
+
+
+def test_a_program_is_built_from_its_pins(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"jaeger-v1\.76\.0-[0-9a-f]{8}", golang.directory("jaeger").name)
+    tools = own_cache / "bin"
+    tools.mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(ProvisionError, match=r"go is not on PATH.*install Go 1\.\d+"):
+        golang.ensure("jaeger", print)
+    assert not golang.directory("jaeger").exists()
+    compiler = tools / "go"
+    compiler.write_text(
+        '#!/bin/sh\ncase " $* " in *" -mod=readonly "*) echo broken >&2; exit 1;; esac\n'
+    )
+    compiler.chmod(0o755)
+    with pytest.raises(ProvisionError, match=r"(?s)could not build jaeger.*broken.*Way out"):
+        golang.ensure("jaeger", print)
+    assert not golang.directory("jaeger").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ProvisionError, match=r"file/coinmesh \(Not a directory.*XDG_CACHE_HOME"):
+        ensure(["kafka"], lambda _: None)
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    home = Home(tmp_path / "file")
+    assert home.read_json("mesh.json", {}) == {}
+    with pytest.raises(PermissionError, match=r"file \(File exists\): set COINMESH_HOME"):
+        home.create()

@@ -100,6 +100,45 @@ def test_only_what_is_asked_for_starts(build: Build) -> None:
     assert mesh.status()["other"]["state"] == "stopped"
 
 
+def prepared(*words: str, head: str = "") -> str:
+    """A component that comes later, after a command that may take long."""
+    return service(head=f"later = true\nprepare = [{[*FAKE, *words]}]\n{head}")
+
+
+def test_what_comes_later_is_not_waited_for(build: Build) -> None:
+    mesh = build(base=service(), slow=prepared("serve", "0", head='depends_on = {base = "ready"}'))
+    up(mesh)
+    assert mesh.status()["slow"]["state"] == "stopped"
+    assert operations.start_later(mesh.mesh) == ["slow"]
+    eventually(lambda: mesh.component("slow").pids(), "its preparation runs")
+    assert mesh.status()["slow"]["state"] == "starting"
+    assert mesh.status()["base"]["ready"]
+    operations.down(mesh.home)
+    assert processes.find(mesh.home.root) == {}
+
+
+def test_what_comes_later_gets_ready_in_the_background(build: Build) -> None:
+    mesh = build(base=service(), slow=prepared("step", "${base.main}"))
+    up(mesh)
+    operations.start_later(mesh.mesh)
+    mesh.component("slow").wait_ready()
+    first = mesh.component("slow").pids()
+    assert operations.start_later(mesh.mesh) == []
+    up(mesh)
+    assert mesh.component("slow").pids() == first
+
+
+def test_what_comes_later_and_fails_leaves_the_rest_alone(build: Build) -> None:
+    mesh = build(base=service(), slow=prepared("fail"))
+    up(mesh)
+    operations.start_later(mesh.mesh)
+    eventually(lambda: mesh.status()["slow"]["state"] == "failed", "its failure shows")
+    assert "the reason why" in mesh.component("slow").log()
+    assert mesh.status()["base"]["ready"]
+    with pytest.raises(AssertionError, match="slow: "):
+        mesh.require("slow")
+
+
 def test_failure_shows_the_log_and_undoes_the_start(build: Build) -> None:
     mesh = build(good=service(), bad=step("fail", head='depends_on = {good = "ready"}'))
     with pytest.raises(AssertionError, match=r"(?s)bad: ended with status 7.*the reason why"):

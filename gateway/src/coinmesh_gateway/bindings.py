@@ -12,7 +12,9 @@ from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 
+from coinmesh_contracts.auth.v1 import rule_pb2
 from coinmesh_gateway.catalogue import CatalogueError
+from meshkit.authz import EDGE
 
 _VARIABLE = re.compile(r"\{(?P<name>[a-z_.]+)(?:=(?P<pattern>[^}]+))?\}")
 _HTTP_BODY = ".google.api.HttpBody"
@@ -28,6 +30,7 @@ class Binding:
         template: The path template, e.g. "/v1/instruments/{instrument}/bars".
         streams: Whether the RPC answers with a stream.
         raw: Whether the service renders the body itself (google.api.HttpBody).
+        open: Whether it needs no token.
     """
 
     rpc: str
@@ -35,6 +38,7 @@ class Binding:
     template: str
     streams: bool
     raw: bool
+    open: bool = False
 
     def path_regex(self, bind: Mapping[str, str]) -> str:
         """The RE2 pattern of its paths, with the variables in `bind` at their only value."""
@@ -58,7 +62,7 @@ def _segments(pattern: str) -> str:
 
 
 def bindings(descriptor_set: bytes, services: Iterable[str]) -> list[Binding]:
-    """All bindings of gRPC services, the more specific paths first.
+    """All bindings of gRPC services that users may call, the more specific paths first.
 
     Raises:
         CatalogueError: A service is not in the descriptor set.
@@ -84,7 +88,9 @@ def _specific_first(binding: Binding) -> tuple[int, int, str, str]:
 
 def _of_method(service: str, method: MethodDescriptorProto) -> Iterator[Binding]:
     http: Any = annotations_pb2.http
-    if not method.options.HasExtension(http):
+    caller: Any = rule_pb2.rule
+    allowed: rule_pb2.Rule = method.options.Extensions[caller]
+    if not method.options.HasExtension(http) or EDGE not in allowed.callers:
         return
     rule: HttpRule = method.options.Extensions[http]
     for each in (rule, *rule.additional_bindings):
@@ -95,6 +101,7 @@ def _of_method(service: str, method: MethodDescriptorProto) -> Iterator[Binding]
             template=template,
             streams=method.server_streaming,
             raw=method.output_type == _HTTP_BODY,
+            open=allowed.role == rule_pb2.ROLE_ANYONE,
         )
 
 

@@ -2,9 +2,10 @@
 
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway.tls import Tls
+from coinmesh_gateway.tls import Tls, server_only
 from meshkit.settings import Address
 
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -15,19 +16,39 @@ def authority(service: str) -> str:
     return f"{service}.coinmesh"
 
 
-def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
-    """One service's cluster: round robin over the replicas that are healthy."""
+def plain_cluster(name: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
+    """HTTP/2 to a server of the mesh: round robin over its replicas."""
     return {
-        "name": service,
+        "name": name,
         "type": "STATIC" if all(_is_ip(each.host) for each in endpoints) else "STRICT_DNS",
         "connect_timeout": "1s",
         "lb_policy": "ROUND_ROBIN",
-        # When none is healthy all are tried: a service that lacks one store can say so itself.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
         "load_assignment": {
-            "cluster_name": service,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [_endpoint(each) for each in endpoints]}],
         },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _HTTP_OPTIONS,
+                # Connections follow certificate renewals.
+                "common_http_protocol_options": {"max_connection_duration": "600s"},
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        "connection_keepalive": {"interval": "30s", "timeout": "10s"}
+                    }
+                },
+            }
+        },
+        **({} if tls is None else {"transport_socket": tls.upstream(name)}),
+    }
+
+
+def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
+    """One service's cluster: round robin over the replicas that are healthy."""
+    return {
+        **plain_cluster(service, endpoints, tls),
+        # When none is healthy all are tried: a service that lacks one store can say so itself.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
         "health_checks": [
             {
                 "timeout": "2s",
@@ -60,19 +81,21 @@ def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict
                 }
             ]
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _HTTP_OPTIONS,
-                # Connections follow certificate renewals.
-                "common_http_protocol_options": {"max_connection_duration": "600s"},
-                "explicit_http_config": {
-                    "http2_protocol_options": {
-                        "connection_keepalive": {"interval": "30s", "timeout": "10s"}
-                    }
-                },
-            }
+    }
+
+
+def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
+    """A server outside the mesh that speaks HTTP under TLS, known by `ca` and its address."""
+    kind = "IP_ADDRESS" if _is_ip(address.host) else "DNS"
+    return {
+        "name": name,
+        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [_endpoint(address)]}],
         },
-        **({} if tls is None else {"transport_socket": tls.upstream(service)}),
+        "transport_socket": server_only(ca, kind, address.host),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway import cache
+from coinmesh_gateway import cache, quotas, users
 from coinmesh_gateway.bindings import bindings
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
 from coinmesh_gateway.clusters import cluster
@@ -32,6 +32,8 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
     sse = transcoder(descriptor_set, served, settings.limits, sse=True)
     found = bindings(descriptor_set, served)
     hosts = virtual_hosts(catalogue, found, sse, settings.origins)
+    if settings.ratelimit:
+        hosts = [{**host, "rate_limits": quotas.for_users()} for host in hosts]
     inside: dict[str, Any] = {"extensions": [], "listeners": [], "clusters": []}
     if settings.cache:
         rendered = frozenset(each.rpc for each in found if each.raw and not each.streams)
@@ -43,6 +45,12 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
             "clusters": [cache.inner_cluster()],
         }
     clusters = [cluster(name, settings.endpoints[name], tls) for name in catalogue]
+    if settings.ratelimit:
+        clusters.append(cluster(quotas.SERVICE, settings.ratelimit, tls))
+    if settings.vault is not None:
+        clusters.append(users.cluster(settings.vault))
+    if settings.tracing is not None:
+        clusters.append(settings.tracing.cluster(tls))
     return {
         "node": {"id": "envoy", "cluster": "coinmesh"},
         "admin": _admin(settings),

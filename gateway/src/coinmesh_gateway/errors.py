@@ -6,8 +6,11 @@ Calls by gRPC keep Envoy's own grpc-status and grpc-message: a body would end up
 from dataclasses import dataclass
 from typing import Any
 
+from meshkit.cookies import CSRF_COOKIE, CSRF_HEADER
+
 DOMAIN = "envoy.coinmesh"
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+_CEL = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _OWN_WORDS = "%LOCAL_REPLY_BODY%"
 
 
@@ -16,8 +19,8 @@ class EdgeError:
     """What one HTTP status of Envoy's own is told as.
 
     `code` is the google.rpc.Code, `message` the sentence for people (None: Envoy's words, which
-    name the thing that is wrong), `flag` Envoy's response flag that tells causes of one status
-    apart.
+    name the thing that is wrong); `flag`, Envoy's response flag, and `cause`, with which its words
+    for what happened begin, tell causes of one status apart.
     """
 
     http: int
@@ -25,10 +28,26 @@ class EdgeError:
     reason: str
     message: str | None = None
     flag: str | None = None
+    cause: str | None = None
 
 
 ERRORS = (
     EdgeError(400, 3, "INVALID_REQUEST"),
+    EdgeError(
+        401,
+        16,
+        "TOKEN_REQUIRED",
+        f"{_OWN_WORDS}: send 'Authorization: Bearer <token>'; POST /v1/session or `coinmesh token` "
+        "gives one",
+    ),
+    EdgeError(
+        403,
+        7,
+        "CSRF_TOKEN_REQUIRED",
+        f"a browser's request must repeat its cookie {CSRF_COOKIE} in the header {CSRF_HEADER}",
+        cause="lua_response",
+    ),
+    EdgeError(403, 7, "TOKEN_NOT_ALLOWED", cause="jwt_authn_access_denied"),
     EdgeError(403, 7, "ORIGIN_NOT_ALLOWED", "pages of this origin may not change anything here"),
     EdgeError(404, 5, "UNKNOWN_PATH", "there is nothing at this path"),
     EdgeError(405, 12, "METHOD_NOT_ALLOWED", "this path has other methods: see the allow header"),
@@ -62,6 +81,11 @@ def _mapper(error: EdgeError, operator: str) -> dict[str, Any]:
     filters: list[dict[str, Any]] = [{"status_code_filter": {"comparison": comparison}}, _REST]
     if error.flag is not None:
         filters.append({"response_flag_filter": {"flags": [error.flag]}})
+    if error.cause is not None:
+        # The words of the cause are ours: there is no quote among them.
+        told = f"response.code_details.startsWith('{error.cause}')"
+        cel = {"@type": _CEL, "expression": told}
+        filters.append({"extension_filter": {"name": "cause", "typed_config": cel}})
     return {
         "filter": {"and_filter": {"filters": filters}},
         "body_format_override": {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coinmesh_gateway import cache, transcoder
+from coinmesh_gateway import cache, quotas, transcoder, users
 from coinmesh_gateway.errors import local_replies
 from coinmesh_gateway.settings import Limits, Settings
 from coinmesh_gateway.tls import Tls
@@ -74,11 +74,16 @@ def _connection_manager(
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "max_request_headers_kb": limits.headers_kib,
-        "request_headers_timeout": "10s",
-        "stream_idle_timeout": "300s",
+        "request_headers_timeout": _seconds(limits.headers_seconds),
+        "request_timeout": _seconds(limits.request_seconds),
+        "stream_idle_timeout": _seconds(limits.silent_seconds),
+        "early_header_mutation_extensions": users.no_spoofing(),
+        "forward_client_cert_details": "SANITIZE",
         "common_http_protocol_options": {
-            "idle_timeout": "3600s",
+            "idle_timeout": _seconds(limits.idle_seconds),
             "max_headers_count": limits.headers,
+            # x_coinmesh_roles would become x-coinmesh-roles in what some library makes of it.
+            "headers_with_underscores_action": "REJECT_REQUEST",
         },
         "http2_protocol_options": {
             "max_concurrent_streams": limits.streams_per_connection,
@@ -90,6 +95,7 @@ def _connection_manager(
         "delayed_close_timeout": f"{_LINGER_S}s",
         "local_reply_config": local_replies(),
         "access_log": [_access_log()],
+        **({"tracing": settings.tracing.connection_manager()} if settings.tracing else {}),
         "route_config": {
             "name": "public",
             "ignore_port_in_host_matching": True,
@@ -102,6 +108,10 @@ def _connection_manager(
 def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[str, Any]]:
     limits = settings.limits
     filters = [_filter("cors", "cors.v3.Cors"), _health()]
+    if settings.vault is not None:
+        filters += users.filters(settings.vault)
+    if settings.ratelimit:
+        filters.append(quotas.rate_limit_filter())
     # Of those that a client accepts alike, the one chosen first in this order is used.
     filters += [_compressor(kind, limits) for kind in ("gzip", "brotli", "zstd")]
     if settings.cache:
@@ -118,6 +128,10 @@ def _filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
         "name": f"envoy.filters.http.{name}",
         "typed_config": {"@type": f"{_HTTP}{kind}", **config},
     }
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g}s"
 
 
 def _health() -> dict[str, Any]:
@@ -155,8 +169,13 @@ _FAST: dict[str, dict[str, Any]] = {
 
 def _access_log() -> dict[str, Any]:
     fields = {
-        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
+        # The first fields are those of every log of the mesh (meshkit's log_schema.json).
+        "ts": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
+        "level": "INFO",
         "service": "envoy",
+        "logger": "access",
+        "message": "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %RESPONSE_CODE%",
+        "trace_id": "%TRACE_ID%",
         "method": "%REQ(:METHOD)%",
         "authority": "%REQ(:AUTHORITY)%",
         "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
@@ -172,6 +191,7 @@ def _access_log() -> dict[str, Any]:
         "upstreamAddress": "%UPSTREAM_HOST%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
         "requestId": "%REQ(X-REQUEST-ID)%",
+        "user": "%REQ(X-COINMESH-USER)%",
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     }
     return {
@@ -180,6 +200,9 @@ def _access_log() -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3."
             "StdoutAccessLog",
-            "log_format": {"json_format": fields},
+            "log_format": {
+                "json_format": fields,
+                "omit_empty_values": True,
+            },
         },
     }

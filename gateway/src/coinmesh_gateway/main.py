@@ -14,6 +14,9 @@ from coinmesh_gateway.settings import (
     parse_address,
     parse_endpoints,
 )
+from coinmesh_gateway.tracing import Tracing
+from coinmesh_gateway.users import Vault
+from meshkit.settings import Address, SettingsError, TracingSettings, read
 from meshkit.tls import is_loopback
 
 
@@ -34,19 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             secrets_dir=out.parent,
             origins=options.origins,
             cache=options.cache,
+            vault=_vault(options),
+            ratelimit=_addresses("--ratelimit", options.ratelimit),
+            tracing=Tracing.of(read(TracingSettings)),
         )
         config = generate(catalogue, descriptor_set(), settings)
         tls = secured(settings)
         for path, secret in (tls.secrets() if tls else {}).items():
             write(path, secret)
         write(out, config)
-    except CatalogueError as error:
+    except (CatalogueError, SettingsError) as error:
         sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
         return 2
     except OSError as error:
         sys.stderr.write(f"coinmesh-envoy-config: can't write {error.filename}: {error.strerror}\n")
         return 2
     return 0
+
+
+def _vault(options: argparse.Namespace) -> Vault | None:
+    if options.vault is None:
+        return None
+    if options.vault_ca is None:
+        raise CatalogueError("--vault needs --vault-ca FILE, the authority of its certificate")
+    vault = Vault(options.vault.rstrip("/"), options.vault_ca.absolute())
+    _ = vault.address
+    return vault
+
+
+def _addresses(flag: str, text: str | None) -> tuple[Address, ...]:
+    return tuple(parse_address(flag, part) for part in text.split(",")) if text else ()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the replicas of a service of the catalogue; once for each",
     )
     add("--tls-dir", type=Path, metavar="DIR", help="certificates; plaintext without it")
+    add("--vault", metavar="URL", help="https://HOST:PORT; whose tokens let users in")
+    add("--vault-ca", type=Path, metavar="FILE", help="the authority of its certificate")
+    add("--ratelimit", metavar="HOST:PORT,…", help="the replicas of envoyproxy/ratelimit")
     add("--cache", action="store_true", help="cache replies for charts (unbounded, see cache.py)")
     add("--origins", default=LOOPBACK_ORIGINS, metavar="REGEX", help="web origins that may call")
     return parser

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coinmesh_gateway import transcoder
+from coinmesh_gateway import quotas, transcoder, users
 from coinmesh_gateway.bindings import Binding
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, Service, servers
 from coinmesh_gateway.clusters import authority
@@ -15,6 +15,8 @@ _GRPC_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
 _SAFE_RETRIES = "connect-failure,refused-stream,reset-before-request"
 _GET_RETRIES = f"{_SAFE_RETRIES},reset,unavailable"
 _DISABLED = {"@type": f"{_ROUTE}FilterConfig", "disabled": True}
+# Tokens stay here: services are told who it is.
+_WITHOUT_COOKIES = {"request_headers_to_remove": ["cookie"]}
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -74,6 +76,7 @@ def _grpc(prefix: str, name: str, service: Service) -> dict[str, Any]:
             "idle_timeout": _seconds(service.idle),
             "retry_policy": _retries(_SAFE_RETRIES),
         },
+        **_WITHOUT_COOKIES,
     }
 
 
@@ -120,8 +123,19 @@ def _rpc(
             _GET_RETRIES if binding.method == "GET" and not binding.streams else _SAFE_RETRIES
         ),
     }
+    if binding.open:
+        # Whoever asks is nobody yet: attempts are counted by address.
+        action["rate_limits"] = quotas.for_logins()
+        filters = users.without_token()
+        yield {
+            "name": binding.rpc,
+            "match": match,
+            "route": action,
+            "typed_per_filter_config": filters,
+        }
+        return
     if not binding.streams:
-        yield {"name": binding.rpc, "match": match, "route": action}
+        yield {"name": binding.rpc, "match": match, "route": action, **_WITHOUT_COOKIES}
         return
     action["idle_timeout"] = _seconds(service.idle)
     # Compressed, a stream's messages would wait for one another.
@@ -133,12 +147,14 @@ def _rpc(
             "match": {**match, "headers": [*match["headers"], accepts]},
             "route": action,
             "typed_per_filter_config": {**filters, transcoder.NAME: dict(sse_transcoder)},
+            **_WITHOUT_COOKIES,
         }
     yield {
         "name": binding.rpc,
         "match": match,
         "route": action,
         "typed_per_filter_config": filters,
+        **_WITHOUT_COOKIES,
     }
 
 
@@ -202,8 +218,10 @@ def _cors(origins: str) -> dict[str, Any]:
         "@type": f"{_FILTERS}cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"safe_regex": {"regex": origins}}],
         "allow_methods": ", ".join(("GET", *_CHANGING)),
-        "allow_headers": "accept, authorization, content-type, last-event-id, x-request-id",
-        "expose_headers": "etag, retry-after, x-request-id",
+        "allow_headers": "accept, authorization, content-type, last-event-id, x-csrf-token, "
+        "x-request-id",
+        "expose_headers": "etag, ratelimit-limit, ratelimit-remaining, ratelimit-reset, "
+        "retry-after, x-request-id",
         "max_age": "600",
     }
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError
+from coinmesh_gateway.tracing import Tracing
+from coinmesh_gateway.users import Vault
 from meshkit.settings import Address
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
@@ -12,12 +14,30 @@ LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one Envoy takes at most."""
+    """What one Envoy takes at most; how long a service may take stands in the catalogue.
+
+    Attributes:
+        request_bytes: Of a request's body, and of what is buffered for one connection.
+        response_bytes: Of a reply that is transcoded in one piece.
+        headers_kib: Of all of a request's headers together.
+        headers: Their number.
+        headers_seconds: Until a request's headers are there.
+        request_seconds: Until a request is there as a whole.
+        silent_seconds: How long a request or reply may stand still, where no route says otherwise.
+        idle_seconds: How long a connection may have nothing to do.
+        streams_per_connection: Requests at a time on an HTTP/2 connection.
+        connections: At a time, to the public listener.
+        compressed_from_bytes: Smaller replies aren't compressed.
+    """
 
     request_bytes: int = 1 << 20
     response_bytes: int = 16 << 20
     headers_kib: int = 32
     headers: int = 100
+    headers_seconds: float = 10
+    request_seconds: float = 60
+    silent_seconds: float = 300
+    idle_seconds: float = 3600
     streams_per_connection: int = 100
     connections: int = 10_000
     compressed_from_bytes: int = 8192
@@ -37,6 +57,9 @@ class Settings:
         origins: The web origins (an RE2 pattern of all of them) whose pages may call.
         cache: Whether replies that a service renders itself are kept as its cache-control allows.
         limits: What it takes at most.
+        vault: Whose tokens users show; None lets everybody in, as nobody: for tests of the rest.
+        ratelimit: The replicas of envoyproxy/ratelimit; empty: no quotas.
+        tracing: Where spans go; None for nowhere.
     """
 
     listen: Address
@@ -47,6 +70,9 @@ class Settings:
     origins: str = LOOPBACK_ORIGINS
     cache: bool = False
     limits: Limits = field(default_factory=Limits)
+    vault: Vault | None = None
+    ratelimit: tuple[Address, ...] = ()
+    tracing: Tracing | None = None
 
 
 def parse_address(flag: str, text: str) -> Address:

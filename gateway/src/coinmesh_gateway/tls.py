@@ -86,6 +86,25 @@ class Tls:
         return self._secrets_dir / f"envoy-{name}.json"
 
 
+def server_only(ca: Path, kind: str, name: str) -> dict[str, Any]:
+    """A transport socket to a server that proves by `ca` who it is and asks for no certificate."""
+    return _socket(
+        "UpstreamTlsContext",
+        {
+            "sni": "localhost" if kind == "IP_ADDRESS" else name,
+            "common_tls_context": {
+                "tls_params": _PARAMS,
+                "validation_context": {
+                    "trusted_ca": {"filename": str(ca)},
+                    "match_typed_subject_alt_names": [
+                        {"san_type": kind, "matcher": {"exact": name}}
+                    ],
+                },
+            },
+        },
+    )
+
+
 def _socket(kind: str, context: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "envoy.transport_sockets.tls",

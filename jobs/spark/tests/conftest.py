@@ -13,7 +13,7 @@ def spark_mesh(workspace):
     from coinmesh_local.testing import TestMesh
 
     with TestMesh(workspace.root / "spark") as mesh:
-        mesh.require("topics", "schemas", "migrations", "bucket")
+        mesh.require("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
         yield mesh
 
 

@@ -23,6 +23,9 @@ from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.kafka import client_config
+from meshkit.settings import CassandraSettings, KafkaSettings
 
 TRADES = topics.TRADES.name
 NAMES = {1: "1s", 60: "1m", 300: "5m", 3600: "1h", 86400: "1d"}
@@ -36,7 +39,7 @@ class Harness:
         ensure(["spark-jars"], lambda _: None)
         self.mesh, self.directory = mesh, directory
         self.environment = {
-            **mesh.settings,
+            **mesh.settings_of("spark-stream"),
             "COINMESH_SPARK_JARS": str(maven.directory("spark-jars")),
             "COINMESH_SPARK_CHECKPOINT_DIR": str(directory / "checkpoint"),
             "COINMESH_SPARK_SNAPSHOT_DIR": str(directory / "snapshots"),
@@ -55,14 +58,17 @@ class Harness:
         self.bucket = f"spark-test-{number}"
         self.store(allow_bucket_creation=True).create_dir(self.bucket)
         self.environment["COINMESH_S3_BUCKET"] = self.bucket
+        # The job's own credentials are good for the mesh's bucket alone.
+        credentials = "COINMESH_S3_CREDENTIALS_FILE"
+        self.environment[credentials] = mesh.settings[credentials]
         self._trades_end = None
         self.log = directory / "application.log"
-        registry = mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"]
-        self.header = framing.header(_schema_id(registry, f"{TRADES}-value"))
+        self.header = framing.header(_schema_id(mesh, f"{TRADES}-value"))
 
     @property
-    def brokers(self):
-        return self.mesh.settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"]
+    def kafka(self):
+        """How a Kafka client that may do everything connects."""
+        return client_config(self.mesh.read(KafkaSettings), "test")
 
     # -- the application ------------------------------------------------------------------------
 
@@ -115,11 +121,11 @@ class Harness:
 
     # -- Kafka ----------------------------------------------------------------------------------
 
-    def send(self, records):
-        """Produce (key, value) or (key, value, partition) to the trades; [(partition, offset)]."""
+    def send(self, records, topic=TRADES):
+        """Produce (key, value) to a topic, by default the trades; [(partition, offset)]."""
         producer = Producer(
             {
-                "bootstrap.servers": self.brokers,
+                **self.kafka,
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 1_000_000,
@@ -135,14 +141,14 @@ class Harness:
             return report
 
         for at, (key, value) in enumerate(records):
-            producer.produce(TRADES, value, key, on_delivery=acknowledged(at))
+            producer.produce(topic, value, key, on_delivery=acknowledged(at))
             producer.poll(0)
         assert producer.flush(60) == 0
         self._trades_end = None
         return where
 
     def ends(self, topic):
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "ends"})
+        consumer = Consumer({**self.kafka, "group.id": "ends"})
         try:
             return {
                 p: consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1]
@@ -156,7 +162,7 @@ class Harness:
         ends = self.ends(topic)
         consumer = Consumer(
             {
-                "bootstrap.servers": self.brokers,
+                **self.kafka,
                 "group.id": "reader",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 50,
@@ -201,19 +207,30 @@ class Harness:
         return self._own(newest)
 
     def dead_letters(self):
-        """(origin partition, origin offset) → (reason, key, value)."""
+        """Of trades: (origin partition, origin offset) → (reason, key, value)."""
+        return self.dead_letters_of(TRADES)
+
+    def dead_letters_of(self, topic):
+        """As `dead_letters`, of any topic."""
         letters = (DeadLetter.FromString(v[6:]) for *_, v in self.read(topics.DEAD_LETTERS.name))
         return {
             (one.origin_partition, one.origin_offset): (one.reason, one.key, one.value)
             for one in letters
+            if one.origin_topic == topic
         }
 
     # -- Cassandra ------------------------------------------------------------------------------
 
     @contextmanager
     def cassandra(self):
-        host, _, port = self.mesh.settings["COINMESH_CASSANDRA_CONTACT_POINTS"].rpartition(":")
-        cluster = Cluster([host], port=int(port), protocol_version=5)
+        host, port = self.mesh.read(CassandraSettings).cassandra_addresses[0]
+        cluster = Cluster(
+            [host],
+            port=port,
+            protocol_version=5,
+            ssl_context=self.mesh.tls(),
+            auth_provider=CertificateAuthProvider(),
+        )
         try:
             session = cluster.connect("coinmesh")
             session.default_fetch_size = 5000
@@ -257,7 +274,7 @@ class Harness:
             access_key=keys["accessKey"],
             secret_key=keys["secretKey"],
             endpoint_override=settings["COINMESH_S3_ENDPOINT"].split("://")[1],
-            scheme="http",
+            tls_ca_file_path=str(self.mesh.home.ca),
             region="us-east-1",
             **options,
         )
@@ -317,10 +334,11 @@ def end_group(process):
     process.wait(10)
 
 
-def _schema_id(registry, subject):
+def _schema_id(mesh, subject):
     import httpx
 
-    return httpx.get(f"{registry}/subjects/{subject}/versions/latest", timeout=10).json()["id"]
+    url = f"{mesh.endpoints['registry']}/subjects/{subject}/versions/latest"
+    return httpx.get(url, timeout=10, verify=mesh.tls()).json()["id"]
 
 
 def _bar_of_event(event):

@@ -1,5 +1,6 @@
 """What is written: CQL values against the driver's own reader, buckets, timestamps, events."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
@@ -7,6 +8,7 @@ import pytest
 from cassandra.cqltypes import DecimalType, MapType, UTF8Type
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
@@ -14,6 +16,8 @@ from coinmesh_spark import indicators
 from coinmesh_spark.bars import Bar
 from coinmesh_spark.fold import ChangedBar, ChangedIndicators
 from coinmesh_spark.sinks import cql, rows
+from coinmesh_spark.sinks.cassandra import CassandraSink
+from meshkit.settings import CassandraSettings
 
 START = 1_723_075_260
 BAR = Bar(START, 6_123_000_000_000, 6_124, 6_122, 6_123, 300, 900, 100, 400, 3, 7, 9)
@@ -87,3 +91,36 @@ def test_indicator_events_share_what_is_common():
     assert upper.event_id == f"sim.A:indicator:1:{START}:bollinger:20:upper:0:42"
     assert upper.instrument == sma.instrument == "sim.A"
     assert upper.revision == 42
+
+
+@pytest.mark.component
+def test_whoever_reads_a_bar_has_all_before_it(harness):
+    """A catch-up batch of three hours, read while it is written: always a beginning of it."""
+    sink = CassandraSink(harness.mesh.read(CassandraSettings, "spark-stream"))
+    name = f"{harness.venue}.ORDER-USDT"
+    starts = [
+        START - START % 3600 + 3600 * hour + second for hour in range(3) for second in range(600)
+    ]
+    written = [
+        rows.bar_row(ChangedBar(name, -8, -8, "1s", replace(BAR, start=start), True), b"run")
+        for start in starts
+    ]
+    buckets = sorted({rows.bucket("1s", start) for start in starts}, reverse=True)
+    with harness.cassandra() as session, ThreadPoolExecutor(1) as pool:
+        query = session.prepare(
+            "SELECT start_time FROM bars_1s WHERE instrument = ? AND bucket = ?"
+        )
+        writing = pool.submit(sink.write, written)
+        seen, reads = 0, 0
+        while seen < len(starts):
+            # The newest first: what is read after it was written before it.
+            found = []
+            for bucket in buckets:
+                moment = datetime.fromtimestamp(bucket, UTC)
+                found = [*session.execute(query, (name, moment)), *found]
+            seen, reads = len(found), reads + 1
+            times = sorted(round(row.start_time.replace(tzinfo=UTC).timestamp()) for row in found)
+            assert times == starts[: len(times)]
+            assert not writing.done() or writing.result() == len(starts)
+    sink.close()
+    assert reads > 1

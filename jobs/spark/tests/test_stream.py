@@ -1,8 +1,10 @@
 """The application on a real mesh: outages, restarts, the archive and recent trades."""
 
 import random
+import re
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager
 from decimal import Decimal
 
 import harness as h
@@ -57,45 +59,89 @@ def check_bars(harness, rows, where):
     assert harness.bar_events() == expected
 
 
-def test_outage_restart_and_a_second_application_lose_nothing(harness):
+@pytest.mark.timeout(1800)
+def test_outages_restarts_and_a_second_application_lose_nothing(harness):
+    """What it needs is away while it runs: told by name, and all comes in the end."""
+    port = h.free_port()
     first = market(harness, 1, 0)
     where = send(harness, first)
-    with harness.running("--only", "bars") as process:
+    quick = {"METRICS_LISTEN": f"127.0.0.1:{port}", "SCHEMA_REGISTRY_WAIT_SECONDS": "2"}
+    with harness.running(**quick) as process:
         harness.until(harness.caught_up, process)
         second = harness.start("--only", "bars")
         assert second.wait(300) == 2
         assert "is in use by another coinmesh-spark" in harness.tail()
 
-        cassandra = harness.mesh.component("cassandra")
-        cassandra.stop()
-        try:
+        # What is on the quotes' topic is no quote; the trade's schema is one that nobody knows.
+        stranger = (f"{harness.venue}.X".encode(), b"\0" + (1 << 30).to_bytes(4) + b"\0")
+        nonsense = (b"q", b"no quote")
+        settings = harness.mesh.settings
+        with away(harness, "registry", "seaweedfs"):
+            unknown = harness.send([stranger])
             more = market(harness, 2, 130)
             where += send(harness, more)
-            harness.until(lambda: "query bars failed" in harness.tail(10**7), process)
-            assert "Cassandra" in harness.tail(10**7)
-        finally:
-            cassandra.start()
+            (bad_quote,) = harness.send([nonsense], topics.QUOTES.name)
+            told(harness, process, "bars", settings["COINMESH_SCHEMA_REGISTRY_URL"])
+            told(harness, process, "archive", settings["COINMESH_S3_ENDPOINT"])
+            assert metric(harness, port, 'coinmesh_spark_query_up{query="bars"}') == 0
+        with away(harness, "cassandra"):
+            later = market(harness, 3, 260)
+            where += send(harness, later)
+            told(harness, process, "bars", settings["COINMESH_CASSANDRA_CONTACT_POINTS"])
+        with away(harness, "kafka"):
+            broker = settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2]
+            refused = re.compile(rf":{broker}\).* could not be established")
+            harness.until(lambda: refused.search(harness.tail(10**7)), process)
+        newest = market(harness, 4, 390)
+        where += send(harness, newest)
         harness.until(harness.caught_up, process)
+        harness.until(lambda: metric(harness, port, "coinmesh_spark_query_up") == 2, process)
+        archived = (topics.TRADES.name, topics.QUOTES.name)
+        harness.until(lambda: all(map(harness.archived_up_to, archived)), process)
     assert process.returncode == 0
+    assert harness.dead_letters()[unknown[0]] == ("UNKNOWN_SCHEMA_ID", *stranger)
+    assert harness.dead_letters_of(topics.QUOTES.name)[bad_quote][1:] == nonsense
 
-    last = market(harness, 3, 260)
+    last = market(harness, 5, 520)
     where += send(harness, last + last[-20:])
-    port = h.free_port()
     with harness.running("--only", "bars", METRICS_LISTEN=f"127.0.0.1:{port}") as process:
         harness.until(harness.caught_up, process)
-        harness.until(lambda: metric(port, "coinmesh_spark_lag_records") == 0, process)
+        harness.until(lambda: metric(harness, port, "coinmesh_spark_lag_records") == 0, process)
         # The batch before may have been stopped short of Spark's commit and be run again.
-        assert metric(port, "coinmesh_spark_duplicate_trades_total") >= 20
-        assert metric(port, "coinmesh_spark_trades_total") >= len(last)
-        assert metric(port, "coinmesh_spark_snapshot_bytes") > 0
-    check_bars(harness, first + more + last + last[-20:], where)
+        assert metric(harness, port, "coinmesh_spark_duplicate_trades_total") >= 20
+        assert metric(harness, port, "coinmesh_spark_trades_total") >= len(last)
+        assert metric(harness, port, "coinmesh_spark_snapshot_bytes") > 0
+    check_bars(harness, first + more + later + newest + last + last[-20:], where)
+    for objects in harness.archived(topics.TRADES.name).values():
+        assert [first for first, *_ in objects] == [0, *(last + 1 for _, last, _ in objects[:-1])]
 
 
-def metric(port, name):
+@contextmanager
+def away(harness, *names):
+    """Components that are stopped for a while."""
+    components = [harness.mesh.component(name) for name in names]
+    for component in components:
+        component.stop()
+    try:
+        yield
+    finally:
+        for component in components:
+            component.start()
+
+
+def told(harness, process, query, address):
+    """Wait until a query's failure names an address."""
+    line = re.compile(rf"query {query} failed, goes on in .* at {re.escape(address)}")
+    harness.until(lambda: line.search(harness.tail(10**7)), process)
+
+
+def metric(harness, port, name):
     """The sum of a metric's samples, None while there is none."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+    url = f"https://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, context=harness.mesh.tls()) as answer:
         lines = answer.read().decode().splitlines()
-    samples = [line for line in lines if line.startswith(name + "{")]
+    prefix = name if "{" in name else name + "{"
+    samples = [line for line in lines if line.startswith(prefix)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in samples) if samples else None
 
 

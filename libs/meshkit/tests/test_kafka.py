@@ -1,12 +1,16 @@
 """Producer, consumers, decoding and dead letters on a real Kafka and registry."""
 
 import asyncio
+import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -20,7 +24,7 @@ from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
 from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
-from meshkit.kafka import client_log, retrying
+from meshkit.kafka import client_config, client_log, retrying
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry
@@ -34,12 +38,14 @@ MakeTopic = Callable[..., str]
 @pytest.fixture
 def kafka(mesh: Any) -> KafkaSettings:
     mesh.require("kafka")
-    return KafkaSettings(kafka_bootstrap_servers=mesh.endpoints["kafka"])
+    return KafkaSettings(
+        kafka_bootstrap_servers=mesh.endpoints["kafka"], tls_dir=mesh.home.tls / "deploy"
+    )
 
 
 @pytest.fixture
 def admin(kafka: KafkaSettings) -> AdminClient:
-    return AdminClient({"bootstrap.servers": kafka.kafka_bootstrap_servers}, logger=client_log())
+    return AdminClient(client_config(kafka, "test"), logger=client_log())
 
 
 @pytest.fixture
@@ -79,6 +85,60 @@ async def fill(kafka: KafkaSettings, topic: str, numbers: range, keys: int = 1) 
     async with Producer(kafka, client_id="fill") as producer:
         for number in numbers:
             await producer.produce(topic, f"key-{number % keys}", str(number).encode())
+
+
+async def test_renewals_cost_no_record_and_no_order(
+    kafka: KafkaSettings, make_topic: MakeTopic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Producer and consumer go on with new clients; each key's records stay in order, each once."""
+    monkeypatch.setattr("meshkit.rotation.CHECK_SECONDS", 0.02)
+    topic, tls_dir = make_topic(4), tmp_path / "tls"
+    assert kafka.tls_dir is not None
+    files = kafka.tls_dir / "current"
+
+    def renew(number: int) -> None:
+        shutil.copytree(files, tls_dir / str(number))
+        link = tls_dir / "next"
+        link.symlink_to(str(number))
+        link.rename(tls_dir / "current")
+
+    renew(0)
+    ours = kafka.model_copy(update={"tls_dir": tls_dir})
+    clients: set[int] = set()
+    read_back: list[Message] = []
+    count, renewals = 6000, 3
+
+    async def consume() -> None:
+        async with (
+            Consumer.assigned(ours, [topic], "beginning", client_id="c") as consumer,
+            aclosing(consumer.batches()) as batches,
+        ):
+            async for batch in batches:
+                clients.add(id(consumer._consumer))  # pyright: ignore[reportPrivateUsage]
+                read_back.extend(batch)
+                if len(read_back) == count:
+                    return
+
+    reading = asyncio.create_task(consume())
+    async with Producer(ours, client_id="p") as producer:
+        first = producer._producer  # pyright: ignore[reportPrivateUsage]
+        for number in range(count):
+            await producer.produce(topic, f"key-{number % 7}", str(number).encode())
+            if number % (count // renewals) == count // renewals // 2:
+                renew(1 + number)
+            if number % 20 == 0:
+                await asyncio.sleep(0.001)
+        assert producer._producer is not first  # pyright: ignore[reportPrivateUsage]
+    async with asyncio.timeout(60):
+        await reading
+    assert len(clients) > 1
+    by_key: dict[bytes, list[int]] = {}
+    for record in read_back:
+        key, value = record.key(), record.value()
+        assert isinstance(key, bytes)
+        by_key.setdefault(key, []).append(int(value or b""))
+    assert all(numbers == sorted(numbers) for numbers in by_key.values())
+    assert sorted(n for numbers in by_key.values() for n in numbers) == list(range(count))
 
 
 async def test_records_arrive_in_order_and_are_reported(
@@ -272,6 +332,26 @@ async def test_the_end_is_the_end_at_opening(kafka: KafkaSettings, make_topic: M
         assert consumer.lags() == {(topic, 0): 0}
         lag = {"client": "c", "topic": topic, "partition": "0"}
         assert metrics.registry.get_sample_value("coinmesh_consumer_lag_records", lag) == 0
+        assert metrics.registry.get_sample_value("coinmesh_consumer_lag_seconds", lag) == 0
+
+
+async def test_lag_is_told_in_records_and_in_seconds(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic(message_timestamp_type="CreateTime")
+    long_ago = int((time.time() - 3600) * 1000)
+    producer = confluent_kafka.Producer(client_config(kafka, "past"))
+    for number in range(3):
+        producer.produce(topic, str(number), partition=0, timestamp=long_ago)
+    assert producer.flush(30) == 0
+    metrics = Metrics()
+    lag = {"client": "c", "topic": topic, "partition": "0"}
+    async with Consumer.assigned(
+        kafka, [topic], "beginning", client_id="c", metrics=metrics
+    ) as consumer:
+        await read(consumer, 1, max_messages=1)
+        assert metrics.value("coinmesh_consumer_lag_records", **lag) == 2
+        assert 3600 <= metrics.value("coinmesh_consumer_lag_seconds", **lag) < 3700
+        await read(consumer, 2)
+        assert metrics.value("coinmesh_consumer_lag_seconds", **lag) == 0
 
 
 async def test_seek_by_time_and_again(kafka: KafkaSettings, make_topic: MakeTopic):
@@ -399,7 +479,9 @@ TRADES, DEAD_LETTERS = topics.TRADES.name, topics.DEAD_LETTERS.name
 @pytest.fixture
 async def registry(mesh: Any) -> AsyncIterator[Registry]:
     mesh.require("schemas", "topics")
-    settings = RegistrySettings(schema_registry_url=mesh.settings["COINMESH_SCHEMA_REGISTRY_URL"])
+    settings = RegistrySettings(
+        schema_registry_url=mesh.endpoints["registry"], tls_dir=mesh.home.tls / "deploy"
+    )
     client = Registry(settings)
     yield client
     client.close()

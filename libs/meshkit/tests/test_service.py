@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import DataLoss
-from meshkit.service import run, serve
+from meshkit.service import SERVER_OPTIONS, run, serve
 from meshkit.settings import ServiceSettings, SettingsError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -50,6 +50,22 @@ async def test_a_service_answers_is_healthy_and_lists_itself(service: Any, until
             "grpc.reflection.v1alpha.ServerReflection",
         }
         assert await started.stop() == 0
+
+
+async def test_a_message_or_metadata_beyond_the_limit_is_refused(service: Any):
+    limits = dict(SERVER_OPTIONS)
+    async with service(unary=answer) as started:
+        largest = b"x" * (limits["grpc.max_receive_message_length"] - 16)
+        options = [("grpc.max_receive_message_length", -1)]
+        async with grpc.aio.insecure_channel(str(started.running.grpc), options) as channel:
+            call = channel.unary_unary("/test.Echo/Unary")
+            assert await call(largest) == largest
+            much = (("x-much", "y" * limits["grpc.absolute_max_metadata_size"]),)
+            for request, metadata in ((largest + b"x" * 32, ()), (b"", much)):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call(request, metadata=metadata)
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await call(b"still here") == b"still here"
 
 
 async def test_metrics_are_served_over_http(service: Any):

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +19,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coinmesh_contracts.market.v1 import market_service_pb2 as market
 from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
-from meshkit.authz import ROLE_HEADER, rules
+from meshkit import authz
+from meshkit.authz import ROLES_HEADER, USER_HEADER, OnDenied, rules, user
 from meshkit.errors import error_info
 from meshkit.peer import caller
 from meshkit.rotation import RotatingChannel
 from meshkit.settings import MeshSettings, ServiceSettings, SettingsError
-from meshkit.tls import channel, client_ssl_context, is_loopback, kafka_client_config
+from meshkit.tls import (
+    CertificateFiles,
+    channel,
+    client_ssl_context,
+    is_loopback,
+    kafka_client_config,
+    peer_service,
+    server_ssl_context,
+)
 
 PEM = serialization.Encoding.PEM
 
@@ -98,15 +108,25 @@ def server(tls_dir: Path, **values: Any) -> ServiceSettings:
 
 
 class Market(market_grpc.MarketServiceServicer):
-    """Answers with the caller's name."""
+    """Answers with the caller's name, and the user's as the venue."""
 
     async def GetInstrument(self, request: Any, context: Any) -> Instrument:
-        return Instrument(name=caller(context) or "nobody")
+        found = user(context)
+        return Instrument(name=caller(context) or "nobody", venue=found.name if found else "")
 
 
 MARKET = [(market_grpc.add_MarketServiceServicer_to_server, Market())]
 REQUEST = market.GetInstrumentRequest()
-VIEWER = ((ROLE_HEADER, "viewer"),)
+
+
+def stated(*roles: str, name: str = "ann") -> tuple[tuple[str, str], ...]:
+    """What Envoy states of a user."""
+    return authz.stated(authz.User(name, roles, "free"))
+
+
+VIEWER = stated("viewer")
+TWICE = (*VIEWER, (ROLES_HEADER, stated("admin")[1][1]))
+GARBLED = ((USER_HEADER, "ann"), (ROLES_HEADER, "%%%"))
 
 
 def stub(to_it: grpc.aio.Channel) -> Any:
@@ -128,7 +148,7 @@ def test_every_rpc_of_the_contract_has_a_rule():
 
 @pytest.mark.parametrize(
     ("name", "metadata"),
-    [("alerting", ()), ("envoy", VIEWER), ("envoy", ((ROLE_HEADER, "admin"),))],
+    [("alerting", VIEWER), ("envoy", VIEWER), ("envoy", stated("viewer", "admin"))],
 )
 async def test_the_contract_lets_its_callers_in(
     service: Any, authority: Authority, name: str, metadata: tuple[tuple[str, str], ...]
@@ -140,15 +160,19 @@ async def test_the_contract_lets_its_callers_in(
     ):
         answer = await stub(to_it).GetInstrument(REQUEST, metadata=metadata)
         assert answer.name == name
+        # Only Envoy's word for a user counts.
+        assert answer.venue == ("ann" if name == "envoy" else "")
 
 
 @pytest.mark.parametrize(
     ("name", "metadata", "reason"),
     [
         ("envoy", (), "ROLE_NOT_SUFFICIENT"),
-        ("envoy", ((ROLE_HEADER, "root"),), "ROLE_NOT_SUFFICIENT"),
-        ("envoy", (*VIEWER, (ROLE_HEADER, "admin")), "ROLE_NOT_SUFFICIENT"),
-        ("intruder", ((ROLE_HEADER, "admin"),), "CALLER_NOT_ALLOWED"),
+        ("envoy", stated("root"), "ROLE_NOT_SUFFICIENT"),
+        ("envoy", TWICE, "ROLE_NOT_SUFFICIENT"),
+        ("envoy", GARBLED, "ROLE_NOT_SUFFICIENT"),
+        ("envoy", stated("viewer")[1:], "ROLE_NOT_SUFFICIENT"),
+        ("intruder", stated("admin"), "CALLER_NOT_ALLOWED"),
         ("query-gateway", VIEWER, "CALLER_NOT_ALLOWED"),
     ],
 )
@@ -160,10 +184,13 @@ async def test_everybody_else_is_denied_but_for_health(
     reason: str,
 ):
     settings = server(authority.issue("query-gateway"))
-    async with service(settings=settings, servicers=MARKET) as started:
+    told: list[tuple[str, str]] = []
+    keep: OnDenied = lambda call, denial: told.append((call.name, denial.reason))  # noqa: E731
+    async with service(settings=settings, servicers=MARKET, on_denied=keep) as started:
         peer = client(authority.issue(name, directory="peer"))
         async with channel(target(started), peer) as to_it:
             error = await failure(stub(to_it).GetInstrument(REQUEST, metadata=metadata))
+            assert told == [("GetInstrument", reason)]
             assert error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert error_info(error).reason == reason
             check = health_pb2_grpc.HealthStub(to_it).Check
@@ -359,6 +386,40 @@ async def test_metrics_are_served_over_mutual_tls_and_follow_renewals(
         stranger = ssl.create_default_context(cafile=roots)
         with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|closed|handshake"):
             await asyncio.to_thread(fetch, url, stranger)
+        wrong = client_ssl_context(client(authority.issue("envoy")))
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            await asyncio.to_thread(fetch, url, wrong)
+
+
+async def test_a_context_made_once_shows_each_connection_the_certificate_of_then(
+    authority: Authority,
+):
+    ours, theirs = authority.issue("redis"), authority.issue("query-gateway")
+    seen: list[tuple[str | None, str]] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peercert")
+        seen.append((peer_service(peer), peer["serialNumber"]))
+        writer.close()
+
+    listening = server_ssl_context(CertificateFiles(ours))
+    connecting = client_ssl_context(client(theirs))
+    async with await asyncio.start_server(note, "localhost", 0, ssl=listening) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=connecting)
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            assert x509.load_der_x509_certificate(shown).serial_number == serial(ours)
+            assert await reader.read() == b""
+            writer.close()
+            assert seen[-1] == ("query-gateway", f"{serial(theirs):X}".zfill(len(seen[-1][1])))
+            authority.issue("redis")
+            authority.issue("query-gateway")
+        (ours / "current" / "tls.crt").write_text("half a certificate")
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=connecting)
+        assert await reader.read() == b""
+        writer.close()
+    assert len({number for _, number in seen}) == 3
 
 
 def test_other_clients_get_their_files(authority: Authority):

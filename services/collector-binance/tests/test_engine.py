@@ -9,7 +9,7 @@ import pytest
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core.commands import ControlReply, WantSnapshot, WantTrades
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine, Input
+from collector_binance.core.engine import Input
 from collector_binance.core.session import Checkpoint, Continuation, OpenHole
 from collector_binance.digest import parse
 from collector_binance.testing import (
@@ -17,6 +17,7 @@ from collector_binance.testing import (
     BEGIN_NS,
     SYMBOL,
     Book,
+    Twins,
     combined,
     past_trade,
     text,
@@ -35,7 +36,7 @@ class Bench:
     """An engine, and the events that it has made."""
 
     def __init__(self, *, admits_any: bool = False) -> None:
-        self.engine = Engine(Headers.offline(), admits_any=admits_any)
+        self.engine = Twins(Headers.offline(), admits_any=admits_any)
         self.events: list[tuple[str, Any]] = []
         self.now = BEGIN_NS
 

@@ -1,6 +1,7 @@
 """What stands between the engine and the world: weight, attempts, the way to Kafka, the tails."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from collector_binance.checkpoint import Seen, missing_spans
+from collector_binance.core.frames import FrameRecorder
 from collector_binance.links import AttemptLimit
 from collector_binance.outlet import Outlet
 from collector_binance.rest import WeightBudget
@@ -42,11 +44,12 @@ def test_connection_attempts_are_spread() -> None:
 
 
 class SlowKafka:
-    """A producer with room for so many records."""
+    """A producer with room for so many events, that takes frames when it is told to."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self) -> None:
+        self.room = 0
         self.sent: list[Any] = []
+        self.asked: list[asyncio.Future[None]] = []
         self.more = asyncio.Event()
 
     def produce_nowait(self, *record: Any) -> None:
@@ -60,32 +63,94 @@ class SlowKafka:
             await self.more.wait()
         self.sent.append(record)
 
+    async def deliver(self, *record: Any) -> None:
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asked.append(taken)
+        await taken
+        self.sent.append(record)
+        self.room += 1
 
-async def test_without_room_reading_pauses_and_only_quotes_are_replaced() -> None:
-    kafka = SlowKafka(room=2)
-    outlet = Outlet(kafka, Metrics())  # type: ignore[arg-type]
-    pressure: list[bool] = []
-    outlet.on_pressure = pressure.append
-    records = [(TRADES, b"a", b"%d" % n) for n in range(4)]
-    outlet.put(records)
-    outlet.put([(QUOTES, b"a", b"q1"), (QUOTES, b"b", b"q2"), (QUOTES, b"a", b"q3")])
-    assert pressure == [True]
-    drained = asyncio.create_task(outlet.drain())
-    for _ in range(3):
+    async def take_frames(self, room: int) -> None:
+        """Acknowledge the frames that were sent, and make room for events."""
+        await until(lambda: self.asked)
+        for taken in self.asked:
+            taken.set_result(None)
+        self.asked.clear()
+        self.room += room
+        self.more.set()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 (nobody tells)
         await asyncio.sleep(0)
-        outlet.put([(TRADES, b"a", b"late")])
-        kafka.room += 1
-        kafka.more.set()
-    kafka.room = 100
-    kafka.more.set()
+
+
+class Feed:
+    """An outlet that is given events with the frames they come from."""
+
+    def __init__(self, kafka: SlowKafka, most: int) -> None:
+        self._recorder = FrameRecorder(1)
+        self._sequence = 0
+        self.outlet = Outlet(kafka, self._recorder, most, Metrics())  # type: ignore[arg-type]
+        self.pressure: list[bool] = []
+        self.outlet.on_pressure = self.pressure.append
+
+    def put(self, topic: str, key: bytes, value: bytes) -> None:
+        full = self._recorder.message(value, 0, "c/1", self._sequence)
+        self._sequence += 1
+        self.outlet.put([(topic, key, value)], full)
+
+
+def sent(kafka: SlowKafka, topic: str) -> list[bytes]:
+    return [value for name, _, value in kafka.sent if name == topic]
+
+
+async def test_an_event_is_sent_when_kafka_has_its_frame() -> None:
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=100)
+    running = asyncio.create_task(feed.outlet.run())
+    feed.put(TRADES, b"a", b"1")
+    await until(lambda: kafka.asked)
+    feed.put(TRADES, b"a", b"2")
+    assert kafka.sent == []
+    await kafka.take_frames(room=5)
+    await until(lambda: kafka.asked)
+    assert sent(kafka, TRADES) == [b"1"], "the second waits for a frame of its own"
+    # The service stops while a round is on its way: it is finished.
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    drained = asyncio.create_task(feed.outlet.drain())
+    await kafka.take_frames(room=5)
     await drained
-    await outlet.drain()
-    values = [value for topic, _, value in kafka.sent if topic == TRADES]
-    assert values == [b"0", b"1", b"2", b"3", b"late", b"late", b"late"]
-    assert sorted(value for topic, _, value in kafka.sent if topic == QUOTES) == [b"q2", b"q3"]
-    assert outlet.coalesced == 1
-    assert pressure[-1] is False
-    assert len(outlet) == 0
+    assert sent(kafka, TRADES) == [b"1", b"2"]
+    order = [name for name, *_ in kafka.sent]
+    assert order == ["ingest.frames.v1", TRADES] * 2
+
+
+async def test_without_kafka_reading_pauses_and_only_quotes_are_replaced() -> None:
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=4)
+    for number in range(4):
+        feed.put(TRADES, b"a", b"%d" % number)
+    assert feed.pressure == [True]
+    for key, value in ((b"a", b"q1"), (b"b", b"q2"), (b"a", b"q3")):
+        feed.put(QUOTES, key, value)
+    assert len(feed.outlet) == 6
+    drained = asyncio.create_task(feed.outlet.drain())
+    await until(lambda: kafka.asked)
+    feed.put(TRADES, b"a", b"late")
+    await kafka.take_frames(room=3)
+    await until(lambda: len(kafka.sent) == 4)
+    assert feed.pressure == [True], "three of six events have found room"
+    kafka.room += 100
+    kafka.more.set()
+    await kafka.take_frames(room=0)
+    await drained
+    assert sent(kafka, TRADES) == [b"0", b"1", b"2", b"3", b"late"]
+    assert sorted(sent(kafka, QUOTES)) == [b"q2", b"q3"]
+    assert feed.outlet.coalesced == 1
+    assert feed.pressure == [True, False]
+    assert len(feed.outlet) == 0
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.sets(st.integers(0, 30)))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core.commands import WantSnapshot, WantTrades
 from collector_binance.core.encode import Headers, Record
-from collector_binance.core.engine import Engine, Input
+from collector_binance.core.engine import Input
 from collector_binance.digest import parse
-from collector_binance.testing import BEGIN_NS, SYMBOL, Book, past_trade, text, trade
+from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, past_trade, text, trade
 
 TRADES, BOOKS, GAPS = "market.trades.v1", "market.books.v1", "ingest.gaps.v1"
 LINK = "binance/test/1"
@@ -22,7 +22,7 @@ class Driver:
     """An engine whose commands a model exchange answers."""
 
     def __init__(self) -> None:
-        self.engine = Engine(Headers.offline(), admits_any=True)
+        self.engine = Twins(Headers.offline(), admits_any=True)
         self.events: dict[str, list[Any]] = {TRADES: [], BOOKS: [], GAPS: []}
         self.now = BEGIN_NS
 

@@ -9,9 +9,9 @@ from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core.commands import WantSnapshot
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine, Input
+from collector_binance.core.engine import Input
 from collector_binance.digest import parse
-from collector_binance.testing import BEGIN_NS, SYMBOL, Book
+from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins
 
 LIMIT = 100
 TICK = 10**6
@@ -28,7 +28,7 @@ class Venue:
         for distance in range(1, 3000):
             self.book.bids[(self.middle - distance) * TICK] = 10**8
             self.book.asks[(self.middle + distance) * TICK] = 10**8
-        self.engine = Engine(Headers.offline())
+        self.engine = Twins(Headers.offline())
         self.events: list = []
         self.now = BEGIN_NS
         self.wanted = 0

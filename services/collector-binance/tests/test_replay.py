@@ -178,6 +178,7 @@ def test_an_instruments_file_names_the_instruments(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (b"", "no frames"),
         (b"not a capture\n", "line 1"),
         (b'1 {"stream":"a@trade","data":{}}\n2 {"stream":"a@tra\n', "line 2"),
         (b"1 {}\nx {}\n", "line 2"),

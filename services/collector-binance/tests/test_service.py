@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import Collector
 from coinmesh_simulators.testing import Simulator
 from collector_binance.digest import Digests, parse
 from collector_binance.main import main
+from meshkit.authz import User, stated
 from meshkit.errors import error_info
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 SECONDS = 180.0
@@ -45,13 +50,16 @@ async def eventually(condition: Callable[[], Any], what: str) -> Any:
         await asyncio.sleep(0.2)
 
 
+AS_ADMIN = stated(User("test", ("admin",), "free"))
+
+
 class Log:
     """What Kafka holds, read from the beginning and then on."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, kafka: dict[str, Any]) -> None:
         self._consumer = Consumer(
             {
-                "bootstrap.servers": servers,
+                **kafka,
                 "group.id": "tests",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
@@ -147,8 +155,20 @@ class Service:
 class World:
     """One simulated exchange with one symbol of its own, a collector for it, and Kafka."""
 
-    def __init__(self, symbol: str, exchange: Simulator, service: Service, log: Log) -> None:
+    def __init__(
+        self,
+        symbol: str,
+        exchange: Simulator,
+        service: Service,
+        log: Log,
+        edge: grpc.ChannelCredentials,
+    ) -> None:
         self.symbol, self.exchange, self.service, self.log = symbol, exchange, service, log
+        self._edge = edge
+
+    def channel(self) -> grpc.aio.Channel:
+        """To the collector, as Envoy comes; each call needs `AS_ADMIN`."""
+        return grpc.aio.secure_channel(self.service.address, self._edge)
 
     @property
     def stream(self) -> str:
@@ -173,6 +193,24 @@ class World:
 
         return await eventually(found, f"a {channel} gap with state {state} and cause {cause}")
 
+    def replay(self, directory: Path, sessions: list[str]) -> Path:
+        """Replay what is archived of some sessions; the directory of the output."""
+        rows = [
+            {
+                "topic": message.topic(),
+                "partition": message.partition(),
+                "offset": message.offset(),
+                "key": message.key(),
+                "value": message.value(),
+            }
+            for message in self.log.read(topics.FRAMES.name)
+            if message.key().decode().rpartition("/")[0] in sessions
+        ]
+        (directory / "raw").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), directory / "raw" / "0-0-9.parquet")
+        assert main(["replay", str(directory / "raw"), "--out", str(directory / "out")]) == 0
+        return directory / "out"
+
     def assert_complete(self) -> None:
         """No trade is missing, and none is there twice."""
         ids = self.log.trade_ids(self.symbol)
@@ -182,15 +220,15 @@ class World:
 
 
 @pytest.fixture
-def kafka(mesh: Any) -> Iterator[dict[str, str]]:
+def kafka(mesh: Any) -> dict[str, str]:
     """The settings of a mesh with topics and schemas."""
-    mesh.require("topics", "schemas")
-    return mesh.settings
+    mesh.require("topics", "schemas", "kafka-access")
+    return mesh.settings_of("collector-binance")
 
 
 @pytest.fixture
 async def world(
-    kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+    mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
     """A world with a symbol that no other test has: the topics are shared."""
     digest = hashlib.sha256(f"{request.node.nodeid}{tmp_path}".encode()).hexdigest()
@@ -200,22 +238,26 @@ async def world(
     environment = kafka | {
         "COINMESH_BINANCE_WS_URL": exchange.ws,
         "COINMESH_BINANCE_REST_URL": exchange.base,
+        "COINMESH_BINANCE_MTLS": "0",
         "COINMESH_BINANCE_SYMBOLS": symbol,
         "COINMESH_BINANCE_STALL_SECONDS": "3",
+        "COINMESH_BINANCE_WAITING_RECORDS": "300",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
     }
     service = Service(environment, tmp_path / "collector.log")
-    log = Log(kafka["COINMESH_KAFKA_BOOTSTRAP_SERVERS"])
+    log = Log(client_config(mesh.read(KafkaSettings), "tests"))
     try:
         await service.start()
-        yield World(symbol, exchange, service, log)
+        yield World(symbol, exchange, service, log, mesh.grpc_credentials("envoy"))
     finally:
         await service.end(signal.SIGKILL)
         await exchange.end(signal.SIGKILL)
         log.close()
 
 
-async def test_killed_and_started_again_it_loses_and_repeats_no_trade(world: World) -> None:
+async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
+    world: World, tmp_path: Path
+) -> None:
     for _ in range(2):
         await world.published(beyond=20)
         await world.service.end(signal.SIGKILL)
@@ -231,6 +273,17 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(world: Wor
     await world.published(beyond=5)
     world.assert_complete()
     assert await world.service.end() == 0
+    # Whatever a killed session published, its frames were there before.
+    sessions = re.findall(r'"session": "([^"]+)"', world.service.text())
+    assert len(set(sessions)) == 3
+    out = world.replay(tmp_path, sessions)
+    for topic in (TRADES, topics.QUOTES.name, topics.BOOKS.name):
+        published = {event.event_id for event in world.log.events(topic, world.symbol)}
+        with (out / f"{topic}.jsonl").open() as lines:
+            replayed = {json.loads(line)["eventId"] for line in lines}
+        assert published - replayed == set()
+        if topic == TRADES:
+            assert replayed - published == set()
 
 
 async def test_faults_are_told_and_repaired(world: World) -> None:
@@ -275,9 +328,9 @@ async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:
 
 
 async def _status(world: World, connections: int) -> bool:
-    async with grpc.aio.insecure_channel(world.service.address) as channel:
+    async with world.channel() as channel:
         status = await CollectorServiceStub(channel).GetStatus(
-            pb.GetStatusRequest(collector="binance")
+            pb.GetStatusRequest(collector="binance"), metadata=AS_ADMIN
         )
         return len(status.connections) == connections and "/2" in status.connections[0].connection
 
@@ -291,21 +344,7 @@ async def test_archived_frames_replay_to_what_was_published(world: World, tmp_pa
     await world.published(beyond=5)
     assert await world.service.end() == 0
     session = world.service.text().rpartition('"session": "')[2].partition('"')[0]
-    rows = [
-        {
-            "topic": message.topic(),
-            "partition": message.partition(),
-            "offset": message.offset(),
-            "key": message.key(),
-            "value": message.value(),
-        }
-        for message in world.log.read(topics.FRAMES.name)
-        if message.key().decode().startswith(session)
-    ]
-    (tmp_path / "raw").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "0-0-9.parquet")
-    out = tmp_path / "out"
-    assert main(["replay", str(tmp_path / "raw"), "--out", str(out)]) == 0
+    out = world.replay(tmp_path, [session])
     published = Digests()
     for topic in (TRADES, GAPS, topics.QUOTES.name, topics.BOOKS.name):
         for event in world.log.events(topic, world.symbol):
@@ -315,15 +354,18 @@ async def test_archived_frames_replay_to_what_was_published(world: World, tmp_pa
 
 async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
     last = await world.published(beyond=10)
-    async with grpc.aio.insecure_channel(world.service.address) as channel:
+    async with world.channel() as channel:
         stub = CollectorServiceStub(channel)
-        listed = await stub.ListSubscriptions(pb.ListSubscriptionsRequest(collector="binance"))
+        listed = await stub.ListSubscriptions(
+            pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
+        )
         (name,) = [each.instrument for each in listed.subscriptions]
         assert name == f"binance.{world.symbol.removesuffix('USDT')}-USDT"
         added = await stub.AddSubscription(
             pb.AddSubscriptionRequest(
                 collector="binance", subscription=pb.Subscription(instrument=world.symbol)
-            )
+            ),
+            metadata=AS_ADMIN,
         )
         assert added.instrument == name
         first = min(world.log.trade_ids(world.symbol))
@@ -331,14 +373,16 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         operation = await stub.Backfill(
             pb.BackfillRequest(
                 collector="binance", instrument=name, first_trade_id=begin, last_trade_id=last
-            )
+            ),
+            metadata=AS_ADMIN,
         )
 
         async def done() -> Operation | None:
             now = await stub.GetBackfill(
                 pb.GetBackfillRequest(
                     collector="binance", backfill=operation.name.rpartition("/")[2]
-                )
+                ),
+                metadata=AS_ADMIN,
             )
             return now if now.done else None
 
@@ -351,20 +395,22 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         world.assert_complete()
         for call, code, reason in (
             (
-                stub.GetStatus(pb.GetStatusRequest(collector="kraken")),
+                stub.GetStatus(pb.GetStatusRequest(collector="kraken"), metadata=AS_ADMIN),
                 grpc.StatusCode.NOT_FOUND,
                 "COLLECTOR_NOT_FOUND",
             ),
             (
                 stub.RemoveSubscription(
-                    pb.RemoveSubscriptionRequest(collector="binance", instrument="NOPE")
+                    pb.RemoveSubscriptionRequest(collector="binance", instrument="NOPE"),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.NOT_FOUND,
                 "INSTRUMENT_NOT_FOUND",
             ),
             (
                 stub.ListSubscriptions(
-                    pb.ListSubscriptionsRequest(collector="binance", page_token="%")
+                    pb.ListSubscriptionsRequest(collector="binance", page_token="%"),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "PAGE_TOKEN_INVALID",
@@ -373,7 +419,8 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
                 stub.Backfill(
                     pb.BackfillRequest(
                         collector="binance", instrument=name, first_trade_id=9, last_trade_id=1
-                    )
+                    ),
+                    metadata=AS_ADMIN,
                 ),
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "TRADE_RANGE_INVALID",
@@ -386,20 +433,44 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
             assert info is not None
             assert info.reason == reason
         removed = pb.RemoveSubscriptionRequest(collector="binance", instrument=name)
-        await stub.RemoveSubscription(removed)
-        listed = await stub.ListSubscriptions(pb.ListSubscriptionsRequest(collector="binance"))
+        await stub.RemoveSubscription(removed, metadata=AS_ADMIN)
+        listed = await stub.ListSubscriptions(
+            pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
+        )
         assert not listed.subscriptions
-        await stub.Drain(pb.DrainRequest(collector="binance"))
+        await stub.Drain(pb.DrainRequest(collector="binance"), metadata=AS_ADMIN)
     assert await world.service.end(0) == 0
 
 
-async def test_an_outage_of_kafka_loses_nothing(world: World, mesh: Any) -> None:
+async def test_an_outage_of_kafka_beyond_what_can_wait_loses_nothing(
+    world: World, mesh: Any
+) -> None:
     await world.published()
     broker = mesh.component("kafka")
-    broker.kill()
-    broker.wait_ready()
+    broker.stop()
+    try:
+        await eventually(
+            lambda: "reading from the exchange pauses" in world.service.text(), "it waits"
+        )
+        assert "Kafka at" in world.service.text()
+        made = (await world.exchange.truth(world.symbol))["lastTradeId"]
+        # The venue cuts who doesn't read.
+        await world.exchange.fault(kind="disconnect")
+
+        async def has_moved() -> bool:
+            return (await world.exchange.truth(world.symbol))["lastTradeId"] > made + 40
+
+        await eventually(has_moved, "trades are made that nobody reads")
+    finally:
+        broker.start()
+    await eventually(lambda: "reading goes on" in world.service.text(), "Kafka is back")
     await world.published(beyond=20)
+    await eventually(lambda: is_whole(world.log.trade_ids(world.symbol)), "all is repaired")
     world.assert_complete()
+
+
+def is_whole(ids: list[int]) -> bool:
+    return len(set(ids)) == max(ids) - min(ids) + 1
 
 
 async def test_an_unknown_symbol_is_told_and_ends_the_start(

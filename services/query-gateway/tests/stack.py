@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from redis import Redis
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
@@ -28,14 +29,45 @@ from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
 )
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceStub
 from coinmesh_local.testing import TestMesh, eventually
+from meshkit.authz import User, stated
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.kafka import client_config
+from meshkit.redis_options import redis_options
 from meshkit.registry import Registry
-from meshkit.settings import RegistrySettings
+from meshkit.settings import CassandraSettings, KafkaSettings, RedisSettings, RegistrySettings
 from query_gateway.bars import BarRow
 from query_gateway.intervals import bucket
 from query_gateway.trades import TradeRow
 
-COMPONENTS = ("topics", "schemas", "migrations", "redis")
+COMPONENTS = ("topics", "schemas", "cassandra-access", "kafka-access", "redis")
 _TOPICS = {topic.message: topic for topic in topics.ALL if topic.message is not None}
+
+
+_ADMIN = stated(User("test", ("admin",), "free"))
+
+
+class _AsAdmin(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Says of each call what Envoy says of a user's."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._said(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._said(details), request)
+
+    @staticmethod
+    def _said(details: Any) -> Any:
+        metadata = [*(details.metadata or ()), *_ADMIN]
+        return _Details(details.method, details.timeout, metadata, details.credentials)
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: list[tuple[str, str]]
+    credentials: Any
+    wait_for_ready: bool | None = None
+    compression: Any = None
 
 
 class Gateway:
@@ -44,9 +76,10 @@ class Gateway:
     def __init__(self, mesh: TestMesh, directory: Path, name: str, **settings: str) -> None:
         self._log = directory / f"{name}.log"
         environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-        environment |= mesh.settings | {
+        environment |= mesh.settings_of("query-gateway") | {
             "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
-            "COINMESH_SERVICE_NAME": name,
+            # Its consumer groups begin with the service's name, as the access table has it.
+            "COINMESH_SERVICE_NAME": f"query-gateway-{name}",
             "COINMESH_COLLECTORS": "",
             "COINMESH_DRAIN_GRACE_SECONDS": "1",
             **{f"COINMESH_{key.upper()}": value for key, value in settings.items()},
@@ -56,8 +89,11 @@ class Gateway:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}", 60))
-        self._channel = grpc.insecure_channel(self.address)
+        self.address = str(eventually(self._serving, f"{name} listens:\n{self.log()}"))
+        # As Envoy comes, for a user who may do everything.
+        self._channel = grpc.intercept_channel(
+            grpc.secure_channel(self.address, mesh.grpc_credentials("envoy")), _AsAdmin()
+        )
         self.market = MarketServiceStub(self._channel)
         self.events = EventServiceStub(self._channel)
         self.collectors = CollectorDirectoryServiceStub(self._channel)
@@ -69,13 +105,13 @@ class Gateway:
 
     def wait_ready(self) -> Gateway:
         """Returns when its health says SERVING."""
-        eventually(self.is_serving, f"the gateway is ready:\n{self.log()}", 90)
+        eventually(self.is_serving, f"the gateway is ready:\n{self.log()}")
         return self
 
     def is_serving(self) -> bool:
         """What its health says."""
         stub = health_pb2_grpc.HealthStub(self._channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     def log(self) -> str:
@@ -98,7 +134,7 @@ class Gateway:
         self._channel.close()
         if self._process.poll() is None:
             self._process.send_signal(number)
-        return self._process.wait(30)
+        return self._process.wait(120)
 
     def _serving(self) -> str | None:
         assert self._process.poll() is None, self.log()
@@ -112,25 +148,24 @@ class Feeder:
     """Writes to Kafka as collectors and the Spark job do, to Cassandra as the Spark job does."""
 
     def __init__(self, mesh: TestMesh) -> None:
-        settings = mesh.settings
         self._producer = Producer(
-            {
-                "bootstrap.servers": settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"],
+            client_config(mesh.read(KafkaSettings), "feeder")
+            | {
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
                 "log_level": 0,  # brokers are stopped on purpose
             }
         )
-        registry = Registry(
-            RegistrySettings(schema_registry_url=settings["COINMESH_SCHEMA_REGISTRY_URL"])
-        )
+        registry = Registry(mesh.read(RegistrySettings))
         messages = {topic.name: message for message, topic in _TOPICS.items()}
         self._ids = registry.resolve_now(messages)
         registry.close()
-        host, port = settings["COINMESH_CASSANDRA_CONTACT_POINTS"].split(":")
+        host, port = mesh.read(CassandraSettings).cassandra_addresses[0]
         self._cluster = Cluster(
             [host],
-            port=int(port),
+            port=port,
+            ssl_context=mesh.tls(),
+            auth_provider=CertificateAuthProvider(),
             protocol_version=5,
             reconnection_policy=ConstantReconnectionPolicy(0.5, None),  # type: ignore[arg-type]
         )
@@ -169,7 +204,7 @@ class Feeder:
                 return False
             return True
 
-        eventually(stored, "Cassandra takes a write", 60)
+        eventually(stored, "Cassandra takes a write")
 
     def store_bars(self, name: str, interval: str, rows: Iterable[BarRow]) -> None:
         """Stores bars under the write timestamp that the schema prescribes."""
@@ -212,6 +247,12 @@ class Feeder:
         """Closes the connections."""
         del self._producer
         self._cluster.shutdown()
+
+
+def redis_client(mesh: TestMesh) -> Redis:
+    """A client that may do everything."""
+    settings = mesh.read(RedisSettings)
+    return Redis.from_url(settings.redis_url, **redis_options(settings))
 
 
 def _literal(key: str, value: object) -> str:

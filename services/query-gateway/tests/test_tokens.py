@@ -8,6 +8,7 @@ from meshkit.errors import InvalidArgument
 from query_gateway import tokens
 
 ARGUMENTS = ("binance.BTC-USDT", 60_000, None, 5)
+FAR = ("binance.BTC-USDT", -62_135_596_800 * 10**9, 253_402_300_799 * 10**9)
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.text(max_size=50))
@@ -15,6 +16,10 @@ def test_a_token_gives_its_position_back(number: int, text: str) -> None:
     token = tokens.make("ListBars", ARGUMENTS, [number, text])
     assert tokens.read(token, "ListBars", ARGUMENTS, (int, str)) == [number, text]
     assert token.replace("-", "").replace("_", "").isalnum()
+
+
+def test_times_far_off_are_arguments_like_others() -> None:
+    assert tokens.read(tokens.make("ListBars", FAR, [1]), "ListBars", FAR, (int,)) == [1]
 
 
 def refused(token: str, method: str = "ListBars", arguments: tuple[object, ...] = ARGUMENTS) -> str:

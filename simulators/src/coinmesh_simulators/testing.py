@@ -163,7 +163,7 @@ class Simulator:
             log += line
             if not line:
                 raise AssertionError(f"the simulator ended: {log}")
-            ports += re.findall(r"listening on .*:(\d+)$", line.strip())
+            ports += re.findall(r'listening on [^"]*:(\d+)"', line)
         return ports
 
     async def end(self, number: int) -> None:

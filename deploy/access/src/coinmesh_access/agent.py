@@ -96,17 +96,21 @@ class Agent:
     async def once(self, places: Sequence[Place]) -> None:
         """Renew what is due and run its hooks; VaultUnavailableError when one can't be renewed.
 
-        A certificate that still has life left is good enough when Vault is away.
+        A certificate that still has life left is good enough when Vault is away. Without any hooks
+        they are left to an agent that has some.
         """
-        for place in places:
-            published = certificates.current(place.directory)
-            if published is None or certificates.is_due(published, RENEW_SHARE):
-                try:
-                    published = await self._renew(place)
-                except VaultUnavailableError as error:
-                    if published is None or published.seconds_left(self._now()) <= 0:
-                        raise
-                    _log.warning("%s keeps its certificate: %s", place.service, error)
+        await asyncio.gather(*(self._once(place) for place in places))
+
+    async def _once(self, place: Place) -> None:
+        published = certificates.current(place.directory)
+        if published is None or certificates.is_due(published, RENEW_SHARE):
+            try:
+                published = await self._renew(place)
+            except VaultUnavailableError as error:
+                if published is None or published.seconds_left(self._now()) <= 0:
+                    raise
+                _log.warning("%s keeps its certificate: %s", place.service, error)
+        if self._hooks:
             await self._run_hooks(place, published)
 
     async def run(self, places: Sequence[Place]) -> None:

@@ -7,28 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cassandra import DriverException, RequestExecutionException
-from cassandra.auth import Authenticator, AuthProvider, PlainTextAuthProvider
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import Cluster, NoHostAvailable
 
 from coinmesh_access import cassandra_roles
 from coinmesh_access.table import AccessError, AccessTable
-
-
-class CertificateAuthenticator(Authenticator):
-    """Has nothing to say: the certificate's SPIFFE id has said it all."""
-
-    def initial_response(self) -> bytes:
-        return b""
-
-    def evaluate_challenge(self, challenge: Any) -> bytes:
-        return b""
-
-
-class CertificateAuthProvider(AuthProvider):
-    """For Cassandra's mutual TLS authenticators."""
-
-    def new_authenticator(self, host: Any) -> CertificateAuthenticator:
-        return CertificateAuthenticator()
+from meshkit.cassandra import CertificateAuthProvider
 
 
 @contextmanager

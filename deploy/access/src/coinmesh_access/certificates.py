@@ -109,6 +109,7 @@ def _request(
         names += [
             x509.DNSName("localhost"),
             x509.DNSName(service),
+            *(x509.DNSName(name) for name in table.service(service).also_named),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
     request = x509.CertificateSigningRequestBuilder().subject_name(

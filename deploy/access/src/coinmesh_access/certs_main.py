@@ -29,7 +29,10 @@ from meshkit import logs
 from meshkit import metrics as mesh_metrics
 from meshkit.metrics import Metrics
 from meshkit.settings import Address
+from meshkit.tls import CertificateFiles
 
+#: The agent's own identity: its metrics are served with that certificate.
+OWN = "certs"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -87,7 +90,8 @@ def agent(
         else:
             server = None
             if metrics_listen:
-                server = mesh_metrics.start(Address.parse(metrics_listen), metrics)
+                own = CertificateFiles(tls / OWN) if OWN in names else None
+                server = mesh_metrics.start(Address.parse(metrics_listen), metrics, own)
             asyncio.run(_until_stopped(keeper.run(places)))
             if server is not None:
                 server.close()

@@ -18,12 +18,10 @@ from confluent_kafka.admin import (
 
 from coinmesh_access.table import AccessError, AccessTable
 
-#: The broker's `ssl.principal.mapping.rules`: only certificates that Vault gave to services
-#: (OU=svc) become `User:<service>`. Java prints the name with its last part first.
-PRINCIPAL_RULE = "RULE:^CN=([^,]+),OU=svc,O=coinmesh$/$1/,DEFAULT"
 TIMEOUT = 30.0
 
 Resource = Literal["topic", "group", "transactional_id"]
+Operation = Literal["READ", "WRITE", "DESCRIBE_CONFIGS"]
 _RESOURCES: Mapping[Resource, ResourceType] = {
     "topic": ResourceType.TOPIC,
     "group": ResourceType.GROUP,
@@ -39,7 +37,7 @@ class Acl:
     resource: Resource
     name: str
     prefixed: bool
-    operation: Literal["READ", "WRITE"]
+    operation: Operation
 
     def binding(self) -> AclBinding:
         """As the admin client wants it."""
@@ -62,11 +60,12 @@ def acls(table: AccessTable) -> list[Acl]:
     found: set[Acl] = set()
     for service, entry in table.services.items():
         kafka = entry.kafka
-        wanted: tuple[tuple[Resource, Literal["READ", "WRITE"], tuple[str, ...]], ...] = (
+        wanted: tuple[tuple[Resource, Operation, tuple[str, ...]], ...] = (
             ("topic", "READ", kafka.read),
             ("topic", "WRITE", kafka.write),
             ("group", "READ", kafka.groups),
             ("transactional_id", "WRITE", kafka.transactional_ids),
+            ("topic", "DESCRIBE_CONFIGS", kafka.configs),
         )
         for resource, operation, names in wanted:
             for name in names:
@@ -74,12 +73,6 @@ def acls(table: AccessTable) -> list[Acl]:
                 bare = name.removesuffix("*")
                 found.add(Acl(service, resource, bare, prefixed, operation))
     return sorted(found)
-
-
-def super_users(table: AccessTable) -> str:
-    """The broker's `super.users`."""
-    names = [name for name, entry in table.services.items() if entry.kafka.super]
-    return ";".join(f"User:{name}" for name in sorted(names))
 
 
 @dataclass(frozen=True)

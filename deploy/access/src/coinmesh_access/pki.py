@@ -111,7 +111,8 @@ def ensure_role(
         domains: DNS suffixes under which the service is also reached (`coinmesh.svc`).
     """
     listens = table.service(name).listens
-    names = [name, *(f"{name}.{domain}" for domain in domains)]
+    also = table.service(name).also_named
+    names = [name, *also, *(f"{name}.{domain}" for domain in domains)]
     client.secrets.pki.create_or_update_role(
         name,
         {
@@ -121,7 +122,7 @@ def ensure_role(
             "allow_bare_domains": True,
             "allow_subdomains": False,
             "allow_glob_domains": False,
-            "allow_wildcard_certificates": False,
+            "allow_wildcard_certificates": any(each.startswith("*.") for each in also),
             "allow_any_name": False,
             "allow_localhost": listens,
             "allow_ip_sans": listens,

@@ -16,9 +16,15 @@ def actions(table: AccessTable, service: str) -> list[str]:
         return ["Admin", "Read", "List", "Tagging", "Write"]
     found: list[str] = []
     for prefix in access.read:
-        found += [f"Read:{table.bucket}/{prefix}*", f"List:{table.bucket}/{prefix}*"]
-    found += [f"Write:{table.bucket}/{prefix}*" for prefix in access.write]
+        found += [f"{verb}:{place(table, prefix)}" for verb in ("Read", "List")]
+    found += [f"Write:{place(table, prefix)}" for prefix in access.write]
     return found
+
+
+def place(table: AccessTable, prefix: str) -> str:
+    """`raw/` as `bucket/raw/*`, and `other:raw/` as `other/raw/*`."""
+    bucket, colon, rest = prefix.rpartition(":")
+    return f"{bucket if colon else table.bucket}/{rest}*"
 
 
 def identities(table: AccessTable, keys: Mapping[str, Sequence[Keys]]) -> dict[str, Any]:

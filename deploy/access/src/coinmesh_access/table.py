@@ -38,6 +38,7 @@ class KafkaAccess(_Part):
     read: Names = ()
     groups: Names = ()
     transactional_ids: Names = ()
+    configs: Names = ()
     super: bool = False
 
 
@@ -58,7 +59,7 @@ class RedisAccess(_Part):
 
 
 class S3Access(_Part):
-    """Prefixes of the bucket; reading covers listing."""
+    """Prefixes of the bucket, or of another one as `bucket:prefix/`; reading covers listing."""
 
     read: Annotated[Names, AfterValidator(_prefixes)] = ()
     write: Annotated[Names, AfterValidator(_prefixes)] = ()
@@ -70,6 +71,7 @@ class VaultAccess(_Part):
 
     read: Names = ()
     sign_audit: bool = False
+    check_audit: bool = False
 
 
 class Service(_Part):
@@ -77,6 +79,7 @@ class Service(_Part):
 
     description: str = Field(min_length=1)
     listens: bool = True
+    also_named: Names = ()
     kafka: KafkaAccess = KafkaAccess()
     cassandra: CassandraAccess = CassandraAccess()
     redis: RedisAccess = RedisAccess()
@@ -87,7 +90,9 @@ class Service(_Part):
     def has_kafka_acls(self) -> bool:
         """Whether ACLs, not super user's rights, decide."""
         kafka = self.kafka
-        return bool(kafka.write or kafka.read or kafka.groups or kafka.transactional_ids)
+        return bool(
+            kafka.write or kafka.read or kafka.groups or kafka.transactional_ids or kafka.configs
+        )
 
     @property
     def uses_cassandra(self) -> bool:
@@ -118,15 +123,15 @@ class AccessTable(_Part):
             if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
                 raise ValueError(f"service {name!r}: a name is lower-case letters, digits and -")
             kafka = service.kafka
-            for topic in (*kafka.read, *kafka.write):
+            for topic in (*kafka.read, *kafka.write, *kafka.configs):
                 if topic not in known and not topic.endswith("*"):
                     raise ValueError(
                         f"{name}: there is no topic {topic!r}; see coinmesh_contracts.topics"
                     )
             if kafka.super and service.has_kafka_acls:
                 raise ValueError(f"{name}: kafka.super needs no topics or groups")
-            if bool(service.redis.commands) != bool(service.redis.keys):
-                raise ValueError(f"{name}: redis.commands and redis.keys go together")
+            if service.redis.keys and not service.redis.commands:
+                raise ValueError(f"{name}: redis.keys needs redis.commands")
         return self
 
     def service(self, name: str) -> Service:

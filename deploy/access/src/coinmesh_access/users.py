@@ -26,14 +26,29 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class TokenLives:
-    """Lives in seconds: a JWT's, and a signing key's until the next takes over.
+    """Lives in seconds: a JWT's, a login's, and a signing key's until the next takes over.
 
-    A retired key's public half stays published for `verification`: longer than `token`.
+    A login is what a browser gets new JWTs by; it can do nothing else, and ends at once when its
+    user is removed. A retired key's public half stays published for `verification`: longer than
+    `token`.
     """
 
     token: int = 900
+    login: int = 8 * 3600
     rotation: int = 86_400
     verification: int = 2 * 86_400
+
+
+DEFAULT_LIVES = TokenLives()
+
+
+@dataclass(frozen=True)
+class User:
+    """Who may come through the public listener."""
+
+    name: str
+    role: str
+    tier: str
 
 
 def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
@@ -43,6 +58,10 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
     """
     if f"{MOUNT}/" not in client.sys.list_auth_methods()["data"]:
         client.sys.enable_auth_method("userpass", path=MOUNT)
+    # Keys are 256 random bits: guessing is hopeless, locking a user out would not be.
+    client.write_data(
+        f"sys/auth/{MOUNT}/tune", data={"user_lockout_config": {"lockout_disable": True}}
+    )
     client.write_data("identity/oidc/config", data={"issuer": client.url})
     client.write_data(
         f"identity/oidc/key/{KEY}",
@@ -71,7 +90,13 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
     return f"{client.url}/v1/identity/oidc"
 
 
-def add(client: hvac.Client, name: str, role: str, tier: str = "free") -> str:
+def add(
+    client: hvac.Client,
+    name: str,
+    role: str,
+    tier: str = "free",
+    lives: TokenLives = DEFAULT_LIVES,
+) -> str:
     """Make a user or give one a new key, role and tier; the API key, which nobody keeps."""
     if not _NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is lower-case letters, digits, dots and dashes")
@@ -84,8 +109,10 @@ def add(client: hvac.Client, name: str, role: str, tier: str = "free") -> str:
             "password": secret,
             "token_policies": [POLICY],
             "token_no_default_policy": True,
-            "token_ttl": "60s",
-            "token_max_ttl": "60s",
+            # Kept nowhere, so that logins cost Vault nothing.
+            "token_type": "batch",
+            "token_ttl": f"{lives.login}s",
+            "token_max_ttl": f"{lives.login}s",
         },
     )
     client.write_data(f"identity/entity/name/{name}", data={"metadata": {"tier": tier}})
@@ -109,6 +136,22 @@ def remove(client: hvac.Client, name: str) -> None:
     """Take a user's login and identity away; JWTs that it holds run out by themselves."""
     client.delete(f"auth/{MOUNT}/users/{name}")
     client.delete(f"identity/entity/name/{name}")
+
+
+def listed(client: hvac.Client) -> list[User]:
+    """All users, by name."""
+    roles: dict[str, str] = {}
+    for role in ROLES:
+        group = _data(client, f"identity/group/name/{role}")
+        roles |= dict.fromkeys(group.get("member_entity_ids") or (), role)
+    # A service that logs in by AppRole gets an entity too, one without a name of its own.
+    logins = client.list(f"auth/{MOUNT}/users")
+    found: list[User] = []
+    for name in logins["data"]["keys"] if logins else ():
+        entity = _data(client, f"identity/entity/name/{name}")
+        tier = (entity.get("metadata") or {}).get("tier", "")
+        found.append(User(name, roles.get(entity.get("id", ""), ""), tier))
+    return sorted(found, key=lambda user: user.name)
 
 
 def exchange(client: hvac.Client, api_key: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -133,27 +133,31 @@ def rotate(
 @app.command()
 def fetch(
     *,
-    service: str,
-    directory: Annotated[Path, typer.Option("--dir", help="where the files go, 0600")],
+    service: Annotated[list[str] | None, typer.Option(help="a service of the table")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every service that has any")] = False,
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write a service's credentials as redis.json and s3.json, logged in as that service."""
+    """Write services' credentials as <secrets>/<service>/{redis,s3}.json, each by its own login."""
     place = vault(address, ca)
     with _told():
-        wanted = [kind for name, kind in credentials.wanted(load(table)) if name == service]
-        client = place.login(secrets, service)
-        files.private_directory(directory)
-        for kind in wanted:
-            try:
-                valid = credentials.read(client, service, kind)
-            except (VaultError, requests.RequestException) as error:
-                raise explained(error, f"read kv/{service}/{kind}", address) from error
-            if not valid:
-                raise AccessError(f"kv/{service}/{kind} is empty; run `coinmesh-vault setup`")
-            files.write(directory / f"{kind}.json", credentials.client_file(kind, valid[0]))
+        known = load(table)
+        wanted: dict[str, list[Kind]] = {}
+        for name, kind in credentials.wanted(known):
+            wanted.setdefault(name, []).append(kind)
+        for name in wanted if every else service or ():
+            client = place.login(secrets, name)
+            for kind in wanted.get(name, ()):
+                try:
+                    valid = credentials.read(client, name, kind)
+                except (VaultError, requests.RequestException) as error:
+                    raise explained(error, f"read kv/{name}/{kind}", address) from error
+                if not valid:
+                    raise AccessError(f"kv/{name}/{kind} is empty; run `coinmesh-vault setup`")
+                path = secrets / name / f"{kind}.json"
+                files.write(path, credentials.client_file(kind, valid[0]))
 
 
 @user_app.command("add")
@@ -171,6 +175,30 @@ def user_add(
         typer.echo(users.add(client, name, role, tier))
 
 
+@user_app.command("ensure")
+def user_ensure(
+    *,
+    name: str,
+    key: Annotated[Path, typer.Option(help="the file that keeps its API key, 0600")],
+    role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "admin",
+    tier: Annotated[str, typer.Option(help="the quota's name")] = "unlimited",
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Make a user whose API key is kept in a file; a key that works is left alone."""
+    place = vault(address, ca)
+    if key.exists():
+        with suppress(VaultError, UserError):
+            users.exchange(place.client(), key.read_text().strip())
+            return
+    with _administering(address, ca, secrets) as client:
+        files.private_directory(key.parent.parent)
+        files.private_directory(key.parent)
+        files.write(key, users.add(client, name, role, tier) + "\n")
+        typer.echo(f"made the user {name}")
+
+
 @user_app.command("remove")
 def user_remove(
     name: str,
@@ -181,6 +209,18 @@ def user_remove(
     """Take a user's key away; JWTs that it holds run out by themselves."""
     with _administering(address, ca, secrets) as client:
         users.remove(client, name)
+
+
+@user_app.command("list")
+def user_list(
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Print every user with role and tier."""
+    with _administering(address, ca, secrets) as client:
+        for user in users.listed(client):
+            typer.echo(f"{user.name:<24} {user.role:<8} {user.tier}")
 
 
 @app.command()

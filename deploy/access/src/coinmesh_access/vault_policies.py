@@ -10,7 +10,8 @@ def paths(table: AccessTable, name: str) -> dict[str, str]:
     found |= {f"kv/data/{path}": "read" for path in access.read}
     if access.sign_audit:
         found["transit/sign/audit"] = "update"
-        found["transit/verify/audit"] = "update"
+    if access.sign_audit or access.check_audit:
+        found["transit/keys/audit"] = "read"
     return found
 
 

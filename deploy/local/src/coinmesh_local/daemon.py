@@ -108,6 +108,8 @@ class Daemon:
         match request["op"]:
             case "up":
                 await self.supervisor.up(names)
+            case "later":
+                await self.supervisor.start_later()
             case "down":
                 await self.supervisor.down()
             case "stop":

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+Profile = Literal["default", "full"]
+#: The component that makes certificates.
+CERTIFICATES = "certs"
 ProbeKind = Literal["tcp", "http", "grpc", "log", "exec", "kafka", "cql", "spawn"]
 
 
@@ -24,9 +27,13 @@ class Probe(Strict):
 
     kind: ProbeKind = "spawn"
     target: str = ""
-    #: Expected number of brokers for `kafka`, the service's name for `grpc`.
+    #: Expected number of brokers for `kafka`, the service's name for `grpc`, for `http` what the
+    #: answers must contain.
     expect: str = ""
+    #: The authority of a listener that the mesh's own doesn't vouch for.
     ca: str = ""
+    #: Whose certificate the probe shows; filled in for components that have an identity.
+    tls: str = ""
 
 
 class Endpoint(Strict):
@@ -34,6 +41,27 @@ class Endpoint(Strict):
 
     url: str
     ca: str | None = None
+
+
+class Scrape(Strict):
+    """Where a component shows its metrics to Prometheus, in each replica."""
+
+    url: str
+    #: File with the password of the user `prometheus`, where the exporter knows no certificates.
+    password_file: str | None = None
+
+
+class Addition(Strict):
+    """What a component has besides in the full profile; each as in `Definition`."""
+
+    provision: tuple[str, ...] = ()
+    ports: dict[str, int] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    prepare: tuple[tuple[str, ...], ...] = ()
+    #: Put after the command's first word.
+    arguments: tuple[str, ...] = ()
+    memory: int = 0
+    metrics: Scrape | None = None
 
 
 class Definition(Strict):
@@ -44,6 +72,13 @@ class Definition(Strict):
     kind: Literal["service", "step"] = "service"
     #: Options that must hold for the component to exist, e.g. `{source = "sim"}`.
     when: dict[str, str] = Field(default_factory=dict)
+    #: The smallest profile that it belongs to; `full` holds all of `default`.
+    profile: Profile = "default"
+    #: It comes in the background when everything else is up, and nothing waits for it. What takes
+    #: long belongs into its `prepare`: the supervisor does that.
+    later: bool = False
+    #: Its name in the access table: it waits for its certificate and gets COINMESH_TLS_DIR.
+    identity: str = ""
     replicas: str = "1"
     #: What provisioning must bring before the component can start.
     provision: tuple[str, ...] = ()
@@ -70,6 +105,23 @@ class Definition(Strict):
     #: Settings that clients of this component receive (without the COINMESH_ prefix).
     exports: dict[str, str] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=dict)
+    metrics: Scrape | None = None
+    full: Addition = Addition()
+
+    def with_addition(self) -> "Definition":
+        """This component as it is in the full profile."""
+        more = self.full
+        return self.model_copy(
+            update={
+                "provision": self.provision + more.provision,
+                "ports": self.ports | more.ports,
+                "files": self.files | more.files,
+                "prepare": self.prepare + more.prepare,
+                "command": self.command[:1] + more.arguments + self.command[1:],
+                "memory": self.memory + more.memory,
+                "metrics": more.metrics or self.metrics,
+            }
+        )
 
 
 class Template(string.Template):
@@ -94,7 +146,8 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
     for directory in directories:
         for path in sorted(directory.glob("*.toml")):
             try:
-                found[path.stem] = Definition(name=path.stem, **tomllib.loads(path.read_text()))
+                told = Definition(name=path.stem, **tomllib.loads(path.read_text()))
+                found[path.stem] = _with_certificates(told)
             except (ValidationError, tomllib.TOMLDecodeError, TypeError) as error:
                 raise DefinitionError(f"{path}: {error}") from error
     for definition in found.values():
@@ -102,12 +155,23 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
             if name not in found:
                 raise DefinitionError(f"{definition.name}: depends on unknown component {name}")
             expected = "completed" if found[name].kind == "step" else "ready"
+            if found[name].later:
+                raise DefinitionError(
+                    f"{definition.name}: {name} comes later, so nothing can depend on it"
+                )
             if condition != expected:
                 raise DefinitionError(
                     f"{definition.name}: a {found[name].kind} can be {expected}, not {condition}"
                 )
     closure(found, found)
     return found
+
+
+def _with_certificates(found: Definition) -> Definition:
+    """Who has an identity depends on the agent that makes certificates."""
+    if not found.identity or found.name == CERTIFICATES:
+        return found
+    return found.model_copy(update={"depends_on": {CERTIFICATES: "ready", **found.depends_on}})
 
 
 def closure(definitions: Mapping[str, Definition], targets: Iterable[str]) -> list[str]:

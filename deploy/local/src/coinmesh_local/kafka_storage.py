@@ -7,6 +7,7 @@ meta.properties is kept beside it: a lost, truncated or foreign one is put back 
 import argparse
 import base64
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ import uuid
 from pathlib import Path
 
 from coinmesh_local.paths import write_atomically
+from meshkit import logs
 
 META = "meta.properties"
+_log = logging.getLogger(__name__)
 
 
 def cluster_id(path: Path) -> str:
@@ -37,7 +40,7 @@ def restore(log: Path, copy: Path) -> bool:
         return False
     meta = log / META
     if not meta.is_file() or meta.read_text() != copy.read_text():
-        print(f"{meta} was lost or altered: restored from {copy}")
+        _log.warning("%s was lost or altered: restored from %s", meta, copy)
         write_atomically(meta, copy.read_text())
     return True
 
@@ -53,7 +56,13 @@ def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None
     identity = cluster_id(Path(arguments.cluster))
     tool = [arguments.java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", arguments.classpath]
     tool += ["kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c", str(draft)]
-    subprocess.run(tool, check=True)
+    done = subprocess.run(
+        tool, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    level = logging.ERROR if done.returncode else logging.INFO
+    for line in done.stdout.splitlines():
+        _log.log(level, "%s", line)
+    done.check_returncode()
     write_atomically(copy, (fresh / META).read_text())
     os.replace(fresh, log)
 
@@ -64,6 +73,7 @@ def main() -> int:
     for name in ("java", "classpath", "properties", "data", "node", "cluster"):
         parser.add_argument(f"--{name}", required=True)
     arguments = parser.parse_args()
+    logs.configure("kafka")
     log = Path(arguments.data) / "log"
     copy = Path(arguments.data) / f"{META}.copy"
     if restore(log, copy):

@@ -7,17 +7,21 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from coinmesh_access import kafka_principals
+from coinmesh_access import table as access
 from coinmesh_local import definition as defs
 from coinmesh_local import provision
-from coinmesh_local.definition import Definition, Probe, fill
+from coinmesh_local.definition import Definition, Probe, Profile, fill
 from coinmesh_local.paths import BIN, CHECKOUT, COMPONENTS, LOCAL, Home
 from coinmesh_local.ports import HOST, PortTable
 
 PREFIX = "COINMESH_"
 #: What every process gets from the caller's environment; all else is stated in its definition.
 BASE_ENVIRONMENT = ("HOME", "USER", "TMPDIR", "XDG_CACHE_HOME")
+#: Who deploys, probes and tests: its certificate and credentials are those of people's commands.
+DEPLOY = "deploy"
 CAPTURE = "binance/spot_btcusdt_20240808.gz"
 
 
@@ -32,15 +36,25 @@ class Options:
     ha: bool = False
     gateways: int = 1
     source: str = "sim"
+    profile: Profile = "default"
     ports: str = "fixed"
 
     def __post_init__(self) -> None:
         if self.source not in ("sim", "live"):
             raise OptionError(f"source is sim or live, not {self.source!r}")
+        if self.profile not in get_args(Profile):
+            raise OptionError(f"profile is default or full, not {self.profile!r}")
         if self.ports not in ("fixed", "free"):
             raise OptionError(f"COINMESH_PORTS is fixed or free, not {self.ports!r}")
         if not 1 <= self.gateways <= 8:
             raise OptionError(f"gateways is a number from 1 to 8, not {self.gateways}")
+
+    def includes(self, found: Definition) -> bool:
+        """Whether the component exists under these options."""
+        context = self.context()
+        return (found.profile == "default" or self.profile == "full") and all(
+            context[f"option.{key}"] == value for key, value in found.when.items()
+        )
 
     def context(self) -> dict[str, str]:
         """The placeholders `${option.…}`; the broker count decides every replication factor."""
@@ -49,6 +63,7 @@ class Options:
             "option.min_isr": "2" if self.ha else "1",
             "option.gateways": str(self.gateways),
             "option.source": self.source,
+            "option.profile": self.profile,
         }
 
 
@@ -91,11 +106,10 @@ class Mesh:
 
     def __post_init__(self) -> None:
         option = self.options.context()
-        loaded = defs.load(self.components)
         self.definitions: dict[str, Definition] = {
-            name: found
-            for name, found in loaded.items()
-            if all(option[f"option.{key}"] == value for key, value in found.when.items())
+            name: found.with_addition() if self.options.profile == "full" else found
+            for name, found in defs.load(self.components).items()
+            if self.options.includes(found)
         }
         for name, found in self.definitions.items():
             kept = {n: c for n, c in found.depends_on.items() if n in self.definitions}
@@ -107,6 +121,7 @@ class Mesh:
         table = PortTable(self.home, self.options.ports == "free")
         self.ports = table.assign(self.definitions, self.replicas)
         self._shared = self._shared_context()
+        self._shared["metrics.targets"] = json.dumps(self.metrics_targets())
 
     # -- recorded state -------------------------------------------------------------------------
 
@@ -123,15 +138,22 @@ class Mesh:
 
     def save(self) -> None:
         """Record options for the supervisor and later commands, and the endpoints for people."""
-        before = self.home.read_json("mesh.json", {}).get("options", {})
+        recorded = self.home.read_json("mesh.json", {})
+        before = recorded.get("options", {})
         has_data = self.home.data.is_dir() and any(self.home.data.glob("kafka*"))
         if has_data and before and bool(before.get("ha")) != self.options.ha:
             raise OptionError(
                 f"the data in {self.home.data} was made with HA={int(before['ha'])}: "
                 "keep that, or drop the data with `coinmesh reset` first"
             )
+        if has_data and recorded and not recorded.get("closed"):
+            raise OptionError(
+                f"the data in {self.home.data} was written by a mesh without TLS, which anybody on "
+                "this machine could alter: drop it with `coinmesh reset` (`make reset`)"
+            )
         self.home.create()
         state = {
+            "closed": True,
             "options": asdict(self.options),
             "environment": self.environment,
             "components": [str(path) for path in self.components],
@@ -143,6 +165,15 @@ class Mesh:
     def closure(self, targets: Iterable[str] = ()) -> list[str]:
         """Names of `targets` (all components when none) with what they depend on, in order."""
         return defs.closure(self.definitions, list(targets) or list(self.definitions))
+
+    def later(self) -> list[str]:
+        """Names of what comes after everything else is up."""
+        return [name for name in self.closure() if self.definitions[name].later]
+
+    def at_once(self, targets: Iterable[str] = ()) -> list[str]:
+        """What `up` waits for: `targets`, or all but what comes later, with its dependencies."""
+        named = list(targets)
+        return self.closure(named or [n for n, one in self.definitions.items() if not one.later])
 
     def instances(self, component: str) -> list[Instance]:
         """The processes of one component."""
@@ -165,11 +196,15 @@ class Mesh:
                 )
         return [instance for name in chosen for instance in known[name]]
 
-    def settings(self, components: Iterable[str] | None = None) -> dict[str, str]:
-        """The COINMESH_ variables by which clients reach `components` (all, when None)."""
+    def settings(
+        self, components: Iterable[str] | None = None, client: str = DEPLOY
+    ) -> dict[str, str]:
+        """The COINMESH_ variables by which `client`, an identity, reaches `components` (or all)."""
         result: dict[str, str] = {}
+        if client:
+            result[f"{PREFIX}TLS_DIR"] = str(self.home.tls / client)
         for name in self.definitions if components is None else components:
-            context = self.context(name, 1)
+            context = self.context(name, 1) | {"client": client}
             for key, text in self.definitions[name].exports.items():
                 result[PREFIX + key] = fill(text, context, f"{name}: exports.{key}")
         return result
@@ -185,6 +220,22 @@ class Mesh:
                 result[key] = {"url": fill(endpoint.url, context, where), "ca": ca}
         return result
 
+    def metrics_targets(self) -> list[dict[str, str]]:
+        """What Prometheus scrapes: component, instance, URL and password file of each replica."""
+        targets: list[dict[str, str]] = []
+        for name, found in self.definitions.items():
+            if found.metrics is None:
+                continue
+            for index, instance in enumerate(self.instance_names(name), 1):
+                context = self.context(name, index)
+                where = f"{name}: metrics"
+                target = {"job": name, "instance": instance}
+                target["url"] = fill(found.metrics.url, context, where)
+                if found.metrics.password_file:
+                    target["password_file"] = fill(found.metrics.password_file, context, where)
+                targets.append(target)
+        return targets
+
     # -- placeholders ---------------------------------------------------------------------------
 
     def context(self, component: str, index: int) -> dict[str, str]:
@@ -194,6 +245,7 @@ class Mesh:
             "instance": own,
             "index": str(index),
             "data": str(self.home.data / own),
+            "tls": str(self.home.tls / (self.definitions[component].identity or DEPLOY)),
             "run": str(self.home.run / own),
         }
         for port, numbers in self.ports[component].items():
@@ -211,16 +263,21 @@ class Mesh:
             "home": str(self.home.root),
             "data_directory": str(self.home.data),
             "secrets": str(self.home.secrets),
+            "tls_root": str(self.home.tls),
+            "ca": str(self.home.ca),
             "checkout": str(CHECKOUT),
             "bin": str(BIN),
             "python": str(BIN / "python"),
             "default.capture": self._default_capture(),
+            "access.kafka_super_users": kafka_principals.super_users(access.load()),
+            "access.kafka_principal_rule": kafka_principals.PRINCIPAL_RULE,
             **self.options.context(),
             **provision.locations(),
         }
         for name, ports in self.ports.items():
             for port, numbers in ports.items():
                 context[f"{name}.{port}"] = ",".join(f"{HOST}:{number}" for number in numbers)
+                context[f"{name}.{port}_port"] = str(numbers[0])
         return context
 
     def _default_capture(self) -> str:
@@ -254,6 +311,7 @@ class Mesh:
                 target=fill(found.ready.target, context, f"{component}: ready.target"),
                 expect=fill(found.ready.expect, context, f"{component}: ready.expect"),
                 ca=fill(found.ready.ca, context, f"{component}: ready.ca"),
+                tls=str(self.home.tls / DEPLOY) if found.identity else "",
             ),
             timeout=found.timeout,
             stop_signal=found.stop_signal,
@@ -268,7 +326,7 @@ class Mesh:
         """Base, settings of all it depends on, its own lines, then what it inherits."""
         base = {key: os.environ[key] for key in BASE_ENVIRONMENT if key in os.environ}
         base |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
-        base |= self.settings(self.closure([found.name]))
+        base |= self.settings(self.closure([found.name]), found.identity)
         for key, text in found.environment.items():
             base[key] = fill(text, context, f"{found.name}: environment.{key}")
         for pattern in found.inherit:

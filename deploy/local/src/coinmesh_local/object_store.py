@@ -1,27 +1,11 @@
-"""Prepares the S3 store: credentials, generated once and readable by the owner only."""
+"""Prepares the S3 store's data directory."""
 
-import json
 import secrets
 import shutil
 import sys
 from pathlib import Path
 
 from coinmesh_local.paths import write_atomically
-
-
-def write_identities(directory: Path) -> None:
-    """Make `s3.json` (for clients) on first use and `s3-identities.json` (for the server)."""
-    path = directory / "s3.json"
-    if not path.exists():
-        fresh = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
-        write_atomically(path, json.dumps(fresh) + "\n", 0o600)
-    identity = {
-        "name": "coinmesh",
-        "credentials": [json.loads(path.read_text())],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    text = json.dumps({"identities": [identity]}, indent=2) + "\n"
-    write_atomically(directory / "s3-identities.json", text, 0o600)
 
 
 def forget_election(data: Path) -> None:
@@ -33,6 +17,14 @@ def forget_election(data: Path) -> None:
         shutil.rmtree(directory)
 
 
+def sign_inside(configuration: Path) -> None:
+    """Make what the store's parts sign their requests with: fresh, because they are one process."""
+    text = configuration.read_text()
+    for name in ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read"):
+        text += f'\n[{name}]\nkey = "{secrets.token_urlsafe(32)}"\n'
+    write_atomically(configuration, text, 0o600)
+
+
 if __name__ == "__main__":
-    write_identities(Path(sys.argv[1]))
-    forget_election(Path(sys.argv[2]))
+    forget_election(Path(sys.argv[1]))
+    sign_inside(Path(sys.argv[2]))

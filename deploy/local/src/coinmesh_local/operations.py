@@ -16,8 +16,8 @@ Event = dict[str, Any]
 
 
 def provide(mesh: Mesh, targets: Iterable[str], progress: Callable[[str], None]) -> None:
-    """Provision what `targets` and their dependencies need (all components when none)."""
-    names = mesh.closure(targets)
+    """Provision what `targets` and their dependencies need (all that `up` waits for when none)."""
+    names = mesh.at_once(targets)
     wanted = [what for name in names for what in mesh.definitions[name].provision]
     provision.ensure(wanted, progress)
 
@@ -29,6 +29,14 @@ def start(mesh: Mesh, targets: Iterable[str]) -> control.Conversation:
     mesh.save()
     publish_endpoints(mesh)
     return ask(mesh.home, "up", names)
+
+
+def start_later(mesh: Mesh) -> list[str]:
+    """Have the supervisor start what comes later, in the background; what isn't ready yet."""
+    ask(mesh.home, "later").answer()
+    return [
+        row["name"] for row in status(mesh) if row["component"] in mesh.later() and not row["ready"]
+    ]
 
 
 def publish_endpoints(mesh: Mesh) -> None:
@@ -61,9 +69,10 @@ def reset(home: Home) -> None:
     if not home.root.exists():
         return
     down(home)
-    for directory in (home.data, home.logs, home.run, home.secrets):
+    for directory in (home.data, home.logs, home.run, home.secrets, home.tls):
         shutil.rmtree(directory, ignore_errors=True)
-    (home.root / "endpoints.json").unlink(missing_ok=True)
+    for file in (home.root / "endpoints.json", home.ca):
+        file.unlink(missing_ok=True)
 
 
 def status(mesh: Mesh) -> list[dict[str, Any]]:

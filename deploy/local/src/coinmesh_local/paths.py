@@ -66,25 +66,43 @@ class Home:
     def secrets(self) -> Path:
         return self.root / "secrets"
 
+    @property
+    def tls(self) -> Path:
+        """A directory for each identity, whose `current/` holds its key and certificate."""
+        return self.root / "tls"
+
+    @property
+    def ca(self) -> Path:
+        """The authority that vouches for every listener of the mesh: a link that never changes."""
+        return self.root / "ca.crt"
+
     def log(self, instance: str) -> Path:
         return self.logs / f"{instance}.log"
 
     def create(self) -> None:
         """Make the directories; raise OSError naming the one that cannot be written."""
-        for directory in (self.root, self.data, self.logs):
-            directory.mkdir(parents=True, exist_ok=True)
-        for private in (self.run, self.secrets):
-            private.mkdir(exist_ok=True, mode=0o700)
-            private.chmod(0o700)
+        try:
+            for directory in (self.root, self.data, self.logs):
+                directory.mkdir(parents=True, exist_ok=True)
+            for private in (self.run, self.secrets, self.tls):
+                private.mkdir(exist_ok=True, mode=0o700)
+                private.chmod(0o700)
+        except OSError as error:
+            raise PermissionError(
+                f"can't keep the mesh's state in {self.root} ({error.strerror}): set COINMESH_HOME "
+                "to a directory that can be written"
+            ) from error
         for directory in (self.data, self.logs, self.run, self.secrets):
             if not os.access(directory, os.W_OK):
                 raise PermissionError(f"{directory} is not writable: set COINMESH_HOME elsewhere")
+        if not self.ca.is_symlink():
+            self.ca.symlink_to("tls/deploy/current/ca.crt")
 
     def read_json(self, name: str, default: Any) -> Any:
         """The JSON file `run/<name>`, or `default` when there is none or it is damaged."""
         try:
             return json.loads((self.run / name).read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return default
 
     def write_json(self, name: str, value: Any) -> None:

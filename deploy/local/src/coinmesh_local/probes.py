@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import struct
 from pathlib import Path
 
@@ -22,15 +23,15 @@ async def attempt(  # noqa: PLR0911 (one return per kind of probe)
         async with asyncio.timeout(ATTEMPT):
             match probe.kind:
                 case "tcp":
-                    (await _connect(probe.target))[1].close()
+                    (await _connect(probe.target, probe))[1].close()
                 case "http":
                     return await _http(probe)
                 case "grpc":
                     return await _grpc(probe)
                 case "cql":
-                    return await _cql(probe.target)
+                    return await _cql(probe)
                 case "kafka":
-                    return await _kafka(probe.target, int(probe.expect or "1"))
+                    return await _kafka(probe, int(probe.expect or "1"))
                 case "log":
                     return await asyncio.to_thread(_log, log, since, probe.target)
                 case "exec":
@@ -42,21 +43,33 @@ async def attempt(  # noqa: PLR0911 (one return per kind of probe)
     return True
 
 
-async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _tls(probe: Probe) -> ssl.SSLContext | None:
+    """How the probe is secured: with a certificate of its own, or against another authority."""
+    current = Path(probe.tls, "current")
+    roots = probe.ca or (str(current / "ca.crt") if probe.tls else "")
+    if not roots:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(roots)
+    if probe.tls:
+        context.load_cert_chain(current / "tls.crt", current / "tls.key")
+    return context
+
+
+async def _connect(target: str, probe: Probe) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = target.rpartition(":")
-    return await asyncio.open_connection(host, int(port))
+    return await asyncio.open_connection(host, int(port), ssl=_tls(probe))
 
 
 async def _http(probe: Probe) -> bool:
-    async with httpx.AsyncClient(verify=probe.ca or True, timeout=ATTEMPT) as client:
+    async with httpx.AsyncClient(verify=_tls(probe) or True, timeout=ATTEMPT) as client:
         answers = [await client.get(url) for url in probe.target.split()]
-    return all(answer.is_success for answer in answers)
+    return all(answer.is_success and probe.expect in answer.text for answer in answers)
 
 
 async def _grpc(probe: Probe) -> bool:
-    if probe.ca:
-        roots = await asyncio.to_thread(Path(probe.ca).read_bytes)
-        credentials = grpc.ssl_channel_credentials(roots)
+    if probe.tls:
+        credentials = await asyncio.to_thread(_grpc_credentials, Path(probe.tls))
         channel = grpc.aio.secure_channel(probe.target, credentials)
     else:
         channel = grpc.aio.insecure_channel(probe.target)
@@ -69,13 +82,19 @@ async def _grpc(probe: Probe) -> bool:
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def _cql(target: str) -> bool:
+def _grpc_credentials(tls_dir: Path) -> grpc.ChannelCredentials:
+    current = (tls_dir / "current").resolve(strict=True)
+    files = (current / name for name in ("ca.crt", "tls.key", "tls.crt"))
+    return grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+
+
+async def _cql(probe: Probe) -> bool:
     """OPTIONS answered by SUPPORTED: Cassandra opens this port only when it serves requests.
 
     Native protocol v4, sections 4.1.3 and 4.2.4:
     https://github.com/apache/cassandra/blob/trunk/doc/native_protocol_v4.spec
     """
-    reader, writer = await _connect(target)
+    reader, writer = await _connect(probe.target, probe)
     try:
         writer.write(bytes([0x04, 0, 0, 0, 0x05]) + bytes(4))
         await writer.drain()
@@ -85,14 +104,14 @@ async def _cql(target: str) -> bool:
     return header[0] == 0x84 and header[4] == 0x06
 
 
-async def _kafka(target: str, brokers: int) -> bool:
+async def _kafka(probe: Probe, brokers: int) -> bool:
     """Enough brokers in a Metadata answer, asked in the protocol itself (API 3, version 1).
 
     https://kafka.apache.org/protocol: a request is size, api key, version, correlation id, client
     id, and here an empty array of topics; the answer begins with the array of brokers.
     """
-    for address in target.split(","):
-        reader, writer = await _connect(address)
+    for address in probe.target.split(","):
+        reader, writer = await _connect(address, probe)
         try:
             client = b"coinmesh-probe"
             body = struct.pack(">hhih", 3, 1, 1, len(client)) + client + struct.pack(">i", 0)

@@ -7,13 +7,13 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import psutil
 
 from coinmesh_local import ports, probes, processes
 from coinmesh_local.mesh import Instance
 from coinmesh_local.paths import Home, write_atomically
+from meshkit import logs
 
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 #: A component that ran this long before it crashed begins with the first backoff again.
@@ -117,8 +117,7 @@ class Runner:
         for name, text in one.files.items():
             write_atomically(one.run / name, text, 0o600)
         with open(one.log, "ab") as log:  # noqa: ASYNC230 (one line to a local file)
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            log.write(f"--- {one.name} starts at {now} ---\n".encode())
+            log.write(logs.line(one.component, "supervisor", f"{one.name} starts"))
             log.flush()
             self.since = log.tell()
             for command in one.prepare:

@@ -6,12 +6,14 @@ the definitions and `mesh.json` say what should run, /proc shows what does.
 """
 
 import asyncio
+import traceback
 from collections.abc import Callable, Iterable
 
 from coinmesh_local import processes
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
-from coinmesh_local.runner import Runner
+from coinmesh_local.ports import PortTaken
+from coinmesh_local.runner import Runner, StartFailed
 
 Notify = Callable[[dict[str, object]], None]
 
@@ -24,14 +26,16 @@ class Supervisor:
         self.mesh = Mesh.recorded(home)
         self.runners: dict[str, Runner] = {}
         self._notify = notify
+        self._later: dict[str, asyncio.Task[None]] = {}
 
     async def up(self, targets: Iterable[str]) -> list[str]:
-        """Bring up `targets` (all when empty) and their dependencies; instances newly started.
+        """Bring up `targets` and their dependencies; instances newly started.
 
-        When one fails or the call is cancelled, what it started is stopped again.
+        Without targets all come but those that come later. When one fails or the call is cancelled,
+        what it started is stopped again.
         """
         self.mesh = Mesh.recorded(self.home)
-        order = self.mesh.closure(targets)
+        order = self.mesh.at_once(targets)
         await self._retire()
         finished = {name: asyncio.Event() for name in order}
         started: list[str] = []
@@ -58,6 +62,25 @@ class Supervisor:
             raise _first(error) from None
         return started
 
+    async def start_later(self) -> None:
+        """Begin to start what comes later; returns at once. One that fails is told by its state.
+
+        What it depends on is up already.
+        """
+        for component in self.mesh.later():
+            for runner in self._runners_of(component):
+                name = runner.instance.name
+                if name not in self._later:
+                    self._later[name] = asyncio.create_task(self._begin(runner))
+
+    async def _begin(self, runner: Runner) -> None:
+        try:
+            await runner.start()
+        except (StartFailed, PortTaken, OSError) as error:
+            traceback.print_exception(error)
+        finally:
+            del self._later[runner.instance.name]
+
     async def down(self) -> None:
         """Stop everything of this home, dependents first, also what no definition names now."""
         running = set(processes.find(self.home.root)) | set(self.runners)
@@ -70,6 +93,9 @@ class Supervisor:
         stopped = {name: asyncio.Event() for name in names}
 
         async def end(name: str) -> None:
+            if begun := self._later.get(name):
+                begun.cancel()
+                await asyncio.wait({begun})
             for other in names:
                 found = self.mesh.definitions.get(component.get(other, ""))
                 if found and component.get(name) in found.depends_on:

@@ -2,25 +2,33 @@
 
 def test_it(mesh):
     mesh.require("kafka", "schemas")
-    producer = Producer({"bootstrap.servers": mesh.endpoints["kafka"]})
+    producer = Producer(client_config(mesh.read(KafkaSettings), "test"))
 """
 
 import fcntl
 import os
 import shutil
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from coinmesh_local import control, operations, processes
+import grpc
+import httpx
+
+from coinmesh_local import control, local_user, operations, processes
 from coinmesh_local.mesh import Mesh, Options
 from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
+from coinmesh_local.steps import dispatch
+from meshkit.settings import MeshSettings
+from meshkit.tls import CertificateFiles, client_ssl_context
 
 READY_TIMEOUT = 180.0
+S = TypeVar("S", bound=MeshSettings)
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = READY_TIMEOUT) -> Any:
@@ -90,8 +98,42 @@ class TestMesh:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The COINMESH_ environment of a client of all components."""
-        return self.mesh.settings()
+        """The COINMESH_ environment of a client of all components that may do everything."""
+        return self.settings_of("deploy")
+
+    def settings_of(self, service: str) -> dict[str, str]:
+        """The same as a service of the access table: with its certificate and credentials."""
+        return self.mesh.settings(client=service)
+
+    def read(self, kind: type[S], service: str = "deploy") -> S:
+        """Those of its settings that `kind` holds."""
+        return dispatch.read(kind, self.settings_of(service))
+
+    def tls(self, service: str = "deploy") -> ssl.SSLContext:
+        """How that service connects: its certificate, and trust in the mesh's authority."""
+        found = client_ssl_context(MeshSettings(tls_dir=self.home.tls / service))
+        assert found is not None
+        return found
+
+    def grpc_credentials(self, service: str = "deploy") -> grpc.ChannelCredentials:
+        """The same for gRPC."""
+        pair = CertificateFiles(self.home.tls / service).read()
+        return grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
+
+    def rest(self) -> httpx.Client:
+        """A client of the public listener, as the local user."""
+        return httpx.Client(
+            base_url=self.endpoints["rest"],
+            verify=ssl.create_default_context(cafile=self.home.ca),
+            auth=local_user.Bearer(self.mesh),
+            timeout=30,
+        )
+
+    def user_credentials(self) -> grpc.ChannelCredentials:
+        """The same for gRPC; good for the quarter of an hour that a token lives."""
+        call = grpc.access_token_call_credentials(local_user.token(self.mesh))
+        roots = grpc.ssl_channel_credentials(self.home.ca.read_bytes())
+        return grpc.composite_channel_credentials(roots, call)
 
     def component(self, name: str) -> "Component":
         """A handle on a running instance (`kafka`, or `kafka-1` where there are several)."""

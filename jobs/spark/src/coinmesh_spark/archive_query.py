@@ -21,9 +21,12 @@ class ArchiveQuery:
     """Runs batches; `on_batch` is told what each one's tasks did."""
 
     def __init__(
-        self, settings: StreamSettings, on_batch: Callable[[int, list[Row]], None]
+        self,
+        settings: StreamSettings,
+        dead_letters: int,
+        on_batch: Callable[[int, list[Row]], None],
     ) -> None:
-        self._settings, self._on_batch = settings, on_batch
+        self._settings, self._dead_letters, self._on_batch = settings, dead_letters, on_batch
         self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
 
@@ -67,6 +70,7 @@ class ArchiveQuery:
             batch=batch,
             max_bytes=self._settings.spark_archive_max_bytes,
             trades=self._settings.spark_archive_trades,
+            dead_letters=self._dead_letters,
             pids=self._pids,
         )
         task = archive_task.function(plan)

@@ -1,12 +1,17 @@
 """The archive's task: the records of one Kafka partition to objects, as they are.
 
 An object is named by its first and last offset and cut by size alone, so a batch that is run again
-writes the same objects. The trades' task also fills the table of recent trades.
+writes the same objects. The trades' task also fills the table of recent trades. What is not an
+event of its topic is archived like all else, and told as a dead letter; the trades' are the bars'
+query's to tell.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
@@ -25,9 +30,18 @@ from coinmesh_spark.schema_texts import SchemaTexts
 from coinmesh_spark.settings import ArchiveSettings
 from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
-from meshkit import settings
+from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
+from coinmesh_spark.sinks.dead_letters import dead_letter
+from coinmesh_spark.sinks.kafka import KafkaSink
+from meshkit import logs, settings
+from meshkit.errors import Unavailable
+from meshkit.registry import Registry
+from meshkit.rotation import Renewals
+from meshkit.tls import certificate_files
 
-RESULT = "topic string, partition int, objects int, records long, bytes long, trades long"
+RESULT = (
+    "topic string, partition int, objects int, records long, bytes long, trades long, dead string"
+)
 _RESULT = pa.schema(
     [
         ("topic", pa.string()),
@@ -36,8 +50,11 @@ _RESULT = pa.schema(
         ("records", pa.int64()),
         ("bytes", pa.int64()),
         ("trades", pa.int64()),
+        ("dead", pa.string()),
     ]
 )
+_TOLD_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
+_MAX_SCHEMAS = 10_000
 TRADE_CONCURRENCY = 8
 """Few writes at a time: the bars' writes go first."""
 
@@ -50,12 +67,14 @@ class Plan:
         batch: The batch's number.
         max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
         trades: Whether to fill the table of recent trades.
+        dead_letters: The schema id of the dead letters.
         pids: Process ids of the driver and its JVM, for failpoints.
     """
 
     batch: int
     max_bytes: int
     trades: bool
+    dead_letters: int
     pids: dict[str, int]
 
 
@@ -64,29 +83,88 @@ class _Store:
 
     def __init__(self) -> None:
         self._settings = settings.read(ArchiveSettings)
+        logs.configure(self._settings.service_name, self._settings.log_level)
         self.bucket = self._settings.s3_bucket
         self.files = object_store.connect(self._settings)
         self._known_schemas: set[int] = set()
+        self._accepted: dict[tuple[str, int], bool] = {}
+        files = certificate_files(self._settings)
+        self._renewals = Renewals(files.version if files else None)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connections were made with a certificate that has been renewed since."""
+        return self._renewals.pending() is not None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if "cassandra" in self.__dict__:
+            self.cassandra.close()
 
     @cached_property
     def cassandra(self) -> CassandraSink:
         return CassandraSink(self._settings)
 
     @cached_property
+    def kafka(self) -> KafkaSink:
+        return KafkaSink(self._settings, self._settings.service_name)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry(self._settings)
+
+    @property
+    def name(self) -> str:
+        return self._settings.service_name
+
+    def accepts(self, topic: str, schema_id: int) -> bool:
+        """Whether a schema id is one of a topic's.
+
+        Raises:
+            Unavailable: The registry doesn't answer.
+        """
+        known = self._accepted.get((topic, schema_id))
+        if known is None:
+            known = self._registry.accepts_now(topic, schema_id)
+            if len(self._accepted) < _MAX_SCHEMAS:
+                self._accepted[topic, schema_id] = known
+        return known
+
+    @cached_property
     def _texts(self) -> SchemaTexts:
         return SchemaTexts(self._settings)
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        with self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
+        """Write an object.
+
+        Raises:
+            Unavailable: The store doesn't take it.
+        """
+        with self._answering(), self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
             stream.write(data)
+
+    def has(self, key: str) -> bool:
+        """Whether there is an object; errors as `put`."""
+        with self._answering():
+            return self.files.get_file_info(f"{self.bucket}/{key}").type == fs.FileType.File
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = f"{self._settings.s3_endpoint}, bucket {self.bucket}"
+            raise Unavailable(
+                "S3_UNAVAILABLE",
+                f"the object store at {where}: {' '.join(str(error).split())[:300]}",
+            ) from error
 
     def keep_schema(self, schema_id: int) -> None:
         """Store a schema's text unless it is there; ids that nobody registered are skipped."""
         if schema_id in self._known_schemas:
             return
         key = object_store.schema_object(schema_id)
-        there = self.files.get_file_info(f"{self.bucket}/{key}").type == fs.FileType.File
-        if not there and (found := self._texts.read(schema_id)) is not None:
+        if not self.has(key) and (found := self._texts.read(schema_id)) is not None:
             text, imports = found
             for name, imported in imports.items():
                 self.put(object_store.reference_object(schema_id, name), imported.encode())
@@ -94,8 +172,16 @@ class _Store:
         self._known_schemas.add(schema_id)
 
 
-@cache
 def _store() -> _Store:
+    store = _kept_store()
+    if store.stale:
+        _kept_store.cache_clear()
+        store.close()
+    return _kept_store()
+
+
+@cache
+def _kept_store() -> _Store:
     return _Store()
 
 
@@ -109,16 +195,20 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
     store = _store()
     objects = records = size = trades = 0
     topic, partition = "", -1
+    dead: Counter[str] = Counter()
     for table in _cut(batches, plan.max_bytes):
         topic, partition = table.column("topic")[0].as_py(), table.column("partition")[0].as_py()
         size += _archive(store, topic, partition, table)
         objects += 1
         records += len(table)
         failpoints.reach("archived", plan.batch, plan.pids)
+        if topic not in _TOLD_ELSEWHERE:
+            dead += _dead_letters(store, topic, table, plan.dead_letters)
         if plan.trades and topic == topics.TRADES.name:
             trades += store.cassandra.write(trade_rows(table), TRADE_CONCURRENCY)
     if objects:
-        report = [[topic], [partition], [objects], [records], [size], [trades]]
+        found = json.dumps(dead)
+        report = [[topic], [partition], [objects], [records], [size], [trades], [found]]
         arrays = [pa.array(v, f.type) for v, f in zip(report, _RESULT, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
 
@@ -166,6 +256,36 @@ def _archive(store: _Store, topic: str, partition: int, table: pa.Table) -> int:
     first, last = offsets[0].as_py(), offsets[-1].as_py()
     store.put(object_store.raw_object(topic, partition, first, last, appended), data)
     return data.size
+
+
+def _dead_letters(store: _Store, topic: str, table: pa.Table, schema_id: int) -> Counter[str]:
+    """Tell of the records that are not events of their topic; how many, by reason."""
+    known = topics.BY_NAME[topic]
+    if known.message is None:
+        return Counter()
+    header = framing.header(schema_id)
+    dead: Counter[str] = Counter()
+    for row, value in enumerate(table.column("value").to_pylist()):
+        if value is None and known.retention_days is None:
+            continue  # a compacted topic's way to forget a key
+        try:
+            found, payload = framing.split(value)
+            if store.accepts(topic, found):
+                known.message.FromString(payload)
+                continue
+            reason, detail = "UNKNOWN_SCHEMA_ID", f"schema id {found} isn't one of {topic}'s"
+        except framing.FramingError as error:
+            reason, detail = error.reason, str(error)
+        except DecodeError as error:
+            reason, detail = "BAD_PROTOBUF", str(error)
+        key, letter = dead_letter(
+            topic, table, row, reason=reason, detail=detail, reporter=store.name
+        )
+        store.kafka.send(DEAD_LETTERS, key, header + letter)
+        dead[reason] += 1
+    if dead:
+        store.kafka.flush()
+    return dead
 
 
 def _schema_id(value: bytes | None) -> int | None:

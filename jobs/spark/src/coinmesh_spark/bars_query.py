@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, functions
 from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
-from coinmesh_spark import failpoints, fold_task
+from coinmesh_spark import failpoints, fold_task, traces
 from coinmesh_spark.continuity import Checkpoint, Continuity
 from coinmesh_spark.fold_task import Plan, Report
 from coinmesh_spark.session import BARS_POOL, jvm_pid, kafka_options
@@ -51,14 +51,23 @@ class BarsQuery:
     def start(self, session: SparkSession) -> StreamingQuery:
         """Start the query where its checkpoint stands."""
         self._pids["jvm"] = jvm_pid(session)
+        traced = functions.expr(traces.EXPRESSION).alias(traces.COLUMN)
         session.sparkContext.setLocalProperty("spark.scheduler.pool", BARS_POOL)
         return (
             session.readStream.format("kafka")
             .options(**kafka_options(self._settings))
             .option("subscribe", topics.TRADES.name)
+            .option("includeHeaders", "true")
             .option("maxOffsetsPerTrigger", str(self._settings.spark_max_offsets))
             .load()
-            .select("partition", "offset", "timestamp", "key", "value")
+            .select(
+                "partition",
+                "offset",
+                "timestamp",
+                "key",
+                "value",
+                traced,
+            )
             .writeStream.queryName(NAME)
             .option("checkpointLocation", str(self._checkpoint))
             .trigger(processingTime=f"{round(self._settings.spark_trigger * 1000)} milliseconds")

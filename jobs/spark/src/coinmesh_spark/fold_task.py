@@ -12,26 +12,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time_ns
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from coinmesh_contracts import framing, topics
-from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
-from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER
 from coinmesh_spark import failpoints, fold
 from coinmesh_spark.decode import Decoded, Decoder
 from coinmesh_spark.fold import Changes, Rules
 from coinmesh_spark.settings import WorkerSettings
 from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
+from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
 from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
+from coinmesh_spark.traces import MicroBatch
 from coinmesh_spark.trades import MICROS, Trades
-from meshkit import settings
+from meshkit import logs, settings, tracing
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
+from meshkit.tls import certificate_files
+from meshkit.tracing import Tracing
 
 RESULT = "report binary"
 """The schema of what a task gives back: one row with its report."""
@@ -103,11 +106,26 @@ class _Sinks:
 
     def __init__(self) -> None:
         configured = settings.read(WorkerSettings)
+        logs.configure(configured.service_name, configured.log_level)
         self.cassandra = CassandraSink(configured)
         self.kafka = KafkaSink(configured, configured.service_name)
         self.ahead = round(configured.spark_ahead_seconds * MICROS)
+        self.tracing = _tracing()
         self._registry: Registry | None = None
         self._settings = configured
+        files = certificate_files(configured)
+        self._renewals = Renewals(files.version if files else None)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connections were made with a certificate that has been renewed since."""
+        return self._renewals.pending() is not None
+
+    def close(self) -> None:
+        """Let go of the connections; between tasks nothing is on its way."""
+        self.cassandra.close()
+        if self._registry is not None:
+            self._registry.close()
 
     def accepts(self, schema_id: int) -> bool:
         """Whether a schema that was unknown at start belongs to the trades' topic."""
@@ -117,7 +135,22 @@ class _Sinks:
 
 
 @cache
+def _tracing() -> Tracing:
+    """Its exporter follows renewals by itself, so that it outlives the sinks."""
+    return Tracing(settings.read(WorkerSettings))
+
+
 def _sinks() -> _Sinks:
+    sinks = _kept_sinks()
+    if sinks.stale:
+        _decoder.cache_clear()
+        _kept_sinks.cache_clear()
+        sinks.close()
+    return _kept_sinks()
+
+
+@cache
+def _kept_sinks() -> _Sinks:
     sinks = _Sinks()
     # A batch makes many short-lived objects without cycles; what lives on is here already.
     gc.collect()
@@ -162,6 +195,7 @@ class _Task:
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Report:
         plan, partition = self._plan, self._partition
+        begun_ns = time_ns()
         sinks = _sinks()
         snapshots = Snapshots(plan.directory)
         known = plan.starts.get(partition)
@@ -177,6 +211,19 @@ class _Task:
                 f"{known.file} has it up to {known.next_offset}"
             )
         appended = max(_newest_append(batch) for batch in records)
+        traced = MicroBatch(
+            sinks.tracing,
+            records,
+            begun_ns,
+            {
+                tracing.TOPIC: topics.TRADES.name,
+                tracing.PARTITION: str(partition),
+                "coinmesh.batch": plan.batch,
+                "coinmesh.records": len(offsets),
+                "coinmesh.first_offset": first,
+                "coinmesh.last_offset": last,
+            },
+        )
         self._reach("decoded")
         self._step("decode")
 
@@ -187,18 +234,21 @@ class _Task:
 
         run_name = f"stream:{partition}:{plan.batch}:{first}-{last}"
         self._dead_letters(records, decoded, changes)
-        written = sinks.cassandra.write(_rows(changes, run_name.encode()))
+        with traced.asking("cassandra", "write bars"):
+            written = sinks.cassandra.write(_rows(changes, run_name.encode()))
         self._reach("written")
         self._step("cassandra")
 
-        self._send(changes, run_name, appended * 1_000_000)
+        self._send(changes, run_name, appended * 1_000_000, traced)
         sinks.kafka.flush()
+        traced.sent()
         self._reach("sent")
         self._step("kafka")
 
         file, size = snapshots.save(plan.batch, partition, state)
         self._reach("saved")
         self._step("snapshot")
+        traced.end()
         return Report(
             partition=partition,
             first=first,
@@ -250,37 +300,23 @@ class _Task:
             self._give_up(records[number], row, reason, detail)
 
     def _give_up(self, batch: pa.RecordBatch, row: int, reason: str, detail: str) -> None:
-        topic, offset = topics.TRADES.name, batch.column("offset")[row].as_py()
-        key, value = batch.column("key")[row].as_py(), batch.column("value")[row].as_py()
         reporter = settings.read(WorkerSettings).service_name
-        letter = DeadLetter(
-            event_id=f"dlq:{topic}:{self._partition}:{offset}",
-            receive_time=batch.column("timestamp").cast(pa.int64())[row].as_py() * 1000,
-            source=reporter,
-            type=EVENT_TYPE_DEAD_LETTER,
-            instrument=(key or b"").decode("utf-8", "replace"),
-            origin_topic=topic,
-            origin_partition=self._partition,
-            origin_offset=offset,
-            reason=reason,
-            detail=detail,
-            key=key,
-            value=value or b"",
-            reporter=reporter,
+        key, letter = dead_letter(
+            topics.TRADES.name, batch, row, reason=reason, detail=detail, reporter=reporter
         )
         self._dead[reason] = self._dead.get(reason, 0) + 1
         name = topics.DEAD_LETTERS.name
-        header = framing.header(self._plan.schema_ids[name])
-        _sinks().kafka.send(name, key, header + letter.SerializeToString())
+        _sinks().kafka.send(name, key, framing.header(self._plan.schema_ids[name]) + letter)
 
-    def _send(self, changes: Changes, run_name: str, receive_time: int) -> None:
+    def _send(self, changes: Changes, run_name: str, receive_time: int, traced: MicroBatch) -> None:
         """Queue all bars and indicators."""
         kafka, ids = _sinks().kafka, self._plan.schema_ids
         bars, indicators = topics.BARS.name, topics.INDICATORS.name
         header = framing.header(ids[bars])
         for at, bar in enumerate(changes.bars):
             key = bar.instrument.encode()
-            kafka.send(bars, key, header + rows.bar_event(bar, run_name, receive_time))
+            value = header + rows.bar_event(bar, run_name, receive_time)
+            kafka.send(bars, key, value, traced.headers(bar))
             if at == len(changes.bars) // 2 and os.environ.get("COINMESH_SPARK_FAILPOINTS"):
                 kafka.flush()
                 self._reach("half")

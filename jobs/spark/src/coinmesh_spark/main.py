@@ -40,7 +40,7 @@ def main() -> None:
             signal.signal(number, lambda *_: stop.set())
         stream.run(settings, only, stop)
     except (MeshError, SettingsError, SnapshotError, stream.JvmLostError) as error:
-        sys.stderr.write(f"{error}\n")
+        logging.getLogger(__name__).critical("%s", error)
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from meshkit.settings import S3Settings
+from meshkit.tls import certificate_files
 
 RAW = "raw"
 
@@ -16,6 +17,8 @@ def connect(settings: S3Settings) -> fs.S3FileSystem:
     """A client for the object store."""
     credentials = settings.s3_credentials()
     url = urlsplit(settings.s3_endpoint)
+    # The client library knows no client certificates: keys say who we are.
+    files = certificate_files(settings)
     return fs.S3FileSystem(
         access_key=credentials.access_key,
         secret_key=credentials.secret_key.get_secret_value(),
@@ -25,6 +28,7 @@ def connect(settings: S3Settings) -> fs.S3FileSystem:
         connect_timeout=5,
         request_timeout=30,
         force_virtual_addressing=False,
+        tls_ca_file_path=str(files.roots) if files else None,
     )
 
 

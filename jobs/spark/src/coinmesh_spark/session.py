@@ -13,6 +13,7 @@ from coinmesh_spark.settings import StreamSettings
 from meshkit.settings import PREFIX, SettingsError
 from meshkit.tls import certificate_files
 
+LOG4J2 = Path(__file__).with_name("log4j2.xml")
 BARS_POOL = "bars"
 ARCHIVE_POOL = "archive"
 _POOL = (
@@ -72,10 +73,13 @@ def _configuration(
         "spark.driver.extraClassPath": f"{jars}/*",
         "spark.driver.extraJavaOptions": (
             "-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Duser.timezone=UTC "
-            f"-Djava.io.tmpdir={scratch} {settings.spark_java_options}"
+            f"-Djava.io.tmpdir={scratch} -Dcoinmesh.service={settings.service_name} "
+            f"-Dlog4j2.configurationFile={LOG4J2.as_uri()} {settings.spark_java_options}"
         ),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        # Its own ports are for those who know the secret of this start.
+        "spark.authenticate": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
@@ -114,12 +118,12 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
     files = certificate_files(settings)
     if files is None:
         return options
-    pair = files.read()
+    current = files.chain.parent
+    # By name: whoever connects later, as after a restart of the query, reads what is there then.
     return options | {
         "kafka.security.protocol": "SSL",
         "kafka.ssl.truststore.type": "PEM",
-        "kafka.ssl.truststore.certificates": pair.roots.decode(),
+        "kafka.ssl.truststore.location": str(files.roots),
         "kafka.ssl.keystore.type": "PEM",
-        "kafka.ssl.keystore.certificate.chain": pair.chain.decode(),
-        "kafka.ssl.keystore.key": pair.key.decode(),
+        "kafka.ssl.keystore.location": str(current / "keystore.pem"),
     }

@@ -17,6 +17,7 @@ from meshkit.settings import (
     RegistrySettings,
     S3Settings,
     ServiceSettings,
+    TracingSettings,
 )
 
 
@@ -27,7 +28,7 @@ def _intervals(text: str) -> str:
     return ",".join(names)
 
 
-class WorkerSettings(KafkaSettings, RegistrySettings, CassandraSettings):
+class WorkerSettings(TracingSettings, KafkaSettings, RegistrySettings, CassandraSettings):
     """What a task that folds trades needs."""
 
     service_name: str = Field(

@@ -30,6 +30,7 @@ from meshkit import metrics
 from meshkit.backoff import Backoff
 from meshkit.kafka import await_topics, client_config
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
 from meshkit.settings import PREFIX, Address, SettingsError
 from meshkit.tls import certificate_files
 
@@ -77,7 +78,9 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         told = StreamMetrics(numbers)
         queries: dict[str, Query] = {
             bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
-            archive_query.NAME: ArchiveQuery(settings, told.archive_batch),
+            archive_query.NAME: ArchiveQuery(
+                settings, known.ids[topics.DEAD_LETTERS.name], told.archive_batch
+            ),
         }
         if only:
             queries = {only: queries[only]}
@@ -89,7 +92,10 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
             server = metrics.start(listen, numbers, certificate_files(settings))
         spark = session.start(settings)
         try:
-            _watch(spark, queries, told, stop)
+            files = certificate_files(settings)
+            renewals = Renewals(files.version if files else None)
+            brokers = settings.kafka_bootstrap_servers
+            _watch(spark, queries, told, stop, renewals=renewals, brokers=brokers)
         finally:
             _stop(spark)
             if server is not None:
@@ -107,20 +113,41 @@ class _Watched:
 
 
 def _watch(
-    spark: SparkSession, queries: dict[str, Query], told: StreamMetrics, stop: threading.Event
+    spark: SparkSession,
+    queries: dict[str, Query],
+    told: StreamMetrics,
+    stop: threading.Event,
+    *,
+    renewals: Renewals,
+    brokers: str,
 ) -> None:
     watched = {name: _Watched(query) for name, query in queries.items()}
     while not stop.wait(_TICK_SECONDS):
         try:
+            if (version := renewals.pending()) is not None:
+                _renew(watched)
+                renewals.taken(version)
             for name, one in watched.items():
-                _step(spark, name, one, told)
+                _step(spark, name, one, told, brokers)
         except (Py4JError, ConnectionError) as error:
             if stop.is_set():
                 return
             raise JvmLostError(f"Spark's JVM is gone ({error})") from error
 
 
-def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) -> None:
+def _renew(watched: dict[str, _Watched]) -> None:
+    """End the queries' runs; each goes on from its checkpoint with the certificate of now.
+
+    A query's Kafka clients are made when it starts and read their keystore then.
+    """
+    for name, one in watched.items():
+        if one.running is not None and one.running.isActive:
+            one.running.stop()
+            one.running, one.wait = None, 0.0
+            _log.info("query %s goes on with the renewed certificate", name)
+
+
+def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
     """Start a query that is due, look after one that runs."""
     if one.running is None:
         one.wait -= _TICK_SECONDS
@@ -134,6 +161,8 @@ def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics) ->
             one.backoff.healthy()
         return
     cause = _cause(one.running.exception())
+    if cause.startswith("org.apache.kafka."):
+        cause = f"Kafka at {brokers}: {cause}"
     one.running = None
     if one.query.fatal is not None:
         raise one.query.fatal
@@ -153,7 +182,7 @@ def _cause(error: StreamingQueryException | None) -> str:
         # An exception of ours, raised in a worker or in the driver.
         r"^((?:coinmesh|meshkit)[\w.]*: .*)$",
         r"Job aborted due to stage failure:.*?: ((?:[a-z]+\.)+\w+: .*)$",
-        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): .*)$",
+        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): (?!An exception was thrown from).*)$",
     ):
         if found := re.search(pattern, text, re.MULTILINE):
             return found[1][:1000]

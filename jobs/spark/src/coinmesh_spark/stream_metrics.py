@@ -61,6 +61,9 @@ class StreamMetrics:
             "spark_newest_event_seconds", "Newest event time, seconds since the Unix epoch",
             ("partition",),
         )  # fmt: skip
+        self._up = metrics.gauge(
+            "spark_query_up", "1 while a query runs and has committed or found nothing", ("query",)
+        )
         self._restarts = metrics.counter("spark_query_restarts", "Restarts", ("query",))
         self._objects = metrics.counter("spark_archive_objects", "Objects written", ("topic",))
         self._archived = metrics.counter("spark_archive_records", "Records archived", ("topic",))
@@ -98,14 +101,19 @@ class StreamMetrics:
             self._archived.labels(report["topic"]).inc(report["records"])
             self._archive_bytes.labels(report["topic"]).inc(report["bytes"])
             self._rows.labels("trades").inc(report["trades"])
+            for reason, count in msgspec.json.decode(report["dead"]).items():
+                self._dead.labels(reason).inc(count)
 
     def restarted(self, query: str) -> None:
         """A query had to be started again."""
         self._restarts.labels(query).inc()
 
     def follow(self, name: str, query: StreamingQuery) -> None:
-        """Take lag and duration from a query's last progress."""
+        """Take state, lag and duration from a query's last progress."""
+        self._restarts.labels(name)  # a query that never restarted shows 0
         last: Any = query.lastProgress
+        # Spark tells of a trigger that found nothing, too.
+        self._up.labels(name).set(last is not None and query.isActive)
         if last is None:
             return
         progress: dict[str, Any] = msgspec.json.decode(last.json)

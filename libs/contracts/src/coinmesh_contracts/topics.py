@@ -12,6 +12,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
+from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from coinmesh_contracts.events.v1.bar_pb2 import Bar
 from coinmesh_contracts.events.v1.block_header_pb2 import BlockHeader
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
@@ -109,7 +110,7 @@ DEAD_LETTERS: Final = _topic(
 ALERT_RULES: Final = _topic("alerts.rules.v1", "rule", None, None, 1)
 ALERT_STATES: Final = _topic("alerts.state.v1", "rule and instrument", None, None, 1)
 ALERTS: Final = _topic("alerts.events.v1", "rule", None, 30, 1)
-AUDIT: Final = _topic("audit.events.v1", "writer", None, 365, 1)
+AUDIT: Final = _topic("audit.events.v1", "writer", AuditEvent, 365, 1)
 
 ALL: Final = (
     INSTRUMENTS,

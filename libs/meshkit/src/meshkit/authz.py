@@ -1,14 +1,17 @@
 """Who may call what: a table made from the contracts' `coinmesh.auth.v1.rule`, default deny.
 
 It applies only under TLS, where callers have names. Health and reflection are open to every peer
-with a certificate. Envoy states the role of the user behind it in `x-coinmesh-role`; from
-anybody else that header means nothing.
+with a certificate. Envoy states the user behind it in `x-coinmesh-user`, `-roles` and `-tier`, from
+the claims of the JWT that it has checked; from anybody else those headers mean nothing.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,11 +19,14 @@ from typing import Any, cast
 from google.protobuf import descriptor_pool
 
 from coinmesh_contracts.auth.v1 import rule_pb2
-from meshkit.calls import Call, Layer
-from meshkit.errors import PermissionDenied, Unauthenticated
+from meshkit.calls import Call, Context, Layer
+from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.peer import caller, spiffe_id
 
-ROLE_HEADER = "x-coinmesh-role"
+USER_HEADER = "x-coinmesh-user"
+#: A JSON list in base64url: Envoy's form of a claim that is a list.
+ROLES_HEADER = "x-coinmesh-roles"
+TIER_HEADER = "x-coinmesh-tier"
 EDGE = "envoy"
 EXEMPT_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"})
 _ROLES: dict[str, int] = {
@@ -30,6 +36,9 @@ _ROLES: dict[str, int] = {
 }
 _log = logging.getLogger(__name__)
 
+OnDenied = Callable[[Call, MeshError], None]
+"""Told of every call that was refused, and why; must return at once and must not raise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -37,6 +46,15 @@ class Rule:
 
     callers: frozenset[str]
     role: int
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user who came in by Envoy: name, the roles held and the quota's tier."""
+
+    name: str
+    roles: tuple[str, ...]
+    tier: str
 
 
 def rules(
@@ -64,13 +82,18 @@ def rules(
     return table
 
 
-def authz_layer(table: Mapping[str, Rule]) -> Layer:
+def authz_layer(table: Mapping[str, Rule], on_denied: OnDenied | None = None) -> Layer:
     """The layer that lets through only what `table` allows."""
 
     @asynccontextmanager
     async def layer(call: Call) -> AsyncGenerator[None, None]:
         if call.service not in EXEMPT_SERVICES:
-            _check(call, table.get(call.method))
+            try:
+                _check(call, table.get(call.method))
+            except MeshError as denial:
+                if on_denied is not None:
+                    on_denied(call, denial)
+                raise
         yield
 
     return layer
@@ -94,14 +117,44 @@ def _check(call: Call, rule: Rule | None) -> None:
 
 
 def _check_role(call: Call, rule: Rule) -> None:
-    stated = [
-        value
-        for key, value in cast(Any, call.context.invocation_metadata() or ())
-        if key == ROLE_HEADER
-    ]
-    held = _ROLES.get(stated[0], 0) if len(stated) == 1 else 0
-    if rule.role == 0 or held < rule.role:
+    if rule.role == rule_pb2.ROLE_ANYONE:
+        return
+    found = user(call.context)
+    held = max((_ROLES.get(role, 0) for role in found.roles), default=0) if found else 0
+    if rule.role == rule_pb2.ROLE_UNSPECIFIED or held < rule.role:
         needed = next((name for name, role in _ROLES.items() if role == rule.role), "none")
         raise PermissionDenied(
             "ROLE_NOT_SUFFICIENT", f"{call.method} needs the role {needed}", role=needed
         )
+
+
+def user(context: Context) -> User | None:
+    """The user for whom Envoy calls; None when the caller isn't Envoy or names no user."""
+    if caller(context) != EDGE:
+        return None
+    stated: dict[str, str] = {}
+    for key, value in cast(Any, context.invocation_metadata() or ()):
+        if (
+            key in (USER_HEADER, ROLES_HEADER, TIER_HEADER)
+            and stated.setdefault(key, value) != value
+        ):
+            return None
+    if USER_HEADER not in stated:
+        return None
+    roles = _roles(stated.get(ROLES_HEADER, ""))
+    return User(stated[USER_HEADER], roles, stated.get(TIER_HEADER, ""))
+
+
+def stated(user: User) -> tuple[tuple[str, str], ...]:
+    """The headers in which Envoy states a user: what `user` reads."""
+    held = base64.urlsafe_b64encode(json.dumps(user.roles).encode()).decode().rstrip("=")
+    return ((USER_HEADER, user.name), (ROLES_HEADER, held), (TIER_HEADER, user.tier))
+
+
+def _roles(header: str) -> tuple[str, ...]:
+    try:
+        found: object = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+    except (binascii.Error, ValueError):
+        return ()
+    roles = cast(list[object], found) if isinstance(found, list) else []
+    return tuple(role for role in roles if isinstance(role, str))

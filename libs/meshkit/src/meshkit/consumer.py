@@ -19,9 +19,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from meshkit.errors import DataLoss, Unavailable
 from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
-from meshkit.metrics import Metrics
+from meshkit.metrics import Metrics, Read
 from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
+from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
+from meshkit.tls import certificate_files
 
 __all__ = ["Consumer", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
 _log = logging.getLogger(__name__)
@@ -67,21 +69,16 @@ class Consumer:
         self._failure: DataLoss | None = None
         reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
         merged = {**CONSUMER_CONFIG, **config, "error_cb": reporter}
+        self._config = merged
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
         self._consumer = confluent_kafka.Consumer(merged, logger=client_log())
         self._thread = ThreadPoolExecutor(1, "kafka-consumer")
         self._positions: dict[Partition, int] = {}
         self._fetching: asyncio.Future[list[Message]] | None = None
+        self._appended: dict[Partition, int] = {}
         if metrics is not None:
-            client = str(config["client.id"])
-            metrics.read_gauge(
-                "consumer_lag_records",
-                "Records not handed out yet",
-                ("client", "topic", "partition"),
-                lambda: {
-                    (client, topic, str(partition)): lag
-                    for (topic, partition), lag in self.lags().items()
-                },
-            )
+            self._export(metrics, str(config["client.id"]))
 
     @classmethod
     def assigned(
@@ -151,6 +148,7 @@ class Consumer:
         self._positions = await retrying(
             lambda: self._submit(lambda: offsets(self._consumer, chosen, start)), "start offsets"
         )
+        self._appended.clear()
         assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
         await self._run(lambda: self._consumer.assign(assignment))
 
@@ -172,6 +170,7 @@ class Consumer:
         """
         while True:
             if self._fetching is None:
+                await self._renew_if_due()
                 self._fetching = self._submit(lambda: self._collect(max_messages, max_wait))
             # A cancelled reader doesn't lose what is being fetched: the next one gets it.
             fetched = await asyncio.shield(self._fetching)
@@ -180,8 +179,29 @@ class Consumer:
             for message in batch:
                 key = cast(Partition, (message.topic(), message.partition()))
                 self._positions[key] = cast(int, message.offset()) + 1
+                self._appended[key] = message.timestamp()[1]
             if batch:
                 yield batch
+
+    async def _renew_if_due(self) -> None:
+        """Go on with a new consumer when the certificate was renewed, where the old one stands.
+
+        A member of a group leaves it and comes back; what it has not committed is repeated.
+        """
+        version = self._renewals.pending()
+        if version is None:
+            return
+        fresh = confluent_kafka.Consumer(self._config, logger=client_log())
+        old, self._consumer = self._consumer, fresh
+        await self._run(old.close)
+        if self._start is None:
+            self._positions.clear()
+            names = [item if isinstance(item, str) else item[0] for item in self._wanted]
+            await self._run(lambda: fresh.subscribe(names, on_revoke=self._revoked))
+        else:
+            assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+            await self._run(lambda: fresh.assign(assignment))
+        self._renewals.taken(version)
 
     async def commit(self) -> None:
         """Commit what was handed out so far: call it after the last batch's effect."""
@@ -213,6 +233,33 @@ class Consumer:
                 lags[key] = max(0, high - position)
         return lags
 
+    def lag_seconds(self) -> dict[Partition, float]:
+        """How far behind a partition is: the age of its last record handed out, 0 without lag."""
+        now = time.time()
+        return {
+            key: max(0.0, now - self._appended[key] / 1000) if lag else 0.0
+            for key, lag in self.lags().items()
+            if key in self._appended or not lag
+        }
+
+    def _export(self, metrics: Metrics, client: str) -> None:
+        def by_partition(read: Callable[[], Mapping[Partition, float]]) -> Read:
+            return lambda: {
+                (client, topic, str(partition)): value
+                for (topic, partition), value in read().items()
+            }
+
+        labels = ("client", "topic", "partition")
+        metrics.read_gauge(
+            "consumer_lag_records", "Records not handed out yet", labels, by_partition(self.lags)
+        )
+        metrics.read_gauge(
+            "consumer_lag_seconds",
+            "Age of the newest record handed out while there are newer ones, 0 without lag",
+            labels,
+            by_partition(self.lag_seconds),
+        )
+
     def _collect(self, max_messages: int, max_wait: float) -> list[Message]:
         first = self._consumer.poll(IDLE_SECONDS)
         if first is None:
@@ -236,6 +283,7 @@ class Consumer:
     def _revoked(self, _: object, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
             self._positions.pop((partition.topic, partition.partition), None)
+            self._appended.pop((partition.topic, partition.partition), None)
 
     def _fatal(self, error: KafkaError) -> None:
         self._failure = DataLoss("CONSUMER_FAILED", f"Kafka's consumer failed: {error.str()}")

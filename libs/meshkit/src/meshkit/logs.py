@@ -1,8 +1,10 @@
 """Structured logs: one JSON object a line on standard error, by the standard library's logging.
 
-Fields: `ts` (RFC 3339, UTC, µs), `level`, `service`, `logger`, `message`, `trace_id`
-and `span_id` when a span is active, `exception` with the traceback, and whatever a call gives
-in `extra`. Values under names that look like secrets, and passwords inside URLs, are replaced.
+Fields (`log_schema.json` says it for machines): `ts` (RFC 3339, UTC, µs), `level`, `service`,
+`logger`, `message`, `trace_id` and `span_id` when a span is active, `exception` with the traceback,
+and whatever a call gives in `extra`. Values under names that look like secrets, passwords and user
+names inside URLs, tokens and private keys are replaced. Warnings and what nobody caught are lines
+too.
 """
 
 from __future__ import annotations
@@ -11,37 +13,68 @@ import json
 import logging
 import re
 import sys
+import threading
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 from opentelemetry import trace
 
 REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(r"(?i)secret|passw|token|credential|authorization|api[_-]?key|private")
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)")
+_SECRET_NAME = re.compile(
+    r"(?i)secret|passw|token|credential|authorization|cookie|api[_-]?key|private"
+)
+# Every repetition that a longer text could make costly is bounded: a line may be megabytes.
+_URL_PASSWORD = re.compile(r"(?i)(?P<head>\b[a-z][a-z0-9+.-]{0,30}://)[^\s/?#@]+(?=@)")
 _ASSIGNED_SECRET = re.compile(
-    r"(?i)(?P<head>\b[\w-]*(?:secret|password|passwd|token|api[_-]?key)[\w-]*[\"']?\s*[=:]\s*[\"']?)"
-    r"(?P<value>[^\s\"',;}&]+)"
+    r"(?i)(?P<head>(?<![\w-])[\w-]*?(?:secret|password|passwd|token|credentials?|authorization|cookie"
+    r"|api[_-]?key)[\w-]{0,60}\\?[\"']?\s*[=:]\s*\\?[\"']?)(?P<value>[^\s\"',;}&\\]+)"
 )
 _BEARER = re.compile(r"(?i)(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
+#: What is a secret wherever it stands: JSON web tokens, Vault's tokens, PEM private keys.
+_BARE = re.compile(
+    r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\b(?:hvs|hvb|s|b)\.[A-Za-z0-9_-]{20,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)",
+    re.DOTALL,
+)
 # What a LogRecord has by itself; everything else on it came from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _RESERVED = frozenset({"ts", "level", "service", "logger", "trace_id", "span_id", "exception"})
 
 
+def timestamp(moment: datetime) -> str:
+    """`moment` as lines carry it: RFC 3339, UTC, microseconds."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a value under this name is never written."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def redact(text: str) -> str:
-    """`text` with passwords in URLs, bearer tokens and `secret=…` values replaced."""
+    """`text` with credentials in URLs, tokens, private keys and `secret=…` values replaced."""
+    text = _BARE.sub(REDACTED, text)
     text = _URL_PASSWORD.sub(rf"\g<head>{REDACTED}", text)
     text = _BEARER.sub(rf"\g<head>{REDACTED}", text)
     return _ASSIGNED_SECRET.sub(rf"\g<head>{REDACTED}", text)
 
 
 def _redact_value(name: str, value: object) -> object:
-    if _SECRET_NAME.search(name):
+    if is_secret_name(name):
         return REDACTED
     if isinstance(value, bool | int | float) or value is None:
         return value
     return redact(value if isinstance(value, str) else str(value))
+
+
+def _level(number: int) -> str:
+    """The schema's level; one that a library made up counts as the next lower."""
+    for floor, name in ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO")):
+        if number >= floor:
+            return name
+    return "DEBUG"
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,10 +86,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, object] = {
-            "ts": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "level": record.levelname,
+            "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
+            "level": _level(record.levelno),
             "service": self._service,
             "logger": record.name,
             "message": redact(record.getMessage()),
@@ -73,6 +105,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def line(service: str, logger: str, message: str) -> bytes:
+    """A line for a log that this process doesn't write with `logging`."""
+    record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
+    return f"{JsonFormatter(service).format(record)}\n".encode()
+
+
 def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
     """Send every logger of this process to `stream` (standard error) as JSON lines."""
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -83,3 +121,17 @@ def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -
     # These tell of each request or wake-up; their warnings are still wanted.
     for chatty in ("httpx", "httpcore", "asyncio", "cassandra"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda given: _log_uncaught(
+        given.exc_type, given.exc_value or given.exc_type(), given.exc_traceback
+    )
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        logging.getLogger("uncaught").critical("%s", error, exc_info=(kind, error, trace))

@@ -6,15 +6,20 @@ A service makes one `Metrics`, hands it to what it builds and to `serve()`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar, cast
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any, TypeVar, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import grpc
+from opentelemetry import trace
+from opentelemetry.context import Context
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -22,6 +27,7 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     ProcessCollector,
+    make_wsgi_app,
     start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -29,10 +35,15 @@ from prometheus_client.registry import Collector
 
 from meshkit.calls import Call, Layer
 from meshkit.settings import Address
-from meshkit.tls import CertificateFiles
+from meshkit.tls import CertificateFiles, peer_service, server_ssl_context
 
 # From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LOOP_PROBE_SECONDS = 0.5
+
+#: Who may read metrics under TLS.
+SCRAPERS = frozenset({"prometheus", "deploy", "cli"})
+_PEER = "coinmesh.peer"
 
 Read = Callable[[], Mapping[tuple[str, ...], float]]
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -155,16 +166,9 @@ class _ReadFamily(Collector):
 class MetricsServer:
     """The HTTP endpoint that Prometheus scrapes; it has a thread of its own."""
 
-    def __init__(self, server: WSGIServer, host: str, files: CertificateFiles | None) -> None:
-        self._server, self._files = server, files
+    def __init__(self, server: WSGIServer, host: str) -> None:
+        self._server = server
         self.address = Address(host, server.server_port)
-
-    def renew(self) -> None:
-        """Show new connections the certificate that the files hold now."""
-        if self._files is not None:
-            context = cast(ssl.SSLSocket, self._server.socket).context
-            context.load_cert_chain(self._files.chain, self._files.key)
-            context.load_verify_locations(self._files.roots)
 
     def close(self) -> None:
         """Stop serving and free the port."""
@@ -179,20 +183,78 @@ def start(
     if files is None:
         server, _ = start_http_server(listen.port, listen.host, metrics.registry)
     else:
-        server, _ = start_http_server(
-            listen.port,
-            listen.host,
-            metrics.registry,
-            certfile=str(files.chain),
-            keyfile=str(files.key),
-            client_cafile=str(files.roots),
-            client_auth_required=True,
+        app = _for_scrapers(make_wsgi_app(metrics.registry))
+        server = make_server(listen.host, listen.port, app, _SecuredServer, _PeerHandler)
+        server.socket = server_ssl_context(files).wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
         )
-    return MetricsServer(server, listen.host, files)
+        Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return MetricsServer(server, listen.host)
+
+
+class _SecuredServer(ThreadingMixIn, WSGIServer):
+    """A thread for each request; those that come without a certificate leave no trace."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        del request, client_address
+
+
+class _PeerHandler(WSGIRequestHandler):
+    """Tells the application which service asks, and is silent."""
+
+    # A client that doesn't go on is let go.
+    timeout = 10
+
+    def setup(self) -> None:
+        # Here, in the request's own thread, so that a slow handshake holds nobody up.
+        self.request.settimeout(self.timeout)
+        self.request.do_handshake()
+        super().setup()
+
+    def get_environ(self) -> Any:
+        peer = peer_service(cast(ssl.SSLSocket, self.connection).getpeercert())
+        return {**super().get_environ(), _PEER: peer}
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has there)
+        del format, args
+
+
+def _for_scrapers(app: Any) -> Any:
+    def checked(environ: Any, start_response: Any) -> Any:
+        if environ[_PEER] in SCRAPERS:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"only those who scrape metrics may read them\n"]
+
+    return checked
+
+
+def exemplar(context: Context | None = None) -> dict[str, str] | None:
+    """What leads from an observation to its trace: the id of the active span's trace, or of that in
+    `context`; None if it isn't sampled."""
+    span = trace.get_current_span(context).get_span_context()
+    if not span.trace_flags.sampled:
+        return None
+    return {"trace_id": trace.format_trace_id(span.trace_id)}
+
+
+async def watch_loop(metrics: Metrics) -> None:
+    """Measure for ever how late the event loop wakes a task: the saturation of the process."""
+    delay = metrics.histogram("event_loop_delay_seconds", "How late the event loop wakes a task")
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOP_PROBE_SECONDS
+        await asyncio.sleep(LOOP_PROBE_SECONDS)
+        delay.observe(max(0.0, loop.time() - due))
 
 
 def red_layer(metrics: Metrics) -> Layer:
-    """Rate, errors and duration of every RPC, by service, method and status code."""
+    """Rate, errors and duration of every RPC, by service, method and status code.
+
+    Durations carry the trace's id when a layer further out has made a sampled span active.
+    """
     labels = ("rpc_service", "rpc_method")
     handled = metrics.counter("rpc_handled", "RPCs that ended", (*labels, "code"))
     running = metrics.gauge("rpc_running", "RPCs that run now", labels)
@@ -216,7 +278,7 @@ def red_layer(metrics: Metrics) -> Layer:
             raise
         finally:
             now_running.dec()
-            seconds.labels(*names).observe(time.perf_counter() - began)
+            seconds.labels(*names).observe(time.perf_counter() - began, exemplar())
             handled.labels(*names, code.name).inc()
 
     return layer

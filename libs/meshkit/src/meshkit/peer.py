@@ -7,8 +7,7 @@ from typing import Any, cast
 
 import grpc.aio
 
-TRUST_DOMAIN = "coinmesh"
-_SERVICE = f"spiffe://{TRUST_DOMAIN}/svc/"
+from meshkit.tls import SERVICE_PREFIX
 
 
 def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
@@ -24,6 +23,6 @@ def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
 def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
     """The service that calls (`envoy`), None for anybody who isn't one of ours."""
     identity = spiffe_id(context)
-    if identity is None or not identity.startswith(_SERVICE):
+    if identity is None or not identity.startswith(SERVICE_PREFIX):
         return None
-    return identity.removeprefix(_SERVICE)
+    return identity.removeprefix(SERVICE_PREFIX)

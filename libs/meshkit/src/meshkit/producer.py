@@ -17,6 +17,7 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
+from meshkit import rotation
 from meshkit.errors import DataLoss, InvalidArgument, Unavailable
 from meshkit.kafka import (
     Config,
@@ -27,17 +28,22 @@ from meshkit.kafka import (
     is_reachable,
 )
 from meshkit.metrics import Metrics
+from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
+from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, str | bytes | None]]
 Key = str | bytes | None
 OnAcked = Callable[[str, int, int], None]
+OnDelivery = Callable[[KafkaError | None, Any], None]
 
 POLL_SECONDS = 0.1
 ROOM_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
+#: How long the queue may take to empty while a renewed certificate waits to be taken up.
+RENEWAL_SECONDS = 2.0
 PRODUCER_CONFIG: Config = {
     "enable.idempotence": True,
     "acks": "all",
@@ -92,11 +98,15 @@ class Producer:
             "error_cb": reporter,
             **(config or {}),
         }
+        self._config = merged
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
         self._producer = confluent_kafka.Producer(merged, logger=client_log())
         self._send = self._producer.produce
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._waiting = False
+        self._renewing: asyncio.Task[None] | None = None
         if metrics is not None:
             self._export(metrics, client_id)
 
@@ -106,6 +116,7 @@ class Producer:
         self._failed = asyncio.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._thread.start()
+        self._renewing = asyncio.create_task(self._follow_renewals(), name="kafka certificate")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -127,8 +138,9 @@ class Producer:
         key: Key,
         value: bytes | None,
         headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
-        """Queue a record.
+        """Queue a record; `on_delivery` is told of its end, as `on_acked` in the producer's thread.
 
         Raises:
             BufferError: The queue is full.
@@ -138,7 +150,11 @@ class Producer:
         if self._failure is not None:
             raise self._failure
         try:
-            self._send(topic, value, key, headers=headers)
+            if on_delivery is None:
+                self._send(topic, value, key, headers=headers)
+            else:
+                told = _both(self._delivered, on_delivery)
+                self._send(topic, value, key, headers=headers, on_delivery=told)
         except KafkaException as error:
             raise _refusal(topic, error) from error
 
@@ -148,11 +164,12 @@ class Producer:
         key: Key,
         value: bytes | None,
         headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
         """Queue a record, waiting only while the queue is full; errors as `produce_nowait`."""
         while True:
             try:
-                self.produce_nowait(topic, key, value, headers)
+                self.produce_nowait(topic, key, value, headers, on_delivery)
                 return
             except BufferError:
                 await self._wait_for_room()
@@ -213,8 +230,41 @@ class Producer:
         if self._failure is not None:
             raise self._failure
 
+    async def renew_if_due(self) -> bool:
+        """Put a producer with the renewed certificate in place of the old one; True when done.
+
+        Everything queued is acknowledged before the new one takes a record, so that the order of
+        each key is kept; meanwhile the queue counts as full. While Kafka doesn't take what is
+        queued the old one stays, and the next attempt comes soon.
+        """
+        version = self._renewals.pending()
+        if version is None or self._failure is not None:
+            return False
+        fresh = confluent_kafka.Producer(self._config, logger=client_log())
+        self._send = _full
+        try:
+            left = await asyncio.to_thread(self._producer.flush, RENEWAL_SECONDS)
+            if left == 0:
+                self._producer = fresh
+                self._renewals.taken(version)
+        finally:
+            self._send = self._producer.produce
+            self._room.set()
+        return left == 0
+
+    async def _follow_renewals(self) -> None:
+        while True:
+            await asyncio.sleep(rotation.CHECK_SECONDS)
+            try:
+                await self.renew_if_due()
+            except KafkaException:
+                _log.exception("can't use the renewed certificate; trying again")
+
     async def close(self) -> None:
         """Flush and stop; Unavailable if records are left (they are then lost)."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         try:
             await self.flush()
         finally:
@@ -313,6 +363,19 @@ class Producer:
         # The loop may be closed when the last reports come in at the end of the process.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(step)
+
+
+def _both(first: OnDelivery, second: OnDelivery) -> OnDelivery:
+    def told(error: KafkaError | None, message: Any) -> None:
+        first(error, message)
+        second(error, message)
+
+    return told
+
+
+def _full(*_: Any, **__: Any) -> None:
+    """Stands for `produce` while a new producer is put in place."""
+    raise BufferError("the producer is being replaced")
 
 
 def _refusal(topic: str, error: KafkaException) -> Exception:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,6 +36,37 @@ async def follow(
         except Exception:
             _log.exception("can't use the renewed certificate; trying again")
         await asyncio.sleep(CHECK_SECONDS if check_seconds is None else check_seconds)
+
+
+class Renewals:
+    """Tells a client without a reload of its own that it must be replaced by a new one.
+
+    librdkafka reads its certificate when it is made (confluentinc/librdkafka#3180). `version` tells
+    when the files changed, None where there are none.
+    """
+
+    def __init__(self, version: Callable[[], object] | None) -> None:
+        self._version = version
+        self._used = version() if version else None
+        self._next = 0.0
+
+    def pending(self) -> object | None:
+        """The version to take up, None while the present one is used; asks once in a while."""
+        now = time.monotonic()
+        if self._version is None or now < self._next:
+            return None
+        self._next = now + CHECK_SECONDS
+        try:
+            seen = self._version()
+        except Exception:
+            _log.exception("can't find the renewed certificate; the old one stays in use")
+            return None
+        return None if seen == self._used else seen
+
+    def taken(self, version: object) -> None:
+        """A client with that version is in use."""
+        self._used = version
+        _log.info("client certificate renewed")
 
 
 class RotatingChannel(grpc.aio.Channel):

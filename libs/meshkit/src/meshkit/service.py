@@ -25,11 +25,10 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
-from opentelemetry.sdk.trace import TracerProvider
 
-from meshkit import logs, tracing
+from meshkit import logs
 from meshkit import metrics as mesh_metrics
-from meshkit.authz import Rule, authz_layer, rules
+from meshkit.authz import OnDenied, Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
 from meshkit.deadlines import deadline_layer
 from meshkit.errors import MeshError, error_layer
@@ -38,6 +37,7 @@ from meshkit.readiness import Check, Readiness
 from meshkit.rotation import follow
 from meshkit.settings import Address, ServiceSettings, SettingsError, load
 from meshkit.tls import CertificateFiles, bind, certificate_files
+from meshkit.tracing import Tracing, trace_layer
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Bytes of a call's metadata; Envoy lets users send no more than 32 KiB of headers.
+    ("grpc.max_metadata_size", 48 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 16 << 20),
 )
@@ -102,8 +105,10 @@ async def serve(
     on_drain: Sequence[Step] = (),
     readiness: Mapping[str, Check] | None = None,
     metrics: Metrics | None = None,
+    tracing: Tracing | None = None,
     on_started: Callable[[Running], None] | None = None,
     on_stopping: Callable[[], None] | None = None,
+    on_denied: OnDenied | None = None,
 ) -> int:
     """Run a service until SIGTERM, SIGINT or the failure of a background task; the exit status.
 
@@ -111,23 +116,27 @@ async def serve(
     coroutine functions that run beside the server: one that returns has done its work, one that
     raises ends the process with status 1. `readiness` checks are named for the log; health is
     SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
+    `tracing` is given where more than the RPCs makes spans; it is shut down at the end.
     `on_stopping` is called when draining begins: the place to end long streams with a last word.
+    `on_denied` is told of every call that authorization refused.
     """
     metrics = metrics or Metrics()
-    provider = tracing.configure(settings)
-    server, health_servicer, names = _server(settings, servicers, metrics, provider)
+    tracing = tracing or Tracing(settings, metrics)
+    server, health_servicer, names = _server(settings, servicers, metrics, tracing, on_denied)
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
-        if provider is not None:
-            cleanup.push_async_callback(asyncio.to_thread, provider.shutdown)
+        cleanup.push_async_callback(asyncio.to_thread, tracing.shutdown)
         address = bind(server, settings.grpc_listen, settings)
         scraped = _serve_metrics(settings, metrics, cleanup)
         await server.start()
         _stop_on_signals(stopping, cleanup)
         watch = Readiness(health_servicer, ("", *names), readiness or {}, metrics)
-        tasks = [asyncio.create_task(watch.run(), name="readiness")]
+        tasks = [
+            asyncio.create_task(watch.run(), name="readiness"),
+            asyncio.create_task(mesh_metrics.watch_loop(metrics), name="event loop"),
+        ]
         if files := certificate_files(settings):
-            renew = _Renewal(files, metrics, scraped)
+            renew = _Renewal(files, metrics)
             tasks.append(asyncio.create_task(follow(files.version, renew), name="certificate"))
         tasks += [asyncio.ensure_future(_step(step)) for step in background]
         scraped_at = scraped.address if scraped else None
@@ -153,17 +162,19 @@ def _server(
     settings: ServiceSettings,
     servicers: Servicers,
     metrics: Metrics,
-    provider: TracerProvider | None,
+    tracing: Tracing,
+    on_denied: OnDenied | None,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
     layers: list[Layer] = [
+        # Outermost, so that the durations measured inside lead to the trace.
+        trace_layer(tracing),
         mesh_metrics.red_layer(metrics),
-        tracing.trace_layer(provider),
         error_layer(),
         deadline_layer(settings.default_deadline_seconds),
     ]
     table: dict[str, Rule] = {}
     if settings.tls_dir is not None:
-        layers.append(authz_layer(table))
+        layers.append(authz_layer(table, on_denied))
     interceptors = [LayeredInterceptor(layers)]
     server = grpc.aio.server(interceptors=interceptors, options=list(SERVER_OPTIONS))
     registrar = _Registrar(server)
@@ -213,18 +224,14 @@ def _serve_metrics(
 class _Renewal:
     """What there is to do when the service's certificate was renewed, but for gRPC's own reload."""
 
-    def __init__(
-        self, files: CertificateFiles, metrics: Metrics, scraped: MetricsServer | None
-    ) -> None:
-        self._files, self._scraped = files, scraped
+    def __init__(self, files: CertificateFiles, metrics: Metrics) -> None:
+        self._files = files
         self._expiry = metrics.gauge(
             "certificate_not_after_seconds", "When our certificate expires, as a Unix time"
         )
 
     def __call__(self) -> None:
         self._expiry.set(self._files.read().not_after.timestamp())
-        if self._scraped is not None:
-            self._scraped.renew()
 
 
 def _stop_on_signals(stopping: asyncio.Event, cleanup: AsyncExitStack) -> None:

@@ -98,8 +98,8 @@ class MeshSettings(BaseSettings):
     )
 
 
-class ServiceSettings(MeshSettings):
-    """What every service has."""
+class TracingSettings(MeshSettings):
+    """Who makes spans, and where they go."""
 
     service_name: str = Field(
         "coinmesh",
@@ -107,6 +107,19 @@ class ServiceSettings(MeshSettings):
         description="the service's name in logs, metrics and traces",
         examples=["query-gateway"],
     )
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        description="where traces go by OTLP over gRPC (unset: nowhere)",
+        examples=["http://127.0.0.1:4317"],
+    )
+    trace_sampling_ratio: float = Field(
+        0.01, ge=0, le=1, description="the share of new traces that is kept", examples=["0.01"]
+    )
+
+
+class ServiceSettings(TracingSettings):
+    """What every service has."""
+
     grpc_listen: ListenAddress = Field(
         "127.0.0.1:0", description="where gRPC listens", examples=["127.0.0.1:50051"]
     )
@@ -121,14 +134,6 @@ class ServiceSettings(MeshSettings):
     )
     default_deadline_seconds: float = Field(
         10.0, gt=0, description="the deadline of a unary call that brings none", examples=["10"]
-    )
-    otlp_endpoint: HttpUrl | None = Field(
-        None,
-        description="where traces go by OTLP over gRPC (unset: nowhere)",
-        examples=["http://127.0.0.1:4317"],
-    )
-    trace_sampling_ratio: float = Field(
-        0.01, ge=0, le=1, description="the share of new traces that is kept", examples=["0.01"]
     )
 
 
@@ -168,10 +173,31 @@ class CassandraSettings(MeshSettings):
         return [Address.parse(part) for part in self.cassandra_contact_points.split(",")]
 
 
+class RedisCredentials(NamedTuple):
+    """A Redis user; the password's text is shown only by `get_secret_value`."""
+
+    username: str
+    password: SecretStr
+
+
 class RedisSettings(MeshSettings):
     """Where Redis is."""
 
     redis_url: RedisUrl = Field(description="Redis's URL", examples=["redis://127.0.0.1:6379/0"])
+    redis_credentials_file: Path | None = Field(
+        None,
+        description='a file of mode 0600 with {"username": …, "password": …}; unset: none',
+        examples=[".coinmesh/secrets/query-gateway/redis.json"],
+    )
+
+    def redis_credentials(self) -> RedisCredentials | None:
+        """Read who we are; SettingsError if the file is missing, malformed or open to others."""
+        if self.redis_credentials_file is None:
+            return None
+        found = _secret_file(
+            "REDIS_CREDENTIALS_FILE", self.redis_credentials_file, "username", "password"
+        )
+        return RedisCredentials(found["username"], SecretStr(found["password"]))
 
 
 class S3Credentials(NamedTuple):
@@ -195,18 +221,25 @@ class S3Settings(MeshSettings):
 
     def s3_credentials(self) -> S3Credentials:
         """Read the key pair; SettingsError if the file is missing, malformed or open to others."""
-        path, variable = self.s3_credentials_file, f"{PREFIX}S3_CREDENTIALS_FILE"
-        try:
-            if path.stat().st_mode & stat.S_IRWXO:
-                raise SettingsError(f"{variable}: {path} is open to others; run chmod 600 {path}")
-            document = cast(dict[str, str], json.loads(path.read_text()))
-            return S3Credentials(document["accessKey"], SecretStr(document["secretKey"]))
-        except OSError as error:
-            raise SettingsError(f"{variable}: can't read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(
-                f'{variable}: {path} must hold {{"accessKey": …, "secretKey": …}}'
-            ) from error
+        found = _secret_file(
+            "S3_CREDENTIALS_FILE", self.s3_credentials_file, "accessKey", "secretKey"
+        )
+        return S3Credentials(found["accessKey"], SecretStr(found["secretKey"]))
+
+
+def _secret_file(name: str, path: Path, *keys: str) -> dict[str, str]:
+    """The strings under `keys` in a JSON file that only its owner may read."""
+    variable = PREFIX + name
+    try:
+        if path.stat().st_mode & stat.S_IRWXO:
+            raise SettingsError(f"{variable}: {path} is open to others; run chmod 600 {path}")
+        document = cast(dict[str, str], json.loads(path.read_text()))
+        return {key: document[key] for key in keys}
+    except OSError as error:
+        raise SettingsError(f"{variable}: can't read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = ", ".join(f'"{key}": …' for key in keys)
+        raise SettingsError(f"{variable}: {path} must hold {{{wanted}}}") from error
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -25,6 +25,7 @@ from meshkit.settings import PREFIX, Address, MeshSettings, SettingsError
 
 _log = logging.getLogger(__name__)
 
+SERVICE_PREFIX = "spiffe://coinmesh/svc/"
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.keepalive_time_ms", 30_000),
@@ -89,6 +90,62 @@ class CertificateFiles:
                 f"{PREFIX}TLS_DIR: can't read {error.filename}: {error.strerror}; the directory "
                 "must hold current/tls.key, current/tls.crt and current/ca.crt"
             ) from error
+
+
+class RenewingContext(ssl.SSLContext):
+    """A context, of either side, whose every handshake uses the certificate in the files then.
+
+    Connections that stand keep the one that they began with.
+    """
+
+    def __new__(cls, files: CertificateFiles, side: int) -> RenewingContext:
+        """`side` is ssl.PROTOCOL_TLS_CLIENT or ssl.PROTOCOL_TLS_SERVER; peers must have a
+        certificate of the mesh.
+        """
+        del files
+        return super().__new__(cls, side)
+
+    def __init__(self, files: CertificateFiles, side: int) -> None:
+        del side
+        self._files = files
+        self._seen: object = None
+        self.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.verify_mode = ssl.CERT_REQUIRED
+        files.read()
+        self.renew()
+
+    def renew(self) -> None:
+        """Read the files if they have changed."""
+        seen = self._files.version()
+        if seen != self._seen:
+            self.load_cert_chain(self._files.chain, self._files.key)
+            self.load_verify_locations(self._files.roots)
+            self._seen = seen
+
+    def _try_renew(self) -> None:
+        try:
+            self.renew()
+        except (OSError, SettingsError):
+            _log.exception("can't read the renewed certificate; the old one stays in use")
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """As `SSLContext.wrap_socket`."""
+        self._try_renew()
+        return super().wrap_socket(*args, **kwargs)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As `SSLContext.wrap_bio`."""
+        self._try_renew()
+        return super().wrap_bio(*args, **kwargs)
+
+
+def peer_service(certificate: Any) -> str | None:
+    """The service that a certificate, as `getpeercert()` gives it, names; None for any other."""
+    names = (certificate or {}).get("subjectAltName", ())
+    found = [name for kind, name in names if kind == "URI"]
+    if len(found) != 1 or not found[0].startswith(SERVICE_PREFIX):
+        return None
+    return found[0].removeprefix(SERVICE_PREFIX)
 
 
 def certificate_files(settings: MeshSettings) -> CertificateFiles | None:
@@ -180,9 +237,12 @@ def client_ssl_context(settings: MeshSettings) -> ssl.SSLContext | None:
     files = certificate_files(settings)
     if files is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.roots))
-    context.load_cert_chain(files.chain, files.key)
-    return context
+    return RenewingContext(files, ssl.PROTOCOL_TLS_CLIENT)
+
+
+def server_ssl_context(files: CertificateFiles) -> ssl.SSLContext:
+    """The context for listeners that aren't gRPC; clients must show a certificate of the mesh."""
+    return RenewingContext(files, ssl.PROTOCOL_TLS_SERVER)
 
 
 def kafka_client_config(settings: MeshSettings) -> dict[str, str | int | float | bool]:

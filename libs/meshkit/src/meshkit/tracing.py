@@ -1,87 +1,190 @@
 """Traces by OpenTelemetry, off unless an OTLP endpoint is set, and their way through Kafka.
 
-A span per RPC is made by `trace_layer`. Records carry `traceparent` in their headers only
-when their span is sampled: 55 bytes a record are worth it for those alone.
+A span per RPC is made by `trace_layer`, those around it by `Tracing`. Records carry `traceparent`
+in their headers only when their span is sampled: 55 bytes a record are worth it for those alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+import math
+import random
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
-import grpc
+from confluent_kafka import Message
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from meshkit.calls import Call, Layer
-from meshkit.settings import ServiceSettings
-from meshkit.tls import certificate_files
+from meshkit.metrics import Metrics
+from meshkit.otlp import OtlpExporter
+from meshkit.settings import TracingSettings
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
+
+TRACEPARENT = "traceparent"
+# Attribute names. OpenTelemetry's for messaging and databases still change: they stand here alone.
+EVENT_ID = "coinmesh.event_id"
+INSTRUMENT = "coinmesh.instrument"
+TOPIC = "messaging.destination.name"
+PARTITION = "messaging.destination.partition.id"
+OFFSET = "messaging.kafka.offset"
+PEER = "peer.service"
+"""The service that a span's other side is, where that makes no spans itself."""
+
+QUEUE_SPANS = 4096
+EXPORT_EACH_MS = 1000
 
 
-def configure(settings: ServiceSettings) -> TracerProvider | None:
-    """A provider that exports to the settings' endpoint; None when there is none.
+class Tracing:
+    """The spans of one process; without an OTLP endpoint none.
 
-    It isn't made the process's global one: whoever makes spans is given it.
+    It isn't made the process's global provider: whoever makes spans is given it.
+
+    Attributes:
+        is_on: Whether spans go anywhere.
+        ratio: The share of new traces that is kept.
+        tracer: Makes spans: children as their parents are sampled, new traces by the ratio.
+        chosen: Makes spans that are kept: for whoever has decided that already.
     """
-    if settings.otlp_endpoint is None:
-        return None
-    files = certificate_files(settings)
-    if files is None:
-        exporter = OTLPSpanExporter(settings.otlp_endpoint, insecure=True)
-    else:
-        pair = files.read()
-        credentials = grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
-        exporter = OTLPSpanExporter(settings.otlp_endpoint, credentials=credentials)
-    provider = TracerProvider(
-        resource=Resource.create({SERVICE_NAME: settings.service_name}),
-        sampler=ParentBased(TraceIdRatioBased(settings.trace_sampling_ratio)),
-    )
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    return provider
+
+    def __init__(
+        self,
+        settings: TracingSettings,
+        metrics: Metrics | None = None,
+        processor: SpanProcessor | None = None,
+    ) -> None:
+        """Spans go to the settings' endpoint, or to `processor`."""
+        self.ratio = settings.trace_sampling_ratio
+        self._processor = processor
+        if processor is None and settings.otlp_endpoint is not None:
+            exporter = OtlpExporter(settings.otlp_endpoint, settings)
+            self._processor = BatchSpanProcessor(
+                exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=EXPORT_EACH_MS
+            )
+            if metrics is not None:
+                _export_counts(exporter, metrics)
+        self.is_on = self._processor is not None
+        self.tracer: trace.Tracer = trace.NoOpTracer()
+        self.chosen: trace.Tracer = trace.NoOpTracer()
+        if self._processor is not None:
+            resource = Resource({SERVICE_NAME: settings.service_name})
+            by_ratio = ParentBased(TraceIdRatioBased(self.ratio))
+            self.tracer, self.chosen = (
+                _tracer(self._processor, resource, sampler) for sampler in (by_ratio, ALWAYS_ON)
+            )
+
+    @contextmanager
+    def asking(self, peer: str, operation: str, **attributes: str) -> Generator[None]:
+        """A CLIENT span around a request to a component, inside a sampled span; else nothing."""
+        if not is_sampled():
+            yield
+            return
+        attributes |= {PEER: peer, "db.system.name": peer}
+        with self.tracer.start_as_current_span(operation, None, SpanKind.CLIENT, attributes):
+            yield
+
+    def received(self, record: Message, begun_ns: int, event_id: str) -> None:
+        """A CONSUMER span of what was done with a record since `begun_ns`, if it is traced."""
+        context = of_record(record)
+        if context is None:
+            return
+        attributes: dict[str, AttributeValue] = {
+            TOPIC: record.topic() or "",
+            PARTITION: str(record.partition()),
+            OFFSET: record.offset() or 0,
+            EVENT_ID: event_id,
+        }
+        name = f"process {record.topic()}"
+        self.tracer.start_span(
+            name, context, SpanKind.CONSUMER, attributes, start_time=begun_ns
+        ).end()
+
+    def skips(self) -> float:
+        """How many to pass by until the next one to trace: random, the ratio in the mean.
+
+        Counting down is what a hot path can afford; a sampler's decision costs microseconds.
+        """
+        if not self.is_on or self.ratio <= 0:
+            return math.inf
+        if self.ratio >= 1:
+            return 0
+        return math.floor(math.log(1 - random.random()) / math.log1p(-self.ratio))
+
+    def shutdown(self) -> None:
+        """Send what waits, within a few seconds."""
+        if self._processor is not None:
+            self._processor.shutdown()
 
 
-def tracer(provider: TracerProvider | None) -> trace.Tracer:
-    """A tracer of `provider`; one that does nothing without it."""
-    return provider.get_tracer("meshkit") if provider else trace.NoOpTracer()
+def _tracer(processor: SpanProcessor, resource: Resource, sampler: Any) -> trace.Tracer:
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    return provider.get_tracer("meshkit")
+
+
+def _export_counts(exporter: OtlpExporter, metrics: Metrics) -> None:
+    for name, text in (("sent", "Spans that were sent"), ("lost", "Spans that were lost")):
+        metrics.read_counter(
+            f"trace_spans_{name}", text, (), lambda name=name: {(): getattr(exporter, name)}
+        )
+
+
+def is_sampled() -> bool:
+    """Whether the active span is kept."""
+    return trace.get_current_span().get_span_context().trace_flags.sampled
+
+
+def traceparent(span: Span) -> str:
+    """A span's context in W3C's form (https://www.w3.org/TR/trace-context)."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def inject(headers: Headers | None = None) -> Headers:
     """`headers` with the active span's `traceparent`, unchanged if it isn't sampled."""
     headers = headers if headers is not None else []
-    if trace.get_current_span().get_span_context().trace_flags.sampled:
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        headers.extend((name, value.encode()) for name, value in carrier.items())
+    if is_sampled():
+        headers.append((TRACEPARENT, traceparent(trace.get_current_span()).encode()))
     return headers
 
 
-def extract(headers: Iterable[tuple[str, bytes | str | None]] | None) -> otel_context.Context:
+def extract(headers: Iterable[tuple[str, bytes | str | None]] | None) -> Context:
     """The trace context in a record's headers; an empty one if there is none or it is malformed."""
     carrier: dict[str, str] = {}
     for name, value in headers or ():
-        if name in ("traceparent", "tracestate") and value is not None:
+        if name in (TRACEPARENT, "tracestate") and value is not None:
             carrier[name] = value if isinstance(value, str) else value.decode("ascii", "replace")
-    return propagate.extract(carrier)
+    return propagate.extract(carrier, context=otel_context.Context())
 
 
-def trace_layer(provider: TracerProvider | None) -> Layer:
+def of_record(record: Message) -> Context | None:
+    """The context of a record's sender; None unless it is sampled."""
+    headers = record.headers()
+    if not headers:
+        return None
+    context = extract(cast(list[tuple[str, bytes]], headers))
+    sampled = trace.get_current_span(context).get_span_context().trace_flags.sampled
+    return context if sampled else None
+
+
+def trace_layer(tracing: Tracing) -> Layer:
     """A SERVER span for each unary call, and a short span for the opening of a stream.
 
     A stream's span isn't kept open: it would be exported hours later, at the stream's end.
     """
-    rpc_tracer = tracer(provider)
 
     @asynccontextmanager
     async def layer(call: Call) -> AsyncGenerator[None, None]:
-        if provider is None:
+        if not tracing.is_on:
             yield
             return
         metadata = cast(
@@ -89,8 +192,8 @@ def trace_layer(provider: TracerProvider | None) -> Layer:
         )
         parent = extract((name, metadata[name]) for name in metadata)
         attributes = {"rpc.system": "grpc", "rpc.service": call.service, "rpc.method": call.name}
-        span = rpc_tracer.start_span(
-            call.method.lstrip("/"), parent, trace.SpanKind.SERVER, attributes
+        span = tracing.tracer.start_span(
+            call.method.lstrip("/"), parent, SpanKind.SERVER, attributes
         )
         if call.streams_response or call.streams_request:
             span.end()

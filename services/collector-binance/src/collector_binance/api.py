@@ -7,6 +7,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import grpc.aio
 from google.longrunning.operations_pb2 import Operation
@@ -14,6 +15,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.collector.v1 import collector_service_pb2_grpc as pb_grpc
+from coinmesh_contracts.events.v1.audit_event_pb2 import (
+    AUDIT_ACTION_SUBSCRIPTION_ADD,
+    AUDIT_ACTION_SUBSCRIPTION_REMOVE,
+    AuditAction,
+)
 from collector_binance.backfills import Backfills
 from collector_binance.collector import Collector
 from collector_binance.connections import Connections
@@ -21,6 +27,7 @@ from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel
+from meshkit.audit import AuditLog, actor_of
 from meshkit.errors import InvalidArgument, NotFound, Unavailable
 
 _Context = grpc.aio.ServicerContext[object, object]
@@ -28,10 +35,10 @@ _MOST = 1000
 
 
 class CollectorService(pb_grpc.CollectorServiceServicer):
-    """The servicer; `stop` ends the process."""
+    """The servicer; `stop` ends the process, `log` has every change on record before it is made."""
 
-    def __init__(self, collector: Collector, stop: Callable[[], None]) -> None:
-        self._collector = collector
+    def __init__(self, collector: Collector, stop: Callable[[], None], log: AuditLog) -> None:
+        self._collector, self._log = collector, log
         self._backfills = Backfills(collector)
         self._stop = stop
 
@@ -100,8 +107,10 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
                 field="subscription.instrument",
             )
         symbol = self._collector.catalogue.symbol_of(request.subscription.instrument)
-        await self._collector.add(symbol)
-        return _subscription(instrument_name(symbol, self._collector.catalogue.infos[symbol]))
+        name = instrument_name(symbol, self._collector.catalogue.infos[symbol])
+        async with self._on_record(AUDIT_ACTION_SUBSCRIPTION_ADD, name, context):
+            await self._collector.add(symbol)
+        return _subscription(name)
 
     async def RemoveSubscription(  # noqa: N802
         self, request: pb.RemoveSubscriptionRequest, context: _Context
@@ -110,12 +119,14 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         _check(request.collector)
         _, connections = self._running()
         symbol = self._collector.catalogue.symbol_of(request.instrument)
-        if not await connections.remove(symbol):
-            raise NotFound(
-                "SUBSCRIPTION_NOT_FOUND",
-                f"{request.instrument} is not collected",
-                instrument=request.instrument,
-            )
+        name = instrument_name(symbol, self._collector.catalogue.infos.get(symbol))
+        async with self._on_record(AUDIT_ACTION_SUBSCRIPTION_REMOVE, name, context):
+            if not await connections.remove(symbol):
+                raise NotFound(
+                    "SUBSCRIPTION_NOT_FOUND",
+                    f"{request.instrument} is not collected",
+                    instrument=request.instrument,
+                )
         return pb.RemoveSubscriptionResponse()
 
     async def Backfill(self, request: pb.BackfillRequest, context: _Context) -> Operation:  # noqa: N802
@@ -135,6 +146,12 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         _check(request.collector)
         asyncio.get_running_loop().call_later(0.1, self._stop)
         return pb.DrainResponse()
+
+    def _on_record(
+        self, action: AuditAction.ValueType, instrument: str, context: _Context
+    ) -> AbstractAsyncContextManager[None]:
+        actor = actor_of(context)
+        return self._log.recorded(action, actor=actor, object=instrument, instrument=instrument)
 
     def _running(self) -> tuple[Engine, Connections]:
         engine, connections = self._collector.engine, self._collector.connections

@@ -109,7 +109,7 @@ def _is_microseconds(path: Path) -> bool:
     for _, receive_ns, frame in _lines(path):
         try:
             message = decode(frame)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
         time = message.event_time or (message.data.event_time if message.data else None)
         if time is not None:

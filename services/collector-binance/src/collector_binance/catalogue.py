@@ -58,7 +58,7 @@ class Catalogue:
                 raise ValueError(f"HTTP {answer.status}: {answer.body[:200]!r}")
             info: ExchangeInfo = decode_exchange_info(answer.body)
             raw = [(decode_symbol_info(each), bytes(each)) for each in info.symbols]
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
             message = f"{self._rest.url}{PATH} gives no exchangeInfo: {error}"
             raise Unavailable("EXCHANGE_ANSWER", message) from error
         self._raw = {each.symbol: body for each, body in raw}

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Final
@@ -23,24 +24,31 @@ from collector_binance import checkpoint, measures
 from collector_binance.catalogue import TRADING, Catalogue
 from collector_binance.connections import Connections
 from collector_binance.core.commands import ControlReply
+from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine, Input
 from collector_binance.core.frames import FrameRecorder
 from collector_binance.core.instruments import VENUE
-from collector_binance.outlet import Outlet
+from collector_binance.outlet import Outgoing, Outlet
 from collector_binance.requests import Requests
 from collector_binance.rest import RestClient
 from collector_binance.settings import CollectorSettings
+from collector_binance.traces import FrameTraces
 from meshkit.backoff import Backoff
 from meshkit.errors import MeshError, Unavailable
+from meshkit.kafka import Config
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry, SchemaIds
 from meshkit.settings import SettingsError
+from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
-FLUSH_SECONDS: Final = 0.1
+TICK_SECONDS: Final = 0.1
+DRAIN_SECONDS: Final = 4.0
+# A round of frames gathers already; see `Outlet`.
+_PRODUCER: Final[Config] = {"linger.ms": 1}
 CLOCK_SECONDS: Final = 60.0
 _LOOK_NS: Final = 5 * 10**9
 _TOPICS: Final = (*WRITTEN, topics.FRAMES)
@@ -56,8 +64,9 @@ class Collector:
         start_time: When this process was started.
     """
 
-    def __init__(self, settings: CollectorSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: CollectorSettings, metrics: Metrics, tracing: Tracing) -> None:
         self.settings, self.metrics = settings, metrics
+        self._traces = FrameTraces(tracing)
         self.start_time = datetime.now(UTC)
         # Time first, so that sessions sort; random, so that no two are alike.
         self.session = f"{VENUE}/{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
@@ -100,7 +109,7 @@ class Collector:
             DataLoss: Kafka refused a record.
         """
         ids = await self._schema_ids()
-        producer = Producer(self.settings, client_id=VENUE, metrics=self.metrics)
+        producer = Producer(self.settings, client_id=VENUE, metrics=self.metrics, config=_PRODUCER)
         self._producer = await self._cleanup.enter_async_context(producer)
         await self._producer.check_topics(topic.name for topic in _TOPICS)
         await self._cleanup.enter_async_context(self.rest)
@@ -122,7 +131,7 @@ class Collector:
             group.create_task(self._producer.watch())
             group.create_task(self._requests.run())
             group.create_task(self.connections.watch())
-            group.create_task(self._flush_forever())
+            group.create_task(self._wake_forever())
             group.create_task(self._watch_catalogue())
             group.create_task(self._measure_clock())
             await self.connections.add(symbols)
@@ -134,11 +143,12 @@ class Collector:
         assert outlet is not None
         assert recorder is not None
         sequence = engine.sequence
-        records = engine.process(frame, receive_ns, connection)
-        full = recorder.message(frame, receive_ns, connection, sequence)
-        if full is not None:
-            records.append(full)
-        outlet.put(records)
+        events: Sequence[Outgoing] = engine.process(frame, receive_ns, connection)
+        traces = self._traces
+        traces.wait -= 1
+        if traces.wait < 0:
+            events = traces.choose(events, receive_ns, connection)
+        outlet.put(events, recorder.message(frame, receive_ns, connection, sequence))
         if engine.commands:
             self._carry_out()
 
@@ -149,9 +159,8 @@ class Collector:
         assert outlet is not None
         assert recorder is not None
         sequence = engine.sequence
-        records = engine.apply(given)
-        full = recorder.add(given, sequence)
-        outlet.put(records if full is None else [*records, full])
+        events = engine.apply(given)
+        outlet.put(events, recorder.add(given, sequence))
         if engine.commands:
             self._carry_out()
 
@@ -163,19 +172,28 @@ class Collector:
         await self.connections.add([symbol])
 
     async def close(self) -> None:
-        """Close the exchange's connections and flush what was received."""
-        if self.connections is not None:
-            await self.connections.close()
-        if self._outlet is not None and self._recorder is not None:
-            self._outlet.put(self._recorder.flush())
-            await self._outlet.drain()
-        await self._cleanup.aclose()
-        self._registry.close()
+        """Close the exchange's connections and send what was received.
+
+        Raises:
+            Unavailable: Kafka did not take all of it; the next start reads it from the exchange.
+        """
+        try:
+            if self.connections is not None:
+                await self.connections.close()
+            if self._outlet is not None:
+                await self._outlet.close(DRAIN_SECONDS)
+        finally:
+            await self._cleanup.aclose()
+            self._registry.close()
 
     def _wire(self, ids: SchemaIds, producer: Producer) -> None:
-        self._outlet = Outlet(producer, self.metrics)
-        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name])
-        self.engine = Engine(Headers(ids.ids))
+        fast = load() if self.settings.binance_compiled else None
+        _log.info("the core is %s", "Python" if fast is None else "compiled")
+        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name], fast)
+        self._outlet = Outlet(
+            producer, self._recorder, self.settings.binance_waiting_records, self.metrics
+        )
+        self.engine = Engine(Headers(ids.ids), fast=fast)
         self._requests = Requests(
             self.rest,
             self.rest_connection,
@@ -224,29 +242,29 @@ class Collector:
             )
         return chosen
 
-    async def _flush_forever(self) -> None:
-        """Recorded frames go out, and timers come in."""
+    async def _wake_forever(self) -> None:
+        """Timers come in, save while Kafka takes nothing: what they ask for would only pile up."""
         assert self.engine is not None
-        assert self._recorder is not None
         assert self._outlet is not None
         next_look = 0
         while True:
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
             now = time.time_ns()
             if now >= next_look:
                 next_look = now + _LOOK_NS
                 for market in self.engine.markets.values():
                     market.look(now)
             deadline = self.engine.deadline
-            if deadline is not None and deadline <= now:
+            if deadline is not None and deadline <= now and not self._outlet.is_pressed:
                 self.give(self._input(FrameKind.FRAME_KIND_TICK))
-            self._outlet.put(self._recorder.flush())
 
     async def _watch_catalogue(self) -> None:
         """Definitions and statuses change: a delisted symbol's streams fall silent for ever."""
         assert self.connections is not None
         while True:
             await asyncio.sleep(self.settings.binance_catalogue_seconds)
+            if self._outlet is not None and self._outlet.is_pressed:
+                continue
             try:
                 await self.catalogue.refresh()
             except Unavailable as error:
@@ -269,7 +287,7 @@ class Collector:
                 server_ns = int(msgspec.json.decode(answer.body)["serverTime"]) * 1000
                 middle_ns = answer.receive_ns - answer.round_trip_ns // 2
                 self._clock_offset.set((server_ns - middle_ns) / 1e9)
-            except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 _log.warning("the exchange's time can't be read: %s", error)
             await asyncio.sleep(CLOCK_SECONDS)
 

@@ -20,7 +20,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core import session
 from collector_binance.core.engine import Input
 from collector_binance.core.messages import STREAMS, ControlMessage
-from collector_binance.links import AttemptLimit, Connection, Reply, ReplyError
+from collector_binance.links import AttemptLimit, Connection, ReplyError, read_reply
 from collector_binance.settings import CollectorSettings
 from collector_binance.slots import Slot
 from collector_binance.transport import connect
@@ -59,10 +59,11 @@ class Connections:
         self._settings, self._session = settings, session_name
         self._on_input, self._on_frame = on_input, on_frame
         self._limit = AttemptLimit()
-        self._tls = client_ssl_context(settings) if settings.binance_ws_url[:3] == "wss" else None
+        self._tls = client_ssl_context(settings) if settings.binance_mtls else None
         self._number = 0
         self._control_id = 0
-        self._paused = False
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._slots: list[Slot] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,12 +129,18 @@ class Connections:
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading from all connections."""
-        if paused == self._paused:
+        if paused != self._reading.is_set():
             return
-        self._paused = paused
+        if paused:
+            self._reading.clear()
+        else:
+            self._reading.set()
         _log.log(
             logging.WARNING if paused else logging.INFO,
-            "Kafka has no room: reading pauses" if paused else "reading goes on",
+            "Kafka takes nothing: reading from the exchange pauses; what it sends meanwhile "
+            "is read later, or repaired"
+            if paused
+            else "Kafka takes records: reading goes on",
         )
         for connection in self.open.values():
             connection.socket.pause(paused)
@@ -141,7 +148,7 @@ class Connections:
     def is_stalled(self, connection: Connection) -> bool:
         """Whether a connection has been silent for too long."""
         silent = (time.time_ns() - connection.socket.last_message_ns) / 1e9
-        return not self._paused and silent > self._settings.binance_stall_seconds
+        return self._reading.is_set() and silent > self._settings.binance_stall_seconds
 
     def on_reply(self, name: str, frame: bytes) -> None:
         """An answer to a control message, or the announcement of a shutdown."""
@@ -152,7 +159,12 @@ class Connections:
             _log.info("the exchange will close %s; opening another", name)
             connection.shutdown.set()
             return
-        reply = msgspec.json.decode(frame, type=Reply)
+        reply = read_reply(frame)
+        if reply is None:
+            _log.warning(
+                "%s: an answer that can't be read", name, extra={"frame": str(frame[:200])}
+            )
+            return
         waiting = connection.replies.pop(reply.id, None) if isinstance(reply.id, int) else None
         if waiting is None or waiting.done():
             return
@@ -163,6 +175,8 @@ class Connections:
 
     async def connect(self, symbols: list[str]) -> Connection:
         """Open a connection and subscribe it; errors as `transport.connect`, and `ReplyError`."""
+        # While reading pauses, the exchange's reply would not be read.
+        await self._reading.wait()
         await self._limit.admitted()
         self._number += 1
         name = f"{self._session}/{self._number}"
@@ -173,7 +187,7 @@ class Connections:
         connection = Connection(name, url, socket, datetime.now(UTC), time.monotonic() + life)
         self.open[name] = connection
         self._give(FrameKind.FRAME_KIND_CONNECT, name, url)
-        if self._paused:
+        if not self._reading.is_set():
             socket.pause(True)
         try:
             await self.subscribe(connection, symbols)

@@ -69,3 +69,11 @@ class Reply(msgspec.Struct):
     code: int | None = None
     msg: str | None = None
     error: Any = None
+
+
+def read_reply(frame: bytes) -> Reply | None:
+    """The answer in a frame; None for what only looks like one."""
+    try:
+        return msgspec.json.decode(frame, type=Reply)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -59,6 +59,12 @@ def export(engine: Engine, metrics: Metrics) -> None:
         by_market(lambda market: market.book.resyncs),
     )
     metrics.read_counter(
+        "collector_book_audits_matching",
+        "Audits in which the book's top was bookTicker's",
+        labels,
+        by_market(lambda market: market.book.audit.matches),
+    )
+    metrics.read_counter(
         "collector_book_audits_differing",
         "Audits in which the book's top differed from bookTicker",
         labels,

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToJson
 
 from collector_binance.capture import CaptureError, is_archive, read_archive, read_text
 from collector_binance.core.book import Book, BookObserver
+from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers, Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
@@ -101,7 +102,7 @@ def replay(
         OSError: An output path can't be written.
     """
     archive = is_archive(capture)
-    engine = Engine(Headers.offline(), admits_any=not archive)
+    engine = Engine(Headers.offline(), admits_any=not archive, fast=load())
     tops: list[tuple[str, Mapping[str, object]]] = []
     if book_top is not None:
         engine.on_market = lambda market: _watch(market, tops)
@@ -141,6 +142,8 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
         if engine.counters.dead_letters.get("NOT_JSON"):
             raise CaptureError(f"{capture}, line {number}: the frame is not valid JSON")
         yield out
+    if engine.sequence == 1:  # the connection alone
+        raise CaptureError(f"{capture}: no frames in it")
 
 
 def _watch(market: Market, lines: list[tuple[str, Mapping[str, object]]]) -> None:
@@ -154,7 +157,7 @@ def _define(engine: Engine, path: Path) -> list[Record]:
             engine.define(decode_symbol_info(raw), 0, out)
     except OSError as error:
         raise CaptureError(f"can't read the instruments {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, DecimalError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, DecimalError, RecursionError) as error:
         raise CaptureError(f"{path}: not the exchange's exchangeInfo: {error}") from error
     return out
 

@@ -101,10 +101,17 @@ class RestClient:
             (),
             lambda: {(): self.budget.used(time.time())},
         )
+        metrics.read_gauge(
+            "binance_rest_weight_limit",
+            "Request weight that the exchange allows in a minute",
+            (),
+            lambda: {(): self.budget.limit},
+        )
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            ssl=client_ssl_context(self._settings) or True, limit_per_host=8
+            ssl=(self._settings.binance_mtls and client_ssl_context(self._settings)) or True,
+            limit_per_host=8,
         )
         self._session = aiohttp.ClientSession(
             headers=_HEADERS, timeout=_TIMEOUT, connector=connector

@@ -8,9 +8,11 @@ from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import (
 from collector_binance.api import CollectorService
 from collector_binance.collector import Collector
 from collector_binance.settings import CollectorSettings
+from meshkit.audit import AuditLog
 from meshkit.metrics import Metrics
 from meshkit.service import Running, configure, run
 from meshkit.service import serve as serve_mesh
+from meshkit.tracing import Tracing
 
 
 def main() -> int:
@@ -21,19 +23,23 @@ def main() -> int:
 async def _serve() -> int:
     settings = configure(CollectorSettings)
     metrics = Metrics()
-    collector = Collector(settings, metrics)
+    tracing = Tracing(settings, metrics)
+    collector = Collector(settings, metrics, tracing)
+    log = AuditLog(settings, source=settings.service_name, metrics=metrics)
     started: list[Running] = []
 
     def stop() -> None:
         started[0].stop()
 
-    service = CollectorService(collector, stop)
+    service = CollectorService(collector, stop, log)
     return await serve_mesh(
         settings,
         servicers=[(add_CollectorServiceServicer_to_server, service)],
-        background=[collector.run],
-        on_drain=[collector.close],
+        background=[collector.run, log.run],
+        on_drain=[collector.close, log.close],
         readiness={"connections": collector.is_ready},
         metrics=metrics,
+        tracing=tracing,
         on_started=started.append,
+        on_denied=log.denied,
     )

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from meshkit.settings import HttpUrl, KafkaSettings, RegistrySettings, ServiceSettings
+from meshkit.audit import AuditSettings
+from meshkit.settings import HttpUrl, ServiceSettings
 
 
 def _ws_url(text: str) -> str:
@@ -22,7 +23,7 @@ def _symbols(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
+class CollectorSettings(ServiceSettings, AuditSettings):
     """What collector-binance reads from the environment, all with the prefix COINMESH_."""
 
     service_name: str = Field(
@@ -37,6 +38,11 @@ class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
         "https://data-api.binance.vision",
         description="the exchange's REST address without a path",
         examples=["https://data-api.binance.vision"],
+    )
+    binance_mtls: bool = Field(
+        False,
+        description="1 for an exchange of our own mesh: it sees our certificate and must have one",
+        examples=["1"],
     )
     binance_symbols: Annotated[str, AfterValidator(_symbols)] = Field(
         "*",
@@ -57,6 +63,15 @@ class CollectorSettings(ServiceSettings, KafkaSettings, RegistrySettings):
     )
     binance_catalogue_seconds: float = Field(
         300.0, gt=0, description="how often exchangeInfo is read", examples=["300"]
+    )
+    binance_compiled: bool = Field(
+        True, description="use the compiled core where it was built", examples=["true"]
+    )
+    binance_waiting_records: int = Field(
+        20_000,
+        gt=0,
+        description="events that wait for Kafka before reading from the exchange pauses",
+        examples=["20000"],
     )
 
     @property

@@ -1,8 +1,15 @@
-"""For tests: a small model of the exchange, and frames as it sends them."""
+"""For tests: a small model of the exchange, its frames, and both cores side by side."""
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from collector_binance.core.compiled import load
+from collector_binance.core.encode import Headers, Record
+from collector_binance.core.engine import Engine, Input
+
+Records = TypeVar("Records", list[Record], list[Record] | None)
 
 SYMBOL = "BTCUSDT"
 BEGIN_MS = 1_723_161_600_000
@@ -102,3 +109,59 @@ class Book:
             "A": text(self.asks.get(ask, 0)),
         }
         return combined("bookTicker", data, self.symbol)
+
+
+class Twins(Engine):
+    """The Python core, and the compiled one that is given the same and must say the same.
+
+    After each input their events, byte for byte, commands and states are compared.
+    """
+
+    def __init__(self, headers: Headers, *, admits_any: bool = False) -> None:
+        super().__init__(headers, admits_any=admits_any)
+        self.twin = Engine(headers, admits_any=admits_any, fast=load())
+        self.process = self._process
+
+    def apply(self, given: Input) -> list[Record]:
+        """As `Engine.apply`."""
+        if given.kind == FrameKind.FRAME_KIND_MESSAGE:
+            return self.process(given.payload, given.receive_ns, given.connection)
+        if given.kind == FrameKind.FRAME_KIND_TICK:
+            return self.tick(given.receive_ns) or []
+        known = len(self.commands)
+        return self._equal(super().apply(given), self.twin.apply(given), known)
+
+    def tick(self, now_ns: int) -> list[Record] | None:
+        """As `Engine.tick`."""
+        known = len(self.commands)
+        return self._equal(super().tick(now_ns), self.twin.tick(now_ns), known)
+
+    def _process(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
+        known = len(self.commands)
+        ours = self.process_any(frame, receive_ns, connection)
+        return self._equal(ours, self.twin.process(frame, receive_ns, connection), known)
+
+    def _equal(self, ours: Records, theirs: Records, known: int) -> Records:
+        assert theirs == ours
+        assert self.twin.commands == self.commands[known:]
+        self.twin.commands.clear()
+        assert state(self.twin) == state(self)
+        return ours
+
+
+def state(engine: Engine) -> list[Any]:
+    """All that an engine knows of its markets and links, for comparison."""
+    links = [(link.name, link.messages, list(link.routes)) for link in engine.links.values()]
+    found: list[Any] = [engine.sequence, engine.counters, links]
+    for market in engine.markets.values():
+        trades, quotes, book = market.trades, market.quotes, market.book
+        audit = book.audit
+        found += [
+            (trades.last_id, trades.last_time, trades.events, trades.duplicates, trades.suspect),
+            (quotes.last_id, quotes.events, quotes.duplicates),
+            (book.last_id, book.last_time, book.events, book.duplicates, book.suspect),
+            (book.state, book.top, book.bids.levels, book.asks.levels, book.near_prices()),
+            (audit.matches, audit.differences, audit.last_match, audit.detail),
+            (market.klines.matches, market.klines.mismatches, market.deadline),
+        ]
+    return found

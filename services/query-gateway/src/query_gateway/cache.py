@@ -21,8 +21,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from meshkit.metrics import Metrics
+from meshkit.redis_options import redis_options
 from meshkit.settings import RedisSettings
-from meshkit.tls import certificate_files
+from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,28 +83,22 @@ class Versioned(NamedTuple):
 class Cache:
     """Redis, or the lack of it: no method raises because Redis is down."""
 
-    def __init__(self, settings: RedisSettings, metrics: Metrics) -> None:
-        files = certificate_files(settings)
-        tls: dict[str, Any] = {}
-        if files is not None and settings.redis_url.startswith("rediss"):
-            tls = {
-                "ssl_certfile": str(files.chain),
-                "ssl_keyfile": str(files.key),
-                "ssl_ca_certs": str(files.roots),
-            }
-        pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **tls)
+    def __init__(self, settings: RedisSettings, metrics: Metrics, tracing: Tracing) -> None:
+        options = redis_options(settings)
+        pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **options)
         self._redis: Redis = Redis.from_pool(pool)
+        self._tracing = tracing
         self._resting_until = 0.0
         self._failures = metrics.counter("redis_failures", "Requests that Redis failed")
         self._up = metrics.gauge("redis_up", "1 while Redis answers")
 
     async def get(self, key: str) -> bytes | None:
         """A cached value; None if there is none or Redis is down."""
-        return cast(bytes | None, await self._try(lambda: self._redis.get(key)))
+        return cast(bytes | None, await self._try("GET", lambda: self._redis.get(key)))
 
     async def put(self, key: str, value: bytes, seconds: int) -> None:
         """Caches a value for some seconds."""
-        await self._try(lambda: self._redis.set(key, value, ex=seconds))
+        await self._try("SET", lambda: self._redis.set(key, value, ex=seconds))
 
     async def offer(self, values: Sequence[Versioned]) -> bool:
         """Writes latest values; False if Redis is down or has lost what it held."""
@@ -113,7 +108,7 @@ class Cache:
             keys = [_SENTINEL, *(value.key for value in batch)]
             arguments = [part for value in batch for part in (value.version, value.data)]
             call = partial(self._redis.eval, _OFFER, len(keys), *keys, *arguments)
-            kept = bool(await self._try(call)) and kept
+            kept = bool(await self._try("EVAL offer", call)) and kept
         return kept
 
     async def latest(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -124,7 +119,7 @@ class Cache:
             pipeline = self._redis.pipeline(transaction=False)
             for key in batch:
                 pipeline.hget(key, "data")
-            answer = await self._try(pipeline.execute)
+            answer = await self._try("HGET", pipeline.execute)
             found += cast("list[bytes | None]", answer) if answer else [None] * len(batch)
         return found
 
@@ -132,11 +127,11 @@ class Cache:
         """Writes a leaderboard: a sorted set for readers of Redis, and the exact values."""
         arguments = [part for member, value in ranking for part in (member, value, value)]
         keys = leaderboard_keys(name)
-        await self._try(lambda: self._redis.eval(_RANK, 2, *keys, version, *arguments))
+        await self._try("EVAL rank", lambda: self._redis.eval(_RANK, 2, *keys, version, *arguments))
 
     async def ranking(self, name: str) -> list[tuple[str, str]]:
         """A leaderboard's instruments and exact values, in no order; empty if there is none."""
-        answer = await self._try(lambda: self._redis.hgetall(leaderboard_keys(name)[1]))
+        answer = await self._try("HGETALL", lambda: self._redis.hgetall(leaderboard_keys(name)[1]))
         values = cast(Mapping[bytes, bytes], answer or {})
         return [(key.decode(), value.decode()) for key, value in values.items() if key]
 
@@ -144,12 +139,13 @@ class Cache:
         """Closes the connections."""
         await self._redis.aclose()
 
-    async def _try(self, call: Any) -> object:
+    async def _try(self, operation: str, call: Any) -> object:
         if time.monotonic() < self._resting_until:
             return None
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                answer = await cast(Awaitable[object], call())
+            with self._tracing.asking("redis", operation):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    answer = await cast(Awaitable[object], call())
         except (RedisError, OSError, TimeoutError) as error:
             self._failures.inc()
             self._up.set(0)

@@ -28,10 +28,12 @@ from cassandra.policies import (
 from cassandra.query import PreparedStatement, tuple_factory
 
 from meshkit.backoff import Backoff
+from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
 from meshkit.settings import CassandraSettings
 from meshkit.tls import client_ssl_context
+from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 _Row = tuple[Any, ...]
@@ -51,12 +53,17 @@ class CassandraSession:
         settings: Where Cassandra is.
         statements: The statements to prepare, by name.
         metrics: Where reconnects and failures are counted.
+        tracing: For a span of each read inside a trace.
     """
 
     def __init__(
-        self, settings: CassandraSettings, statements: Mapping[str, str], metrics: Metrics
+        self,
+        settings: CassandraSettings,
+        statements: Mapping[str, str],
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
-        self._settings, self._texts = settings, dict(statements)
+        self._settings, self._texts, self._tracing = settings, dict(statements), tracing
         self._session: Session | None = None
         self._cluster: Cluster | None = None
         self._prepared: dict[str, PreparedStatement] = {}
@@ -122,7 +129,8 @@ class CassandraSession:
 
         response.add_callbacks(page, failed)
         try:
-            return await done
+            with self._tracing.asking("cassandra", f"read {statement}"):
+                return await done
         except _DOWN as error:
             self._failures.inc()
             _log.warning("a read from Cassandra failed: %s", _first_line(error))
@@ -141,11 +149,13 @@ class CassandraSession:
             request_timeout=REQUEST_SECONDS,
             row_factory=tuple_factory,
         )
+        tls = client_ssl_context(self._settings)
         self._cluster = Cluster(
             contact_points=[(address.host, address.port) for address in addresses],
             port=addresses[0].port,
             protocol_version=5,
-            ssl_context=client_ssl_context(self._settings),
+            ssl_context=tls,
+            auth_provider=CertificateAuthProvider() if tls else None,
             connect_timeout=CONNECT_SECONDS,
             control_connection_timeout=CONNECT_SECONDS,
             reconnection_policy=ConstantReconnectionPolicy(RECONNECT_SECONDS, _FOR_EVER),

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+from meshkit.metrics import Metrics
 from query_gateway.cache import Cache
 
 MAX_BYTES: Final = 32 << 20
@@ -20,19 +21,27 @@ class Charts:
     Args:
         cache: Redis.
         seconds: How long a chart is kept.
+        metrics: For how often a chart was found.
     """
 
-    def __init__(self, cache: Cache, seconds: int) -> None:
+    def __init__(self, cache: Cache, seconds: int, metrics: Metrics) -> None:
         self._cache, self._seconds = cache, seconds
         self._own: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
+        reads = metrics.counter(
+            "chart_reads", "Charts asked for, by where they were found", ("found",)
+        )
+        self._in_process = reads.labels("process")
+        self._in_redis, self._nowhere = reads.labels("redis"), reads.labels("nowhere")
 
     async def get(self, key: str) -> bytes | None:
         """A chart, if one is kept."""
         known = self._own.get(key)
         if known is not None and time.monotonic() < known[0]:
+            self._in_process.inc()
             return known[1]
         data = await self._cache.get(key)
+        (self._nowhere if data is None else self._in_redis).inc()
         if data is not None:
             # It is as old as it may be there: kept here for no longer than one turn more.
             self._keep(key, data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, cast
 
 from confluent_kafka import KafkaException
 from confluent_kafka import Message as Record
@@ -20,8 +21,9 @@ from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
-from meshkit.metrics import Metrics
+from meshkit.metrics import Metrics, exemplar
 from meshkit.registry import Registry
+from meshkit.tracing import Tracing, of_record
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
 from query_gateway.settings import GatewaySettings
@@ -34,7 +36,7 @@ _PROBE_SECONDS: Final = 2.0
 
 
 class CountedLetters(DeadLetters):
-    """Counts what can't be decoded: a reader that starts anew each time must not send it anew."""
+    """Counts what can't be decoded; who archives a topic tells of it, once (jobs/spark)."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._undecodable = metrics.counter(
@@ -69,6 +71,7 @@ class Feed:
         hub: Takes what is new.
         note: Told what is new, too.
         metrics: For the consumer's lag and Kafka's state.
+        tracing: For a span of each record whose sender is traced.
     """
 
     def __init__(
@@ -80,11 +83,26 @@ class Feed:
         *,
         note: Callable[[News], None],
         metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
-        self._note, self._metrics = note, metrics
+        self._note, self._metrics, self._tracing = note, metrics, tracing
         self._up = metrics.gauge("kafka_up", "1 while Kafka answers")
         self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
+        self._delay = metrics.histogram(
+            "live_delay_seconds",
+            "From Kafka's append to the view: the oldest record of a batch, and traced ones",
+            ("topic",),
+        )
+        self._newest_ms: dict[str, int] = {}
+        metrics.read_gauge(
+            "live_newest_seconds",
+            "When Kafka took the newest event in the view, as a Unix time",
+            ("topic",),
+            lambda: {(topic,): ms / 1000 for topic, ms in self._newest_ms.copy().items()},
+        )
+        metrics.read_gauge("stream_readers", "Readers of streams", (), lambda: {(): hub.readers})
+        metrics.read_gauge("book_holes", "Holes in book deltas", (), lambda: {(): view.book_holes})
         self.caught_up = asyncio.Event()
         self.connected = False
 
@@ -135,14 +153,26 @@ class Feed:
     async def take(self, batch: list[Record]) -> None:
         """Takes records in the order of their partitions."""
         counts: dict[str, int] = {}
+        now_ms = time.time() * 1000
+        begun_ns = time.time_ns()
         for record, event in await self._decode(batch):
             topic, partition = str(record.topic()), record.partition()
+            appended_ms = record.timestamp()[1]
+            sender = of_record(record) if self.caught_up.is_set() else None
+            if sender is not None or (topic not in counts and self.caught_up.is_set()):
+                # The first of a topic has waited longest; one whose sender is traced leads there.
+                delay = max(0.0, now_ms - appended_ms) / 1000
+                self._delay.labels(topic).observe(delay, exemplar(sender))
+            self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
             counts[topic] = counts.get(topic, 0) + 1
             news = self._view.apply(event)
             if news is not None:
                 self._note(news)
             if topic in _STREAMED:
                 self._hub.publish((topic, int(partition or 0)), int(record.offset() or 0), news)
+            # What is read again at start was told by whoever read it first.
+            if self.caught_up.is_set() and record.headers():
+                self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
             self._events.labels(topic).inc(count)
 

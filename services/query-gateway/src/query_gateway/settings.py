@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from meshkit.audit import AuditSettings
 from meshkit.settings import (
     Address,
     CassandraSettings,
-    KafkaSettings,
+    HttpUrl,
     RedisSettings,
-    RegistrySettings,
     ServiceSettings,
 )
 
@@ -32,9 +33,7 @@ def _collectors(text: str) -> str:
     return text
 
 
-class GatewaySettings(
-    ServiceSettings, KafkaSettings, RegistrySettings, CassandraSettings, RedisSettings
-):
+class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSettings):
     """What the query-gateway is told."""
 
     service_name: str = Field(
@@ -44,6 +43,14 @@ class GatewaySettings(
         "",
         description="the collectors, name=host:port separated by commas",
         examples=["binance=127.0.0.1:50061"],
+    )
+    vault_addr: HttpUrl | None = Field(
+        None, description="the Vault that users log in at", examples=["https://127.0.0.1:18200"]
+    )
+    vault_ca: Path | None = Field(
+        None,
+        description="the authority of its certificate; the system's by default",
+        examples=[".coinmesh/secrets/openbao/ca.crt"],
     )
     live_lookback_seconds: float = Field(
         90.0,

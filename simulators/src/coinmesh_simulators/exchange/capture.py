@@ -215,7 +215,7 @@ def frames(path: Path) -> Iterator[Frame]:
                     frame = _parse(number, line)
                     if frame is not None:
                         yield frame
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CaptureError(f"capture {path}, line {number}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise CaptureError(f"capture {path}, after line {number}: {error}") from error

@@ -9,6 +9,7 @@ import sys
 
 import uvloop
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from coinmesh_simulators.exchange.admin import AdminApi
 from coinmesh_simulators.exchange.exchange import Exchange
@@ -17,6 +18,8 @@ from coinmesh_simulators.exchange.rest import RestApi
 from coinmesh_simulators.exchange.settings import SimulatorSettings, split_address
 from coinmesh_simulators.exchange.store import StateError
 from coinmesh_simulators.exchange.websockets import WebSocketServer
+from meshkit import logs
+from meshkit.tls import CertificateFiles, peer_service, server_ssl_context
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,10 @@ async def listen(app: web.Application, address: str, settings: SimulatorSettings
     """Open a listener; every one of the simulator is opened here, with TLS when it is set."""
     host, port = split_address(address)
     tls: ssl.SSLContext | None = None
-    if settings.tls_cert is not None:
+    if settings.tls_dir is not None:
+        tls = server_ssl_context(CertificateFiles(settings.tls_dir))
+        app.middlewares.append(_only(frozenset(settings.clients.split(","))))
+    elif settings.tls_cert is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(settings.tls_cert, settings.tls_key)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -33,6 +39,20 @@ async def listen(app: web.Application, address: str, settings: SimulatorSettings
     await web.TCPSite(runner, host, port, ssl_context=tls).start()
     _log.info("listening on %s", ", ".join(f"{a[0]}:{a[1]}" for a in runner.addresses))
     return runner
+
+
+def _only(clients: frozenset[str]) -> Middleware:
+    """Lets in whose certificate names one of `clients`."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        peer = transport and peer_service(transport.get_extra_info("peercert"))
+        if peer not in clients:
+            raise web.HTTPForbidden(text=f"{peer} may not come in\n")
+        return await handler(request)
+
+    return check
 
 
 async def serve(settings: SimulatorSettings) -> None:
@@ -69,9 +89,10 @@ def main() -> None:
     """Entry point."""
     try:
         settings = SimulatorSettings()
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-        )
+        logs.configure("sim-exchange", settings.log_level.upper())
         uvloop.run(serve(settings))
     except (StateError, ValueError, OSError, sqlite3.Error) as error:
-        sys.exit(f"coinmesh-sim-exchange: {error}")
+        if not logging.root.handlers:  # the settings themselves were wrong
+            sys.exit(f"coinmesh-sim-exchange: {error}")
+        _log.critical("%s", error)
+        sys.exit(1)

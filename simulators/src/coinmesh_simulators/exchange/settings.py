@@ -36,6 +36,9 @@ class SimulatorSettings(BaseSettings):
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    #: As part of a mesh: the directory of our certificate, and the services that may come in.
+    tls_dir: Path | None = None
+    clients: str = ""
 
     ping_interval: float = Field(default=20.0, gt=0)
     pong_timeout: float = Field(default=60.0, gt=0)
@@ -46,7 +49,7 @@ class SimulatorSettings(BaseSettings):
     weight_per_minute: int = Field(default=6_000, ge=1)
     buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
 
-    @field_validator("capture", "tls_cert", "tls_key", mode="before")
+    @field_validator("capture", "tls_cert", "tls_key", "tls_dir", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value

@@ -211,7 +211,7 @@ class WebSocketServer:
         try:
             try:
                 request = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 line, column = getattr(error, "lineno", 1), getattr(error, "colno", 1)
                 raise _InvalidRequest(
                     3, f"Invalid JSON: expected value at line {line} column {column}"

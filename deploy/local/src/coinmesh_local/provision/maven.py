@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from coinmesh_local.provision import cache, java, system
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Names of the poms below `provision/`.
-PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars")
+PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars", "jmx-exporter", "opensearch")
 
 
 def directory(name: str) -> Path:
@@ -50,6 +51,10 @@ def _download(name: str, label: str, into: Path, progress: Callable[[str], None]
         progress(f"unpacking {archive.name}")
         with tarfile.open(archive) as packed:
             packed.extractall(into, filter="data")
+        archive.unlink()
+    for archive in into.glob("*.zip"):
+        progress(f"unpacking {archive.name}")
+        shutil.unpack_archive(archive, into)
         archive.unlink()
 
 

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from coinmesh_local.provision.errors import ProvisionError
 
 #: Command → Debian package that brings it.
-PACKAGES = {"redis-server": "redis-server", "mvn": "maven"}
+PACKAGES = {
+    "redis-server": "redis-server",
+    "mvn": "maven",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    # Its Elasticsearch output, which brings rsyslog itself.
+    "rsyslogd": "rsyslog-elasticsearch",
+}
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:

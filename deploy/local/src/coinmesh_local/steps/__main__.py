@@ -1,18 +1,21 @@
 """`python -m coinmesh_local.steps NAME`: runs one deploy step with settings from COINMESH_…"""
 
+import logging
 import os
 import sys
 
 from coinmesh_local.steps.dispatch import run
 from coinmesh_local.steps.errors import StepError
+from meshkit import logs
 
 
 def main() -> int:
     """Exit status 0 when the step's result holds, 1 when it could not be reached."""
+    logs.configure(sys.argv[1], os.environ.get("COINMESH_LOG_LEVEL", "INFO"))
     try:
         run(sys.argv[1], os.environ)
     except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logging.getLogger(__name__).error("%s", error)
         return 1
     return 0
 

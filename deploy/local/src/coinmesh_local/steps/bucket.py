@@ -1,22 +1,30 @@
-"""Creates the S3 bucket and shows that it takes and returns an object."""
+"""Creates the S3 buckets and shows that the store takes and returns an object."""
 
 import time
-from collections.abc import Mapping
 
 from pyarrow import fs
 
 from coinmesh_local.steps.errors import StepError
+from meshkit.audit_store import AnchorStore, AuditStoreSettings
+from meshkit.settings import S3Settings
+from meshkit.tls import certificate_files
 
 DEADLINE = 30.0
 PROBE = ".coinmesh-probe"
+#: Longer than the audit topic keeps its records.
+ANCHOR_DAYS = 400
 
 
-def create(endpoint: str, credentials: Mapping[str, str], bucket: str) -> None:
-    """Make `bucket` exist and usable; StepError when the store does not come round in time."""
+def create(settings: S3Settings) -> None:
+    """Make the bucket exist and usable; StepError when the store does not come round in time."""
+    endpoint, bucket = settings.s3_endpoint, settings.s3_bucket
+    credentials = settings.s3_credentials()
+    files = certificate_files(settings)
     scheme, _, address = endpoint.partition("://")
     store = fs.S3FileSystem(
-        access_key=credentials["accessKey"],
-        secret_key=credentials["secretKey"],
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key.get_secret_value(),
+        tls_ca_file_path=str(files.roots) if files else None,
         endpoint_override=address,
         scheme=scheme,
         region="us-east-1",
@@ -37,3 +45,8 @@ def create(endpoint: str, credentials: Mapping[str, str], bucket: str) -> None:
             if time.monotonic() > deadline:
                 raise StepError(f"bucket {bucket} at {endpoint} is not usable: {error}") from error
             time.sleep(0.5)
+
+
+def create_locked(settings: AuditStoreSettings) -> None:
+    """Make the bucket whose objects nobody can delete for `ANCHOR_DAYS`; Unavailable if not."""
+    AnchorStore(settings).create(ANCHOR_DAYS)

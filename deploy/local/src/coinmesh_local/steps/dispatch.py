@@ -1,45 +1,61 @@
 """The deploy steps by name."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.steps.errors import StepError
+from meshkit.settings import (
+    PREFIX,
+    CassandraSettings,
+    KafkaSettings,
+    MeshSettings,
+    RegistrySettings,
+    S3Settings,
+)
 
-NAMES = ("registry-storage", "topics", "schemas", "migrations", "bucket")
+S = TypeVar("S", bound=MeshSettings)
+NAMES = ("registry-storage", "topics", "schemas", "migrations", "bucket", "log-index")
 
 
 def run(name: str, settings: Mapping[str, str]) -> None:
     """Run a step; raises StepError with what to correct. Imports stay with their step."""
-    try:
-        _run(name, settings)
-    except KeyError as error:
-        raise StepError(f"{name}: the setting {error.args[0]} is missing") from error
-
-
-def _run(name: str, settings: Mapping[str, str]) -> None:
     if name in ("topics", "registry-storage"):
         from coinmesh_local.steps import topics
 
         wanted = topics.mesh_topics() if name == "topics" else topics.REGISTRY
-        topics.create(settings["COINMESH_KAFKA_BOOTSTRAP_SERVERS"], wanted)
+        topics.create(read(KafkaSettings, settings), wanted)
     elif name == "schemas":
         from coinmesh_local.steps import schemas
 
-        schemas.register_all(settings["COINMESH_SCHEMA_REGISTRY_URL"])
+        schemas.register_all(read(RegistrySettings, settings))
     elif name == "migrations":
         from coinmesh_local.steps import migrations
 
         migrations.apply(
-            settings["COINMESH_CASSANDRA_CONTACT_POINTS"],
-            settings["COINMESH_CASSANDRA_KEYSPACE"],
-            CHECKOUT / "deploy" / "cassandra" / "migrations",
+            read(CassandraSettings, settings), CHECKOUT / "deploy" / "cassandra" / "migrations"
         )
     elif name == "bucket":
         from coinmesh_local.steps import bucket
+        from meshkit.audit_store import AuditStoreSettings
 
-        credentials = json.loads(Path(settings["COINMESH_S3_CREDENTIALS_FILE"]).read_text())
-        bucket.create(settings["COINMESH_S3_ENDPOINT"], credentials, settings["COINMESH_S3_BUCKET"])
+        bucket.create(read(S3Settings, settings))
+        bucket.create_locked(read(AuditStoreSettings, settings))
+    elif name == "log-index":
+        from coinmesh_local.steps import log_index
+
+        log_index.prepare(read(log_index.LogStoreSettings, settings))
     else:
         raise StepError(f"there is no step {name!r}; there are: {', '.join(NAMES)}")
+
+
+def read(kind: type[S], settings: Mapping[str, str]) -> S:
+    """What `kind` needs out of COINMESH_… settings; StepError names what is missing or wrong."""
+    names = {name: PREFIX + name.upper() for name in kind.model_fields}
+    try:
+        return kind(**{n: settings[key] for n, key in names.items() if settings.get(key)})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise StepError(f"the setting {names[str(first['loc'][0])]}: {first['msg']}") from error

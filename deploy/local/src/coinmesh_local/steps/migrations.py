@@ -5,6 +5,7 @@ run again from its start: statements are written to be repeatable (IF NOT EXISTS
 """
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from cassandra.policies import RoundRobinPolicy
 from cassandra.protocol import ErrorMessage
 
 from coinmesh_local.steps.errors import StepError
+from meshkit.cassandra import CertificateAuthProvider
+from meshkit.settings import CassandraSettings
+from meshkit.tls import client_ssl_context
 
 NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.cql")
 TIMEOUT = 60
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,25 +66,30 @@ def statements(text: str) -> list[str]:
     return [statement for statement in (*result, current.strip()) if statement]
 
 
-def apply(contact_points: str, keyspace: str, directory: Path) -> list[str]:
+def apply(settings: CassandraSettings, directory: Path) -> list[str]:
     """Bring the keyspace to the newest schema; the names of the files that were applied.
 
     StepError when a file that was applied before has changed since or is gone.
     """
     wanted = load(directory)
-    hosts = [point.rpartition(":") for point in contact_points.split(",")]
+    addresses = settings.cassandra_addresses
+    tls = client_ssl_context(settings)
     profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=TIMEOUT)
     cluster = Cluster(
-        [host for host, _, _ in hosts],
-        port=int(hosts[0][2]),
+        [address.host for address in addresses],
+        port=addresses[0].port,
+        protocol_version=5,
+        ssl_context=tls,
+        auth_provider=CertificateAuthProvider() if tls else None,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=TIMEOUT,
     )
     try:
         session = cluster.connect()
-        return _apply(session, keyspace, wanted)
+        return _apply(session, settings.cassandra_keyspace, wanted)
     except NoHostAvailable as error:
-        raise StepError(f"Cassandra at {contact_points} cannot be reached: {error}") from error
+        where = settings.cassandra_contact_points
+        raise StepError(f"Cassandra at {where} cannot be reached: {error}") from error
     finally:
         cluster.shutdown()
 
@@ -122,6 +132,6 @@ def _apply(session: Any, keyspace: str, wanted: list[Migration]) -> list[str]:
             "VALUES (%s, %s, %s, toTimestamp(now()))",
             (migration.number, migration.name, migration.checksum),
         )
-        print(f"applied {migration.name}")
+        _log.info("applied %s", migration.name)
         applied.append(migration.name)
     return applied

@@ -5,6 +5,7 @@ first (compatibility BACKWARD_TRANSITIVE, and in Apicurio INTEGRITY and VALIDITY
 unresolved imports are accepted), then every contract after those that it imports.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import httpx
 
 from coinmesh_contracts import sources, topics
 from coinmesh_local.steps.errors import StepError
+from meshkit.settings import RegistrySettings
+from meshkit.tls import client_ssl_context
 
 COMPATIBILITY = "BACKWARD_TRANSITIVE"
 RULES = {"INTEGRITY": "FULL", "VALIDITY": "FULL"}
 ATTEMPTS = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ def contracts() -> Iterator[Contract]:
 
 
 class Registry:
-    """The few calls of the registry that a deployment makes. `url` ends in /apis/ccompat/v7."""
+    """The few calls of the registry that a deployment makes."""
 
-    def __init__(self, url: str, timeout: float = 30) -> None:
-        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout)
+    def __init__(self, settings: RegistrySettings, timeout: float = 30) -> None:
+        url = settings.schema_registry_url
+        tls = client_ssl_context(settings)
+        self._client = httpx.Client(base_url=url, timeout=timeout, verify=tls or True)
         parts = urlsplit(url)
         self._admin = f"{parts.scheme}://{parts.netloc}/apis/registry/v3/admin/rules"
 
@@ -118,11 +124,11 @@ class Registry:
         raise StepError(f"the schema registry failed at {method} {path}: {why}")
 
 
-def register_all(url: str) -> dict[str, int]:
+def register_all(settings: RegistrySettings) -> dict[str, int]:
     """Set the rules and register every contract; the ids by subject."""
-    with Registry(url) as registry:
+    with Registry(settings) as registry:
         registry.set_rules()
         ids = {contract.subject: registry.register(contract) for contract in contracts()}
     for subject, number in ids.items():
-        print(f"{number:>5} {subject}")
+        _log.info("schema %d is %s", number, subject)
     return ids

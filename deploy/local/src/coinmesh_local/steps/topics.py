@@ -1,5 +1,6 @@
 """Creates Kafka topics and brings the settings of those that exist in line with the table."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,8 +16,11 @@ from confluent_kafka.admin import (
 
 from coinmesh_contracts import topics as contract
 from coinmesh_local.steps.errors import StepError
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 TIMEOUT = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,15 @@ def mesh_topics() -> tuple[Wanted, ...]:
     return tuple(Wanted(topic.name, topic.partitions, topic.config) for topic in contract.ALL)
 
 
-def create(bootstrap: str, wanted: Iterable[Wanted]) -> None:
+def create(settings: KafkaSettings, wanted: Iterable[Wanted]) -> None:
     """Make every topic of `wanted` exist with its partitions and settings.
 
     The replication factor is 3 where there are three brokers or more, else 1. Partitions are only
     ever added, and not at all to a topic that has some: a key must keep its partition (StepError).
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000})
+    bootstrap = settings.kafka_bootstrap_servers
+    config = client_config(settings, "coinmesh-deploy") | {"socket.timeout.ms": 10_000}
+    admin = AdminClient(config)
     try:
         metadata = admin.list_topics(timeout=TIMEOUT)
     except KafkaException as error:
@@ -70,7 +76,7 @@ def create(bootstrap: str, wanted: Iterable[Wanted]) -> None:
     if missing:
         for name, future in admin.create_topics(missing, operation_timeout=TIMEOUT).items():
             _settle(f"create topic {name}", future)
-            print(f"created {name}")
+            _log.info("created %s", name)
     if existing:
         _align(admin, existing, durable)
 
@@ -94,7 +100,7 @@ def _align(admin: AdminClient, topics: list[Wanted], durable: Mapping[str, str])
             changed.append(
                 ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
             )
-            print(f"setting {names} of {topic.name}")
+            _log.info("setting %s of %s", names, topic.name)
     if changed:
         for resource, future in admin.incremental_alter_configs(changed).items():
             _settle(f"alter topic {resource.name}", future)

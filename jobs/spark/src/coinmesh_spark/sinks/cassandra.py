@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedS
 from coinmesh_spark.bars import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
+from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.settings import CassandraSettings
 from meshkit.tls import client_ssl_context
@@ -31,6 +32,7 @@ BATCH_ROWS: Final = 30
 ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 10.0
 
+_UNORDERED: Final = "trades"
 _TIME: Final = ("bucket", "start_time")
 
 
@@ -71,11 +73,13 @@ class CassandraSink:
             consistency_level=ConsistencyLevel.LOCAL_QUORUM,
             request_timeout=REQUEST_SECONDS,
         )
+        tls = client_ssl_context(settings)
         self._cluster = Cluster(
             [address.host for address in addresses],
             port=addresses[0].port,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            ssl_context=client_ssl_context(settings),
+            ssl_context=tls,
+            auth_provider=CertificateAuthProvider() if tls else None,
             protocol_version=5,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
             # Nothing here reads the schema; each DDL would cost a refresh.
@@ -107,14 +111,26 @@ class CassandraSink:
     def write(self, rows: Iterable[Row], concurrency: int = 64) -> int:
         """Write all rows; how many there were.
 
+        An instrument's rows of one table come in the order in which they may become readable, so
+        that whoever reads one has all before it; rows of recent trades have no such order.
+
         Raises:
             Unavailable: Some could not be written in `ATTEMPTS` attempts.
         """
         count = 0
-        pending: list[tuple[Any, None]] = []
-        for size, statement in self._statements(rows):
+        rounds: dict[int, list[tuple[Any, None]]] = defaultdict(list)
+        for number, size, statement in self._statements(rows):
             count += size
-            pending.append((statement, None))
+            rounds[number].append((statement, None))
+        for number in sorted(rounds):
+            self._execute(rounds[number], concurrency)
+        return count
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._cluster.shutdown()
+
+    def _execute(self, pending: list[tuple[Any, None]], concurrency: int) -> None:
         backoff = Backoff(base=0.2, cap=3.0, limit=ATTEMPTS - 1)
         while pending:
             results = execute_concurrent(
@@ -126,7 +142,7 @@ class CassandraSink:
                 if not result.success
             ]
             if not failed:
-                break
+                return
             delay = next(backoff, None)
             if delay is None:
                 raise Unavailable(
@@ -137,29 +153,30 @@ class CassandraSink:
             _log.warning("%d writes failed (%s); again", len(failed), _first(failed[0][1]))
             time.sleep(delay)
             pending = [statement for statement, _ in failed]
-        return count
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._cluster.shutdown()
+    def _statements(self, rows: Iterable[Row]) -> Iterator[tuple[int, int, Any]]:
+        """Single statements and unlogged batches of rows of one partition.
 
-    def _statements(self, rows: Iterable[Row]) -> Iterator[tuple[int, Any]]:
-        """Single statements and unlogged batches of rows of one partition, with their sizes."""
+        With each, the round that it belongs to and how many rows it has.
+        """
+        written: Counter[tuple[str, bytes]] = Counter()
         groups: dict[tuple[str, tuple[bytes, ...]], list[Row]] = defaultdict(list)
         for row in rows:
             groups[row.table, row.partition].append(row)
-        for (table, _), members in groups.items():
+        for (table, partition), members in groups.items():
             prepared = self._prepared[table]
             for at in range(0, len(members), BATCH_ROWS):
                 chunk = members[at : at + BATCH_ROWS]
+                number = written[table, partition[0]]
+                written[table, partition[0]] += table != _UNORDERED
                 if len(chunk) == 1:
-                    yield 1, _bound(prepared, chunk[0])
+                    yield number, 1, _bound(prepared, chunk[0])
                     continue
                 batch = BatchStatement(BatchType.UNLOGGED)
                 batch.is_idempotent = True
                 for row in chunk:
                     batch.add(_bound(prepared, row))
-                yield len(chunk), batch
+                yield number, len(chunk), batch
 
 
 def _bound(prepared: PreparedStatement, row: Row) -> BoundStatement:

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError
 
 from meshkit.errors import Unavailable
 from meshkit.kafka import Config, client_config, client_log
-from meshkit.producer import PRODUCER_CONFIG
+from meshkit.producer import PRODUCER_CONFIG, Headers
 from meshkit.settings import KafkaSettings
 
 DELIVERY_SECONDS: Final = 30.0
@@ -41,11 +41,13 @@ class KafkaSink:
         }
         self._producer = confluent_kafka.Producer(config, logger=client_log())
 
-    def send(self, topic: str, key: bytes | None, value: bytes) -> None:
+    def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
+    ) -> None:
         """Queue a record; waits for room."""
         while True:
             try:
-                self._producer.produce(topic, value, key)
+                self._producer.produce(topic, value, key, headers=headers)
             except BufferError:
                 self._producer.poll(0.1)
                 self._raise()

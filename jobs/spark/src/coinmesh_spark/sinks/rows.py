@@ -115,6 +115,13 @@ def _name(output: Output) -> str:
     return output.key
 
 
+def bar_id(changed: ChangedBar) -> str:
+    """The bar's event id."""
+    seconds = INTERVALS[changed.interval]
+    revision = changed.bar.revision(changed.final)
+    return f"{changed.instrument}:bar:{seconds}:{changed.bar.start}:{STREAM_LAYER}:{revision}"
+
+
 def bar_event(changed: ChangedBar, run: str, receive_time: int) -> bytes:
     """A bar as an event, serialized; `receive_time` in nanoseconds."""
     bar, instrument = changed.bar, changed.instrument
@@ -122,7 +129,7 @@ def bar_event(changed: ChangedBar, run: str, receive_time: int) -> bytes:
     seconds = INTERVALS[changed.interval]
     revision = bar.revision(changed.final)
     return BarEvent(
-        event_id=f"{instrument}:bar:{seconds}:{bar.start}:{STREAM_LAYER}:{revision}",
+        event_id=bar_id(changed),
         event_time=bar.start * MICROS,
         receive_time=receive_time,
         source=_SOURCE,

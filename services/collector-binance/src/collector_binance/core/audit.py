@@ -14,7 +14,7 @@ from typing import Final
 Top = tuple[int, int, int, int]
 """Bid price and size, ask price and size."""
 
-_KEPT_QUOTES: Final = 4096
+KEPT_QUOTES: Final = 4096
 CONFIRMATIONS: Final = 3
 """How many differences in a row, against different bookTickers, make a mismatch."""
 
@@ -23,7 +23,7 @@ class Audit:
     """Compares tops; `matches` and `differences` count comparisons."""
 
     def __init__(self) -> None:
-        self._quotes: deque[tuple[int, Top]] = deque(maxlen=_KEPT_QUOTES)
+        self._quotes: deque[tuple[int, Top]] = deque(maxlen=KEPT_QUOTES)
         self._waiting: tuple[int, Top] | None = None
         self._in_a_row = 0
         self._last_differing = -1

@@ -15,7 +15,7 @@ anew without an interruption (`renewal`).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -59,6 +59,15 @@ class Delta:
     data: DepthData
 
 
+@dataclass(slots=True)
+class Parts:
+    """What a book is made of; the compiled core has its own."""
+
+    bids: Side = field(default_factory=lambda: Side(is_bid=True))
+    asks: Side = field(default_factory=lambda: Side(is_bid=False))
+    audit: Audit = field(default_factory=Audit)
+
+
 class BookObserver:
     """Is told what the book takes in; for `replay --book-top`."""
 
@@ -80,19 +89,20 @@ class Book:
         resyncs: Snapshots joined after the first.
     """
 
-    def __init__(self, encoder: Encoder, gaps: GapLog, commands: list[Command]) -> None:
+    def __init__(
+        self, encoder: Encoder, gaps: GapLog, commands: list[Command], parts: Parts | None = None
+    ) -> None:
+        parts = parts or Parts()
         self._encoder, self._gaps, self._commands = encoder, gaps, commands
         self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
         self._hole: Hole | None = None
         self._trusted: tuple[int | None, int | None] = (None, None)
         self._held = self._published = Margins()
-        self._renewal: Renewal[Delta] | None = None
+        self.renewal: Renewal[Delta] | None = None
         self._attempts = 0
         self._published_ns = 0
         self.observer: BookObserver | None = None
-        self.bids = Side(is_bid=True)
-        self.asks = Side(is_bid=False)
-        self.audit = Audit()
+        self.bids, self.asks, self.audit = parts.bids, parts.asks, parts.audit
         self.state = BookState.IDLE
         self.last_id: int | None = None
         self.last_time: int | None = None
@@ -117,15 +127,16 @@ class Book:
         Raises:
             DecimalError: A level can't be held; the state is unchanged.
         """
-        if data.first_id > data.last_id:
-            raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
-        bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
-        time = data.publish_time * scale
-        delta = Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
-        if self.state is BookState.SYNCED:
-            self._on_live(delta, out)
-        else:
-            self._on_unsynced(delta, out)
+        self._on_applicable(_read(data, scale, receive_ns), out)
+
+    def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
+        """Nothing but the errors that `on_depth` has with a delta."""
+        delta = _read(data, scale, receive_ns)
+        self._encode(delta)
+
+    def _encode(self, delta: Delta) -> Record:
+        ids = (delta.first_id, delta.last_id)
+        return self._encoder.delta(ids, delta.bids, delta.asks, delta.receive_ns, delta.time)
 
     def _on_live(self, delta: Delta, out: list[Record]) -> None:
         last = self.last_id
@@ -144,19 +155,23 @@ class Book:
         if self._apply(delta, out):
             self._mismatch(delta.receive_ns, out)
             return
-        self._widen(delta, out)
-        due = delta.receive_ns - self._published_ns >= SNAPSHOT_EVERY_NS
-        if due or self._published.are_crossed(self.bids.best()[0], self.asks.best()[0]):
-            self.publish(delta.receive_ns, out)
+        if self.renewal is not None:
+            self._widen(self.renewal, delta, out)
+        self.watch(delta.receive_ns, out)
 
-    def _widen(self, delta: Delta, out: list[Record]) -> None:
-        """Ask for a newer snapshot when the book becomes narrow; join it once both are there."""
-        renewal = self._renewal
-        if renewal is None:
-            if self._held.are_crossed(self.bids.best()[0], self.asks.best()[0]):
-                self._renewal = Renewal(delta.last_id)
-                self._want()
-            return
+    def watch(self, receive_ns: int, out: list[Record]) -> None:
+        """After a delta: ask for a newer snapshot when the book becomes narrow; publish if due."""
+        assert self.last_id is not None
+        bid, ask = self.bids.best()[0], self.asks.best()[0]
+        if self.renewal is None and self._held.are_crossed(bid, ask):
+            self.renewal = Renewal(self.last_id)
+            self._want()
+        due = receive_ns - self._published_ns >= SNAPSHOT_EVERY_NS
+        if due or self._published.are_crossed(bid, ask):
+            self.publish(receive_ns, out)
+
+    def _widen(self, renewal: Renewal[Delta], delta: Delta, out: list[Record]) -> None:
+        """Join a newer snapshot once the stream has reached it."""
         renewal.deltas.append(delta)
         if renewal.snapshot is not None and renewal.snapshot.last_update_id <= delta.last_id:
             self._renew(renewal, renewal.snapshot, delta.receive_ns, out)
@@ -168,7 +183,7 @@ class Book:
         if last < renewal.since or renewal.overflown:
             assert self.last_id is not None
             self._attempts += 1
-            self._renewal = Renewal(self.last_id) if renewal.overflown else renewal
+            self.renewal = Renewal(self.last_id) if renewal.overflown else renewal
             self._want()
             return
         later = [delta for delta in renewal.deltas if delta.last_id > last]
@@ -216,7 +231,7 @@ class Book:
 
     def near_prices(self) -> list[int]:
         """Prices near the market's: the book's top, or the best of the newest delta held."""
-        if self.bids.levels or self.asks.levels:
+        if len(self.bids) or len(self.asks):
             return [self.bids.best()[0], self.asks.best()[0]]
         bids = [price for delta in self._buffer for price in delta.bids[0]]
         asks = [price for delta in self._buffer for price in delta.asks[0]]
@@ -231,12 +246,12 @@ class Book:
             DecimalError: A level can't be held; the state is unchanged.
         """
         last = snapshot.last_update_id
-        if self.state is BookState.SYNCED and self._renewal is not None:
-            self._renewal.limit = limit
+        if self.state is BookState.SYNCED and self.renewal is not None:
+            self.renewal.limit = limit
             if last > (self.last_id or 0):
-                self._renewal.snapshot = snapshot
+                self.renewal.snapshot = snapshot
             else:
-                self._renew(self._renewal, snapshot, receive_ns, out)
+                self._renew(self.renewal, snapshot, receive_ns, out)
             return
         if self.state not in (BookState.BUFFERING, BookState.STALE):
             return
@@ -275,7 +290,7 @@ class Book:
             max(asks[0]) if _is_cut(len(asks[0]), limit) else None,
         )
         self._held = Margins.of(*self._trusted, self.bids.best()[0], self.asks.best()[0])
-        self._renewal = None
+        self.renewal = None
         self._attempts = 0
 
     def _on_applicable(self, delta: Delta, out: list[Record]) -> None:
@@ -296,7 +311,7 @@ class Book:
 
     def resume(self) -> None:
         """Ask again for a snapshot that is still needed: the request was lost with its session."""
-        if self._renewal is not None or self.state in (BookState.BUFFERING, BookState.STALE):
+        if self.renewal is not None or self.state in (BookState.BUFFERING, BookState.STALE):
             self._want()
 
     def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
@@ -307,9 +322,9 @@ class Book:
         assert self.last_id is not None
         bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
         low, high = self._trusted
-        if len(self.bids.levels) > PUBLISHED_LEVELS:
+        if len(self.bids) > PUBLISHED_LEVELS:
             low = max(bids[0][-1], low or 0)
-        if len(self.asks.levels) > PUBLISHED_LEVELS:
+        if len(self.asks) > PUBLISHED_LEVELS:
             high = asks[0][-1] if high is None else min(asks[0][-1], high)
         ids = (self.last_id, self.last_id)
         out.append(
@@ -329,8 +344,7 @@ class Book:
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
         """Take a delta in; True when the audit says that the book is wrong."""
-        ids = (delta.first_id, delta.last_id)
-        record = self._encoder.delta(ids, delta.bids, delta.asks, delta.receive_ns, delta.time)
+        record = self._encode(delta)
         if self.observer is not None:
             self.observer.on_levels(bytes(delta.data.bids), bytes(delta.data.asks))
         self.bids.apply(*delta.bids)
@@ -362,7 +376,7 @@ class Book:
         )
         self.state = BookState.STALE
         self.suspect = None
-        self._renewal = None
+        self.renewal = None
         self.audit.reset()
         self.publish(receive_ns, out, stale=True)
         self._want()
@@ -370,6 +384,14 @@ class Book:
     def _want(self) -> None:
         urgent = self.state is BookState.STALE
         self._commands.append(WantSnapshot(self._encoder.symbol, urgent, self._attempts))
+
+
+def _read(data: DepthData, scale: int, receive_ns: int) -> Delta:
+    if data.first_id > data.last_id:
+        raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
+    bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
+    time = data.publish_time * scale
+    return Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
 
 
 def _is_cut(levels: int, limit: int | None) -> bool:

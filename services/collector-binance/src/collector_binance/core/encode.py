@@ -73,12 +73,12 @@ class Encoder:
         self.instrument = instruments.instrument_name(symbol, info)
         self.key = self.instrument.encode()
         self._headers = headers
-        self._trade_head = self._head(topics.TRADES, Trade, EventType.EVENT_TYPE_TRADE)
-        self._quote_head = self._head(topics.QUOTES, Quote, EventType.EVENT_TYPE_QUOTE)
-        self._book_head = self._head(topics.BOOKS, BookUpdate, EventType.EVENT_TYPE_BOOK)
-        self._trade_id = f"{self.instrument}:trade:"
-        self._quote_id = f"{self.instrument}:quote:"
-        self._book_id = f"{self.instrument}:book:"
+        self.trade_head = self._head(topics.TRADES, Trade, EventType.EVENT_TYPE_TRADE)
+        self.quote_head = self._head(topics.QUOTES, Quote, EventType.EVENT_TYPE_QUOTE)
+        self.book_head = self._head(topics.BOOKS, BookUpdate, EventType.EVENT_TYPE_BOOK)
+        self.trade_id = f"{self.instrument}:trade:"
+        self.quote_id = f"{self.instrument}:quote:"
+        self.book_id = f"{self.instrument}:book:"
         self._trade = Trade()
         # Trades in a row often have one price.
         self._price, self._price_text = 0, ""
@@ -111,7 +111,7 @@ class Encoder:
                 data, data.trade_time * scale, receive_ns, data.publish_time * scale
             )
         message = self._trade
-        message.event_id = f"{self._trade_id}{data.trade_id}"
+        message.event_id = f"{self.trade_id}{data.trade_id}"
         message.event_time = data.trade_time * scale
         message.receive_time = receive_ns
         message.trade_id = data.trade_id
@@ -119,7 +119,7 @@ class Encoder:
         message.size_units = size
         message.taker_side = _SELL if data.buyer_is_maker else _BUY
         message.publish_time = data.publish_time * scale
-        return _TRADES, self.key, self._trade_head + message.SerializeToString()
+        return _TRADES, self.key, self.trade_head + message.SerializeToString()
 
     def past_trade(self, data: PastTrade, scale: int, receive_ns: int) -> Record:
         """A trade that was read over REST.
@@ -135,7 +135,7 @@ class Encoder:
         price, price_exponent = parse_any_scale(data.price)
         size, size_exponent = parse_any_scale(data.size)
         message = Trade(
-            event_id=f"{self._trade_id}{data.trade_id}",
+            event_id=f"{self.trade_id}{data.trade_id}",
             event_time=time,
             receive_time=receive_ns,
             trade_id=data.trade_id,
@@ -146,7 +146,7 @@ class Encoder:
             taker_side=_SELL if data.buyer_is_maker else _BUY,
             publish_time=publish_time,
         )
-        return _TRADES, self.key, self._trade_head + message.SerializeToString()
+        return _TRADES, self.key, self.trade_head + message.SerializeToString()
 
     def quote(self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int) -> Record:
         """A quote; `units` are bid price and size, ask price and size at 10^-8.
@@ -156,7 +156,7 @@ class Encoder:
         """
         bid_price, bid_size, ask_price, ask_size = units
         message = self._quote
-        message.event_id = f"{self._quote_id}{data.update_id}"
+        message.event_id = f"{self.quote_id}{data.update_id}"
         message.receive_time = receive_ns
         message.update_id = data.update_id
         try:
@@ -166,7 +166,7 @@ class Encoder:
             message.ask_size_units = ask_size
         except ValueError:  # beyond 64 bits
             return self._odd_quote(data, units, receive_ns)
-        return _QUOTES, self.key, self._quote_head + message.SerializeToString()
+        return _QUOTES, self.key, self.quote_head + message.SerializeToString()
 
     def _odd_quote(
         self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int
@@ -174,7 +174,7 @@ class Encoder:
         (bid_price, ask_price), price_exponent = fit(units[::2])
         (bid_size, ask_size), size_exponent = fit(units[1::2])
         message = Quote(
-            event_id=f"{self._quote_id}{data.update_id}",
+            event_id=f"{self.quote_id}{data.update_id}",
             receive_time=receive_ns,
             update_id=data.update_id,
             bid_price_units=bid_price,
@@ -184,7 +184,7 @@ class Encoder:
             price_exponent=price_exponent,
             size_exponent=size_exponent,
         )
-        return _QUOTES, self.key, self._quote_head + message.SerializeToString()
+        return _QUOTES, self.key, self.quote_head + message.SerializeToString()
 
     def delta(
         self, ids: tuple[int, int], bids: Levels, asks: Levels, receive_ns: int, event_time: int
@@ -192,7 +192,7 @@ class Encoder:
         """A change of the book, as `book` makes it."""
         try:
             message = BookUpdate(
-                event_id=f"{self._book_id}delta:{ids[1]}",
+                event_id=f"{self.book_id}delta:{ids[1]}",
                 event_time=event_time,
                 receive_time=receive_ns,
                 kind=_DELTA,
@@ -205,7 +205,7 @@ class Encoder:
             )
         except ValueError:  # beyond 64 bits
             return self.book(_DELTA, ids, bids, asks, receive_ns, event_time=event_time)
-        return _BOOKS, self.key, self._book_head + message.SerializeToString()
+        return _BOOKS, self.key, self.book_head + message.SerializeToString()
 
     def book(
         self,
@@ -227,7 +227,7 @@ class Encoder:
         name = "delta" if kind == _DELTA else "snapshot"
         low, high = trusted
         message = BookUpdate(
-            event_id=f"{self._book_id}{name}:{ids[1]}{':stale' if stale else ''}",
+            event_id=f"{self.book_id}{name}:{ids[1]}{':stale' if stale else ''}",
             event_time=event_time,
             receive_time=receive_ns,
             kind=kind,
@@ -255,7 +255,7 @@ class Encoder:
             message.trusted_low_units = low
         if high is not None:
             message.trusted_high_units = high
-        return _BOOKS, self.key, self._book_head + message.SerializeToString()
+        return _BOOKS, self.key, self.book_head + message.SerializeToString()
 
     def gap(self, gap: Gap, receive_ns: int) -> Record:
         """A gap's present state; what all events have is filled in here."""

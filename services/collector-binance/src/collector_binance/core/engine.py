@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -36,14 +36,20 @@ from collector_binance.core.messages import (
 )
 from collector_binance.core.units import DecimalError
 
+if TYPE_CHECKING:
+    from collector_binance.core._fast import Fast, Lane
+
 MICROSECONDS: Final = 1
 MILLISECONDS: Final = 1000
 _MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
-_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError)
+_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError)
 
-Route = tuple[Handler, Market, Channel]
+Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
+
+Process = Callable[[bytes, int, str], list[Record]]
+"""Takes a WebSocket message, its receive time (ns) and its connection; the events that it makes."""
 
 AnonymousSnapshot = Callable[["Engine", bytes, int, list[Record]], None]
 
@@ -97,13 +103,16 @@ class Engine:
     """All instruments and connections of one collector.
 
     Attributes:
+        process: The hot path; the compiled core's where there is one.
         commands: What is wanted outside; whoever drives the engine takes them out.
         sequence: Place of the next input in the session's order.
         admits_any: Take up whatever symbol a stream names, without a subscription: for captures
             that do not say what was subscribed.
     """
 
-    def __init__(self, headers: Headers, *, admits_any: bool = False) -> None:
+    def __init__(
+        self, headers: Headers, *, admits_any: bool = False, fast: type[Fast] | None = None
+    ) -> None:
         self.headers = headers
         self.admits_any = admits_any
         self.commands: list[Command] = []
@@ -115,6 +124,8 @@ class Engine:
         self.sequence = 0
         self.on_market: Callable[[Market], None] | None = None
         self.anonymous_snapshot: AnonymousSnapshot | None = None
+        self._fast = None if fast is None else fast(self)
+        self.process: Process = self.process_any if self._fast is None else self._fast.process
 
     def apply(self, given: Input) -> list[Record]:
         """Take any input in; the events that it makes."""
@@ -137,8 +148,8 @@ class Engine:
             self._reject(given, error, out)
         return out
 
-    def process(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
-        """The hot path: a WebSocket message in, the events that it makes out."""
+    def process_any(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
+        """A WebSocket message in, the events that it makes out; in Python, whatever it is."""
         self.sequence += 1
         out: list[Record] = []
         link = self.links.get(connection)
@@ -153,8 +164,7 @@ class Engine:
             else:
                 route[0](frame, link.scale, receive_ns, out)
         except _BAD_INPUT as error:
-            given = Input(_MESSAGE, connection, receive_ns, frame)
-            self._undecodable(given, route, error, out)
+            self.undecodable(Input(_MESSAGE, connection, receive_ns, frame), route, error, out)
         return out
 
     def tick(self, now_ns: int) -> list[Record] | None:
@@ -169,7 +179,11 @@ class Engine:
         self.sequence += 1
         out: list[Record] = []
         for market in due:
-            market.on_tick(now_ns, out)
+            try:
+                market.on_tick(now_ns, out)
+            except _BAD_INPUT as error:
+                given = Input(FrameKind.FRAME_KIND_TICK, market.symbol, now_ns)
+                self._reject(given, error, out, market)
         return out
 
     @property
@@ -182,7 +196,7 @@ class Engine:
         """The market of a symbol, made when it is new."""
         market = self.markets.get(symbol)
         if market is None:
-            market = Market(self.headers, symbol, self.commands, self.infos.get(symbol))
+            market = Market(self.headers, symbol, self.commands, self.infos.get(symbol), self._fast)
             self.markets[symbol] = market
             if self.on_market is not None:
                 self.on_market(market)
@@ -280,7 +294,8 @@ class Engine:
     # Frames off the fast path
 
     def _route(self, link: Link, name: str, market: Market, channel: Channel) -> None:
-        link.routes[name.encode()] = (market.handlers[channel], market, channel)
+        handler, lane = market.handlers[channel], market.lanes.get(channel)
+        link.routes[name.encode()] = (handler, market, channel, lane)
         market.connected(link.name)
 
     def _unrouted(self, frame: bytes, receive_ns: int, link: Link, out: list[Record]) -> None:
@@ -325,17 +340,17 @@ class Engine:
         try:
             route[0](b'{"data":' + data + b"}", link.scale, given.receive_ns, out)
         except _BAD_INPUT as error:
-            self._undecodable(given, route, error, out)
+            self.undecodable(given, route, error, out)
 
     # Bad input
 
-    def _undecodable(
+    def undecodable(
         self, given: Input, route: Route | None, error: Exception, out: list[Record]
     ) -> None:
         """A message that can't be used: a dead letter, and the reason of the hole it leaves."""
         cause = GapCause.GAP_CAUSE_MALFORMED_FRAME
         link = self.links[given.connection]
-        for _, market, channel in [route] if route else link.routes.values():
+        for _, market, channel, _ in [route] if route else link.routes.values():
             if channel is Channel.TRADE:
                 market.trades.suspect = market.trades.suspect or cause
             elif channel is Channel.BOOK:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.event_type_pb2 import EventType
@@ -13,8 +14,15 @@ from collector_binance.core.encode import Record
 from collector_binance.core.engine import Input
 from collector_binance.core.instruments import VENUE
 
+if TYPE_CHECKING:
+    from collector_binance.core._fast import Fast
+
 FLUSH_BYTES: Final = 256 * 1024
 _TAG: Final = bytes([FrameBatch.FRAMES_FIELD_NUMBER << 3 | 2])
+
+
+Element = Callable[[bytes, int, int], bytes]
+"""Serializes a message, its receive time and its place as an element of FrameBatch.frames."""
 
 
 @lru_cache(maxsize=8192)
@@ -30,7 +38,7 @@ def _head(size: int) -> bytes:
 
 @dataclass(slots=True)
 class _Batch:
-    """Serialized frames of one connection, each after its head."""
+    """Serialized elements of one connection."""
 
     first_sequence: int
     receive_ns: int
@@ -44,21 +52,19 @@ class FrameRecorder:
     A frame is serialized when it comes, and a batch is their concatenation.
     """
 
-    def __init__(self, schema_id: int) -> None:
+    def __init__(self, schema_id: int, fast: type[Fast] | None = None) -> None:
         self._header = framing.header(schema_id)
         self._batches: dict[str, _Batch] = {}
         # Reused: all that varies between messages is set each time.
         self._message = Frame(kind=FrameKind.FRAME_KIND_MESSAGE)
+        self._element: Element = self._serialize if fast is None else fast.element
 
     def message(
         self, payload: bytes, receive_ns: int, connection: str, sequence: int
     ) -> Record | None:
         """Note a WebSocket message at its place in the session; a full batch comes back."""
-        frame = self._message
-        frame.payload = payload
-        frame.receive_time = receive_ns
-        frame.sequence = sequence
-        return self._add(connection, frame.SerializeToString(), receive_ns, sequence)
+        data = self._element(payload, receive_ns, sequence)
+        return self._add(connection, data, receive_ns, sequence)
 
     def add(self, given: Input, sequence: int) -> Record | None:
         """Note any input, as `message`."""
@@ -71,19 +77,29 @@ class FrameRecorder:
             sequence=sequence,
         )
         data = frame.SerializeToString()
-        return self._add(given.connection, data, given.receive_ns, sequence)
+        element = _head(len(data)) + data
+        return self._add(given.connection, element, given.receive_ns, sequence)
 
     def flush(self) -> list[Record]:
         """Everything that has been noted and not been returned yet."""
         return [self._take(connection) for connection in list(self._batches)]
 
-    def _add(self, connection: str, data: bytes, receive_ns: int, sequence: int) -> Record | None:
+    def _serialize(self, payload: bytes, receive_ns: int, sequence: int) -> bytes:
+        frame = self._message
+        frame.payload = payload
+        frame.receive_time = receive_ns
+        frame.sequence = sequence
+        data = frame.SerializeToString()
+        return _head(len(data)) + data
+
+    def _add(
+        self, connection: str, element: bytes, receive_ns: int, sequence: int
+    ) -> Record | None:
         batch = self._batches.get(connection)
         if batch is None:
             batch = self._batches[connection] = _Batch(sequence, receive_ns)
-        size = len(data)
-        batch.parts += (_head(size), data)
-        batch.size += size
+        batch.parts.append(element)
+        batch.size += len(element)
         return self._take(connection) if batch.size >= FLUSH_BYTES else None
 
     def _take(self, connection: str) -> Record:

@@ -12,12 +12,15 @@ from typing import Final
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from collector_binance.core.encode import Record
 from collector_binance.core.gaps import GapLog
-from collector_binance.core.messages import Channel, Kline, KlineData, PastTrade, TradeData
+from collector_binance.core.messages import Channel, Kline, KlineData
 from collector_binance.core.trades import Trades
 from collector_binance.core.units import parse
 
 WAIT_NS: Final = 10 * 10**9
 """How long the trades of a closed kline may take before they count as missing."""
+
+HeldTrade = tuple[str, str, bool, int]
+"""Price, size, whether the buyer was the maker, time (µs)."""
 
 _KEPT_TRADES: Final = 1_000_000
 _CENT: Final = 10**8  # one unit of the kline's q in units of 10^-16
@@ -32,7 +35,7 @@ class Klines:
 
     def __init__(self, gaps: GapLog, trades: Trades) -> None:
         self._gaps, self._trades = gaps, trades
-        self._held: dict[int, tuple[TradeData | PastTrade, int]] = {}
+        self._held: dict[int, HeldTrade] = {}
         self.waiting: deque[tuple[Kline, int, int]] = deque()
         self.last_start = -1
         self.events = 0
@@ -111,8 +114,8 @@ class Klines:
     def _is_open(self, number: int) -> bool:
         return any(hole.first <= number <= hole.last for hole in self._trades.holes)
 
-    def _hold(self, data: TradeData | PastTrade, time: int) -> None:
-        self._held[data.trade_id] = (data, time)
+    def _hold(self, number: int, price: str, size: str, is_maker: bool, time: int) -> None:
+        self._held[number] = (price, size, is_maker, time)
         if len(self._held) > _KEPT_TRADES:
             del self._held[next(iter(self._held))]
 
@@ -120,7 +123,7 @@ class Klines:
         start = kline.start_time * scale
         end = start + 60_000_000
         held = [self._held[each] for each in range(kline.first_trade_id, kline.last_trade_id + 1)]
-        inside = [data for data, time in held if start <= time < end]
+        inside = [trade for trade in held if start <= trade[3] < end]
         ours = _bar(inside)
         theirs = {
             "o": parse(kline.open),
@@ -156,12 +159,12 @@ class Klines:
         )
 
 
-def _bar(trades: list[TradeData | PastTrade]) -> dict[str, int]:
+def _bar(trades: list[HeldTrade]) -> dict[str, int]:
     """Our bar of trades in their order, by the kline's letters."""
-    prices = [parse(trade.price) for trade in trades]
-    sizes = [parse(trade.size) for trade in trades]
+    prices = [parse(price) for price, _, _, _ in trades]
+    sizes = [parse(size) for _, size, _, _ in trades]
     values = [price * size for price, size in zip(prices, sizes, strict=True)]
-    taken = [s for trade, s in zip(trades, sizes, strict=True) if not trade.buyer_is_maker]
+    taken = [size for trade, size in zip(trades, sizes, strict=True) if not trade[2]]
     return {
         "o": prices[0] if prices else 0,
         "h": max(prices, default=0),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
-from collector_binance.core.book import Book, BookState
+from collector_binance.core.book import Book, BookState, Parts
 from collector_binance.core.commands import Command
 from collector_binance.core.encode import Encoder, Headers, Record
 from collector_binance.core.gaps import GapLog
@@ -28,6 +28,9 @@ from collector_binance.core.messages import (
 )
 from collector_binance.core.quotes import Quotes
 from collector_binance.core.trades import Trades
+
+if TYPE_CHECKING:
+    from collector_binance.core._fast import Fast, Lane
 
 PARKED_NS: Final = 10**9
 PARKED_EVENTS: Final = 10_000
@@ -73,6 +76,7 @@ class Market:
 
     Attributes:
         connections: The connections that carry it now.
+        lanes: The compiled core's way in, by channel.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Market:
         symbol: str,
         commands: list[Command],
         info: SymbolInfo | None = None,
+        fast: Fast | None = None,
     ) -> None:
         self.symbol = symbol
         self.info = info
@@ -88,10 +93,11 @@ class Market:
         self.gaps = GapLog(self.encoder)
         self.trades = Trades(self.encoder, self.gaps, commands)
         self.quotes = Quotes(self.encoder)
-        self.book = Book(self.encoder, self.gaps, commands)
+        parts = Parts() if fast is None else fast.parts()
+        self.book = Book(self.encoder, self.gaps, commands, parts)
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
-        self._is_doubled = False
+        self.is_doubled = False
         self._parked: Parked | None = None
         self._active: dict[Channel, tuple[int, int]] = {}
         self._streams: dict[Channel, Stream] = {
@@ -106,14 +112,17 @@ class Market:
             Channel.BOOK: self._on_depth,
             Channel.KLINE: self._on_kline,
         }
+        self.lanes: dict[Channel, Lane] = {} if fast is None else fast.lanes(self)
 
     def _on_trade(self, frame: bytes, scale: int, receive_ns: int, out: list[Record]) -> None:
         data = decode_trade(frame).data
         if data.symbol != self.symbol:
             raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
         trades = self.trades
-        if self._is_doubled and trades.last_id is not None:
+        if self.is_doubled and trades.last_id is not None:
             if data.trade_id > trades.last_id + 1:
+                # What can't be held is refused now, not when its turn comes.
+                self.encoder.trade(data, scale, receive_ns)
                 self._park(receive_ns).trades[data.trade_id] = (data, scale, receive_ns)
                 return
             trades.on_trade(data, scale, receive_ns, out)
@@ -140,9 +149,10 @@ class Market:
         if data.symbol != self.symbol:
             raise WrongSymbolError(f"symbol {data.symbol!r} on the stream of {self.symbol}")
         book = self.book
-        if self._is_doubled and book.state is BookState.SYNCED:
+        if self.is_doubled and book.state is BookState.SYNCED:
             assert book.last_id is not None
             if data.first_id > book.last_id + 1:
+                book.check(data, scale, receive_ns)
                 self._park(receive_ns).deltas[data.first_id] = (data, scale, receive_ns)
                 return
             book.on_depth(data, scale, receive_ns, out)
@@ -193,7 +203,7 @@ class Market:
     def connected(self, connection: str) -> None:
         """A connection carries this instrument from now on."""
         self.connections.add(connection)
-        self._is_doubled = len(self.connections) > 1
+        self.is_doubled = len(self.connections) > 1
 
     def disconnected(
         self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
@@ -202,7 +212,7 @@ class Market:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self._is_doubled = len(self.connections) > 1
+        self.is_doubled = len(self.connections) > 1
         if len(self.connections) <= 1:
             self.unpark(out)
         if not self.connections:

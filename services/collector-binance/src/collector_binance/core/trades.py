@@ -25,8 +25,8 @@ MAX_ATTEMPTS: Final = 5
 GIVEN_UP: Final = 100
 """How many holes that could not be filled are remembered."""
 
-Listener = Callable[[TradeData | PastTrade, int], None]
-"""Told of each new trade, with its time in microseconds."""
+Listener = Callable[[int, str, str, bool, int], None]
+"""Told of each new trade: id, price, size, whether the buyer was the maker, time (µs)."""
 
 
 class Trades:
@@ -76,7 +76,7 @@ class Trades:
         self.events += 1
         out.append(record)
         if self.listener is not None:
-            self.listener(data, time)
+            self.listener(number, data.price, data.size, data.buyer_is_maker, time)
 
     def open_hole(
         self, last_missing: int, end_time: int | None, receive_ns: int, out: list[Record]
@@ -197,7 +197,7 @@ class Trades:
         self.events += 1
         out.append(record)
         if self.listener is not None:
-            self.listener(data, time)
+            self.listener(data.trade_id, data.price, data.size, data.buyer_is_maker, time)
         self._close_if_done(hole, receive_ns, out)
 
     def _ask(self) -> None:

@@ -17,7 +17,7 @@ from meshkit import decimals
 
 EXPONENT: Final = -8
 _MAX: Final = (1 << 63) - 1
-_MAX_LENGTH: Final = 40
+MAX_LENGTH: Final = 30  # so that any number fits 127 bits
 _PLAIN: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 # At most 10 digits before the 8 decimals, so that the units fit 64 bits.
@@ -46,7 +46,7 @@ def parse(text: str) -> int:
 
 
 def _parse_slowly(text: str) -> int:
-    if not _PLAIN.fullmatch(text) or len(text) > _MAX_LENGTH:
+    if not _PLAIN.fullmatch(text) or len(text) > MAX_LENGTH:
         raise DecimalError(f"{text[:60]!r} is not a plain decimal number")
     try:
         return decimals.parse(text, EXPONENT)
@@ -60,7 +60,7 @@ def parse_any_scale(text: str) -> tuple[int, int]:
     Raises:
         DecimalError: It is not a plain non-negative decimal, or does not fit 64 bits at any scale.
     """
-    if not _PLAIN.fullmatch(text) or len(text) > _MAX_LENGTH:
+    if not _PLAIN.fullmatch(text) or len(text) > MAX_LENGTH:
         raise DecimalError(f"{text[:60]!r} is not a plain decimal number")
     decimal_places = len(text.partition(".")[2].rstrip("0"))
     wanted = min(EXPONENT, -decimal_places)

@@ -1,0 +1,275 @@
+"""The state of a running mesh, gathered from what its components tell; nothing here prints.
+
+Each source may fail by itself: its part of the report is then None and `missing` says why.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+from cryptography import x509
+from prometheus_client.parser import text_string_to_metric_families
+
+from coinmesh_cli.connections import http_client
+from coinmesh_cli.versions import version_of
+from coinmesh_local import operations
+from coinmesh_local.control import SupervisorError
+from coinmesh_local.mesh import Mesh
+
+#: The report's own version: fields are added to it, none is removed or changes its meaning.
+SCHEMA_VERSION = 1
+#: Without these nobody is served; the loss of any other component is a degradation.
+VITAL = ("kafka", "query-gateway", "envoy")
+MAX_LAG_SECONDS = 30.0
+MAX_AGE_SECONDS = 60.0
+#: Of a certificate's life; the agent renews at a third left.
+MIN_LIFE_LEFT = 0.2
+MIN_FREE = 2 << 30
+
+Health = Literal["healthy", "degraded", "down"]
+EXIT_STATUS: dict[Health, int] = {"healthy": 0, "degraded": 1, "down": 2}
+T = TypeVar("T")
+Samples = list[tuple[str, dict[str, str], float]]
+
+
+@dataclass
+class Report:
+    """What `coinmesh status --json` prints (cli/README.md tells the fields)."""
+
+    health: Health = "healthy"
+    #: Why it isn't healthy, worst first; empty when it is.
+    reasons: list[str] = field(default_factory=list)
+    #: Sources that didn't answer, with the reason.
+    missing: list[str] = field(default_factory=list)
+    components: list[dict[str, Any]] = field(default_factory=list)
+    endpoints: dict[str, Any] = field(default_factory=dict)
+    streams: list[dict[str, Any]] | None = None
+    lag: list[dict[str, Any]] | None = None
+    freshness: list[dict[str, Any]] | None = None
+    gaps_open: int | None = None
+    dead_letters: int | None = None
+    certificates: list[dict[str, Any]] | None = None
+    disk: dict[str, Any] | None = None
+    time: str = ""
+    version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+
+def gather(mesh: Mesh) -> Report:
+    """Ask everything once; raises nothing for what doesn't answer."""
+    report = Report(time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+    report.endpoints = mesh.endpoints()
+    report.components = _components(mesh, report)
+    up = {row["component"] for row in report.components if row["pid"]}
+    samples: dict[str, Samples] = {}
+    for name in mesh.definitions:
+        endpoint = report.endpoints.get(f"{name}-metrics")
+        if endpoint is not None and name in up:
+            found = _attempt(
+                report, f"{name}'s metrics", lambda e=endpoint: _scrape(e, mesh.home.tls)
+            )
+            if found is not None:
+                samples[name] = found
+    now = time.time()
+    report.streams = _streams(samples.get("collector-binance"))
+    report.gaps_open = _sum(samples.get("collector-binance"), "coinmesh_collector_open_gaps")
+    report.lag = _lag(samples)
+    report.freshness = _freshness(samples, now)
+    report.dead_letters = _dead_letters(samples)
+    report.certificates = _attempt(report, "certificates", lambda: certificates(mesh, now))
+    report.disk = _attempt(report, "disk", lambda: disk(mesh.home.root))
+    _judge(report)
+    return report
+
+
+def _attempt(report: Report, what: str, ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except (httpx.HTTPError, OSError, ValueError, SupervisorError) as error:
+        report.missing.append(f"{what}: {error}")
+        return None
+
+
+def _components(mesh: Mesh, report: Report) -> list[dict[str, Any]]:
+    rows = _attempt(report, "the supervisor", lambda: operations.status(mesh)) or []
+    for row in rows:
+        row["version"] = version_of(mesh.definitions[row["component"]])
+    return rows
+
+
+def _scrape(endpoint: dict[str, str | None], tls: Path) -> Samples:
+    with http_client(endpoint, tls) as client:
+        text = client.get(str(endpoint["url"])).raise_for_status().text
+    return [
+        (sample.name, dict(sample.labels), sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
+def _named(samples: Samples | None, *names: str) -> Samples:
+    return [sample for sample in samples or () if sample[0] in names]
+
+
+def _sum(samples: Samples | None, name: str) -> int | None:
+    values = [value for _, _, value in _named(samples, name)]
+    return int(sum(values)) if values else None
+
+
+def _streams(samples: Samples | None) -> list[dict[str, Any]] | None:
+    """Events, duplicates and gaps of each collected stream since the collector's start."""
+    if samples is None:
+        return None
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for what in ("events", "duplicates", "gaps"):
+        for _, labels, value in _named(samples, f"coinmesh_collector_{what}_total"):
+            key = (labels["instrument"], labels["channel"])
+            row = rows.setdefault(key, {"instrument": key[0], "channel": key[1]})
+            row[what] = int(value)
+    return list(rows.values())
+
+
+def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
+    """Records and seconds behind the topics' ends, summed and at most over a topic's partitions."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for service, found in samples.items():
+        for name, labels, value in _named(
+            found,
+            "coinmesh_consumer_lag_records",
+            "coinmesh_consumer_lag_seconds",
+            "coinmesh_spark_lag_records",
+            "coinmesh_spark_lag_seconds",
+        ):
+            if labels.get("query") == "archive":
+                continue  # It writes once a minute: it is behind by design.
+            key = (service, labels.get("topic", ""))
+            row = rows.setdefault(
+                key, {"service": service, "topic": key[1], "records": None, "seconds": None}
+            )
+            if name.endswith("records"):
+                row["records"] = int(value) + (row["records"] or 0)
+            else:
+                row["seconds"] = max(value, row["seconds"] or 0.0)
+    return list(rows.values()) if rows else None
+
+
+def _freshness(samples: dict[str, Samples], now: float) -> list[dict[str, Any]] | None:
+    """How old the newest record of each live topic is, and the newest trade in the bars."""
+    rows = [
+        {"what": labels["topic"], "newest": value, "age_seconds": round(now - value, 3)}
+        for _, labels, value in _named(samples.get("query-gateway"), "coinmesh_live_newest_seconds")
+        if labels["topic"] != "market.instruments.v1"
+    ]
+    folded = _named(samples.get("spark-stream"), "coinmesh_spark_newest_event_seconds")
+    if folded:
+        newest = max(value for _, _, value in folded)
+        rows.append(
+            {"what": "bars' newest trade", "newest": newest, "age_seconds": round(now - newest, 3)}
+        )
+    return rows or None
+
+
+def _dead_letters(samples: dict[str, Samples]) -> int | None:
+    found = [
+        value
+        for one in samples.values()
+        for name, _, value in one
+        if name.startswith("coinmesh_") and name.endswith("dead_letters_total")
+    ]
+    return int(sum(found)) if found else (0 if samples else None)
+
+
+def certificates(mesh: Mesh, now: float) -> list[dict[str, Any]]:
+    """Every identity's certificate as it lies on disk; those in memory are renewed from there."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted((mesh.home.tls).glob("*/current/tls.crt")):
+        loaded = x509.load_pem_x509_certificate(path.read_bytes())
+        begins = loaded.not_valid_before_utc.timestamp()
+        ends = loaded.not_valid_after_utc.timestamp()
+        rows.append(
+            {
+                "identity": path.parent.parent.name,
+                "serial": f"{loaded.serial_number:x}",
+                "not_after": loaded.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+                "remaining_seconds": int(ends - now),
+                "life_seconds": int(ends - begins),
+            }
+        )
+    return rows
+
+
+def disk(root: Path) -> dict[str, Any]:
+    """What the home takes by component, and what its file system has left."""
+    usage = shutil.disk_usage(root)
+    parts = {
+        entry.name: _size(entry)
+        for entry in sorted((root / "data").iterdir() if (root / "data").is_dir() else ())
+        if entry.is_dir()
+    }
+    logs = _size(root / "logs")
+    return {
+        "free_bytes": usage.free,
+        "total_bytes": usage.total,
+        "data_bytes": sum(parts.values()),
+        "logs_bytes": logs,
+        "components": parts,
+    }
+
+
+def _size(directory: Path) -> int:
+    """Bytes that the files take; one that is deleted meanwhile counts nothing."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            if not path.is_symlink():
+                total += path.stat().st_blocks * 512
+        except OSError:
+            continue
+    return total
+
+
+def _judge(report: Report) -> None:
+    """The verdict, with a reason for everything that isn't as it should be."""
+    services = [row for row in report.components if row["kind"] == "service"]
+    wrong = [row for row in services if not row["ready"]]
+    vital = [row["name"] for row in wrong if row["component"] in VITAL]
+    reasons = [f"{row['name']} is {_state(row)}" for row in _vital_first(wrong)]
+    if report.gaps_open:
+        reasons.append(f"{report.gaps_open} gaps are open")
+    late = [row for row in report.lag or () if (row["seconds"] or 0) > MAX_LAG_SECONDS]
+    reasons += [f"{row['service']} is {row['seconds']:.0f} s behind {row['topic']}" for row in late]
+    stale = [row for row in report.freshness or () if row["age_seconds"] > MAX_AGE_SECONDS]
+    reasons += [f"{row['what']}: newest is {row['age_seconds']:.0f} s old" for row in stale]
+    for row in report.certificates or ():
+        if row["remaining_seconds"] <= 0:
+            reasons.append(f"the certificate of {row['identity']} has expired")
+        elif row["remaining_seconds"] < MIN_LIFE_LEFT * row["life_seconds"]:
+            reasons.append(f"the certificate of {row['identity']} is overdue for renewal")
+    if report.disk is not None and report.disk["free_bytes"] < MIN_FREE:
+        reasons.append(f"only {report.disk['free_bytes'] >> 20} MiB of disk are free")
+    if report.missing and not vital:
+        reasons += [f"no answer from {text}" for text in report.missing]
+    report.reasons = reasons
+    report.health = "down" if vital or not services else "degraded" if reasons else "healthy"
+    if not services:
+        report.reasons.insert(0, "no component is defined")
+
+
+def _vital_first(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: row["component"] not in VITAL)
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["state"] == "ready":
+        return "running but not ready"
+    return row["state"] + (f" ({row['detail']})" if row["detail"] else "")

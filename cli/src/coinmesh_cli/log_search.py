@@ -1,0 +1,156 @@
+"""Finds log lines across components: in the log store when it runs, else in the files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from coinmesh_cli.connections import http_client
+from coinmesh_local.mesh import Mesh
+from meshkit import log_lines
+from meshkit.logs import timestamp
+
+#: The store's indices, one a day (deploy/local/config/rsyslog.conf names them so).
+INDICES = "coinmesh-logs-*"
+PAGE = 1000
+_SPAN = re.compile(r"(\d+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+Line = dict[str, Any]
+
+
+class SearchError(Exception):
+    """What was asked for can't be searched; the message says how to ask."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which lines; None stands for no condition."""
+
+    trace_id: str | None = None
+    #: A service, component or replica.
+    service: str | None = None
+    since: datetime | None = None
+    grep: re.Pattern[str] | None = None
+
+    @classmethod
+    def parse(
+        cls, trace: str | None, service: str | None, since: str | None, grep: str | None
+    ) -> Wanted:
+        """From a command line's words; SearchError for a malformed one."""
+        if trace is not None and not re.fullmatch(r"[0-9a-f]{32}", trace):
+            raise SearchError(f"a trace id is 32 lower-case hexadecimal digits, not {trace!r}")
+        try:
+            pattern = re.compile(grep) if grep is not None else None
+        except re.error as error:
+            raise SearchError(f"--grep takes a regular expression; {grep!r}: {error}") from error
+        return cls(trace, service, _moment(since) if since else None, pattern)
+
+    def matches(self, line: Line) -> bool:
+        """Whether the line fulfils every condition."""
+        if self.trace_id is not None and line.get("trace_id") != self.trace_id:
+            return False
+        if self.service is not None and self.service not in (line["service"], line["instance"]):
+            return False
+        if self.since is not None and line["ts"] < timestamp(self.since):
+            return False
+        return (
+            self.grep is None or self.grep.search(json.dumps(line, ensure_ascii=False)) is not None
+        )
+
+
+def _moment(text: str) -> datetime:
+    if found := _SPAN.fullmatch(text):
+        return datetime.now(UTC) - timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SearchError(
+            f"--since takes 30s, 10m, 2h, 1d or a time like 2026-01-31T12:00:00Z, not {text!r}"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def search(mesh: Mesh, wanted: Wanted, limit: int) -> tuple[str, list[Line]]:
+    """Where was searched ("store" or "files") and the newest `limit` matching lines, by time."""
+    found = from_store(mesh, wanted, limit)
+    if found is not None:
+        return "store", found
+    lines = sorted(from_files(mesh.home.logs, wanted), key=lambda line: line["ts"])
+    return "files", lines[-limit:]
+
+
+def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:
+    """Matching lines of every log file, rotated ones too, file by file."""
+    for path in sorted(directory.glob("*.log.1")) + sorted(directory.glob("*.log")):
+        instance = log_lines.instance_of(path.name)
+        if wanted.service not in (None, instance, log_lines.service_of(instance)):
+            continue
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from matching(file, instance, wanted)
+
+
+def matching(texts: Iterable[str], instance: str, wanted: Wanted) -> Iterator[Line]:
+    """The lines of one log that match; one without a time has that of the line before it."""
+    moment = datetime.fromtimestamp(0, UTC)
+    for text in texts:
+        if wanted.trace_id is not None and wanted.trace_id not in text:
+            continue
+        line = log_lines.normalize(text, instance, moment)
+        moment = datetime.fromisoformat(line["ts"])
+        if wanted.matches(line):
+            yield line
+
+
+def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line] | None:
+    """The same from the log store; None when the mesh has none or it doesn't answer."""
+    store = mesh.endpoints().get("log-store")
+    if store is None:
+        return None
+    conditions: list[Any] = []
+    if wanted.trace_id is not None:
+        conditions.append({"term": {"trace_id": wanted.trace_id}})
+    if wanted.service is not None:
+        either = [{"term": {name: wanted.service}} for name in ("service", "instance")]
+        conditions.append({"bool": {"should": either}})
+    if wanted.since is not None:
+        conditions.append({"range": {"ts": {"gte": timestamp(wanted.since)}}})
+    query: dict[str, Any] = {
+        "size": PAGE,
+        "query": {"bool": {"filter": conditions}},
+        "sort": [{"ts": {"order": "desc", "unmapped_type": "date_nanos"}}, {"_id": "desc"}],
+    }
+    try:
+        with http_client(store, mesh.home.tls, timeout=5) as client:
+            return _newest(client, query, wanted, limit)
+    except (httpx.HTTPError, OSError, KeyError, ValueError):
+        return None
+
+
+def _newest(client: httpx.Client, query: dict[str, Any], wanted: Wanted, limit: int) -> list[Line]:
+    """Page through the query's hits, newest first, until `limit` lines match; by time."""
+    lines: list[Line] = []
+    while len(lines) < limit:
+        answer = client.post(f"/{INDICES}/_search", json=query)
+        hits = answer.raise_for_status().json()["hits"]["hits"]
+        lines += [hit["_source"] for hit in hits if wanted.matches(hit["_source"])]
+        if len(hits) < PAGE:
+            break
+        query["search_after"] = hits[-1]["sort"]
+    return sorted(lines[:limit], key=lambda line: line["ts"])
+
+
+def show(line: Line) -> str:
+    """A line for people: time, level, who, what, and the fields beside them."""
+    known = {"ts", "level", "service", "instance", "logger", "message", "exception", "trace_id"}
+    rest = " ".join(f"{k}={v}" for k, v in line.items() if k not in known and v is not None)
+    text = f"{line['ts'][11:23]} {line['level']:<8} {line.get('instance', line['service']):<18} "
+    text += line["message"] + (f"  {rest}" if rest else "")
+    return text + (f"\n{line['exception']}" if line.get("exception") else "")

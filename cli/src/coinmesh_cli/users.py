@@ -1,0 +1,83 @@
+"""`coinmesh user` and `coinmesh token`: who may come through the public listener."""
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated
+
+import hvac
+import requests
+import typer
+from hvac.exceptions import VaultError
+
+from coinmesh_access import users
+from coinmesh_access.login import SETUP, explained
+from coinmesh_cli.accounting import on_record
+from coinmesh_contracts.events.v1.audit_event_pb2 import (
+    AUDIT_ACTION_USER_PUT,
+    AUDIT_ACTION_USER_REMOVE,
+)
+from coinmesh_local import local_user
+from coinmesh_local.mesh import Mesh
+from coinmesh_local.paths import Home
+
+user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(user_app, name="user")
+    app.command()(token)
+
+
+@contextmanager
+def _administering() -> Generator[hvac.Client]:
+    mesh = Mesh.recorded(Home.from_environment())
+    place = local_user.vault(mesh)
+    client = place.login(mesh.home.secrets, SETUP)
+    try:
+        yield client
+    except (VaultError, requests.RequestException) as error:
+        raise explained(error, "do that", place.address) from error
+
+
+@user_app.command()
+def add(
+    name: str,
+    role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "viewer",
+    tier: Annotated[str, typer.Option(help="the quota: free, pro or unlimited")] = "free",
+) -> None:
+    """Make a user, or a new key for one; print its API key, which is shown only here."""
+    with _administering() as client:
+        key = on_record(
+            AUDIT_ACTION_USER_PUT,
+            f"user:{name}",
+            lambda: users.add(client, name, role, tier),
+            detail=f"role {role}, tier {tier}",
+        )
+        print(key)
+
+
+@user_app.command()
+def remove(name: str) -> None:
+    """Take a user's key and logins away; a token that it holds ends within 15 minutes."""
+    with _administering() as client:
+        on_record(AUDIT_ACTION_USER_REMOVE, f"user:{name}", lambda: users.remove(client, name))
+
+
+@user_app.command("list")
+def listed() -> None:
+    """Print every user with role and tier."""
+    with _administering() as client:
+        for user in users.listed(client):
+            print(f"{user.name:<24} {user.role:<8} {user.tier}")
+
+
+def token(
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Read the API key there, not the local user's.")
+    ] = False,
+) -> None:
+    """Print a token of 15 minutes for `Authorization: Bearer …`."""
+    mesh = Mesh.recorded(Home.from_environment())
+    print(local_user.token(mesh, sys.stdin.readline().strip() if stdin else None))

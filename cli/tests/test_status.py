@@ -1,0 +1,199 @@
+"""`coinmesh status` and `doctor`: verdicts, missing data, and what fits on a screen."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from coinmesh_cli import diagnosis, health, machine, status
+from coinmesh_cli.findings import Finding
+from coinmesh_cli.health import Report
+from coinmesh_cli.main import app
+from coinmesh_local.mesh import Mesh
+from coinmesh_local.paths import Home
+
+
+def row(name: str, **changed: Any) -> dict[str, Any]:
+    """A component that is all right."""
+    return {
+        "name": name,
+        "component": name,
+        "kind": "service",
+        "state": "ready",
+        "detail": "",
+        "pid": 7,
+        "started": time.time() - 90_000,
+        "restarts": 0,
+        "ports": {"grpc": 18061, "metrics": 18161, "very_long_listener_name": 28888},
+        "memory": 300 << 20,
+        "ready": True,
+        "version": "1.2.3",
+    } | changed
+
+
+def report(**changed: Any) -> Report:
+    found = Report(
+        time="2026-11-22T21:00:00Z",
+        components=[row("kafka"), row("query-gateway"), row("envoy"), row("redis")],
+        streams=[{"instrument": "binance.BTC-USDT", "channel": "trade", "events": 9, "gaps": 0}],
+        lag=[
+            {"service": "spark-stream", "topic": "market.trades.v1", "records": 3, "seconds": 1.0}
+        ],
+        freshness=[{"what": "market.trades.v1", "newest": 1.0, "age_seconds": 0.4}],
+        gaps_open=0,
+        dead_letters=0,
+        certificates=[{"identity": "envoy", "remaining_seconds": 3000, "life_seconds": 3600}],
+        disk={"free_bytes": 50 << 30, "total_bytes": 99 << 30, "data_bytes": 1, "logs_bytes": 1},
+    )
+    for name, value in changed.items():
+        setattr(found, name, value)
+    health._judge(found)  # pyright: ignore[reportPrivateUsage]
+    return found
+
+
+def test_all_is_well():
+    found = report()
+    assert (found.health, found.reasons) == ("healthy", [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "reason"),
+    [
+        ({"components": [row("kafka", ready=False, state="crashed")]}, "down", "kafka is crashed"),
+        ({"components": []}, "down", "no component"),
+        ({"gaps_open": 2}, "degraded", "2 gaps are open"),
+        ({"missing": ["disk: gone"]}, "degraded", "no answer from disk: gone"),
+        (
+            {"lag": [{"service": "s", "topic": "t", "records": 9, "seconds": 31.0}]},
+            "degraded",
+            "s is 31 s behind t",
+        ),
+        (
+            {"freshness": [{"what": "t", "newest": 0, "age_seconds": 61.0}]},
+            "degraded",
+            "t: newest is 61 s old",
+        ),
+        (
+            {"certificates": [{"identity": "x", "remaining_seconds": 700, "life_seconds": 3600}]},
+            "degraded",
+            "x is overdue",
+        ),
+        (
+            {"certificates": [{"identity": "x", "remaining_seconds": -1, "life_seconds": 3600}]},
+            "degraded",
+            "x has expired",
+        ),
+    ],
+)
+def test_verdicts(changed: dict[str, Any], verdict: str, reason: str):
+    found = report(**changed)
+    assert found.health == verdict
+    assert any(reason in one for one in found.reasons), found.reasons
+
+
+def test_the_loss_of_one_that_is_not_vital_degrades():
+    components = [row("kafka"), row("query-gateway"), row("envoy"), row("redis", ready=False)]
+    assert report(components=components).health == "degraded"
+
+
+def printed(found: Report, width: int) -> str:
+    console = Console(width=width, force_terminal=False, no_color=True)
+    with console.capture() as capture:
+        console.print(status.view(found, width))
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_screen_fits_and_says_what_is_not_known(width: int):
+    nothing = report(
+        streams=None, lag=None, freshness=None, gaps_open=None, certificates=None, disk=None
+    )
+    for found in (report(), nothing):
+        text = printed(found, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert len(text.splitlines()) <= 40
+        assert "\x1b" not in text
+        for name in ("kafka", "query-gateway", "freshness", "lag", "certificate"):
+            assert name in text
+    assert printed(nothing, width).count("not known") == 3
+
+
+def test_a_mesh_that_does_not_run_is_down_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COINMESH_HOME", str(tmp_path))
+    result = CliRunner().invoke(app, ["status", "--json"])
+    assert result.exit_code == 2, result.output
+    told = json.loads(result.stdout)
+    assert (told["version"], told["health"], told["gaps_open"]) == (1, "down", None)
+    assert {one["name"] for one in told["components"]} >= {"kafka", "envoy", "spark-stream"}
+    assert CliRunner().invoke(app, ["status"]).exit_code == 2
+
+
+def test_doctor_checks_the_machine_without_a_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COINMESH_HOME", str(tmp_path))
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    found = json.loads(result.stdout)
+    assert found.keys() == {"machine"}
+    assert {one["area"] for one in found["machine"]} >= {
+        "python",
+        "jdk17",
+        "mvn",
+        "memory",
+        "clock",
+    }
+    levels = {one["level"] for one in found["machine"]}
+    assert result.exit_code == (2 if "bad" in levels else 1 if "warning" in levels else 0)
+
+
+def test_doctor_names_who_holds_a_port(tmp_path: Path):
+    import socket
+
+    mesh = Mesh(Home(tmp_path))
+    number = mesh.instances("redis")[0].ports["redis"]
+    with socket.socket() as holder:
+        try:
+            holder.bind(("127.0.0.1", number))
+        except OSError:
+            pytest.skip(f"port {number} is in use on this machine")
+        holder.listen()
+        found = [one for one in machine.taken_ports(mesh) if one.what.startswith(f"{number} ")]
+    assert found[0].level == "bad"
+    assert f"pid {os.getpid()}" in found[0].what
+
+
+def test_doctor_finds_growth_from_one_look_to_the_next(tmp_path: Path):
+    mesh = Mesh(Home(tmp_path))
+    mesh.home.create()
+    seen = report()
+    assert seen.disk is not None
+    list(diagnosis.growth(mesh, seen, 0.0))
+    seen.disk |= {"data_bytes": 40 << 30}
+    (found,) = diagnosis.growth(mesh, seen, 3600.0)
+    assert found.level == "warning"
+    assert "+40960 MiB/h" in found.what
+    assert "full in 0.1 days" in found.what
+
+
+def test_doctor_says_what_to_do_for_each_finding():
+    sick = report(
+        components=[row("redis", ready=False, state="crashed", detail="ended with status 1")],
+        lag=[{"service": "s", "topic": "t", "records": 9, "seconds": 31.0}],
+        freshness=[{"what": "t", "newest": 0, "age_seconds": 61.0}],
+        gaps_open=1,
+        dead_letters=2,
+        certificates=[{"identity": "x", "remaining_seconds": 60, "life_seconds": 3600}],
+    )
+    found: list[Finding] = [
+        *diagnosis.components(sick),
+        *diagnosis.flow(sick),
+        *diagnosis.certificates(sick),
+    ]
+    assert len(found) == 6
+    assert all(one.level != "ok" and one.do for one in found)
+    assert any("coinmesh logs redis" in one.do for one in found)

@@ -1,0 +1,28 @@
+"""`coinmesh-audit-anchor`: the process that anchors the audit chains."""
+
+import sys
+
+from coinmesh_access.anchoring import Anchoring, AnchorSettings, Signer
+from coinmesh_access.login import Vault
+from meshkit.audit_store import AnchorStore
+from meshkit.metrics import Metrics
+from meshkit.service import configure, run, serve
+
+
+def main() -> None:
+    """Run until told to stop."""
+    sys.exit(run(_serve()))
+
+
+async def _serve() -> int:
+    settings = configure(AnchorSettings)
+    metrics = Metrics()
+    signer = Signer(Vault(settings.vault_addr, settings.vault_ca), settings.secrets_dir)
+    anchoring = Anchoring(settings, AnchorStore(settings), signer, metrics)
+    return await serve(
+        settings,
+        servicers=[],
+        background=[anchoring.run],
+        readiness={"audit": anchoring.is_ready},
+        metrics=metrics,
+    )

@@ -1,0 +1,79 @@
+"""Programs built from the Go module proxy: one small module per program pins what goes in."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from coinmesh_local.paths import POMS, cache_directory
+from coinmesh_local.provision import cache
+from coinmesh_local.provision.errors import ProvisionError
+
+#: Names of the modules below `provision/`: go.mod names the program as its tool, go.sum pins it.
+PACKAGES = ("jaeger", "ratelimit")
+
+
+def directory(name: str) -> Path:
+    """Where the program lies once it is built: its version and all its sums are in the key."""
+    module = (POMS / name / "go.mod").read_text()
+    pins = hashlib.sha256(module.encode() + (POMS / name / "go.sum").read_bytes()).hexdigest()
+    return cache_directory() / f"{name}-{_version(module)}-{pins[:8]}"
+
+
+def ensure(name: str, progress: Callable[[str], None]) -> None:
+    """Build `name`, every module verified against go.sum, unless the cache has it."""
+    target = directory(name)
+    if target.is_dir():
+        return
+    if shutil.which("go") is None:
+        raise ProvisionError(
+            f"go is not on PATH, and {name} is built with it. Way out: install Go {_least(name)} "
+            "or newer"
+        )
+    cache.fill(target, lambda temporary: _build(name, target.name, temporary, progress))
+
+
+def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -> None:
+    # This build's alone, so that it can be dropped; an interrupted build goes on from it.
+    scratch = cache_directory() / f"go-{label}"
+    environment = os.environ | {
+        "GOCACHE": str(scratch / "build"),
+        "GOMODCACHE": str(scratch / "modules"),
+        "GOWORK": "off",
+        # A read-only tree could not be removed afterwards.
+        "GOFLAGS": "-modcacherw",
+    }
+    progress(f"building {label} (some minutes, once)")
+    result = subprocess.run(
+        ["go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-o={into}/", "tool"],
+        cwd=POMS / name,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        errors = [line for line in result.stderr.splitlines() if "downloading" not in line]
+        raise ProvisionError(
+            f"Go could not build {label}:\n" + "\n".join(errors[-20:]) + "\n"
+            "Way out: check the network and Go's version, then run the same command again"
+        )
+    # Gigabytes that nothing needs any more.
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _version(module: str) -> str:
+    """The version of the module that brings the program."""
+    tool = re.search(r"^tool (\S+)$", module, re.MULTILINE)
+    assert tool is not None
+    required = re.findall(r"^(?:require)?\s+(\S+) (v\S+)", module, re.MULTILINE)
+    return next(version for path, version in required if tool[1].startswith(f"{path}/"))
+
+
+def _least(name: str) -> str:
+    found = re.search(r"^go (\S+)$", (POMS / name / "go.mod").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]

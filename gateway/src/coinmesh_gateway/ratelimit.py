@@ -1,0 +1,126 @@
+"""The command `coinmesh-ratelimit`: runs envoyproxy/ratelimit as a service of the mesh.
+
+It is told where Redis is and who it is there by the mesh's own settings. It doesn't take up a
+renewed certificate towards Redis, so it is started anew then; Envoy lets requests pass meanwhile.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from coinmesh_gateway import quotas
+from coinmesh_gateway.config import write
+from meshkit import logs
+from meshkit.rotation import follow
+from meshkit.settings import Address, RedisSettings, SettingsError, load
+from meshkit.tls import certificate_files
+
+_log = logging.getLogger(__name__)
+KEY_PREFIX = "rl:"
+
+
+def environment(
+    settings: RedisSettings, grpc: Address, http: Address, debug: Address, config: Path
+) -> dict[str, str]:
+    """What ratelimit is told; every listener is on an address that it is given."""
+    redis = urlsplit(settings.redis_url)
+    told = {
+        "GRPC_HOST": grpc.host,
+        "GRPC_PORT": str(grpc.port),
+        "HOST": http.host,
+        "PORT": str(http.port),
+        "DEBUG_HOST": debug.host,
+        "DEBUG_PORT": str(debug.port),
+        "RUNTIME_ROOT": str(config.parent),
+        "RUNTIME_SUBDIRECTORY": config.name,
+        "RUNTIME_WATCH_ROOT": "false",
+        "DISABLE_STATS": "true",
+        "LOG_FORMAT": "json",
+        "REDIS_SOCKET_TYPE": "tcp",
+        "REDIS_URL": redis.netloc,
+        "REDIS_POOL_SIZE": "4",
+        "CACHE_KEY_PREFIX": KEY_PREFIX,
+        "LIMIT_RESPONSE_HEADERS_ENABLED": "true",
+    }
+    if credentials := settings.redis_credentials():
+        secret = credentials.password.get_secret_value()
+        told["REDIS_AUTH"] = f"{credentials.username}:{secret}"
+    if settings.tls_dir is not None:
+        current = settings.tls_dir / "current"
+        told |= {
+            "GRPC_SERVER_USE_TLS": "true",
+            "GRPC_SERVER_TLS_CERT": str(current / "tls.crt"),
+            "GRPC_SERVER_TLS_KEY": str(current / "tls.key"),
+            "GRPC_CLIENT_TLS_CACERT": str(current / "ca.crt"),
+            "GRPC_CLIENT_TLS_SAN": "envoy",
+            "REDIS_TLS": "true",
+            "REDIS_TLS_CACERT": str(current / "ca.crt"),
+            "REDIS_TLS_CLIENT_CERT": str(current / "tls.crt"),
+            "REDIS_TLS_CLIENT_KEY": str(current / "tls.key"),
+        }
+    return told
+
+
+async def run(program: str, settings: RedisSettings, told: dict[str, str]) -> int:
+    """Runs it until a signal or its own end; its exit status."""
+    stopping, renewed = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    files = certificate_files(settings)
+    following = files and asyncio.create_task(follow(files.version, renewed.set))
+    try:
+        while True:
+            renewed.clear()
+            child = await asyncio.create_subprocess_exec(program, env={**os.environ, **told})
+            if following is not None:
+                # The first call tells of the certificate that it starts with.
+                await asyncio.sleep(0)
+                renewed.clear()
+            waits = [asyncio.create_task(step()) for step in (stopping.wait, renewed.wait)]
+            ended = asyncio.create_task(child.wait())
+            await asyncio.wait([*waits, ended], return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+            if ended.done():
+                return ended.result()
+            with suppress(ProcessLookupError):
+                child.terminate()
+            await ended
+            if stopping.is_set():
+                return 0
+            _log.info("the certificate was renewed: starting anew")
+    finally:
+        if following is not None:
+            following.cancel()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; exit status 2 for a wrong setting."""
+    parser = argparse.ArgumentParser(
+        prog="coinmesh-ratelimit", description="Runs envoyproxy/ratelimit."
+    )
+    parser.add_argument("--program", required=True, metavar="FILE", help="its binary")
+    parser.add_argument(
+        "--run", required=True, type=Path, metavar="DIR", help="where its configuration goes"
+    )
+    for name in ("grpc", "http", "debug"):
+        parser.add_argument(f"--{name}", required=True, type=Address.parse, metavar="HOST:PORT")
+    given = parser.parse_args(arguments)
+    try:
+        settings = load(RedisSettings)
+        runtime = given.run.absolute() / "quotas"
+        told = environment(settings, given.grpc, given.http, given.debug, runtime)
+        write(runtime / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
+    except SettingsError as error:
+        sys.stderr.write(f"coinmesh-ratelimit: {error}\n")
+        raise SystemExit(2) from error
+    logs.configure(quotas.SERVICE, "INFO")
+    raise SystemExit(asyncio.run(run(given.program, settings, told)))

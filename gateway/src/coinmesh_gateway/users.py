@@ -1,0 +1,140 @@
+"""Users at the public listener: services are told who they are, and none is put up to anything.
+
+A user shows a JWT of Vault's, as a bearer token or in a browser's cookie. Envoy checks it against
+Vault's published keys, which it fetches again and again, and states the claims in headers of its
+own; whatever a client put there is gone before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from coinmesh_gateway.catalogue import CatalogueError
+from coinmesh_gateway.clusters import http_cluster
+from meshkit.authz import ROLES_HEADER, TIER_HEADER, USER_HEADER
+from meshkit.cookies import CSRF_COOKIE, CSRF_HEADER, CSRF_LENGTH, TOKEN_COOKIE
+from meshkit.settings import Address
+
+JWT_FILTER = "envoy.filters.http.jwt_authn"
+_HTTP = "type.googleapis.com/envoy.extensions.filters.http."
+_VAULT = "vault"
+_AUDIENCE = "coinmesh"
+_CLAIMS = {"name": USER_HEADER, "roles": ROLES_HEADER, "tier": TIER_HEADER}
+
+
+@dataclass(frozen=True)
+class Vault:
+    """Whose tokens are taken.
+
+    Attributes:
+        url: `https://host:port`, which is also how the tokens name their issuer.
+        ca: The authority of its listener's certificate, PEM.
+        refresh_seconds: How often its keys are fetched. It publishes a key one rotation before it
+            signs by it, so this may be as long as the time between two rotations.
+    """
+
+    url: str
+    ca: Path
+    refresh_seconds: float = 60
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of its tokens."""
+        return f"{self.url}/v1/identity/oidc"
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; CatalogueError when the URL isn't one of TLS."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+            raise CatalogueError(f"--vault {self.url!r}: expected https://HOST:PORT")
+        return Address(parts.hostname, parts.port or 443)
+
+
+def filters(vault: Vault) -> list[dict[str, Any]]:
+    """The filters that every request passes before any other that acts on it."""
+    source = {"default_source_code": {"inline_string": _FORGED}}
+    lua = {"@type": f"{_HTTP}lua.v3.Lua", **source}
+    jwt = {"@type": f"{_HTTP}jwt_authn.v3.JwtAuthentication", **_authentication(vault)}
+    return [
+        {"name": "envoy.filters.http.lua", "typed_config": lua},
+        {"name": JWT_FILTER, "typed_config": jwt},
+    ]
+
+
+def cluster(vault: Vault) -> dict[str, Any]:
+    """The way to Vault."""
+    return http_cluster(_VAULT, vault.address, vault.ca)
+
+
+def without_token() -> dict[str, Any]:
+    """What a route is given that is open to everybody."""
+    return {JWT_FILTER: {"@type": f"{_HTTP}jwt_authn.v3.PerRouteConfig", "disabled": True}}
+
+
+def no_spoofing() -> list[dict[str, Any]]:
+    """Removes what only Envoy may state, before anything looks at the request."""
+    mutation = {"remove_on_match": {"key_matcher": {"prefix": "x-coinmesh-"}}}
+    kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return [
+        {
+            "name": "envoy.http.early_header_mutation.header_mutation",
+            "typed_config": {
+                "@type": f"type.googleapis.com/envoy.extensions.{kind}",
+                "mutations": [mutation],
+            },
+        }
+    ]
+
+
+def _authentication(vault: Vault) -> Mapping[str, Any]:
+    return {
+        "providers": {
+            "users": {
+                "issuer": vault.issuer,
+                "audiences": [_AUDIENCE],
+                "require_expiration": True,
+                "clock_skew_seconds": 5,
+                "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
+                "from_cookies": [TOKEN_COOKIE],
+                "forward": False,
+                "claim_to_headers": [
+                    {"claim_name": claim, "header_name": header}
+                    for claim, header in _CLAIMS.items()
+                ],
+                "remote_jwks": {
+                    "http_uri": {
+                        "uri": f"{vault.issuer}/.well-known/keys",
+                        "cluster": _VAULT,
+                        "timeout": "5s",
+                    },
+                    "cache_duration": f"{vault.refresh_seconds:g}s",
+                    # In the background: keys that were fetched serve until Vault gives new ones.
+                    "async_fetch": {"failed_refetch_duration": "1s"},
+                },
+                "jwt_cache_config": {"jwt_cache_size": 1000},
+            }
+        },
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "users"}}],
+    }
+
+
+# A browser sends cookies by itself, so what changes something must also repeat the CSRF token,
+# which no other site can read. Who sends a bearer token does so on purpose.
+_FORGED = f"""
+local reading = {{GET = true, HEAD = true, OPTIONS = true}}
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  if reading[headers:get(":method")] then return end
+  if (headers:get("authorization") or ""):sub(1, 7) == "Bearer " then return end
+  local cookies = headers:get("cookie") or ""
+  if not cookies:find("-coinmesh", 1, true) then return end
+  local token = headers:get("{CSRF_HEADER}") or ""
+  local wanted = "; {CSRF_COOKIE}=" .. token .. ";"
+  if #token < {CSRF_LENGTH} or not ("; " .. cookies .. ";"):find(wanted, 1, true) then
+    handle:respond({{[":status"] = "403"}}, "")
+  end
+end
+"""

@@ -1,0 +1,155 @@
+"""Where anchors are kept: an S3 bucket with object lock, in which nobody alters or deletes them.
+
+The lock is on versions: an object can be overwritten or hidden by a delete marker, but the version
+written first stays, undeletable until its retention ends. So the first version is what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import Field
+
+from meshkit.audit_anchors import PREFIX, object_name
+from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.settings import S3Settings
+from meshkit.tls import certificate_files
+
+_NAME = re.compile(rf"{re.escape(PREFIX)}(\d{{12}})\.json")
+
+
+class AuditStoreSettings(S3Settings):
+    """Where anchors are kept."""
+
+    audit_bucket: str = Field(
+        "coinmesh-audit",
+        pattern=r"^[a-z0-9.-]{3,63}$",
+        description="the bucket with object lock that keeps the audit anchors",
+        examples=["coinmesh-audit"],
+    )
+
+
+class AnchorExists(FailedPrecondition):
+    """Another process has written this anchor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One anchor's object.
+
+    Attributes:
+        number: The anchor's.
+        version: Its first version.
+        tampered: What was done to it since, in words; "" for nothing.
+    """
+
+    number: int
+    version: str
+    tampered: str
+
+
+class AnchorStore:
+    """The bucket; blocking. Every method raises Unavailable when the store doesn't do it."""
+
+    def __init__(self, settings: AuditStoreSettings) -> None:
+        credentials, files = settings.s3_credentials(), certificate_files(settings)
+        self.bucket, self._endpoint = settings.audit_bucket, settings.s3_endpoint
+        # boto3 has no types.
+        self._s3: Any = cast(Any, boto3).client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key.get_secret_value(),
+            region_name="us-east-1",
+            verify=str(files.roots) if files else None,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=10,
+                retries={"total_max_attempts": 3},
+                s3={"addressing_style": "path"},
+            ),
+        )
+
+    def create(self, days: int) -> None:
+        """Make the bucket, and keep every object in it for `days`, whoever asks for less."""
+        with _told(f"make the bucket {self.bucket} at {self._endpoint}"):
+            there = self._s3.exceptions.BucketAlreadyOwnedByYou
+            with contextlib.suppress(there, self._s3.exceptions.BucketAlreadyExists):
+                self._s3.create_bucket(Bucket=self.bucket, ObjectLockEnabledForBucket=True)
+            rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
+            self._s3.put_object_lock_configuration(
+                Bucket=self.bucket,
+                ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule},
+            )
+
+    def put(self, number: int, data: bytes) -> None:
+        """Store an anchor; AnchorExists when there is one of its number."""
+        with _told(f"store anchor {number} at {self._endpoint}"):
+            try:
+                self._s3.put_object(
+                    Bucket=self.bucket, Key=object_name(number), Body=data, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                if _code(error) != "PreconditionFailed":
+                    raise
+                raise AnchorExists("ANCHOR_EXISTS", f"there is an anchor {number}") from error
+
+    def listed(self, after: int = 0) -> list[Kept]:
+        """Every anchor above number `after` that was ever stored, in order of the numbers."""
+        with _told(f"list the anchors at {self._endpoint}"):
+            return sorted(self._listed(after), key=lambda kept: kept.number)
+
+    def read(self, kept: Kept) -> bytes:
+        """The first version's bytes."""
+        with _told(f"read anchor {kept.number} at {self._endpoint}"):
+            answer = self._s3.get_object(
+                Bucket=self.bucket, Key=object_name(kept.number), VersionId=kept.version
+            )
+            return answer["Body"].read()
+
+    def _listed(self, after: int) -> Iterator[Kept]:
+        versions: dict[str, list[str]] = {}
+        hidden: set[str] = set()
+        pages = self._s3.get_paginator("list_object_versions").paginate(
+            Bucket=self.bucket, Prefix=PREFIX, KeyMarker=object_name(after)
+        )
+        for page in pages:
+            # Newest first within a key, also across pages.
+            for version in page.get("Versions", ()):
+                versions.setdefault(version["Key"], []).append(version["VersionId"])
+            hidden |= {marker["Key"] for marker in page.get("DeleteMarkers", ())}
+        for key, ids in versions.items():
+            match = _NAME.fullmatch(key)
+            if match is None or int(match[1]) <= after:
+                continue
+            tampered = "deleted" if key in hidden else "overwritten" if len(ids) > 1 else ""
+            yield Kept(int(match[1]), ids[-1], tampered)
+
+
+class _told:  # noqa: N801
+    """S3's errors as Unavailable, with what was tried."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ClientError):
+            raise Unavailable("S3_REFUSED", f"can't {self._what}: {_code(error)}") from error
+        if isinstance(error, BotoCoreError):
+            raise Unavailable(
+                "S3_UNREACHABLE", f"can't {self._what}: {type(error).__name__}"
+            ) from error
+
+
+def _code(error: ClientError) -> str:
+    return str(cast(Any, error).response.get("Error", {}).get("Code", "unknown"))

@@ -1,0 +1,166 @@
+"""The end of one chain of audit records: appends in transactions, starts from the topic's tail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import confluent_kafka
+from confluent_kafka import KafkaException, TopicPartition
+from google.protobuf.message import DecodeError
+from pydantic import Field
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
+from meshkit.audit_chain import GENESIS, Head, hash_of
+from meshkit.errors import Unavailable
+from meshkit.kafka import Config, client_config, client_log
+from meshkit.registry import Registry
+from meshkit.settings import KafkaSettings, RegistrySettings
+
+TOPIC = topics.AUDIT.name
+CALL_SECONDS = 10.0
+READ_SECONDS = 60.0
+FIRST_LOOK = 1_000
+CONFIG: Config = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "zstd",
+    "partitioner": "murmur2_random",
+    # A process that was killed in a transaction holds readers up for so long at most.
+    "transaction.timeout.ms": 10_000,
+    "message.timeout.ms": 8_000,
+}
+
+
+class AuditSettings(KafkaSettings, RegistrySettings):
+    """What an audit log needs."""
+
+    audit_writer: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-zA-Z0-9.@_-]{0,200}$",
+        description="whose chain it is, the service's name if unset; each replica needs its own",
+        examples=["query-gateway-1"],
+    )
+
+
+class ChainWriter:
+    """Appends to one writer's chain; blocking, for one thread at a time."""
+
+    def __init__(self, settings: AuditSettings, writer: str) -> None:
+        """Nothing is connected yet; `settings` has Kafka's and the registry's."""
+        self._settings, self.writer = settings, writer
+        self._producer: confluent_kafka.Producer | None = None
+        self._header = b""
+        self._head = Head(0, GENESIS)
+        # The head that a commit of unknown outcome would have made.
+        self._hoped: Head | None = None
+        self._known: list[Head] = []
+
+    def append(self, events: Sequence[AuditEvent]) -> None:
+        """Give `events` their places in the chain and write them, all or none.
+
+        After an error the same events must be given again: if they turn out to be on the topic,
+        they aren't written twice.
+
+        Raises:
+            KafkaException: Kafka doesn't answer, or another process took the chain over.
+            MeshError: The registry doesn't answer, or the schema or the topic is missing.
+        """
+        producer = self._producer
+        if producer is None:
+            producer = self._open()
+            if self._hoped in self._known:
+                self._hoped = None
+                return
+        head, values = self._head, list[bytes]()
+        for event in events:
+            event.writer, event.sequence = self.writer, head.sequence + 1
+            event.previous_hash = head.hash
+            event.event_id = f"audit:{self.writer}:{event.sequence}"
+            payload = event.SerializeToString(deterministic=True)
+            head = Head(event.sequence, hash_of(payload))
+            values.append(self._header + payload)
+        self._hoped = head
+        try:
+            producer.begin_transaction()
+            for value in values:
+                producer.produce(TOPIC, value, self.writer.encode())
+            producer.commit_transaction(CALL_SECONDS)
+        except (KafkaException, BufferError):
+            self._producer = None
+            producer.purge()
+            raise
+        self._head, self._hoped = head, None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._producer = None
+
+    def _open(self) -> confluent_kafka.Producer:
+        if not self._header:
+            registry = Registry(self._settings)
+            try:
+                self._header = registry.resolve_now({TOPIC: AuditEvent}).header(TOPIC)
+            finally:
+                registry.close()
+        config = client_config(self._settings, f"audit-{self.writer}") | CONFIG
+        config["transactional.id"] = f"audit-{self.writer}"
+        producer = confluent_kafka.Producer(config, logger=client_log())
+        producer.init_transactions(CALL_SECONDS)
+        # Only now is nobody else writing this chain.
+        self._known = self._tail()
+        self._head = max(self._known, key=lambda head: head.sequence, default=Head(0, GENESIS))
+        self._producer = producer
+        return producer
+
+    def _tail(self) -> list[Head]:
+        """The writer's last records on the topic, as many as one look back shows; [] for none.
+
+        With a commit of unknown outcome the look goes back to where it would have been.
+        """
+        wanted = self._hoped.sequence if self._hoped is not None else None
+        config = client_config(self._settings, f"audit-{self.writer}") | {
+            "group.id": f"audit-{self.writer}",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+        }
+        consumer = confluent_kafka.Consumer(config, logger=client_log())
+        try:
+            place = TopicPartition(TOPIC, 0)
+            low, high = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
+            look = FIRST_LOOK
+            while True:
+                first = max(low, high - look)
+                found = self._read(consumer, first, high)
+                reached = found and (wanted is None or found[0].sequence <= wanted)
+                if reached or first == low:
+                    return found
+                look *= 10
+        finally:
+            consumer.close()
+
+    def _read(self, consumer: confluent_kafka.Consumer, first: int, end: int) -> list[Head]:
+        if first >= end:
+            return []
+        consumer.assign([TopicPartition(TOPIC, 0, first)])
+        found: list[Head] = []
+        deadline = time.monotonic() + READ_SECONDS
+        while consumer.position([TopicPartition(TOPIC, 0)])[0].offset < end:
+            if time.monotonic() >= deadline:
+                raise Unavailable("TAIL_TIMEOUT", f"the tail of {TOPIC} could not be read")
+            for message in consumer.consume(1000, 0.1):
+                if message.error() is not None:
+                    raise KafkaException(message.error())
+                if message.key() == self.writer.encode():
+                    found += _head(message.value())
+        return found
+
+
+def _head(value: bytes | None) -> list[Head]:
+    try:
+        payload = framing.split(value)[1]
+        return [Head(AuditEvent.FromString(payload).sequence, hash_of(payload))]
+    except (framing.FramingError, DecodeError):
+        return []  # `coinmesh audit verify` tells of it

@@ -1,0 +1,1 @@
+"""Scrapes, alert rules, service level objectives and dashboards of the mesh, as code."""

@@ -1,0 +1,140 @@
+"""Alert rules from `alerts.toml` and `slos.toml`, as Prometheus reads them."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+#: Where each alert has its section; relative to the repository, which a setting may not know.
+RUNBOOK = "docs/operations/runbook.md"
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+#: Below so many events in an hour one failure alone would page.
+FEWEST_EVENTS = 30
+HERE = Path(__file__).parent
+
+
+class Alert(BaseModel):
+    """One alert; `severity` is page (now) or ticket (in working hours)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    group: str
+    expr: str
+    #: How long it must hold, as Prometheus writes durations.
+    lasts: str = "0s"
+    severity: str
+    summary: str
+    section: str = ""
+
+    def rule(self) -> dict[str, Any]:
+        """As a rule of Prometheus."""
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.lasts,
+            "labels": {"severity": self.severity},
+            "annotations": {
+                "summary": self.summary,
+                "runbook": f"{RUNBOOK}#{self.section or self.name.lower()}",
+            },
+        }
+
+
+class Objective(BaseModel):
+    """A promise, and the rates of all events and of those that break it over `$w`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    promise: str
+    objective: float
+    bad: str
+    total: str
+
+
+@cache
+def objectives() -> dict[str, Objective]:
+    """By name."""
+    table = tomllib.loads((HERE / "slos.toml").read_text())
+    return {name: Objective(**each) for name, each in table.items()}
+
+
+@cache
+def alerts() -> tuple[Alert, ...]:
+    """All alerts, those of the objectives last."""
+    table = tomllib.loads((HERE / "alerts.toml").read_text())
+    found = [
+        Alert(name=name, group=group, **each)
+        for group, members in table.items()
+        for name, each in members.items()
+    ]
+    return (*found, *burn_alerts())
+
+
+def burns(factor: float, window: str) -> str:
+    """The budget burns more than `factor` times faster than it may over the window."""
+    return f"coinmesh:slo_bad:ratio{window} > on (slo) ({factor:g} * coinmesh:slo_budget)"
+
+
+def burn_alerts() -> list[Alert]:
+    """One alert for people to wake up for and one for the day, each for every objective.
+
+    The short window of each pair ends an alert soon after the trouble.
+    """
+
+    def both(factor: float, long: str, short: str) -> str:
+        return f"({burns(factor, long)} and on (slo) {burns(factor, short)})"
+
+    enough = f"and on (slo) coinmesh:slo_events:increase1h > {FEWEST_EVENTS}"
+    share = "{{ $labels.slo }}: {{ $value | humanizePercentage }} of events break the promise"
+    section = "slo-{{ $labels.slo }}"
+    return [
+        Alert(
+            name="ErrorBudgetBurnsFast",
+            group="slo",
+            expr=f"({both(14.4, '1h', '5m')} or {both(6, '6h', '30m')}) {enough}",
+            lasts="1m",
+            severity="page",
+            summary=share,
+            section=section,
+        ),
+        Alert(
+            name="ErrorBudgetBurnsSlowly",
+            group="slo",
+            expr=f"({both(3, '1d', '2h')} or {both(1, '3d', '6h')}) {enough}",
+            lasts="15m",
+            severity="ticket",
+            summary=share,
+            section=section,
+        ),
+    ]
+
+
+def recordings() -> list[dict[str, Any]]:
+    """Budget, events of an hour, and the share of bad events over each window, by objective."""
+    rules: list[dict[str, Any]] = []
+    for name, each in objectives().items():
+
+        def record(metric: str, expr: str, name: str = name) -> None:
+            rules.append({"record": metric, "expr": expr, "labels": {"slo": name}})
+
+        record("coinmesh:slo_budget", f"vector({1 - each.objective:g})")
+        total = Template(each.total)
+        record("coinmesh:slo_events:increase1h", f"3600 * ({total.substitute(w='1h')})")
+        for window in WINDOWS:
+            bad = Template(each.bad).substitute(w=window)
+            record(
+                f"coinmesh:slo_bad:ratio{window}", f"({bad}) / ({total.substitute(w=window)} > 0)"
+            )
+    return rules
+
+
+def rule_files() -> dict[str, dict[str, Any]]:
+    """The rule files by name."""
+    groups: dict[str, list[dict[str, Any]]] = {"objectives": recordings()}
+    for alert in alerts():
+        groups.setdefault(alert.group, []).append(alert.rule())
+    return {name: {"groups": [{"name": name, "rules": rules}]} for name, rules in groups.items()}

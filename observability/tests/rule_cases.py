@@ -1,0 +1,213 @@
+"""For each alert the series that must make it fire, and those, much alike, that must not."""
+
+from dataclasses import dataclass
+
+Series = dict[str, str]
+HOUR = 120  # samples: one comes every 30 s
+
+
+def held(value: float, samples: int = 40) -> str:
+    """A series that stays the same, as promtool writes it."""
+    return f"{value}+0x{samples}"
+
+
+def growing(step: float, samples: int = 40) -> str:
+    """A counter that grows by `step` every 30 s."""
+    return f"0+{step}x{samples}"
+
+
+def steps(*values: float) -> str:
+    """A series value by value."""
+    return " ".join(map(str, values))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series by name, and when to look."""
+
+    fires: Series
+    quiet: Series
+    at: str = "20m"
+
+
+def one(series: str, fires: str, quiet: str, at: str = "20m") -> Case:
+    """A case of one series."""
+    return Case({series: fires}, {series: quiet}, at)
+
+
+KAFKA = 'job="kafka",instance="kafka"'
+COLLECTOR = 'job="collector-binance",instance="collector-binance"'
+GATEWAY = 'job="query-gateway",instance="query-gateway"'
+CASSANDRA = 'job="cassandra",instance="cassandra"'
+BTC = f'{COLLECTOR},instrument="binance.BTC-USDT"'
+RPC = f'{GATEWAY},rpc_service="coinmesh.market.v1.MarketService",rpc_method="ListBars"'
+LOOP = f"coinmesh_event_loop_delay_seconds_bucket{{{GATEWAY}"
+BATCH = 'coinmesh_spark_batch_seconds_bucket{query="bars"'
+MATCH = f"coinmesh_collector_book_audits_matching_total{{{BTC}}}"
+DIFFER = f"coinmesh_collector_book_audits_differing_total{{{BTC}}}"
+STREAM = 'coinmesh_spark_records_total{partition="0"}'
+ACKED = f'coinmesh_producer_acked_total{{{COLLECTOR},topic="market.trades.v1"}}'
+LATE, TRADES = (
+    'coinmesh_spark_late_trades_total{partition="0"}',
+    'coinmesh_spark_trades_total{partition="0"}',
+)
+USED = f"coinmesh_binance_rest_weight_used{{{COLLECTOR}}}"
+LIMIT = f"coinmesh_binance_rest_weight_limit{{{COLLECTOR}}}"
+OPEN, MOST = f"process_open_fds{{{GATEWAY}}}", f"process_max_fds{{{GATEWAY}}}"
+HEAP = f'{CASSANDRA},area="heap"'
+HEAP_USED, HEAP_MOST = f"jvm_memory_used_bytes{{{HEAP}}}", f"jvm_memory_max_bytes{{{HEAP}}}"
+HEALTHY = 'envoy_cluster_membership_healthy{envoy_cluster_name="query-gateway"}'
+MEMBERS = 'envoy_cluster_membership_total{envoy_cluster_name="query-gateway"}'
+DLQ = f'kafka_log_logendoffset{{{KAFKA},topic="ingest.dlq.v1",partition="0"}}'
+BAD, GOOD = (
+    f'coinmesh_rpc_handled_total{{{RPC},code="INTERNAL"}}',
+    f'coinmesh_rpc_handled_total{{{RPC},code="OK"}}',
+)
+
+CASES: dict[str, Case] = {
+    "TargetDown": one(f"up{{{KAFKA}}}", held(0), held(1)),
+    "NotReady": one(f"coinmesh_ready{{{GATEWAY}}}", held(0), steps(0, 0, *[1] * 39)),
+    "Restarting": one(
+        f"process_start_time_seconds{{{GATEWAY}}}",
+        steps(*[1] * 20, *[2] * 5, *[3] * 5, *[4] * 11),
+        steps(*[1] * 30, *[2] * 11),
+    ),
+    "EventLoopLate": Case(
+        {
+            f'{LOOP},le="0.25"}}': growing(90),
+            f'{LOOP},le="0.5"}}': growing(100),
+            f'{LOOP},le="+Inf"}}': growing(100),
+        },
+        {f'{LOOP},le="0.25"}}': growing(100), f'{LOOP},le="+Inf"}}': growing(100)},
+    ),
+    "FileDescriptorsLow": Case(
+        {OPEN: held(900), MOST: held(1024)}, {OPEN: held(700), MOST: held(1024)}
+    ),
+    # Time begins at 0: at 20 min 300 s are left, or an hour.
+    "CertificateExpires": one(
+        f"coinmesh_certificate_not_after_seconds{{{GATEWAY}}}", held(1500), held(4800)
+    ),
+    "CertificateNotRenewed": one(
+        'coinmesh_certificate_renewal_failures_total{peer="kafka"}', growing(1), held(4)
+    ),
+    "ExchangeDisconnected": one(f"coinmesh_binance_connections{{{COLLECTOR}}}", held(0), held(1)),
+    "NothingCollected": one(
+        f'coinmesh_collector_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
+    ),
+    "GapsStayOpen": one(
+        f"coinmesh_collector_open_gaps{{{BTC}}}", held(2), steps(*[0] * 30, *[2] * 11)
+    ),
+    "ManyGaps": one(
+        f'coinmesh_collector_gaps_total{{{BTC},channel="trade"}}', growing(1), growing(0.1)
+    ),
+    "BookDiffers": Case(
+        {MATCH: growing(100), DIFFER: growing(5)}, {MATCH: growing(100), DIFFER: growing(1)}
+    ),
+    "KlinesContradict": one(
+        f"coinmesh_collector_kline_mismatches_total{{{BTC}}}",
+        steps(*[0] * 30, *[1] * 11),
+        held(3),
+    ),
+    "QuotaLow": Case({USED: held(5500), LIMIT: held(6000)}, {USED: held(4000), LIMIT: held(6000)}),
+    "RecordsRefused": one(
+        f'coinmesh_producer_refused_total{{{COLLECTOR},topic="market.trades.v1"}}',
+        steps(*[0] * 38, 4, 4, 4),
+        held(4),
+    ),
+    "DeadLettersArrive": one(DLQ, steps(*[5] * 30, *[8] * 11), held(5)),
+    "StreamStands": Case(
+        {STREAM: held(100), ACKED: growing(100)}, {STREAM: held(100), ACKED: held(100)}
+    ),
+    "StreamBehind": one(
+        'coinmesh_spark_lag_seconds{topic="market.trades.v1",partition="0"}', held(60), held(2)
+    ),
+    "BatchesSlow": Case(
+        {
+            f'{BATCH},le="3.0"}}': growing(8),
+            f'{BATCH},le="5.0"}}': growing(10),
+            f'{BATCH},le="+Inf"}}': growing(10),
+        },
+        {
+            f'{BATCH},le="3.0"}}': growing(10),
+            f'{BATCH},le="5.0"}}': growing(10),
+            f'{BATCH},le="+Inf"}}': growing(10),
+        },
+    ),
+    "QueryRestarts": one(
+        'coinmesh_spark_query_restarts_total{query="bars"}',
+        growing(0.2),
+        steps(*[0] * 30, *[1] * 11),
+    ),
+    "LateTrades": Case(
+        {LATE: growing(1), TRADES: growing(500)}, {LATE: growing(1), TRADES: growing(5000)}
+    ),
+    "StateGrows": one('coinmesh_spark_snapshot_bytes{partition="0"}', held(6e8), held(4e8)),
+    "ReaderBehind": one(
+        f'coinmesh_consumer_lag_seconds{{{GATEWAY},topic="market.bars.v1",partition="0"}}',
+        held(30),
+        steps(*[30] * 30, *[0] * 11),
+    ),
+    "KafkaUnreachable": one(f"coinmesh_kafka_up{{{GATEWAY}}}", held(0), held(1)),
+    "CacheUnreachable": one(f"coinmesh_redis_up{{{GATEWAY}}}", held(0), steps(*[1] * 38, *[0] * 3)),
+    "GatewayUnhealthy": Case(
+        {HEALTHY: held(0), MEMBERS: held(2)}, {HEALTHY: held(1), MEMBERS: held(2)}
+    ),
+    "KafkaPartitionsOffline": one(
+        f"kafka_controller_offlinepartitionscount{{{KAFKA}}}", held(3), held(0)
+    ),
+    "KafkaUnderReplicated": one(
+        f"kafka_replicas_underreplicatedpartitions{{{KAFKA}}}",
+        held(3),
+        steps(*[0] * 35, *[3] * 6),
+    ),
+    "KafkaNoController": one(
+        f"kafka_controller_activecontrollercount{{{KAFKA}}}", held(0), held(1)
+    ),
+    "KafkaBusy": one(f"kafka_request_handlers_idle_ratio{{{KAFKA}}}", held(0.1), held(0.7)),
+    "CassandraErrors": one(
+        f'cassandra_request_errors_total{{{CASSANDRA},request="Write",error="Timeouts"}}',
+        growing(1),
+        held(12),
+    ),
+    "CassandraDrops": one(
+        f'cassandra_dropped_messages_total{{{CASSANDRA},message="MUTATION_REQ"}}',
+        growing(1),
+        held(12),
+    ),
+    "CassandraCompactionsWait": one(
+        f"cassandra_compactions_pending{{{CASSANDRA}}}", held(80), held(20)
+    ),
+    "HeapFull": Case(
+        {HEAP_USED: held(99), HEAP_MOST: held(100)}, {HEAP_USED: held(80), HEAP_MOST: held(100)}
+    ),
+    "RedisDown": one('redis_up{instance="redis-exporter"}', held(0), held(1)),
+    "RedisRejects": one(
+        'redis_rejected_connections_total{instance="redis-exporter"}', growing(1), held(3)
+    ),
+    "RulesFail": one(
+        'prometheus_rule_evaluation_failures_total{rule_group="mesh"}', growing(1), held(0)
+    ),
+    "AlertsNotDelivered": Case(
+        {'alertmanager_notifications_failed_total{integration="webhook"}': growing(1)},
+        {
+            'alertmanager_notifications_failed_total{integration="webhook"}': held(4),
+            'prometheus_notifications_dropped_total{instance="prometheus"}': held(4),
+        },
+    ),
+    # 2 % of calls fail: 20 times what 99.9 % allows. 0.5 % is 5 times too much: too slow to page.
+    "ErrorBudgetBurnsFast": Case(
+        {BAD: growing(2, 2 * HOUR), GOOD: growing(98, 2 * HOUR)},
+        {BAD: growing(0.5, 2 * HOUR), GOOD: growing(99.5, 2 * HOUR)},
+        "2h",
+    ),
+    "ErrorBudgetBurnsSlowly": Case(
+        {BAD: growing(0.5, 3 * HOUR), GOOD: growing(99.5, 3 * HOUR)},
+        {BAD: growing(0.05, 3 * HOUR), GOOD: growing(99.95, 3 * HOUR)},
+        "3h",
+    ),
+}
+
+#: A failure among few calls must not wake anybody.
+FEW_CALLS = Case(
+    {}, {BAD: steps(*[0] * (2 * HOUR - 20), *[1] * 21), GOOD: growing(0.05, 2 * HOUR)}, "2h"
+)

@@ -1,0 +1,206 @@
+"""Whoever comes to any listening port of the mesh without the right certificate is refused."""
+
+import ipaddress
+import ssl
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import listeners as walk
+import pytest
+from confluent_kafka.admin import AdminClient
+from listeners import Listener
+
+from coinmesh_access import cassandra_session
+from coinmesh_access.table import AccessError
+from coinmesh_local.testing import TestMesh
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
+
+pytestmark = pytest.mark.e2e
+
+#: A service of the table to which nobody grants anything here.
+WRONG = "jaeger"
+#: Who may come, where that isn't the deployer.
+RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra"}
+
+
+@pytest.fixture(scope="session")
+def found(run: Any) -> list[Listener]:
+    return sorted(set(walk.listeners(run.mesh)))
+
+
+def test_every_stated_port_is_among_those_that_listen(run: Any, found: list[Listener]) -> None:
+    """The walk sees what it should: a test of nothing can't pass."""
+    seen = {(each.component, each.name) for each in found}
+    assert {
+        ("kafka", "client"),
+        ("kafka", "controller"),
+        ("cassandra", "cql"),
+        ("cassandra", "storage"),
+        ("redis", "redis"),
+        ("registry", "http"),
+        ("seaweedfs", "s3"),
+        ("seaweedfs", "volume"),
+        ("sim-exchange", "public"),
+        ("collector-binance", "grpc"),
+        ("query-gateway", "metrics"),
+        ("envoy", "public"),
+        ("openbao", "cluster"),
+        ("certs", "metrics"),
+        ("spark-stream", "metrics"),
+    } <= seen
+
+
+def test_all_listen_on_the_loopback_interface(found: list[Listener]) -> None:
+    for each in found:
+        assert ipaddress.ip_address(each.host.removeprefix("::ffff:")).is_loopback, each
+
+
+def test_exceptions_exist_and_say_why(found: list[Listener]) -> None:
+    rows = walk.exceptions()
+    for row in rows.values():
+        assert len(row["reason"]) > 10
+        assert row["authentication"]
+    running = {each.component for each in found}
+    listed = {key for key in rows if key[0] in running and key[1] != "metrics"}
+    assert listed <= {(each.component, each.name) for each in found}
+
+
+def test_strangers_are_refused_everywhere(run: Any, found: list[Listener], tmp_path: Path) -> None:
+    rows, visitors = walk.exceptions(), walk.unknown(run.mesh, tmp_path)
+    wrong: list[str] = []
+    for each in found:
+        row = rows.get((each.component, each.name))
+        if row is not None and row.get("anyone"):
+            continue
+        right = walk.of_the_mesh(run.mesh, RIGHT.get(each.component, "deploy"))
+        # openbao's peers have an authority of their own: nobody of the mesh is one.
+        expected = "refused" if each.component == "openbao" else None
+        outcomes = {v.name: walk.outcome(each, v) for v in visitors}
+        # SeaweedFS may still be busy with those that it has just refused.
+        tries = (walk.outcome(each, right) for _ in range(5))
+        outcomes[right.name] = next((one for one in tries if one != "refused"), "refused")
+        let_in = [v.name for v in visitors if outcomes[v.name] != "refused"]
+        if let_in or (outcomes[right.name] == "refused") != (expected == "refused"):
+            wrong.append(f"{each}: {outcomes}")
+    assert wrong == []
+
+
+def test_a_service_without_the_right_is_refused(run: Any, found: list[Listener]) -> None:
+    rows = walk.exceptions()
+    wrong: list[str] = []
+    for each in found:
+        if (each.component, each.name) in rows or each.component == "openbao":
+            continue
+        check = CHECKS.get((each.component, each.name)) or CHECKS.get(("", each.name))
+        if check is None:
+            wrong.append(f"{each}: nobody knows how to come here")
+        elif not check(run.mesh, each):
+            wrong.append(f"{each}: let {WRONG} in")
+    assert wrong == []
+
+
+# -- how each protocol says no --------------------------------------------------------------------
+
+
+def _http(mesh: TestMesh, each: Listener) -> bool:
+    path = "/metrics" if each.name == "metrics" else "/"
+    url = f"https://127.0.0.1:{each.port}{path}"
+    return httpx.get(url, verify=mesh.tls(WRONG), timeout=10).status_code in (401, 403)
+
+
+def _grpc(method: str) -> Callable[[TestMesh, Listener], bool]:
+    def check(mesh: TestMesh, each: Listener) -> bool:
+        with grpc.secure_channel(f"localhost:{each.port}", mesh.grpc_credentials(WRONG)) as channel:
+            call = channel.unary_unary(method)
+            try:
+                call(b"", timeout=10)
+            except grpc.RpcError as error:
+                code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
+                return code in (
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    grpc.StatusCode.UNAUTHENTICATED,
+                )
+        return False
+
+    return check
+
+
+def _kafka_topics(mesh: TestMesh, each: Listener) -> bool:
+    config = client_config(mesh.read(KafkaSettings, WRONG), WRONG) | {
+        "bootstrap.servers": f"127.0.0.1:{each.port}"
+    }
+    return not AdminClient(config).list_topics(timeout=20).topics
+
+
+def _kafka_quorum(mesh: TestMesh, each: Listener) -> bool:
+    """DescribeQuorum, version 0 (https://kafka.apache.org/protocol), isn't authorized."""
+    topic = b"__cluster_metadata"
+    body = struct.pack(">hhih", 55, 0, 7, -1) + b"\0"
+    body += b"\x02" + bytes([len(topic) + 1]) + topic + b"\x02" + struct.pack(">i", 0) + b"\0\0\0"
+    answer = _exchange(mesh, each, struct.pack(">i", len(body)) + body)
+    # Size, correlation id, no tags, error code.
+    return struct.unpack_from(">h", answer, 9)[0] == 31
+
+
+def _redis(mesh: TestMesh, each: Listener) -> bool:
+    return _exchange(mesh, each, b"PING\r\n").startswith(b"-NOAUTH")
+
+
+def _cassandra(mesh: TestMesh, each: Listener) -> bool:
+    try:
+        with cassandra_session.connect(f"127.0.0.1:{each.port}", mesh.home.tls / WRONG):
+            return False
+    except AccessError:
+        return True
+
+
+def _exchange(mesh: TestMesh, each: Listener, request: bytes) -> bytes:
+    import socket
+
+    visitor = walk.of_the_mesh(mesh, WRONG)
+    with (
+        socket.create_connection((each.host, each.port), timeout=10) as plain,
+        visitor.context().wrap_socket(plain) as secured,
+    ):
+        secured.sendall(request)
+        try:
+            return secured.recv(4096)
+        except ssl.SSLError:
+            return b""
+
+
+def _handshake(mesh: TestMesh, each: Listener) -> bool:
+    return walk.outcome(each, walk.of_the_mesh(mesh, WRONG)) == "refused"
+
+
+def _nothing_at(path: str) -> Callable[[TestMesh, Listener], bool]:
+    """What would be served there is switched off."""
+
+    def check(mesh: TestMesh, each: Listener) -> bool:
+        url = f"https://127.0.0.1:{each.port}{path}"
+        return httpx.get(url, verify=mesh.tls(WRONG), timeout=10).status_code == 404
+
+    return check
+
+
+CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
+    ("", "metrics"): _http,
+    ("sim-exchange", "public"): _http,
+    ("sim-exchange", "admin"): _http,
+    ("seaweedfs", "volume"): _http,
+    # The master would say where to write to, and sign it; the filer would list and read.
+    ("seaweedfs", "master"): _nothing_at("/dir/assign"),
+    ("seaweedfs", "filer"): _nothing_at("/"),
+    **{("seaweedfs", f"{name}_grpc"): _handshake for name in ("master", "volume", "filer", "s3")},
+    ("collector-binance", "grpc"): _grpc("/coinmesh.collector.v1.CollectorService/GetStatus"),
+    ("query-gateway", "grpc"): _grpc("/coinmesh.market.v1.MarketService/ListInstruments"),
+    ("kafka", "client"): _kafka_topics,
+    ("kafka", "controller"): _kafka_quorum,
+    ("cassandra", "cql"): _cassandra,
+    ("redis", "redis"): _redis,
+}

@@ -1,0 +1,157 @@
+"""Logs of the running mesh: every line's form, the way to the store, and who may use the store."""
+
+import json
+import os
+import ssl
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from coinmesh_cli import log_search
+from coinmesh_cli.log_search import Wanted
+from coinmesh_local.testing import TestMesh, eventually
+from meshkit import log_lines, logs
+from meshkit.tls import CertificateFiles, RenewingContext
+
+pytestmark = pytest.mark.component
+
+SCHEMA = Draft202012Validator(log_lines.schema())
+#: Components whose every line is of the schema as it is written…
+OWN = (
+    "collector-binance",
+    "query-gateway",
+    "sim-exchange",
+    "spark-stream",
+    "topics",
+    "schemas",
+    "migrations",
+    "bucket",
+    "log-index",
+)
+#: … but for what a JVM prints before its logging starts.
+JVM_STARTS = ("WARNING: ", "OpenJDK 64-Bit Server VM warning: ")
+
+
+def test_every_line_of_every_service_is_of_the_schema(mesh: TestMesh):
+    mesh.require(*OWN)
+    for name in OWN:
+        texts = mesh.component(name).log().splitlines()
+        assert texts, name
+        for text in texts:
+            if not text.startswith(JVM_STARTS):
+                SCHEMA.validate(json.loads(text))
+                assert json.loads(text)["service"] == name
+
+
+def test_every_other_line_comes_into_the_schema(mesh: TestMesh):
+    mesh.require(*OWN)
+    seen: set[str] = set()
+    for path in mesh.home.logs.glob("*.log"):
+        for line in log_search.matching(path.open(), log_lines.instance_of(path.name), Wanted()):
+            SCHEMA.validate(line)
+            seen.add(line["service"])
+    assert seen >= {"kafka", "cassandra", "redis", "seaweedfs", "registry", "openbao"}
+
+
+@pytest.fixture(scope="module")
+def shipping(mesh: TestMesh) -> Iterator[Path]:
+    """A log file of a made-up service, shipped like every other."""
+    mesh.require("log-shipper")
+    path = mesh.home.log("sample-1")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def write(path: Path, message: str, trace: str) -> None:
+    """Append a line as a service would."""
+    line = json.loads(logs.line("sample", "tests", message)) | {"trace_id": trace}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def stored(mesh: TestMesh, trace: str) -> list[str]:
+    """The messages of a trace that the store has."""
+    found = log_search.from_store(mesh.mesh, Wanted(trace_id=trace), 100_000)
+    return [] if found is None else sorted(line["message"] for line in found)
+
+
+def test_lines_are_found_by_trace_in_the_store(mesh: TestMesh, shipping: Path):
+    trace = uuid.uuid4().hex
+    write(shipping, "first password=hush1234", trace)
+    with shipping.open("a") as file:
+        file.write("a line of another form, token=hush1234\n")
+    write(shipping, "second " + "x" * 100_000, trace)
+    eventually(lambda: len(stored(mesh, trace)) == 2, "both lines are stored")
+    where, lines = log_search.search(mesh.mesh, Wanted(service="sample"), 10)
+    assert where == "store"
+    assert "hush1234" not in json.dumps(lines)
+    assert [line["instance"] for line in lines] == ["sample-1"] * 3
+    for line in lines:
+        SCHEMA.validate(line)
+
+
+def test_a_rotation_loses_nothing_that_was_written_before(mesh: TestMesh, shipping: Path):
+    trace = uuid.uuid4().hex
+    write(shipping, "before", trace)
+    eventually(lambda: stored(mesh, trace) == ["before"], "the line is stored")
+    os.truncate(shipping, 0)  # as the supervisor does once it has copied the file
+    write(shipping, "after", trace)
+    eventually(lambda: stored(mesh, trace) == ["after", "before"], "the new line is stored")
+
+
+def test_an_outage_of_the_store_loses_and_repeats_nothing(mesh: TestMesh, shipping: Path):
+    trace = uuid.uuid4().hex
+    messages = [f"line {number:04}" for number in range(500)]
+    mesh.component("log-store").stop()
+    try:
+        for message in messages:
+            write(shipping, message, trace)
+        assert log_search.search(mesh.mesh, Wanted(trace_id=trace), 1000)[0] == "files"
+    finally:
+        mesh.component("log-store").start()
+    mesh.component("log-store").wait_ready()
+    eventually(lambda: len(stored(mesh, trace)) >= len(messages), "all lines are stored")
+    assert stored(mesh, trace) == messages
+
+
+@pytest.fixture
+def asks(mesh: TestMesh) -> Iterator[Callable[[str, str, str], int]]:
+    """The store's status for a request of an identity."""
+    mesh.require("log-store")
+    clients: dict[str, httpx.Client] = {}
+
+    def ask(identity: str, method: str, path: str) -> int:
+        if identity not in clients:
+            context = RenewingContext(
+                CertificateFiles(mesh.home.tls / identity), ssl.PROTOCOL_TLS_CLIENT
+            )
+            clients[identity] = httpx.Client(
+                base_url=mesh.endpoints["log-store"], verify=context, timeout=10
+            )
+        body: Any = {"query": {"match_all": {}}} if path.endswith("_search") else None
+        return clients[identity].request(method, path, json=body).status_code
+
+    yield ask
+    for client in clients.values():
+        client.close()
+
+
+def test_the_store_does_for_each_what_it_may_and_nothing_else(
+    mesh: TestMesh, asks: Callable[[str, str, str], int]
+):
+    today = datetime.now(UTC).strftime("/coinmesh-logs-%Y.%m.%d")
+    assert asks("cli", "POST", "/coinmesh-logs-*/_search") == 200
+    assert asks("cli", "DELETE", today) == 403
+    assert asks("cli", "POST", "/_bulk") == 403
+    assert asks("log-shipper", "POST", "/coinmesh-logs-*/_search") == 403
+    assert asks("log-shipper", "DELETE", today) == 403
+    assert asks("collector-binance", "POST", "/coinmesh-logs-*/_search") == 403
+    assert asks("deploy", "GET", "/_cluster/health") == 200
+    with pytest.raises(httpx.HTTPError), httpx.Client(verify=False) as nobody:
+        nobody.get(mesh.endpoints["log-store"])
