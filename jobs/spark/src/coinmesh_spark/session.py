@@ -71,8 +71,11 @@ def _configuration(
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraClassPath": f"{jars}/*",
+        # Spark looks for interruptions in a failed batch's message with a recursive pattern: a long
+        # message overflows the usual stack, and the query would end without telling why.
         "spark.driver.extraJavaOptions": (
-            "-XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m -Duser.timezone=UTC "
+            "-Xss16m -XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m "
+            "-Duser.timezone=UTC "
             f"-Djava.io.tmpdir={scratch} -Dcoinmesh.service={settings.service_name} "
             f"-Dlog4j2.configurationFile={LOG4J2.as_uri()} {settings.spark_java_options}"
         ),
