@@ -16,7 +16,7 @@ from coinmesh_gateway.settings import (
 )
 from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
-from meshkit.settings import Address, SettingsError, TracingSettings, read
+from meshkit.settings import Address, SettingsError, TelemetrySettings, read
 from meshkit.tls import is_loopback
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache,
             vault=_vault(options),
             ratelimit=_addresses("--ratelimit", options.ratelimit),
-            tracing=Tracing.of(read(TracingSettings)),
+            tracing=Tracing.of(read(TelemetrySettings)),
         )
         config = generate(catalogue, descriptor_set(), settings)
         tls = secured(settings)

@@ -5,7 +5,7 @@ from typing import Any
 
 from coinmesh_gateway.clusters import plain_cluster
 from coinmesh_gateway.tls import Tls
-from meshkit.settings import Address, TracingSettings
+from meshkit.settings import Address, TelemetrySettings
 
 CLUSTER = "jaeger"
 SERVICE = "envoy"
@@ -23,7 +23,7 @@ class Tracing:
     ratio: float
 
     @classmethod
-    def of(cls, settings: TracingSettings) -> "Tracing | None":
+    def of(cls, settings: TelemetrySettings) -> "Tracing | None":
         """What the settings say; None where no endpoint is set."""
         if settings.otlp_endpoint is None:
             return None

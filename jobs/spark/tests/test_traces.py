@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from coinmesh_spark.traces import COLUMN, NAME, MicroBatch
 from meshkit import tracing
-from meshkit.settings import TracingSettings
+from meshkit.settings import TelemetrySettings
 from meshkit.tracing import Tracing
 
 
@@ -21,7 +21,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def made(exporter: InMemorySpanExporter) -> Tracing:
-    return Tracing(TracingSettings(), processor=SimpleSpanProcessor(exporter))
+    return Tracing(TelemetrySettings(), processor=SimpleSpanProcessor(exporter))
 
 
 def parent(number: int, flags: str = "01") -> bytes:

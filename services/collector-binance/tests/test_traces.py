@@ -12,7 +12,7 @@ from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from collector_binance.core.encode import Record
 from collector_binance.traces import FrameTraces
 from meshkit import tracing
-from meshkit.settings import TracingSettings
+from meshkit.settings import TelemetrySettings
 from meshkit.tracing import Tracing
 
 TRADE = Trade(event_id="binance.BTC-USDT:trade:7", instrument="binance.BTC-USDT")
@@ -44,7 +44,7 @@ def exporter() -> InMemorySpanExporter:
 
 
 def traces(exporter: InMemorySpanExporter, ratio: float) -> FrameTraces:
-    settings = TracingSettings(trace_sampling_ratio=ratio, service_name="collector-binance")
+    settings = TelemetrySettings(trace_sampling_ratio=ratio, service_name="collector-binance")
     return FrameTraces(Tracing(settings, processor=SimpleSpanProcessor(exporter)))
 
 
@@ -97,6 +97,6 @@ def test_a_frame_without_records_passes_its_turn_on(exporter: InMemorySpanExport
 
 
 def test_nothing_is_chosen_where_traces_go_nowhere() -> None:
-    made = FrameTraces(Tracing(TracingSettings(trace_sampling_ratio=1)))
+    made = FrameTraces(Tracing(TelemetrySettings(trace_sampling_ratio=1)))
     made.wait -= 1
     assert made.wait > 10**9

@@ -17,7 +17,7 @@ from meshkit.settings import (
     RegistrySettings,
     S3Settings,
     ServiceSettings,
-    TracingSettings,
+    TelemetrySettings,
 )
 
 
@@ -28,7 +28,7 @@ def _intervals(text: str) -> str:
     return ",".join(names)
 
 
-class WorkerSettings(TracingSettings, KafkaSettings, RegistrySettings, CassandraSettings):
+class WorkerSettings(TelemetrySettings, KafkaSettings, RegistrySettings, CassandraSettings):
     """What a task that folds trades needs."""
 
     service_name: str = Field(

@@ -98,8 +98,8 @@ class MeshSettings(BaseSettings):
     )
 
 
-class TracingSettings(MeshSettings):
-    """Who makes spans, and where they go."""
+class TelemetrySettings(MeshSettings):
+    """Who writes logs and makes spans, and where these go."""
 
     service_name: str = Field(
         "coinmesh",
@@ -107,6 +107,7 @@ class TracingSettings(MeshSettings):
         description="the service's name in logs, metrics and traces",
         examples=["query-gateway"],
     )
+    log_level: LogLevel = Field("INFO", description="the least level logged", examples=["INFO"])
     otlp_endpoint: HttpUrl | None = Field(
         None,
         description="where traces go by OTLP over gRPC (unset: nowhere)",
@@ -117,7 +118,7 @@ class TracingSettings(MeshSettings):
     )
 
 
-class ServiceSettings(TracingSettings):
+class ServiceSettings(TelemetrySettings):
     """What every service has."""
 
     grpc_listen: ListenAddress = Field(
@@ -128,7 +129,6 @@ class ServiceSettings(TracingSettings):
         description="where Prometheus metrics are served (unset: nowhere)",
         examples=["127.0.0.1:9101"],
     )
-    log_level: LogLevel = Field("INFO", description="the least level logged", examples=["INFO"])
     drain_grace_seconds: float = Field(
         5.0, ge=0, description="how long calls may take to finish at shutdown", examples=["5"]
     )

@@ -26,7 +26,7 @@ from opentelemetry.util.types import AttributeValue
 from meshkit.calls import Call, Layer
 from meshkit.metrics import Metrics
 from meshkit.otlp import OtlpExporter
-from meshkit.settings import TracingSettings
+from meshkit.settings import TelemetrySettings
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -58,7 +58,7 @@ class Tracing:
 
     def __init__(
         self,
-        settings: TracingSettings,
+        settings: TelemetrySettings,
         metrics: Metrics | None = None,
         processor: SpanProcessor | None = None,
     ) -> None:
