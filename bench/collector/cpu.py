@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frames import capture_path
-from peer import HERE, peer_python
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from peers import peer_python  # noqa: E402 (beside this folder)
 
 
 @dataclass
@@ -55,7 +59,7 @@ def main() -> None:
         sys.exit(f"no capture at {capture_path()}; set COINMESH_RECORDED to its folder")
     ours = Path(sys.executable)
     sides = [
-        Side("cryptofeed 2.4.1, Kafka callback", peer_python(), "cpu_peer.py", "go"),
+        Side("cryptofeed 2.4.1, Kafka callback", peer_python(HERE), "cpu_peer.py", "go"),
         Side("collector-binance, pure Python", ours, "cpu_ours.py", "python"),
         Side("collector-binance, recording raw frames too", ours, "cpu_ours.py", "recording"),
         Side("collector-binance, compiled", ours, "cpu_ours.py", "compiled"),

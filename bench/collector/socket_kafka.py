@@ -24,11 +24,15 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from frames import capture_path, read
-from peer import BIN, HERE, peer_python
 
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from peers import BIN, peer_python  # noqa: E402 (beside this folder)
 
 SYMBOLS = 5
 PEER_TOPICS = ["trades-BINANCE-BTC-USDT", "ticker-BINANCE-BTC-USDT", "book-BINANCE-BTC-USDT"]
@@ -107,7 +111,7 @@ def run_peer(kafka: dict[str, Any], ends: Ends, counts: tuple[int, ...]) -> Any:
     frames, trades, quotes = counts
     feed, port = start_feed(1, 0, "aggregated")
     process = subprocess.Popen(
-        [peer_python(), HERE / "socket_peer.py", port, json.dumps(kafka)],
+        [peer_python(HERE), HERE / "socket_peer.py", port, json.dumps(kafka)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -9,7 +9,6 @@ other work on the machine disturbs less.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -26,10 +25,10 @@ import psutil
 from coinmesh_local.testing import TestMesh, eventually
 
 HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[1]
-BIN = CHECKOUT / ".venv/bin"
-sys.path.insert(0, str(CHECKOUT / "services/query-gateway/tests"))
+sys.path.insert(0, str(HERE.parent))
+from peers import BIN, CHECKOUT, peer_python  # noqa: E402 (beside this folder)
 
+sys.path.insert(0, str(CHECKOUT / "services/query-gateway/tests"))
 from market_data import bar, bar_row, instrument  # noqa: E402
 from stack import COMPONENTS, Feeder, Gateway  # noqa: E402
 
@@ -37,22 +36,6 @@ NAME = "binance.BTC-USDT"
 QUERY = f"/v1/instruments/{NAME}/bars:view?interval=1m&limit=500&end_time="
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 DAYS = 14
-
-
-def peer_python() -> Path:
-    """The peer's environment: made once, kept in the user's cache."""
-    wanted = (HERE / "requirements.txt").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "coinmesh")
-    place = cache / f"bench-gateway-{hashlib.sha256(wanted).hexdigest()[:12]}"
-    python = place / "bin/python"
-    if not (place / "complete").exists():
-        subprocess.run(
-            [BIN / "uv", "venv", "--clear", "-q", "--python", sys.executable, place], check=True
-        )
-        install = [BIN / "uv", "pip", "install", "-q", "--python", python, "-r"]
-        subprocess.run([*install, HERE / "requirements.txt"], check=True)
-        (place / "complete").touch()
-    return python
 
 
 def free_port() -> int:
@@ -141,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     options = parser.parse_args()
-    python = peer_python()
+    python = peer_python(HERE)
     with tempfile.TemporaryDirectory(prefix="coinmesh-bench-") as text:
         root = Path(text)
         with TestMesh(root / "mesh") as mesh:

@@ -1,4 +1,4 @@
-"""The peer's environment: made once, kept in the user's cache."""
+"""The peers' environments: each made once, kept in the user's cache."""
 
 import hashlib
 import os
@@ -6,22 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[1]
+CHECKOUT = Path(__file__).parents[1]
 BIN = CHECKOUT / ".venv/bin"
 
 
-def peer_python() -> Path:
-    """Its interpreter; installs the environment when it isn't there."""
-    wanted = (HERE / "requirements.txt").read_bytes()
+def peer_python(directory: Path) -> Path:
+    """The interpreter with `directory`'s requirements.txt; the first call installs them."""
+    wanted = (directory / "requirements.txt").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "coinmesh")
-    place = cache / f"bench-collector-{hashlib.sha256(wanted).hexdigest()[:12]}"
+    place = cache / f"bench-{directory.name}-{hashlib.sha256(wanted).hexdigest()[:12]}"
     python = place / "bin/python"
     if not (place / "complete").exists():
         subprocess.run(
             [BIN / "uv", "venv", "--clear", "-q", "--python", sys.executable, place], check=True
         )
         install = [BIN / "uv", "pip", "install", "-q", "--python", python, "-r"]
-        subprocess.run([*install, HERE / "requirements.txt"], check=True)
+        subprocess.run([*install, directory / "requirements.txt"], check=True)
         (place / "complete").touch()
     return python
