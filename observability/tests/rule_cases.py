@@ -90,6 +90,11 @@ CASES: dict[str, Case] = {
     "CertificateNotRenewed": one(
         'coinmesh_certificate_renewal_failures_total{peer="kafka"}', growing(1), held(4)
     ),
+    "AuditChainFaulty": one('coinmesh_audit_chain_faults_total{fault="changed"}', held(1), held(0)),
+    # Time begins at 0: the last anchor is 20 min old, or 2 min.
+    "AuditAnchorLate": one("coinmesh_audit_anchor_time_seconds", held(1), held(1080)),
+    "AuditRecordsLost": one(f"coinmesh_audit_records_lost_total{{{GATEWAY}}}", growing(1), held(7)),
+    "AuditRecordsWait": one(f"coinmesh_audit_records_waiting{{{GATEWAY}}}", held(3), held(0)),
     "ExchangeDisconnected": one(f"coinmesh_binance_connections{{{COLLECTOR}}}", held(0), held(1)),
     "NothingCollected": one(
         f'coinmesh_collector_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
