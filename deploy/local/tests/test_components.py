@@ -1,5 +1,6 @@
 """The real components: filled by the deploy steps, killed, started again with what they held."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,19 +164,26 @@ def test_the_mesh_own_migrations_apply_and_survive_kill_9(mesh: TestMesh) -> Non
     assert migrations.apply(mesh.read(CassandraSettings), directory) == []
 
 
-def test_objects_survive_kill_9_and_strangers_get_none(mesh: TestMesh) -> None:
+@pytest.fixture
+def store(mesh: TestMesh) -> fs.S3FileSystem:
+    """The object store, as the deploy step comes to it."""
     mesh.require("bucket")
     settings = mesh.read(S3Settings)
-    endpoint = settings.s3_endpoint
-    assert settings.s3_credentials_file.stat().st_mode & 0o777 == 0o600
     credentials = settings.s3_credentials()
-    store = fs.S3FileSystem(
+    return fs.S3FileSystem(
         access_key=credentials.access_key,
         secret_key=credentials.secret_key.get_secret_value(),
-        endpoint_override=endpoint.removeprefix("https://"),
+        endpoint_override=settings.s3_endpoint.removeprefix("https://"),
         tls_ca_file_path=str(mesh.home.ca),
         region="us-east-1",
     )
+
+
+def test_objects_survive_kill_9_and_strangers_get_none(
+    mesh: TestMesh, store: fs.S3FileSystem
+) -> None:
+    settings = mesh.read(S3Settings)
+    assert settings.s3_credentials_file.stat().st_mode & 0o777 == 0o600
     with store.open_output_stream("coinmesh/kept") as stream:
         stream.write(b"kept" * 10_000)
     component = mesh.component("seaweedfs")
@@ -184,7 +192,21 @@ def test_objects_survive_kill_9_and_strangers_get_none(mesh: TestMesh) -> None:
     bucket.create(settings)
     with store.open_input_stream("coinmesh/kept") as stream:
         assert stream.read() == b"kept" * 10_000
-    assert httpx.get(f"{endpoint}/coinmesh/kept", verify=mesh.tls()).status_code == 403
+    kept = f"{settings.s3_endpoint}/coinmesh/kept"
+    assert httpx.get(kept, verify=mesh.tls()).status_code == 403
+
+
+def test_objects_are_encrypted_on_the_disk(mesh: TestMesh, store: fs.S3FileSystem) -> None:
+    canary = os.urandom(1 << 20)
+    with store.open_output_stream("coinmesh/canary") as stream:
+        stream.write(canary)
+    written = [path for path in (mesh.home.data / "seaweedfs").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in written) > len(canary)
+    for path in written:
+        found = path.read_bytes()
+        assert not any(canary[at : at + 24] in found for at in range(0, len(canary), 1 << 16)), path
+    with store.open_input_stream("coinmesh/canary") as stream:
+        assert stream.read() == canary
 
 
 def test_kafka_starts_from_damaged_storage(workspace: Workspace) -> None:
