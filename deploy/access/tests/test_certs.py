@@ -304,6 +304,19 @@ def test_the_agent_renews_and_says_so(bao: Any, tmp_path: Path) -> None:
     assert (bao.secrets / "envoy" / "secret-id").read_text() not in log.read_text()
 
 
+def test_a_hangup_renews_what_is_not_due(bao: Any, tmp_path: Path) -> None:
+    live(bao, "envoy", 3600)
+    tls = tmp_path / "tls"
+    with running(bao, tmp_path / "log", "--service", "envoy", "--dir", str(tls)) as process:
+        first = eventually(lambda: serial(tls), "the certificate is there", timeout=60)
+        eventually(
+            lambda: process.metric('certificate_seconds_left{peer="envoy"}'), "it waits", timeout=60
+        )
+        process.process.send_signal(signal.SIGHUP)
+        eventually(lambda: serial(tls) != first, "another one", timeout=60)
+        assert process.metric('certificate_renewals_total{peer="envoy"}') == 2
+
+
 def test_a_sealed_and_a_killed_vault_leave_the_certificate_in_place(
     bao: Any, tmp_path: Path
 ) -> None:

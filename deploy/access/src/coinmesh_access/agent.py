@@ -1,6 +1,7 @@
 """Keeps certificates fresh: one task for each service, renewing at two thirds of a life."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -74,6 +75,7 @@ class Agent:
         self._vault, self._secrets, self._table = vault, secrets_dir, table
         self._hooks, self._now = hooks, now
         self._known: dict[str, Published] = {}
+        self._asked: dict[str, asyncio.Event] = {}
         labels = ("peer",)
         self._renewals = metrics.counter("certificate_renewals", "Certificates renewed", labels)
         self._failures = metrics.counter(
@@ -119,18 +121,26 @@ class Agent:
             for place in places:
                 group.create_task(self._keep(place), name=f"certificate-{place.service}")
 
+    def renew_now(self) -> None:
+        """Renew all that `run` keeps, due or not."""
+        for asked in self._asked.values():
+            asked.set()
+
     async def _keep(self, place: Place) -> None:
         backoff = Backoff(base=0.5, cap=BACKOFF_CAP_SECONDS)
         share = RENEW_SHARE
+        asked = self._asked[place.service] = asyncio.Event()
         while True:
             published = certificates.current(place.directory)
             if published is not None:
                 self._known[place.service] = published
-            if not certificates.is_due(published, share):
+            if not (asked.is_set() or certificates.is_due(published, share)):
                 assert published is not None
                 await self._hooks_until_done(place, published)
                 # In short steps: a machine that slept finds out soon that it is late.
-                await asyncio.sleep(min(60.0, certificates.until(published.due(share))))
+                step = min(60.0, certificates.until(published.due(share)))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asked.wait(), step)
                 continue
             try:
                 published = await self._renew(place)
@@ -145,6 +155,7 @@ class Agent:
                 )
                 await asyncio.sleep(pause)
                 continue
+            asked.clear()
             life = (published.not_after - published.not_before).total_seconds()
             cap = min(BACKOFF_CAP_SECONDS, max(0.5, life * BACKOFF_SHARE))
             backoff = Backoff(base=0.5, cap=cap)

@@ -5,9 +5,9 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -67,7 +67,8 @@ def agent(
 ) -> None:
     """Make certificates and renew them at two thirds of their life.
 
-    Without --once it runs until SIGTERM; while Vault is away the old certificates stay.
+    Without --once it runs until SIGTERM; while Vault is away the old certificates stay. SIGHUP
+    renews all of them now, e.g. after a key may have been seen.
     """
     logs.configure("coinmesh-certs")
     logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -92,7 +93,7 @@ def agent(
             if metrics_listen:
                 own = CertificateFiles(tls / OWN) if OWN in names else None
                 server = mesh_metrics.start(Address.parse(metrics_listen), metrics, own)
-            asyncio.run(_until_stopped(keeper.run(places)))
+            asyncio.run(_until_stopped(keeper, places))
             if server is not None:
                 server.close()
     except (VaultUnavailableError, HookError) as error:
@@ -100,9 +101,10 @@ def agent(
         sys.exit(1)
 
 
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
+async def _until_stopped(keeper: Agent, places: Sequence[Place]) -> None:
+    task = asyncio.create_task(keeper.run(places))
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, keeper.renew_now)
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):

@@ -184,6 +184,10 @@ class Component:
         os.kill(before, signal.SIGKILL)
         eventually(lambda: before not in self.pids(), f"{self.name} dies")
 
+    def signal(self, number: int) -> None:
+        """Send it to the process that was started itself."""
+        os.kill(self.pids()[0], number)
+
     def wait_ready(self) -> None:
         """Return when it serves (again)."""
         eventually(
