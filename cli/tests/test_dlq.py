@@ -36,7 +36,7 @@ def command(mesh: TestMesh) -> Command:
     """Runs `coinmesh …` against that mesh."""
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        environment = os.environ | {"COINMESH_HOME": str(mesh.home.root)}
+        environment = {"COINMESH_HOME": str(mesh.home.root), "PATH": os.environ["PATH"]}
         return subprocess.run(
             [str(BIN / "coinmesh"), *arguments],
             env=environment,

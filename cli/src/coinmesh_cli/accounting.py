@@ -8,10 +8,9 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from coinmesh_cli.records import kafka_settings
+from coinmesh_cli.records import settings_of
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from meshkit.audit import AuditLog, AuditSettings
-from meshkit.settings import read
 
 T = TypeVar("T")
 
@@ -23,9 +22,8 @@ def operator() -> str:
 
 def operator_log() -> AuditLog:
     """The log of this machine's operators; use it as an asynchronous context manager."""
-    kafka_settings()  # puts the mesh's settings into the environment
     host = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:100]
-    settings = read(AuditSettings)
+    settings = settings_of(AuditSettings)
     return AuditLog(settings.model_copy(update={"audit_writer": f"cli@{host}"}), source="cli")
 
 

@@ -13,13 +13,13 @@ import typer
 from confluent_kafka import Message
 from google.protobuf.message import DecodeError
 
-from coinmesh_cli.records import TopicReader, kafka_settings
+from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from meshkit.audit import name_of
 from meshkit.audit_anchors import Anchor, AnchorError, broken_links, open_sealed
 from meshkit.audit_chain import Chains
-from meshkit.settings import MeshSettings, read
+from meshkit.settings import KafkaSettings, MeshSettings
 
 READERS = 8
 TOPIC = topics.AUDIT.name
@@ -113,8 +113,7 @@ def read_anchors() -> tuple[list[Anchor], list[str]]:
     from coinmesh_access.login import Vault
     from meshkit.audit_store import AnchorStore, AuditStoreSettings, Kept
 
-    kafka_settings()  # puts the mesh's settings into the environment
-    store, vault = AnchorStore(read(AuditStoreSettings)), read(VaultSettings)
+    store, vault = AnchorStore(settings_of(AuditStoreSettings)), settings_of(VaultSettings)
     signer = Signer(Vault(vault.vault_addr, vault.vault_ca), vault.secrets_dir, "cli")
     keys, kept = signer.public_keys(), store.listed()
     faults = [
@@ -142,7 +141,7 @@ def read_anchors() -> tuple[list[Anchor], list[str]]:
 
 
 def _messages() -> Iterator[Message]:
-    with closing(TopicReader(kafka_settings(), TOPIC)) as reader:
+    with closing(TopicReader(settings_of(KafkaSettings), TOPIC)) as reader:
         yield from reader.existing()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +18,11 @@ from coinmesh_cli.health import MAX_AGE_SECONDS, MAX_LAG_SECONDS, MIN_LIFE_LEFT,
 from coinmesh_contracts import topics
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import write_atomically
+from coinmesh_local.steps import dispatch
+from coinmesh_local.steps.errors import StepError
 from coinmesh_local.steps.schemas import contracts
 from meshkit.kafka import client_config
-from meshkit.settings import KafkaSettings, SettingsError, read
+from meshkit.settings import KafkaSettings
 
 TIMEOUT = 10.0
 
@@ -100,12 +101,9 @@ def topic_settings(mesh: Mesh) -> Iterator[Finding]:
         "topics",
         "`coinmesh deploy topics` sets settings; partitions need a new topic version",
     )
-    for name, value in mesh.settings().items():
-        os.environ.setdefault(name, value)
     try:
-        admin = AdminClient(
-            client_config(read(KafkaSettings), "coinmesh-doctor") | {"log_level": 0}
-        )
+        settings = dispatch.read(KafkaSettings, mesh.settings())
+        admin = AdminClient(client_config(settings, "coinmesh-doctor") | {"log_level": 0})
         there = admin.list_topics(timeout=TIMEOUT).topics
         wanted = {topic.name: topic for topic in topics.ALL}
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in there]
@@ -113,7 +111,7 @@ def topic_settings(mesh: Mesh) -> Iterator[Finding]:
             resource.name: future.result(timeout=TIMEOUT)
             for resource, future in admin.describe_configs(asked).items()
         }
-    except (KafkaException, SettingsError, OSError) as error:
+    except (KafkaException, StepError, OSError) as error:
         yield Finding(area, "warning", f"Kafka can't be asked: {error}", "`coinmesh logs kafka`")
         return
     wrong = 0

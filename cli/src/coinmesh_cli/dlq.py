@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from coinmesh_cli import replays
 from coinmesh_cli.accounting import operator, operator_log
-from coinmesh_cli.records import TopicReader, kafka_settings
+from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_DEAD_LETTER_REPLAY
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
@@ -23,6 +23,7 @@ from meshkit.audit import AuditLog
 from meshkit.errors import FailedPrecondition, InvalidArgument, NotFound
 from meshkit.minimal import render
 from meshkit.producer import Producer
+from meshkit.settings import KafkaSettings
 
 app = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, replay.")
 
@@ -58,7 +59,7 @@ def read(ids: list[str] | None, topic: str | None, reason: str | None) -> Iterat
     for one in missing:
         if not all(part.isdigit() for part in one.split(":")) or one.count(":") != 1:
             raise InvalidArgument("BAD_ID", f"{one!r} is not PARTITION:OFFSET, e.g. 0:17")
-    with closing(TopicReader(kafka_settings(), topics.DEAD_LETTERS.name)) as reader:
+    with closing(TopicReader(settings_of(KafkaSettings), topics.DEAD_LETTERS.name)) as reader:
         for message in reader.existing():
             number = f"{message.partition()}:{message.offset()}"
             if ids and number not in missing:
@@ -130,7 +131,7 @@ def replay(
 
 
 async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool) -> None:
-    settings = kafka_settings()
+    settings = settings_of(KafkaSettings)
     with replays.locked(Home.from_environment()):
         replayed = replays.replayed()
         chosen: dict[str, Letter] = {}

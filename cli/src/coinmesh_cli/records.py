@@ -1,27 +1,27 @@
 """Reading records of a topic between two moments, for commands that look into Kafka."""
 
-import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import confluent_kafka
 from confluent_kafka import KafkaException, Message, TopicPartition
 
 from coinmesh_local.mesh import Mesh, caller_environment
 from coinmesh_local.paths import Home
+from coinmesh_local.steps import dispatch
 from meshkit.errors import NotFound, Unavailable
 from meshkit.kafka import client_config
-from meshkit.settings import KafkaSettings, read
+from meshkit.settings import KafkaSettings, MeshSettings
 
 TIMEOUT = 10.0
 IDLE = 0.5
+S = TypeVar("S", bound=MeshSettings)
 
 
-def kafka_settings() -> KafkaSettings:
-    """Kafka's address: from the environment, else that of the local mesh."""
+def settings_of(kind: type[S]) -> S:
+    """What `kind` holds: from the environment, else as the local mesh has it for operators."""
     defaults = Mesh.recorded(Home.from_environment()).settings(client="cli")
-    for name, value in (defaults | caller_environment()).items():
-        os.environ[name] = value
-    return read(KafkaSettings)
+    return dispatch.read(kind, defaults | caller_environment())
 
 
 class TopicReader:

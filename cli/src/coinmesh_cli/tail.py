@@ -9,10 +9,11 @@ import typer
 from confluent_kafka import Message
 from google.protobuf.message import DecodeError
 
-from coinmesh_cli.records import TopicReader, kafka_settings
+from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from meshkit.errors import InvalidArgument
 from meshkit.minimal import render
+from meshkit.settings import KafkaSettings
 
 #: How far back records of one key are looked for, per partition.
 LOOK_BACK = 20_000
@@ -36,7 +37,7 @@ def tail(
         raise InvalidArgument(
             "UNKNOWN_TOPIC", f"{name} is not a topic of events; those are: {known}"
         )
-    with closing(TopicReader(kafka_settings(), name)) as reader:
+    with closing(TopicReader(settings_of(KafkaSettings), name)) as reader:
         records = reader.existing(LOOK_BACK if key else lines)
         chosen = sorted((m for m in records if _is(m, key)), key=lambda m: m.timestamp()[1])
         _print(chosen[len(chosen) - min(lines, len(chosen)) :], topic)
