@@ -28,13 +28,15 @@ class Run:
     """A capture that the mesh has played, and what it must have made of it.
 
     `instruments` are the names of the capture's symbols, `trades` the capture's trades by symbol as
-    the reference reads them, `end` the first minute (s) in which the generated market may trade.
+    the reference reads them, `end` the first minute (s) in which the generated market may trade;
+    `is_last` when the mesh plays no other after it.
     """
 
     mesh: TestMesh
     capture: Path
     reference: ModuleType
     trades: dict[str, list[Any]]
+    is_last: bool
     instruments: dict[str, str] = field(default_factory=dict)
     end: int = 0
 
@@ -64,6 +66,10 @@ class Run:
             if not page["nextPageToken"]:
                 return found
             query["page_token"] = page["nextPageToken"]
+
+    def last_trade(self, symbol: str) -> int:
+        """The id of the trade that the exchange made last."""
+        return int(get(self.admin, f"/admin/market/{symbol}")["lastTradeId"])
 
     def close(self) -> None:
         for client in (self.rest, self.exchange, self.admin):
@@ -125,8 +131,9 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_BINANCE_SYMBOLS": "*",
         "COINMESH_SPARK_ARCHIVE_TRIGGER": "5",
         "COINMESH_TRACE_SAMPLING_RATIO": "0.2",
+        "COINMESH_PROMETHEUS_SCRAPE_INTERVAL": "2s",
     }
-    options = Options(ports="free", gateways=2)
+    options = Options(ports="free", gateways=2, profile="full")
     with TestMesh(workspace.root / "e2e", options, environment) as mesh:
         yield mesh
 
@@ -144,7 +151,8 @@ def run(
     if capture is None:
         pytest.skip("no recorded capture; COINMESH_RECORDED names the folder that holds them")
     play(end_to_end, capture)
-    played = Run(end_to_end, capture, reference, reference.trades_of(capture))
+    is_last = request.param == "generated"
+    played = Run(end_to_end, capture, reference, reference.trades_of(capture), is_last)
     eventually(lambda: market_time(played) > played.end + 20, "the capture has been played")
     listed = get(played.exchange, "/api/v3/exchangeInfo")["symbols"]
     played.instruments = {

@@ -66,6 +66,23 @@ def exceptions() -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["component"], row["listener"]): row for row in rows}
 
 
+def closed(mesh: TestMesh) -> list[Listener]:
+    """Those that serve a certificate of the mesh; OpenBao's are its own."""
+    rows = exceptions()
+    return [
+        each
+        for each in sorted(set(listeners(mesh)))
+        if not rows.get((each.component, each.name), {}).get("plaintext")
+        and each.component != "openbao"
+    ]
+
+
+def made(mesh: TestMesh, identity: str) -> int:
+    """The serial number of the certificate that an identity has now."""
+    text = (mesh.home.tls / identity / "current" / "tls.crt").read_bytes()
+    return x509.load_pem_x509_certificate(text).serial_number
+
+
 # -- who comes ------------------------------------------------------------------------------------
 
 
@@ -90,6 +107,21 @@ class Visitor:
 def of_the_mesh(mesh: TestMesh, service: str) -> Visitor:
     """A service with the certificate that it has now."""
     return Visitor(service, mesh.home.tls / service / "current" / "keystore.pem")
+
+
+def served(listener: Listener, visitor: Visitor) -> int:
+    """The serial number of the certificate that a listener shows, -1 while it can't be reached."""
+    address = (listener.host, listener.port)
+    try:
+        with (
+            socket.create_connection(address, timeout=SECONDS) as plain,
+            visitor.context().wrap_socket(plain) as secured,
+        ):
+            shown = secured.getpeercert(binary_form=True)
+    except (TimeoutError, ssl.SSLError, ConnectionError):
+        return -1
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
 
 
 def unknown(mesh: TestMesh, directory: Path) -> list[Visitor]:
@@ -173,17 +205,20 @@ HELLOS = {
     ("redis", "redis"): b"PING\r\n",
 }
 _HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+#: The connection preface and an empty SETTINGS frame (RFC 9113, 3.4).
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def outcome(listener: Listener, visitor: Visitor) -> str:
     """`answered`, `open` (it waits for more) or `refused`: an end without a word, or an alert."""
-    hello = HELLOS.get((listener.component, listener.name), _HTTP)
+    stated = HELLOS.get((listener.component, listener.name))
     try:
         with (
             socket.create_connection((listener.host, listener.port), timeout=SECONDS) as plain,
             visitor.context().wrap_socket(plain) as secured,
         ):
-            secured.sendall(hello)
+            http = _HTTP2 if secured.selected_alpn_protocol() == "h2" else _HTTP
+            secured.sendall(http if stated is None else stated)
             return "answered" if secured.recv(1) else "refused"
     except TimeoutError:
         return "open"

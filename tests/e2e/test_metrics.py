@@ -1,0 +1,143 @@
+"""What dashboards, rules and docs speak of is there in the running mesh."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coinmesh_local.paths import CHECKOUT
+from coinmesh_local.testing import TestMesh, eventually
+from coinmesh_observability.alerts import alerts, recordings
+from coinmesh_observability.dashboards import ALL
+
+pytestmark = pytest.mark.e2e
+
+#: Names in PromQL are metrics if they begin so.
+METRIC = re.compile(
+    r"\b((?:coinmesh|process|jvm|kafka|cassandra|redis|envoy|prometheus|alertmanager)_[a-z0-9_]+)"
+)
+LABELS = re.compile(r"\{[^}]*\}|\b(?:by|on|ignoring|group_left|group_right|without) \([^)]*\)")
+PARTS = ("_bucket", "_count", "_sum", "_total")
+
+
+def family(name: str) -> str:
+    """A metric's name without what its samples add to it."""
+    return next((name.removesuffix(part) for part in PARTS if name.endswith(part)), name)
+
+
+def metrics_in(promql: str) -> set[str]:
+    """The families that a query names, labels aside."""
+    return {family(name) for name in METRIC.findall(LABELS.sub("", promql))}
+
+
+@pytest.fixture
+def prometheus(run: Any) -> Iterator[httpx.Client]:
+    """Prometheus, after it has seen every component at work."""
+    if not run.is_last:
+        pytest.skip("it is asked once, with the last capture")
+    mesh: TestMesh = run.mesh
+    mesh.require("prometheus", "alertmanager", "redis-exporter", "audit-anchor")
+    for _ in range(2):
+        for instrument in run.instruments.values():
+            run.rest.get(f"/v1/instruments/{instrument}/bars:view", params={"interval": "1s"})
+            run.rest.get(f"/v1/instruments/{instrument}/ticker")
+    url = mesh.endpoints["prometheus"]
+    with httpx.Client(base_url=url, verify=mesh.tls("prometheus"), timeout=30) as client:
+        yield client
+
+
+def series(client: httpx.Client, query: str) -> list[Any]:
+    """What Prometheus answers now."""
+    answer = client.get("/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", f"{query}: {answer.get('error')}"
+    return answer["data"]["result"]
+
+
+def test_every_component_that_runs_is_scraped(run: Any, prometheus: httpx.Client) -> None:
+    running = {name for name, row in run.mesh.status().items() if row["state"] == "ready"}
+    shown = {target["instance"] for target in run.mesh.mesh.metrics_targets()} & running
+    assert {"kafka", "cassandra", "envoy", "redis-exporter", "query-gateway-2"} <= shown
+    for instance in shown:
+        eventually(
+            lambda one=instance: series(prometheus, f'up{{instance="{one}"}} == 1'),
+            f"{instance} is scraped",
+            timeout=60,
+        )
+
+
+def test_every_query_of_every_dashboard_finds_a_series(run: Any, prometheus: httpx.Client) -> None:
+    queries = {
+        f"{dashboard.uid} / {panel.title}: {expr}": filled(expr)
+        for dashboard in ALL
+        for panel in dashboard.panels
+        for expr in panel.queries.values()
+    }
+    assert len(queries) > 100
+    empty = dict(queries)
+
+    def none_is_empty() -> bool:
+        for name, query in list(empty.items()):
+            if series(prometheus, query):
+                del empty[name]
+        return not empty
+
+    # A rate needs two scrapes, a counter its first event.
+    try:
+        eventually(none_is_empty, "every query finds a series")
+    except AssertionError:
+        raise AssertionError("\n".join(empty)) from None
+
+
+def filled(expr: str) -> str:
+    """A panel's query with Grafana's variables filled in, as for everything and a short while."""
+    expr = expr.replace("$__rate_interval", "1m")
+    return re.sub(r"\$(job|instance)\b", ".*", expr)
+
+
+def test_every_metric_that_is_spoken_of_exists(prometheus: httpx.Client) -> None:
+    metadata = prometheus.get("/api/v1/metadata").json()["data"]
+    names = prometheus.get("/api/v1/label/__name__/values").json()["data"]
+    there = {family(name) for name in (*metadata, *names)}
+    spoken = {
+        f"{dashboard.uid} / {panel.title}": metrics_in(expr)
+        for dashboard in ALL
+        for panel in dashboard.panels
+        for expr in panel.queries.values()
+    }
+    packages = {path.name for path in CHECKOUT.glob("**/src/coinmesh_*") if path.is_dir()}
+    spoken |= {alert.name: metrics_in(alert.expr) for alert in alerts()}
+    spoken |= {str(rule["record"]): metrics_in(rule["expr"]) for rule in recordings()}
+    for page in pages():
+        named = set(re.findall(r"\bcoinmesh_[a-z0-9_]*[a-z0-9]\b(?!_)", page.read_text()))
+        spoken[str(page.relative_to(CHECKOUT))] = {family(name) for name in named - packages}
+    missing = {where: sorted(named - there) for where, named in spoken.items() if named - there}
+    assert missing == {}
+
+
+def pages() -> list[Path]:
+    """The documentation."""
+    found = [CHECKOUT / "README.md", *CHECKOUT.glob("docs/**/*.md")]
+    for folder in ("libs", "services", "jobs", "gateway", "observability", "deploy", "cli"):
+        found += [p for p in CHECKOUT.glob(f"{folder}/**/README.md") if ".staging" not in p.parts]
+    return found
+
+
+def test_a_sampled_calls_duration_leads_to_its_trace(run: Any, prometheus: httpx.Client) -> None:
+    trace = "5b8aa5a2d2c872e8321cf37308d69df2"
+    headers = {"traceparent": f"00-{trace}-051581bf3cb55c13-01"}
+    instrument = next(iter(run.instruments.values()))
+
+    def stored() -> bool:
+        run.rest.get(f"/v1/instruments/{instrument}/ticker", headers=headers).raise_for_status()
+        query = {"query": "coinmesh_rpc_seconds_bucket", "start": "0", "end": "9999999999"}
+        found = prometheus.get("/api/v1/query_exemplars", params=query).json()["data"]
+        return any(
+            exemplar["labels"].get("trace_id") == trace
+            for each in found
+            for exemplar in each["exemplars"]
+        )
+
+    eventually(stored, "Prometheus keeps the exemplar", timeout=60)

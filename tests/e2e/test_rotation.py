@@ -1,0 +1,108 @@
+"""All certificates renewed at once, under load: each listener serves its new one, nothing fails."""
+
+import itertools
+import signal
+import threading
+from types import TracebackType
+from typing import Any
+
+import httpx
+import listeners as walk
+import pytest
+
+from coinmesh_local.testing import TestMesh, eventually
+
+pytestmark = pytest.mark.e2e
+
+
+class Requests:
+    """Requests one after the other until the block ends."""
+
+    def __init__(self, rest: httpx.Client, paths: list[str]) -> None:
+        self._rest, self._paths, self._stop = rest, paths, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count, self.failed = 0, list[str]()
+
+    def _run(self) -> None:
+        for path in itertools.cycle(self._paths):
+            if self._stop.is_set():
+                return
+            try:
+                self._rest.get(path).raise_for_status()
+            except httpx.HTTPError as error:
+                self.failed.append(f"{path}: {error!r}")
+            self.count += 1
+
+    def __enter__(self) -> "Requests":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_a_renewal_of_everything_costs_no_request_and_no_event(run: Any) -> None:
+    if not run.is_last:
+        pytest.skip("the mesh takes it once, with the last capture")
+    mesh: TestMesh = run.mesh
+    closed = walk.closed(mesh)
+
+    def made(component: str) -> int:
+        return walk.made(mesh, mesh.mesh.definitions[component].identity)
+
+    before = {each: made(each.component) for each in closed}
+    assert len({each.component for each in closed}) > 8
+    paths = [
+        f"/v1/instruments/{instrument}/{what}"
+        for instrument in run.instruments.values()
+        for what in ("ticker", "bars?interval=1m&page_size=5", "bars:view?interval=1s", "book")
+    ]
+    pending = list(closed)
+    visitor = walk.of_the_mesh(mesh, "deploy")
+
+    def all_serve_the_new_one() -> bool:
+        for each in list(pending):
+            now = made(each.component)
+            if now != before[each] and walk.served(each, visitor) == now:
+                pending.remove(each)
+        return not pending
+
+    with Requests(run.rest, paths) as requests:
+        mesh.component("certs").signal(signal.SIGHUP)
+        try:
+            eventually(all_serve_the_new_one, "every listener serves its new certificate", 240)
+        except AssertionError:
+            raise AssertionError(f"with the old certificate: {pending}") from None
+        # What started again is at work again: trades that are made now come to the readers.
+        for symbol, instrument in run.instruments.items():
+            last = run.last_trade(symbol)
+            eventually(
+                lambda one=instrument, least=last: newest(run.rest, one) >= least,
+                f"trade {last} of {instrument} is served",
+            )
+    assert requests.failed == []
+    assert requests.count > 100
+    for instrument in run.instruments.values():
+        eventually(
+            lambda one=instrument: is_whole(run.rest, one), f"no trade of {instrument} lacks"
+        )
+
+
+def is_whole(rest: httpx.Client, instrument: str) -> bool:
+    """Whether the last trades served have one id after the other."""
+    answer = rest.get(f"/v1/instruments/{instrument}/trades", params={"page_size": 1000})
+    ids = [int(trade["tradeId"]) for trade in answer.raise_for_status().json()["trades"]]
+    return ids == list(range(ids[0], ids[0] + 1000))
+
+
+def newest(rest: httpx.Client, instrument: str) -> int:
+    """The id of the last trade that is served."""
+    answer = rest.get(f"/v1/instruments/{instrument}/trades", params={"page_size": 1})
+    trades = answer.raise_for_status().json()["trades"]
+    return int(trades[0]["tradeId"]) if trades else -1
