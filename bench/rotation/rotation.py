@@ -1,0 +1,240 @@
+"""Certificates of five minutes, renewed again and again under load: what fails, and what pauses.
+
+REST requests come at a fixed rate whatever their answers take. Beside them one prober each looks
+five times a second at what must go on: trades that reach Kafka, bars that Spark publishes, Redis,
+the registry, the object store. A pause is the longest time that a prober had to wait. After the
+first renewal JWT keys and the gateway's Redis password are rotated too.
+
+    .venv/bin/python bench/rotation/rotation.py [--rate 200] [--renewals 3] [--life 300]
+"""
+
+import argparse
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from confluent_kafka import Consumer, TopicPartition
+from redis import Redis
+
+from coinmesh_access import users
+from coinmesh_access.login import SETUP
+from coinmesh_contracts import topics
+from coinmesh_contracts.topics import Topic
+from coinmesh_local import local_user
+from coinmesh_local.paths import BIN
+from coinmesh_local.testing import TestMesh, eventually
+from meshkit.kafka import client_config
+from meshkit.redis_options import redis_options
+from meshkit.settings import KafkaSettings, RedisSettings
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests/e2e"))
+import listeners as walk
+
+LOOK_SECONDS = 0.2
+BTC = "/v1/instruments/binance.BTC-USDT"
+PATHS = {
+    "ticker": f"{BTC}/ticker",
+    "bars (Cassandra)": f"{BTC}/bars?interval=1m&page_size=50",
+    "chart (Redis)": f"{BTC}/bars:view?interval=1m&limit=100",
+    "book": f"{BTC}/book",
+    "collector": "/v1/collectors/binance/subscriptions",
+}
+
+
+@dataclass
+class Found:
+    """What the run has seen."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    slowest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    pauses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    serials: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+
+class Prober(threading.Thread):
+    """Waits again and again until `moved` is true; its longest wait is the pause."""
+
+    def __init__(self, name: str, moved: Callable[[], bool], found: Found) -> None:
+        super().__init__(daemon=True)
+        self._what, self._moved, self._found = name, moved, found
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop` is set."""
+        last = time.monotonic()
+        while not self.stop.wait(LOOK_SECONDS):
+            try:
+                moved = self._moved()
+            except Exception:
+                moved = False
+            now = time.monotonic()
+            self._found.pauses[self._what] = max(self._found.pauses[self._what], now - last)
+            if moved:
+                last = now
+
+
+def grows(mesh: TestMesh, topic: Topic) -> Callable[[], bool]:
+    """Whether a topic has more records than when it was last asked."""
+    places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+    state: dict[str, Any] = {"serial": 0, "end": 0}
+
+    def moved() -> bool:
+        if state["serial"] != (serial := walk.made(mesh, "deploy")):
+            config = client_config(mesh.read(KafkaSettings), "bench") | {"group.id": "bench"}
+            state.update(serial=serial, consumer=Consumer(config))
+        ends = [state["consumer"].get_watermark_offsets(place, timeout=2)[1] for place in places]
+        before, state["end"] = state["end"], sum(ends)
+        return state["end"] > before
+
+    return moved
+
+
+def answers(mesh: TestMesh, url: str) -> Callable[[], bool]:
+    """Whether a new connection gets an answer."""
+    return lambda: httpx.get(url, verify=mesh.tls(), timeout=2).is_success
+
+
+def pings(mesh: TestMesh) -> Callable[[], bool]:
+    """Whether Redis answers on the connection that is kept."""
+    settings = mesh.read(RedisSettings)
+    client = Redis.from_url(settings.redis_url, **redis_options(settings))
+    return lambda: bool(client.ping())
+
+
+async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Found) -> None:
+    """Requests at a rate, each in a task of its own, until `ends`."""
+    pending: set[asyncio.Task[None]] = set()
+    names = list(PATHS)
+    async with httpx.AsyncClient(
+        base_url=mesh.endpoints["rest"],
+        verify=ssl.create_default_context(cafile=mesh.home.ca),
+        auth=local_user.Bearer(mesh.mesh),
+        timeout=30,
+    ) as client:
+
+        async def one(name: str) -> None:
+            began = time.monotonic()
+            try:
+                outcome = str((await client.get(PATHS[name])).status_code)
+            except httpx.HTTPError as error:
+                outcome = f"{name}: {error!r}"
+            found.answers[outcome] += 1
+            found.slowest[name] = max(found.slowest[name], time.monotonic() - began)
+
+        began, count = time.monotonic(), 0
+        while not ends():
+            task = asyncio.create_task(one(names[count % len(names)]))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+            count += 1
+            await asyncio.sleep(max(0.0, began + count / rate - time.monotonic()))
+        await asyncio.gather(*pending)
+
+
+def rotate_credentials(mesh: TestMesh) -> None:
+    """New keys for tokens; a new Redis password for the gateway, in the order of its README."""
+    vault = local_user.vault(mesh.mesh)
+    vault.login(mesh.home.secrets, SETUP).write_data(
+        f"identity/oidc/key/{users.KEY}/rotate", data={}
+    )
+    place = ["--address", vault.address, "--ca", vault.ca, "--secrets", mesh.home.secrets]
+    acl = mesh.home.run / "redis" / "users.acl"
+    command = BIN / "coinmesh-vault"
+    subprocess.run(
+        [command, "rotate", *place, "--service=query-gateway", "--kind=redis"], check=True
+    )
+    subprocess.run([BIN / "coinmesh-access", "redis", *place, "--out", acl], check=True)
+    settings = mesh.read(RedisSettings)
+    with Redis.from_url(settings.redis_url, **redis_options(settings)) as client:
+        client.execute_command("ACL", "LOAD")
+    subprocess.run([command, "fetch", *place, "--all"], check=True)
+
+
+def watch(mesh: TestMesh, renewals: int, found: Found, over: threading.Event) -> None:
+    """Note what each listener serves until each has served so many new certificates."""
+    rotated = False
+    closed = walk.closed(mesh)
+    while not over.is_set():
+        visitor = walk.of_the_mesh(mesh, "deploy")
+        for each in closed:
+            serial = walk.served(each, visitor)
+            if serial > 0:
+                found.serials[f"{each.component} {each.name}"].add(serial)
+        least = min(map(len, found.serials.values())) - 1
+        if least >= 1 and not rotated:
+            rotate_credentials(mesh)
+            rotated = True
+        if least >= renewals:
+            over.set()
+        over.wait(2)
+
+
+def main() -> None:
+    """Prints what failed, how long what paused, and how many certificates were served."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=200, help="requests a second")
+    parser.add_argument("--renewals", type=int, default=3)
+    parser.add_argument("--life", type=int, default=300, help="a certificate's life in seconds")
+    options = parser.parse_args()
+    environment = {"COINMESH_CERT_TTL": str(options.life), "COINMESH_SIM_CAPTURE": ""}
+    with (
+        tempfile.TemporaryDirectory(prefix="coinmesh-bench-") as root,
+        TestMesh(Path(root) / "mesh", environment=environment) as mesh,
+    ):
+        mesh.require("spark-stream", "collector-binance", "envoy", "audit-anchor")
+        with mesh.rest() as client:
+            eventually(lambda: client.get(PATHS["bars (Cassandra)"]).json().get("bars"), "a bar")
+        found, over = Found(), threading.Event()
+        seen = {
+            "trades reach Kafka": grows(mesh, topics.TRADES),
+            "bars are published": grows(mesh, topics.BARS),
+            "Redis": pings(mesh),
+            "registry": answers(mesh, f"{mesh.endpoints['registry']}/subjects"),
+            "object store": answers(mesh, f"{mesh.endpoints['s3']}/healthz"),
+        }
+        probers = [Prober(name, moved, found) for name, moved in seen.items()]
+        watcher = threading.Thread(target=watch, args=(mesh, options.renewals, found, over))
+        for thread in (*probers, watcher):
+            thread.start()
+        began = time.monotonic()
+        longest = options.life * (options.renewals + 1)
+        asyncio.run(
+            load(
+                mesh,
+                options.rate,
+                lambda: over.is_set() or time.monotonic() > began + longest,
+                found,
+            )
+        )
+        over.set()
+        for prober in probers:
+            prober.stop.set()
+        for thread in (*probers, watcher):
+            thread.join()
+        print(
+            json.dumps(
+                {
+                    "seconds": round(time.monotonic() - began),
+                    "answers": found.answers,
+                    "slowest_s": {name: round(s, 3) for name, s in found.slowest.items()},
+                    "longest_pause_s": {name: round(s, 2) for name, s in found.pauses.items()},
+                    "certificates_served": {n: len(s) for n, s in sorted(found.serials.items())},
+                },
+                indent=2,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
