@@ -22,7 +22,7 @@ def mesh(workspace: Workspace) -> Iterator[TestMesh]:
     """The mesh that tests share: `mesh.require("kafka", "schemas")` starts what is not up yet."""
     recorded = {k: v for k, v in caller_environment().items() if k == "COINMESH_RECORDED"}
     options = Options(ports="free", profile="full")
-    with TestMesh(workspace.root / "mesh", options, recorded) as running:
+    with workspace.mesh("mesh", options, recorded) as running:
         yield running
 
 

@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -13,27 +14,24 @@ from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.paths import BIN
-from coinmesh_local.testing import TestMesh, Workspace
+from coinmesh_local.testing import TestMesh
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
 
-KEY = b"binance.BTC-USDT"
+#: What no other test's records have: the mesh is shared.
+RUN = uuid.uuid4()
+KEY = f"binance.{RUN.hex}-USDT".encode()
+BAD, OTHER = f"BAD_{RUN.hex}", f"OTHER_{RUN.hex}"
+FIRST = RUN.int >> 80
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def mesh(workspace: Workspace) -> Iterator[TestMesh]:
-    """A mesh of its own, whose topics hold nothing but what these tests write."""
-    with TestMesh(workspace.root / "dlq") as own:
-        own.require("kafka-access", "topics", "schemas")
-        yield own
-
-
-@pytest.fixture(scope="module")
 def command(mesh: TestMesh) -> Command:
-    """Runs `coinmesh …` against that mesh."""
+    """Runs `coinmesh …` against the mesh."""
+    mesh.require("kafka-access", "topics", "schemas")
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {"COINMESH_HOME": str(mesh.home.root), "PATH": os.environ["PATH"]}
@@ -72,10 +70,10 @@ def trade(number: int) -> bytes:
 
 def letter(number: int, reason: str, value: bytes, topic: str = topics.TRADES.name) -> bytes:
     one = DeadLetter(
-        event_id=f"dlq:{topic}:0:{number}",
+        event_id=f"dlq:{topic}:0:{FIRST + number}",
         receive_time=1_723_075_200_000_000_000 + number,
         origin_topic=topic,
-        origin_offset=number,
+        origin_offset=FIRST + number,
         reason=reason,
         detail="why",
         key=KEY,
@@ -85,11 +83,11 @@ def letter(number: int, reason: str, value: bytes, topic: str = topics.TRADES.na
     return framing.header(1) + one.SerializeToString()
 
 
-def records(mesh: TestMesh, topic: str) -> list[tuple[bytes | None, bytes | None]]:
-    """Every key and value of a topic."""
+def records(mesh: TestMesh, topic: str) -> list[bytes | None]:
+    """The values that a topic has under the key."""
     consumer = Consumer(client_config(mesh.read(KafkaSettings), "test") | {"group.id": "t"})
     try:
-        found: list[tuple[bytes | None, bytes | None]] = []
+        found: list[bytes | None] = []
         for number in range(topics.BY_NAME[topic].partitions):
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
             consumer.assign([TopicPartition(topic, number, low)])
@@ -97,7 +95,8 @@ def records(mesh: TestMesh, topic: str) -> list[tuple[bytes | None, bytes | None
                 message = consumer.poll(10)
                 assert message is not None
                 assert message.error() is None
-                found.append((message.key(), message.value()))
+                if message.key() == KEY:
+                    found.append(message.value())
                 low = (message.offset() or 0) + 1
         return found
     finally:
@@ -106,25 +105,26 @@ def records(mesh: TestMesh, topic: str) -> list[tuple[bytes | None, bytes | None
 
 def test_replay_puts_back_the_original_once(mesh: TestMesh, command: Command) -> None:
     bad = b"\x00\x00\x00\x00\x07\x00not a trade"
-    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(1, "BAD_PROTOBUF", bad))
-    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(2, "OTHER", trade(2)))
-    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(1, "BAD_PROTOBUF", bad))
-    listed = [json.loads(line) for line in command("dlq", "list", "--json").stdout.splitlines()]
-    assert [one["reason"] for one in listed] == ["BAD_PROTOBUF", "BAD_PROTOBUF", "OTHER"]
+    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(1, BAD, bad))
+    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(2, OTHER, trade(2)))
+    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(1, BAD, bad))
+    lines = command("dlq", "list", "--json").stdout.splitlines()
+    listed = [one for one in map(json.loads, lines) if one["reason"] in (BAD, OTHER)]
+    assert [one["reason"] for one in listed] == [BAD, BAD, OTHER]
     first, other = listed[0]["id"], listed[2]["id"]
     shown = json.loads(command("dlq", "show", other).stdout)
     assert shown["decoded"]["symbol"] == "BTCUSDT"
 
-    dry = command("dlq", "replay", "--reason", "BAD_PROTOBUF", "--dry-run")
+    dry = command("dlq", "replay", "--reason", BAD, "--dry-run")
     assert dry.stdout.endswith("1 to replay\n")
     assert records(mesh, topics.TRADES.name) == []
 
-    assert command("dlq", "replay", "--reason", "BAD_PROTOBUF").returncode == 0
-    assert records(mesh, topics.TRADES.name) == [(KEY, bad)]
+    assert command("dlq", "replay", "--reason", BAD).returncode == 0
+    assert records(mesh, topics.TRADES.name) == [bad]
     again = command("dlq", "replay", first)
     assert (again.returncode, "--force does it again" in again.stderr) == (1, True)
     assert command("dlq", "replay", "--all").returncode == 0
-    assert sorted(records(mesh, topics.TRADES.name)) == sorted([(KEY, bad), (KEY, trade(2))])
+    assert records(mesh, topics.TRADES.name) == [bad, trade(2)]
     assert command("dlq", "replay", first, "--force").returncode == 0
     assert len(records(mesh, topics.TRADES.name)) == 3
 
@@ -144,8 +144,8 @@ def test_mistakes_are_told(command: Command, arguments: list[str], message: str)
 
 def test_tail_prints_the_last_events_of_an_instrument(mesh: TestMesh, command: Command) -> None:
     topic = topics.TRADES.name
-    produce(mesh, topic, b"binance.ETH-USDT", trade(10), trade(11), trade(12))
-    result = command("tail", f"{topic}/binance.ETH-USDT", "-n", "2")
+    produce(mesh, topic, f"binance.T{RUN.hex}-USDT".encode(), trade(10), trade(11), trade(12))
+    result = command("tail", f"{topic}/binance.T{RUN.hex}-USDT", "-n", "2")
     lines = [json.loads(line, parse_float=str) for line in result.stdout.splitlines()]
     assert [(line["timestamp"], line["price"]) for line in lines] == [
         ("1723075200.123456", "55000.00000011"),

@@ -134,7 +134,8 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_PROMETHEUS_SCRAPE_INTERVAL": "2s",
     }
     options = Options(ports="free", gateways=2, profile="full")
-    with TestMesh(workspace.root / "e2e", options, environment) as mesh:
+    workspace.close_meshes()  # this one wants the machine for itself
+    with workspace.mesh("e2e", options, environment) as mesh:
         yield mesh
 
 
@@ -160,6 +161,14 @@ def run(
     }
     yield played
     played.close()
+
+
+@pytest.fixture(scope="session")
+def last_run(run: Run) -> Run:
+    """For what is asked once: the mesh with the last capture."""
+    if not run.is_last:
+        pytest.skip("asked once, with the last capture")
+    return run
 
 
 def play(mesh: TestMesh, capture: Path) -> None:

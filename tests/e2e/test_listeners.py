@@ -30,6 +30,8 @@ RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra"}
 
 @pytest.fixture(scope="session")
 def found(run: Any) -> list[Listener]:
+    """All there are once every component of the full profile runs."""
+    run.mesh.require(*run.mesh.mesh.definitions)
     return sorted(set(walk.listeners(run.mesh)))
 
 

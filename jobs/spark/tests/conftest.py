@@ -10,9 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def spark_mesh(workspace):
-    from coinmesh_local.testing import TestMesh
-
-    with TestMesh(workspace.root / "spark") as mesh:
+    with workspace.mesh("spark") as mesh:
         mesh.require("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
         yield mesh
 

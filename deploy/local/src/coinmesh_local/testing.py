@@ -144,11 +144,12 @@ class TestMesh:
         return {row["name"]: row for row in operations.status(self.mesh)}
 
     def close(self) -> None:
-        """Stop everything and drop the directory."""
+        """Stop everything and drop the directory; what is required later starts anew."""
         operations.down(self.home)
         if self._held is not None:
             self._held.close()
             self._held = None
+        self._required.clear()
         if not os.environ.get("COINMESH_KEEP_TEST"):
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -235,6 +236,23 @@ class Workspace:
         lock = self._lock(self.root)
         assert lock is not None
         self._held = lock
+        self._meshes: list[TestMesh] = []
+
+    def mesh(
+        self,
+        name: str,
+        options: Options | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> TestMesh:
+        """A mesh of this run with a directory of that name."""
+        made = TestMesh(self.root / name, options or Options(ports="free"), environment or {})
+        self._meshes.append(made)
+        return made
+
+    def close_meshes(self) -> None:
+        """Stop those that are open; one that is still wanted later starts anew."""
+        for each in self._meshes:
+            each.close()
 
     @staticmethod
     def _lock(directory: Path) -> IO[str] | None:

@@ -19,7 +19,7 @@ from coinmesh_local.testing import TestMesh, eventually
 from meshkit import log_lines, logs
 from meshkit.tls import CertificateFiles, RenewingContext
 
-pytestmark = pytest.mark.component
+pytestmark = pytest.mark.e2e
 
 SCHEMA = Draft202012Validator(log_lines.schema())
 #: Components whose every line is of the schema as it is written…
@@ -38,11 +38,18 @@ OWN = (
 JVM_STARTS = ("WARNING: ", "OpenJDK 64-Bit Server VM warning: ")
 
 
+@pytest.fixture(scope="module")
+def mesh(last_run: Any) -> TestMesh:
+    """The whole mesh, after it has worked."""
+    last_run.mesh.require(*OWN, "log-shipper")
+    return last_run.mesh
+
+
 def test_every_line_of_every_service_is_of_the_schema(mesh: TestMesh):
-    mesh.require(*OWN)
-    for name in OWN:
-        texts = mesh.component(name).log().splitlines()
-        assert texts, name
+    instances = [(name, each) for name in OWN for each in mesh.mesh.instance_names(name)]
+    for name, instance in instances:
+        texts = mesh.component(instance).log().splitlines()
+        assert texts, instance
         for text in texts:
             if not text.startswith(JVM_STARTS):
                 SCHEMA.validate(json.loads(text))
@@ -50,7 +57,6 @@ def test_every_line_of_every_service_is_of_the_schema(mesh: TestMesh):
 
 
 def test_every_other_line_comes_into_the_schema(mesh: TestMesh):
-    mesh.require(*OWN)
     seen: set[str] = set()
     for path in mesh.home.logs.glob("*.log"):
         for line in log_search.matching(path.open(), log_lines.instance_of(path.name), Wanted()):
@@ -62,7 +68,6 @@ def test_every_other_line_comes_into_the_schema(mesh: TestMesh):
 @pytest.fixture(scope="module")
 def shipping(mesh: TestMesh) -> Iterator[Path]:
     """A log file of a made-up service, shipped like every other."""
-    mesh.require("log-shipper")
     path = mesh.home.log("sample-1")
     yield path
     path.unlink(missing_ok=True)
@@ -123,7 +128,6 @@ def test_an_outage_of_the_store_loses_and_repeats_nothing(mesh: TestMesh, shippi
 @pytest.fixture
 def asks(mesh: TestMesh) -> Iterator[Callable[[str, str, str], int]]:
     """The store's status for a request of an identity."""
-    mesh.require("log-store")
     clients: dict[str, httpx.Client] = {}
 
     def ask(identity: str, method: str, path: str) -> int:
