@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from coinmesh_local.paths import CHECKOUT
-from coinmesh_local.testing import TestMesh, eventually
+from coinmesh_local.testing import eventually
 from coinmesh_observability.alerts import alerts, recordings
 from coinmesh_observability.dashboards import ALL
 

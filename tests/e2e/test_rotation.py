@@ -10,7 +10,7 @@ import httpx
 import listeners as walk
 import pytest
 
-from coinmesh_local.testing import TestMesh, eventually
+from coinmesh_local.testing import eventually
 
 pytestmark = pytest.mark.e2e
 
