@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 #: A service of the table to which nobody grants anything here.
 WRONG = "jaeger"
 #: Who may come, where that isn't the deployer.
-RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra"}
+RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra", "ratelimit": "envoy"}
 
 
 @pytest.fixture(scope="session")
@@ -199,8 +199,13 @@ CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     ("seaweedfs", "filer"): _nothing_at("/"),
     **{("seaweedfs", f"{name}_grpc"): _handshake for name in ("master", "volume", "filer", "s3")},
     ("collector-binance", "grpc"): _grpc("/coinmesh.collector.v1.CollectorService/GetStatus"),
-    # It has nothing but its health there.
-    ("audit-anchor", "grpc"): _grpc("/coinmesh.any/Any", (grpc.StatusCode.UNIMPLEMENTED,)),
+    # They have nothing but their health there.
+    **{
+        (component, "grpc"): _grpc("/coinmesh.any/Any", (grpc.StatusCode.UNIMPLEMENTED,))
+        for component in ("audit-anchor", "redis-exporter")
+    },
+    ("ratelimit", "grpc"): _handshake,
+    ("log-store", "https"): _http,
     ("query-gateway", "grpc"): _grpc("/coinmesh.market.v1.MarketService/ListInstruments"),
     ("kafka", "client"): _kafka_topics,
     ("kafka", "controller"): _kafka_quorum,

@@ -52,6 +52,7 @@ def test_every_line_of_every_service_is_of_the_schema(mesh: TestMesh):
         assert texts, instance
         for text in texts:
             if not text.startswith(JVM_STARTS):
+                assert text.startswith("{"), f"{instance}: {text}"
                 SCHEMA.validate(json.loads(text))
                 assert json.loads(text)["service"] == name
 

@@ -326,6 +326,8 @@ class Mesh:
         """Base, settings of all it depends on, its own lines, then what it inherits."""
         base = {key: os.environ[key] for key in BASE_ENVIRONMENT if key in os.environ}
         base |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
+        # gRPC's core would write lines of its own form; what matters comes as errors, too.
+        base["GRPC_VERBOSITY"] = "NONE"
         base |= self.settings(self.closure([found.name]), found.identity)
         for key, text in found.environment.items():
             base[key] = fill(text, context, f"{found.name}: environment.{key}")
