@@ -17,6 +17,7 @@ from confluent_kafka.admin import (
 )
 
 from coinmesh_access.table import AccessError, AccessTable
+from meshkit.kafka import client_log
 
 TIMEOUT = 30.0
 
@@ -98,7 +99,7 @@ def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
 
     New ones are created before old ones go, so that nobody loses a right that is kept.
     """
-    admin = AdminClient({**client_config, "socket.timeout.ms": 10_000})
+    admin = AdminClient({**client_config, "socket.timeout.ms": 10_000}, logger=client_log())
     present = _settle(
         "read ACLs",
         admin.describe_acls(

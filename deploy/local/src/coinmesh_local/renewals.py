@@ -34,9 +34,10 @@ def kafka(mesh: Mesh) -> None:
         ResourceType,
     )
 
-    from meshkit.kafka import client_config
+    from meshkit.kafka import client_config, client_log
 
-    admin = AdminClient(client_config(dispatch.read(KafkaSettings, mesh.settings()), "renewals"))
+    settings = dispatch.read(KafkaSettings, mesh.settings())
+    admin = AdminClient(client_config(settings, "renewals"), logger=client_log())
     path = str(mesh.home.tls / "kafka" / "current" / "keystore.pem")
     entries = [
         ConfigEntry(

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 
 from coinmesh_contracts import topics as contract
 from coinmesh_local.steps.errors import StepError
-from meshkit.kafka import client_config
+from meshkit.kafka import client_config, client_log
 from meshkit.settings import KafkaSettings
 
 TIMEOUT = 30.0
@@ -52,7 +52,7 @@ def create(settings: KafkaSettings, wanted: Iterable[Wanted]) -> None:
     """
     bootstrap = settings.kafka_bootstrap_servers
     config = client_config(settings, "coinmesh-deploy") | {"socket.timeout.ms": 10_000}
-    admin = AdminClient(config)
+    admin = AdminClient(config, logger=client_log())
     try:
         metadata = admin.list_topics(timeout=TIMEOUT)
     except KafkaException as error:
