@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from cassandra.cluster import Cluster, NoHostAvailable
 from cassandra.policies import ConstantReconnectionPolicy
 from confluent_kafka import Producer
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from redis import Redis
 
 from coinmesh_contracts import framing, topics
+from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.market.v1.market_service_pb2_grpc import MarketServiceStub
 from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
     CollectorDirectoryServiceStub,
@@ -281,3 +284,39 @@ def failure(call: Any) -> tuple[str, str, float | None]:
         elif detail.Unpack(retry):
             delay = retry.retry_delay.ToNanoseconds() / 1e9
     return error.code().name, reason, delay
+
+
+MINUTE_MS = 60_000
+#: Midnight of today.
+NOW_MS = int(time.time() * 1000) // 86_400_000 * 86_400_000
+
+
+def wait(call: Callable[[], Any], until: Callable[[Any], bool] = lambda _: True) -> Any:
+    """The first answer of a call that satisfies `until`; failures before it are waited out."""
+    last: list[Any] = [None]
+
+    def check() -> bool:
+        try:
+            last[0] = call()
+        except (Exception, pytest.fail.Exception) as error:
+            last[0] = error
+            return False
+        return until(last[0])
+
+    try:
+        eventually(check, "the answer comes")
+    except AssertionError:
+        raise AssertionError(f"last answer: {last[0]}") from None
+    return last[0]
+
+
+def stamp(ms: int) -> Timestamp:
+    """Milliseconds as a timestamp."""
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+
+
+def list_bars(gateway: Gateway, name: str, **more: Any) -> api.ListBarsResponse:
+    """A page of an instrument's bars."""
+    return gateway.market.ListBars(
+        api.ListBarsRequest(instrument=name, interval=more.pop("interval", "1m"), **more)
+    )
