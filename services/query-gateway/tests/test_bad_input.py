@@ -8,7 +8,7 @@ import orjson
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from market_data import bar_row
-from stack import (MINUTE_MS, NOW_MS, Feeder, Gateway, failure, list_bars, stamp)
+from stack import MINUTE_MS, NOW_MS, Feeder, Gateway, failure, list_bars, stamp
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.query.v1.event_service_pb2 import StreamEventsRequest

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from google.protobuf.json_format import MessageToDict
 from market_data import bar, bar_row, indicator, quote, trade
-from stack import (MINUTE_MS, NOW_MS, Feeder, Gateway, list_bars, stamp, wait)
+from stack import MINUTE_MS, NOW_MS, Feeder, Gateway, list_bars, stamp, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.query.v1.collector_directory_service_pb2 import ListCollectorsRequest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from market_data import bar, quote, trade
-from stack import (NOW_MS, Feeder, Gateway, wait)
+from stack import NOW_MS, Feeder, Gateway, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.market.v1.stream_pb2 import StreamMarketResponse

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from market_data import bar, bar_row, delta, quote, snapshot, trade
-from stack import (NOW_MS, Feeder, Gateway, failure, list_bars, redis_client, wait)
+from stack import NOW_MS, Feeder, Gateway, failure, list_bars, redis_client, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.query.v1.event_service_pb2 import StreamEventsRequest
