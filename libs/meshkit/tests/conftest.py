@@ -1,18 +1,26 @@
-"""An echo service without a contract, run by `serve()` inside the test."""
+"""An echo service without a contract, run by `serve()` inside the test; topics of a test's own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.service import Running, serve
-from meshkit.settings import ServiceSettings
+from meshkit.settings import KafkaSettings, ServiceSettings
 from meshkit.tls import channel
+
+sys.path.insert(0, str(Path(__file__).parent))
+from records import MakeTopic
 
 Handler = Callable[[bytes, Any], Any]
 
@@ -102,3 +110,34 @@ def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
             await asyncio.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def kafka(mesh: Any) -> KafkaSettings:
+    mesh.require("kafka")
+    return KafkaSettings(
+        kafka_bootstrap_servers=mesh.endpoints["kafka"], tls_dir=mesh.home.tls / "deploy"
+    )
+
+
+@pytest.fixture
+def admin(kafka: KafkaSettings) -> AdminClient:
+    return AdminClient(client_config(kafka, "test"), logger=client_log())
+
+
+@pytest.fixture
+def make_topic(admin: AdminClient) -> Iterator[MakeTopic]:
+    made: list[str] = []
+
+    def make(partitions: int = 1, **config: str) -> str:
+        name = f"test.{uuid.uuid4().hex}"
+        dotted = {key.replace("_", "."): value for key, value in config.items()}
+        new = NewTopic(name, partitions, 1, config={**dotted})
+        for future in admin.create_topics([new]).values():
+            future.result(30)
+        made.append(name)
+        return name
+
+    yield make
+    if made:
+        admin.delete_topics(made)

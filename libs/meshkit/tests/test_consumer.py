@@ -1,0 +1,194 @@
+"""Consumers on a real Kafka: where they start, their lag, groups."""
+
+import asyncio
+import time
+import uuid
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from records import MakeTopic, fill, read, values
+
+from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
+from meshkit.errors import DataLoss
+from meshkit.kafka import client_config
+from meshkit.metrics import Metrics
+from meshkit.producer import Producer
+from meshkit.settings import KafkaSettings
+
+pytestmark = pytest.mark.component
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("beginning", [*range(100)]),
+        (Tail(5), [95, 96, 97, 98, 99]),
+        (Tail(1000), [*range(100)]),
+        ({"offset": 42}, [*range(42, 100)]),
+    ],
+)
+async def test_an_assigned_consumer_starts_where_it_is_told(
+    kafka: KafkaSettings, make_topic: MakeTopic, start: Any, expected: list[int]
+):
+    topic = make_topic()
+    await fill(kafka, topic, range(100))
+    if isinstance(start, dict):
+        start = {(topic, 0): start["offset"]}
+    async with Consumer.assigned(kafka, [(topic, 0)], start, client_id="c") as consumer:
+        assert values(await read(consumer, len(expected), max_messages=7)) == expected
+
+
+async def test_the_end_is_the_end_at_opening(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic()
+    await fill(kafka, topic, range(10))
+    metrics = Metrics()
+    async with Consumer.assigned(kafka, [topic], "end", client_id="c", metrics=metrics) as consumer:
+        # What comes between the opening and the first fetch isn't skipped.
+        await fill(kafka, topic, range(10, 20))
+        assert values(await read(consumer, 10)) == [*range(10, 20)]
+        assert consumer.lags() == {(topic, 0): 0}
+        lag = {"client": "c", "topic": topic, "partition": "0"}
+        assert metrics.registry.get_sample_value("coinmesh_consumer_lag_records", lag) == 0
+        assert metrics.registry.get_sample_value("coinmesh_consumer_lag_seconds", lag) == 0
+
+
+async def test_lag_is_told_in_records_and_in_seconds(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic(message_timestamp_type="CreateTime")
+    long_ago = int((time.time() - 3600) * 1000)
+    producer = confluent_kafka.Producer(client_config(kafka, "past"))
+    for number in range(3):
+        producer.produce(topic, str(number), partition=0, timestamp=long_ago)
+    assert producer.flush(30) == 0
+    metrics = Metrics()
+    lag = {"client": "c", "topic": topic, "partition": "0"}
+    async with Consumer.assigned(
+        kafka, [topic], "beginning", client_id="c", metrics=metrics
+    ) as consumer:
+        await read(consumer, 1, max_messages=1)
+        assert metrics.value("coinmesh_consumer_lag_records", **lag) == 2
+        assert 3600 <= metrics.value("coinmesh_consumer_lag_seconds", **lag) < 3700
+        await read(consumer, 2)
+        assert metrics.value("coinmesh_consumer_lag_seconds", **lag) == 0
+
+
+async def test_seek_by_time_and_again(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic(message_timestamp_type="LogAppendTime")
+    await fill(kafka, topic, range(10))
+    (last,) = await read_tail(kafka, topic, 0, 1, client_id="r")
+    between = last.timestamp()[1] + 1
+    while True:
+        async with Producer(kafka, client_id="p") as producer:
+            await producer.deliver(topic, "k", b"10")
+        (newest,) = await read_tail(kafka, topic, 0, 1, client_id="r")
+        if newest.timestamp()[1] >= between:
+            break
+    async with Consumer.assigned(kafka, [topic], "beginning", client_id="c") as consumer:
+        await read(consumer, 5, max_messages=5)
+        await consumer.seek(Since(datetime.fromtimestamp(between / 1000, UTC)))
+        assert set(values(await read(consumer, 1))) == {10}
+        await consumer.seek(Since(datetime(2100, 1, 1, tzinfo=UTC)))
+        assert consumer.positions == await consumer.ends()
+        await consumer.seek("beginning")
+        assert values(await read(consumer, 1, max_messages=1)) == [0]
+
+
+async def test_a_cancelled_reader_loses_no_record(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic = make_topic()
+    async with Consumer.assigned(kafka, [topic], "beginning", client_id="c") as consumer:
+        async with aclosing(consumer.batches()) as batches:
+            waiting = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(0)  # the fetch has begun
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        # The fetch of the cancelled reader may get some of these.
+        await fill(kafka, topic, range(10))
+        records = await read(consumer, 10)
+        assert values(records) == [*range(10)]
+
+
+async def test_an_offset_that_is_gone_is_an_error(
+    kafka: KafkaSettings, make_topic: MakeTopic, admin: AdminClient
+):
+    topic = make_topic()
+    await fill(kafka, topic, range(10))
+    for future in admin.delete_records([TopicPartition(topic, 0, 5)]).values():
+        future.result(30)
+    consumer = Consumer.assigned(kafka, [topic], {(topic, 0): 2}, client_id="c")
+    async with consumer:
+        with pytest.raises(DataLoss, match=topic):
+            await read(consumer, 1)
+
+
+async def test_tails_of_many_partitions(
+    kafka: KafkaSettings, make_topic: MakeTopic, admin: AdminClient
+):
+    full, empty, cut = make_topic(2), make_topic(), make_topic()
+    await fill(kafka, full, range(100), keys=10)
+    await fill(kafka, cut, range(10))
+    for future in admin.delete_records([TopicPartition(cut, 0, 8)]).values():
+        future.result(30)
+    wanted = {(full, 0): 3, (full, 1): 0, (empty, 0): 5, (cut, 0): 5}
+    tails = await read_tails(kafka, wanted, client_id="r")
+    assert {key: len(records) for key, records in tails.items()} == {
+        (full, 0): 3,
+        (full, 1): 0,
+        (empty, 0): 0,
+        (cut, 0): 2,
+    }
+    offsets = [record.offset() for record in tails[full, 0]]
+    assert offsets == [*range(offsets[0] or 0, (offsets[0] or 0) + 3)]
+
+
+async def test_a_group_goes_on_after_its_commit(kafka: KafkaSettings, make_topic: MakeTopic):
+    topic, group = make_topic(2), uuid.uuid4().hex
+    await fill(kafka, topic, range(100), keys=10)
+
+    def member() -> Consumer:
+        return Consumer.group(kafka, [topic], group, client_id="c")
+
+    async with member() as consumer:
+        first = await read(consumer, 30, max_messages=10)
+        await consumer.commit()
+        uncommitted = await read(consumer, 10, max_messages=10)
+        assert uncommitted
+    async with member() as consumer:
+        rest = await read(consumer, 100 - len(first))
+        await consumer.commit()
+    assert sorted(values(first + rest)) == [*range(100)]
+
+
+async def test_a_group_rebalances_without_losing_records(
+    kafka: KafkaSettings, make_topic: MakeTopic
+):
+    topic, group = make_topic(4), uuid.uuid4().hex
+    seen: set[int] = set()
+    complete = asyncio.Event()
+
+    async def member() -> None:
+        async with (
+            Consumer.group(kafka, [topic], group, client_id="c") as consumer,
+            aclosing(consumer.batches(max_messages=20)) as batches,
+        ):
+            async for batch in batches:
+                seen.update(values(batch))
+                await consumer.commit()
+                if len(seen) == 2000:
+                    complete.set()
+
+    first = asyncio.create_task(member())
+    await fill(kafka, topic, range(1000), keys=40)
+    second = asyncio.create_task(member())
+    await fill(kafka, topic, range(1000, 2000), keys=40)
+    done = asyncio.create_task(complete.wait())
+    await asyncio.wait([first, second, done], return_when=asyncio.FIRST_COMPLETED)
+    for task in (first, second):
+        assert not task.done() or task.exception() is None
+        task.cancel()
+    await asyncio.gather(first, second, done, return_exceptions=True)
+    assert seen == set(range(2000))
