@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coinmesh_contracts import framing
+from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from meshkit import audit_anchors
 from meshkit.audit_anchors import AnchorError
 from meshkit.audit_chain import GENESIS, Anchored, Chains, Fault, Finding, Head, hash_of
