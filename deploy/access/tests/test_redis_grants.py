@@ -125,7 +125,7 @@ def commands(admin: Any) -> Iterator[tuple[str, int]]:
 
 
 def may(admin: Any, user: str, command: str, count: int, key: str) -> bool:
-    """The server's own word, by ACL DRYRUN, for a command with a key wherever there could be one."""
+    """The server's own word, by ACL DRYRUN, on a command with a key wherever one could be."""
     words = command.split("|")
     words += [key] * (count - len(words))
     return admin.execute_command("ACL", "DRYRUN", user, *words) == b"OK"
