@@ -35,7 +35,7 @@ Configured = Callable[[str], dict[str, Any]]
 @pytest.fixture
 def kafka(mesh: TestMesh) -> Configured:
     """The mesh's own brokers; client configurations by service."""
-    mesh.require("kafka-access", "topics")
+    mesh.require("kafka-access", "topics", "registry-storage")
 
     def configuration(name: str) -> dict[str, Any]:
         return {**client_config(mesh.read(KafkaSettings, name), name), "log_level": 0}
