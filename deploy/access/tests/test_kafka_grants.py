@@ -77,9 +77,15 @@ def consumed(configuration: dict[str, Any], topic: str, group: str) -> KafkaErro
     return None
 
 
+def is_applied(configuration: dict[str, Any]) -> bool:
+    """Whether the cluster's ACLs are those of the table."""
+    change = kafka_acls.apply(configuration, TABLE)
+    return (change.create, change.delete) == ((), ())
+
+
 def test_kafka_holds_to_the_table(kafka: Configured) -> None:
-    again = kafka_acls.apply(kafka("deploy"), TABLE)
-    assert (again.create, again.delete) == ((), ())
+    # A broker tells of new ACLs a moment after the controller has taken them.
+    eventually(lambda: is_applied(kafka("deploy")), "applying again changes nothing")
 
     collector, gateway, spark = (
         kafka(name) for name in ("collector-binance", "query-gateway", "spark-stream")
