@@ -60,8 +60,10 @@ status: ## Shows what runs
 logs: ## Shows a component's log: make logs S=query-gateway
 	$(BIN)/coinmesh logs $(S)
 
-.PHONY: test check check-secrets test-unit test-mesh
-test: check test-unit test-mesh ## Runs every check and test
+.PHONY: test check check-secrets test-unit test-mesh test-stream
+# Side by side: who tests components waits for them most of the time.
+test: check ## Runs every check and test
+	+$(MAKE) --no-print-directory -j2 test-unit test-mesh test-stream
 
 check: install $(DEV_STAMP) ## Lint, types and contracts
 	$(BIN)/ruff check .
@@ -82,7 +84,10 @@ test-unit: install $(DEV_STAMP) ## Tests that need no component
 	$(BIN)/pytest -m 'not component and not e2e'
 
 test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
-	$(BIN)/pytest -m 'component or e2e'
+	$(BIN)/pytest -m 'component or e2e' --ignore=jobs
+
+test-stream: install $(DEV_STAMP) ## The Spark stream on real components, through kills and outages
+	$(BIN)/pytest -m component jobs
 
 .PHONY: fuzz
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)

@@ -224,16 +224,18 @@ class Workspace:
     def __init__(self) -> None:
         parent = CHECKOUT / ".coinmesh" / "test"
         parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.iterdir():
-            lock = self._lock(left)
-            if lock is not None:
-                for home in left.glob("*/run"):
-                    operations.down(Home(home.parent))
-                shutil.rmtree(left, ignore_errors=True)
-                lock.close()
-        self.root = parent / str(os.getpid())
-        self.root.mkdir()
-        lock = self._lock(self.root)
+        with open(parent / "lock", "w") as turn:  # one run must not clear what another makes
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            for left in parent.iterdir():
+                lock = self._lock(left)
+                if lock is not None:
+                    for home in left.glob("*/run"):
+                        operations.down(Home(home.parent))
+                    shutil.rmtree(left, ignore_errors=True)
+                    lock.close()
+            self.root = parent / str(os.getpid())
+            self.root.mkdir()
+            lock = self._lock(self.root)
         assert lock is not None
         self._held = lock
         self._meshes: list[TestMesh] = []
