@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -113,6 +113,8 @@ NAMES = st.sampled_from(["ts", "level", "message", "service", "trace_id", "span_
 
 
 @given(st.dictionaries(NAMES | st.text(), JSON_VALUES))
+@example({"service": 0})
+@example({"trace_id": 10**31})
 def test_any_json_object_comes_into_the_schema(found: dict[str, Any]):
     normalized(json.dumps(found))
 

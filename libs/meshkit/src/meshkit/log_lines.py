@@ -112,15 +112,16 @@ def _from_json(text: str, otherwise: datetime) -> Line | None:
         line[target] = _plain(name, value)
     line["ts"] = _instant(line.get("ts"), otherwise)
     line["level"] = _LEVELS.get(str(line.get("level", "INFO")).upper(), "INFO")
-    if not _SERVICE.fullmatch(str(line.get("service", ""))):
+    service = line.get("service")
+    if not isinstance(service, str) or not _SERVICE.fullmatch(service):
         line.pop("service", None)
     if not isinstance(line.get("logger"), str) or not line["logger"]:
         line["logger"] = "access" if "status" in line and "path" in line else "output"
     if not isinstance(line.get("message"), str):
         line["message"] = _summary(line, text)
     for name, pattern in (("trace_id", _TRACE_ID), ("span_id", _SPAN_ID)):
-        value = str(line.get(name))
-        if not pattern.fullmatch(value) or not value.strip("0"):
+        value = line.get(name)
+        if not isinstance(value, str) or not pattern.fullmatch(value) or not value.strip("0"):
             line.pop(name, None)
     if not line.get("exception"):
         line.pop("exception", None)
