@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,13 @@ async def test_records_arrive_in_order_and_are_reported(
     topic = make_topic(4)
     metrics = Metrics()
     acked: list[tuple[str, int, int]] = []
-    async with Producer(
-        kafka, client_id="p", metrics=metrics, on_acked=lambda *place: acked.append(place)
-    ) as producer:
+    threads: set[int] = set()
+
+    def keep(*place: Any) -> None:
+        acked.append(place)
+        threads.add(threading.get_ident())
+
+    async with Producer(kafka, client_id="p", metrics=metrics, on_acked=keep) as producer:
         assert await producer.check_topics(name for name in [topic]) == {topic: 4}
         for number in range(2000):
             await producer.produce(topic, f"key-{number % 20}", str(number).encode())
@@ -91,6 +96,7 @@ async def test_records_arrive_in_order_and_are_reported(
         assert len(producer) == 0
     assert metrics.value("coinmesh_producer_acked_total", client="p", topic=topic) == 2000
     assert len(set(acked)) == 2000
+    assert len(threads) == 1
     by_partition: dict[int, list[int]] = {}
     for _, partition, offset in acked:
         by_partition.setdefault(partition, []).append(offset)

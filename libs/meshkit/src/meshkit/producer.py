@@ -42,6 +42,7 @@ OnDelivery = Callable[[KafkaError | None, Any], None]
 POLL_SECONDS = 0.1
 ROOM_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
+FLUSH_LOOK_SECONDS = 0.002
 #: How long the queue may take to empty while a renewed certificate waits to be taken up.
 RENEWAL_SECONDS = 2.0
 PRODUCER_CONFIG: Config = {
@@ -213,7 +214,7 @@ class Producer:
 
     async def flush(self, timeout: float = FLUSH_SECONDS) -> None:  # noqa: ASYNC109
         """Wait until everything queued so far is acknowledged; Unavailable when time is up."""
-        left = await asyncio.to_thread(self._producer.flush, timeout)
+        left = await self._left_after(timeout)
         if self._failure is not None:
             raise self._failure
         if left:
@@ -223,6 +224,19 @@ class Producer:
                 f"within {timeout:g} s",
                 records=left,
             )
+
+    async def _left_after(self, seconds: float) -> int:
+        """Wait for all acknowledgements, so long at most; how many records still lack one.
+
+        librdkafka's own flush would serve reports in a second thread: out of order, and miscounted
+        where both add to one number.
+        """
+        end = self._loop.time() + seconds
+        while left := len(self._producer):
+            if self._failure is not None or self._loop.time() >= end:
+                break
+            await asyncio.sleep(FLUSH_LOOK_SECONDS)
+        return left
 
     async def watch(self) -> None:
         """Wait for ever; DataLoss as soon as a record is refused for good."""
@@ -243,7 +257,7 @@ class Producer:
         fresh = confluent_kafka.Producer(self._config, logger=client_log())
         self._send = _full
         try:
-            left = await asyncio.to_thread(self._producer.flush, RENEWAL_SECONDS)
+            left = await self._left_after(RENEWAL_SECONDS)
             if left == 0:
                 self._producer = fresh
                 self._renewals.taken(version)
