@@ -30,6 +30,7 @@ $(UV):
 
 $(RUNTIME_STAMP): requirements/runtime.txt | $(UV)
 	$(UV) pip install --python $(BIN)/python --require-hashes -r $<
+	$(UV) cache prune --quiet
 	@touch $@
 
 $(DEV_STAMP): requirements/dev.txt $(RUNTIME_STAMP)
@@ -84,7 +85,7 @@ test-unit: install $(DEV_STAMP) ## Tests that need no component
 	$(BIN)/pytest -m 'not component and not e2e'
 
 test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
-	$(BIN)/pytest -m 'component or e2e' --ignore=jobs
+	$(BIN)/pytest -m 'component or e2e' --ignore=jobs/spark
 
 test-stream: install $(DEV_STAMP) ## The Spark stream on real components, through kills and outages
 	$(BIN)/pytest -m component jobs

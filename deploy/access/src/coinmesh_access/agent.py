@@ -140,7 +140,8 @@ class Agent:
                 # In short steps: a machine that slept finds out soon that it is late.
                 step = min(60.0, certificates.until(published.due(share)))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asked.wait(), step)
+                    async with asyncio.timeout(step):
+                        await asked.wait()
                 continue
             try:
                 published = await self._renew(place)

@@ -224,7 +224,8 @@ class AuditLog:
         while True:
             await self._ready.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), GATHER_SECONDS)
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._urgent.wait()
             try:
                 await self._write()
             except (KafkaException, MeshError) as error:

@@ -332,7 +332,8 @@ class Producer:
         self._room.clear()
         # Room that came before `_waiting` was set isn't signalled; hence the limit.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._room.wait(), ROOM_SECONDS)
+            async with asyncio.timeout(ROOM_SECONDS):
+                await self._room.wait()
 
     def _poll(self) -> None:
         while not self._stopped.is_set():

@@ -55,7 +55,9 @@ class Readiness:
 
     async def _passes(self, name: str) -> bool:
         try:
-            return await asyncio.wait_for(self._checks[name](), READINESS_TIMEOUT_SECONDS)
+            # Not wait_for: before Python 3.12 it may lose a cancellation, and `run` would go on.
+            async with asyncio.timeout(READINESS_TIMEOUT_SECONDS):
+                return await self._checks[name]()
         except Exception as error:
             _log.debug("readiness check %s failed: %r", name, error)
             return False
