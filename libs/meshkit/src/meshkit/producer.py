@@ -176,11 +176,7 @@ class Producer:
                 await self._wait_for_room()
 
     async def deliver(
-        self,
-        topic: str,
-        key: Key,
-        value: bytes | None,
-        headers: Headers | None = None,
+        self, topic: str, key: Key, value: bytes | None, headers: Headers | None = None
     ) -> tuple[int, int]:
         """Send a record and wait for its acknowledgement: its partition and offset.
 
@@ -226,11 +222,8 @@ class Producer:
             )
 
     async def _left_after(self, seconds: float) -> int:
-        """Wait for all acknowledgements, so long at most; how many records still lack one.
-
-        librdkafka's own flush would serve reports in a second thread: out of order, and miscounted
-        where both add to one number.
-        """
+        """Wait for all acknowledgements, so long at most; how many records still lack one."""
+        # librdkafka's own flush would serve reports in a second thread: out of order, miscounted.
         end = self._loop.time() + seconds
         while left := len(self._producer):
             if self._failure is not None or self._loop.time() >= end:
