@@ -391,6 +391,24 @@ async def test_metrics_are_served_over_mutual_tls_and_follow_renewals(
             await asyncio.to_thread(fetch, url, wrong)
 
 
+async def test_a_scrape_that_fails_is_one_line_of_the_log(
+    service: Any, authority: Authority, until: Any, caplog: Any, capfd: Any
+):
+    settings = server(authority.issue("query-gateway"), metrics_listen="localhost:0")
+    async with service(settings=settings, servicers=[]) as started:
+        started.metrics.read_gauge("broken", "Can't be read", (), lambda: {(): 1 / 0})
+        url = f"https://{started.running.metrics}/metrics"
+        scraper = client_ssl_context(client(authority.issue("prometheus")))
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            await asyncio.to_thread(fetch, url, scraper)
+
+        async def is_told() -> bool:
+            return "a scrape failed: ZeroDivisionError: division by zero" in caplog.text
+
+        await until(is_told)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 async def test_a_context_made_once_shows_each_connection_the_certificate_of_then(
     authority: Authority,
 ):

@@ -7,6 +7,8 @@ A service makes one `Metrics`, hands it to what it builds and to `serve()`.
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -45,6 +47,7 @@ LOOP_PROBE_SECONDS = 0.5
 SCRAPERS = frozenset({"prometheus", "deploy", "cli"})
 _PEER = "coinmesh.peer"
 
+_log = logging.getLogger(__name__)
 Read = Callable[[], Mapping[tuple[str, ...], float]]
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -208,10 +211,20 @@ class _PeerHandler(WSGIRequestHandler):
     timeout = 10
 
     def setup(self) -> None:
+        self._told = io.StringIO()
         # Here, in the request's own thread, so that a slow handshake holds nobody up.
         self.request.settimeout(self.timeout)
         self.request.do_handshake()
         super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        if told := self._told.getvalue():
+            _log.warning("a scrape failed: %s", told.splitlines()[-1])
+
+    def get_stderr(self) -> io.StringIO:
+        """Where failures go: a client that left, or numbers that can't be read."""
+        return self._told
 
     def get_environ(self) -> Any:
         peer = peer_service(cast(ssl.SSLSocket, self.connection).getpeercert())
