@@ -63,7 +63,7 @@ def test_every_other_line_comes_into_the_schema(mesh: TestMesh):
         for line in log_search.matching(path.open(), log_lines.instance_of(path.name), Wanted()):
             SCHEMA.validate(line)
             seen.add(line["service"])
-    assert seen >= {"kafka", "cassandra", "redis", "seaweedfs", "registry", "openbao"}
+    assert seen >= {"kafka", "cassandra", "redis", "seaweedfs", "apicurio", "openbao"}
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,9 @@ def schemas(mesh: Mesh) -> Iterator[Finding]:
                     answer.raise_for_status()
     except (httpx.HTTPError, OSError) as error:
         what = f"the registry can't be asked: {error}"
-        yield Finding("schemas", "warning", what, "`coinmesh logs registry`")
+        yield Finding(
+            "schemas", "warning", what, "`coinmesh logs registry` and `coinmesh logs apicurio`"
+        )
         return
     for subject in missing:
         yield Finding("schemas", "bad", f"{subject} isn't registered", "`coinmesh deploy schemas`")

@@ -63,6 +63,9 @@ def test_cassandra_tables_are_those_of_the_migrations() -> None:
         ('redis.keys = ["cm:*"]', "needs redis.commands"),
         ('s3.read = ["raw"]', "must end in /"),
         ('kafka.wirte = ["market.trades.v1"]', "wirte"),
+        ('http.a = ["GET"]', "expected METHOD|METHOD /PATH"),
+        ('http.a = ["GET /("]', "unterminated subpattern"),
+        ('http.b = ["GET /"]', "no such service"),
         ('kafka.super = true\nkafka.groups = ["x"]', "needs no topics"),
     ],
 )

@@ -95,7 +95,7 @@ def test_an_unresolved_import_and_nonsense_are_refused(registry: Registry) -> No
 def test_schemas_survive_a_restart_and_a_kill_of_the_registry(mesh: TestMesh) -> None:
     mesh.require("schemas")
     before = schemas.register_all(mesh.read(RegistrySettings))
-    component = mesh.component("registry")
+    component = mesh.component("apicurio")
     component.restart()
     assert _ids(mesh, before) == before
     component.kill()

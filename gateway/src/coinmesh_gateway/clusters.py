@@ -99,6 +99,19 @@ def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
     }
 
 
+def loopback_cluster(name: str, address: Address) -> dict[str, Any]:
+    """A server on this machine that speaks HTTP/1.1 without TLS."""
+    return {
+        "name": name,
+        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [_endpoint(address)]}],
+        },
+    }
+
+
 def _endpoint(address: Address) -> dict[str, Any]:
     socket = {"address": address.host, "port_value": address.port}
     return {"endpoint": {"address": {"socket_address": socket}}}

@@ -52,6 +52,21 @@ class Tls:
             },
         )
 
+    def mutual(self) -> dict[str, Any]:
+        """A transport socket for services: both sides show who they are; HTTP/1.1 within."""
+        return _socket(
+            "DownstreamTlsContext",
+            {
+                "require_client_certificate": True,
+                "common_tls_context": {
+                    "tls_params": _PARAMS,
+                    "alpn_protocols": ["http/1.1"],
+                    "tls_certificate_sds_secret_configs": [self._sds(_IDENTITY)],
+                    "validation_context_sds_secret_config": self._sds(_ROOTS),
+                },
+            },
+        )
+
     def upstream(self, service: str) -> dict[str, Any]:
         """A cluster's transport socket: both sides show who they are, and it must be `service`."""
         name = f"spiffe://{TRUST_DOMAIN}/svc/{service}"

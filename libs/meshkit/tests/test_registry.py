@@ -152,6 +152,13 @@ def test_a_wrong_address_is_told_from_a_missing_subject():
     assert not isinstance(caught.value, SchemaNotRegistered)
 
 
+def test_who_may_not_read_is_told_which_grant_is_missing():
+    fake = FakeRegistry()
+    fake.failures = [lambda _: httpx.Response(403, text="RBAC: access denied")]
+    with pytest.raises(FailedPrecondition, match=r"access\.toml needs http\.registry"):
+        registry(fake).resolve_now({TOPIC: Trade})
+
+
 async def test_a_later_id_is_accepted_only_for_its_own_topic():
     fake = FakeRegistry(**{TOPIC: [TRADE], "market.bars.v1": ["x"]})
     client = registry(fake)

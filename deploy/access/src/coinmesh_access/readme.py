@@ -40,6 +40,7 @@ def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
         "S3 read": [f"{table.bucket}/{prefix}" for prefix in s3.read],
         "S3 written": [f"{table.bucket}/{prefix}" for prefix in s3.write],
         "Vault": vault_policies.paths(table, name),
+        **{f"HTTP requests to {server}": requests for server, requests in entry.http.items()},
     }
     for title, values in listed.items():
         if values:

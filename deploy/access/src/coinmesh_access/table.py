@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -74,6 +74,35 @@ class VaultAccess(_Part):
     check_audit: bool = False
 
 
+class HttpAccess(NamedTuple):
+    """Requests that an HTTP server takes: methods (none: all) and what its paths must match."""
+
+    methods: tuple[str, ...]
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `METHOD|METHOD PATH` or `* PATH`; ValueError when it is neither."""
+        methods, space, path = text.partition(" ")
+        if (
+            not space
+            or not path.startswith("/")
+            or not re.fullmatch(r"\*|[A-Z]+(\|[A-Z]+)*", methods)
+        ):
+            raise ValueError(f"request {text!r}: expected METHOD|METHOD /PATH or * /PATH")
+        try:
+            re.compile(path)
+        except re.error as error:
+            raise ValueError(f"request {text!r}: {error}") from error
+        return cls(() if methods == "*" else tuple(methods.split("|")), path)
+
+
+def _requests(values: Names) -> Names:
+    for value in values:
+        HttpAccess.parse(value)
+    return values
+
+
 class Service(_Part):
     """One identity."""
 
@@ -85,6 +114,7 @@ class Service(_Part):
     redis: RedisAccess = RedisAccess()
     s3: S3Access = S3Access()
     vault: VaultAccess = VaultAccess()
+    http: Mapping[str, Annotated[Names, AfterValidator(_requests)]] = {}
 
     @property
     def has_kafka_acls(self) -> bool:
@@ -130,6 +160,8 @@ class AccessTable(_Part):
                     )
             if kafka.super and service.has_kafka_acls:
                 raise ValueError(f"{name}: kafka.super needs no topics or groups")
+            if unknown := sorted(set(service.http) - set(self.services)):
+                raise ValueError(f"{name}: http.{unknown[0]}: there is no such service")
             if service.redis.keys and not service.redis.commands:
                 raise ValueError(f"{name}: redis.keys needs redis.commands")
         return self

@@ -104,8 +104,8 @@ HOOKS: Mapping[str, Callable[[Mesh], None]] = {
     "kafka": kafka,
     "cassandra": cassandra,
     "redis": redis,
-    # Its Kafka clients read their keystore when they are made; its listeners follow by themselves.
-    "registry": lambda mesh: restart(mesh, "registry"),
+    # Its Kafka clients read their keystore when they are made.
+    "apicurio": lambda mesh: restart(mesh, "apicurio"),
     # It would read its certificate again within five hours.
     "seaweedfs": lambda mesh: restart(mesh, "seaweedfs"),
 }

@@ -217,6 +217,12 @@ def _document(response: httpx.Response, url: str) -> object:
         response.raise_for_status()
         return response.json()
     except (httpx.HTTPStatusError, ValueError) as error:
+        if response.status_code == 403:
+            raise FailedPrecondition(
+                "REGISTRY_REFUSES",
+                f"{response.url} refuses this service; its entry in access.toml needs "
+                "http.registry",
+            ) from error
         raise FailedPrecondition(
             "REGISTRY_ANSWER",
             f"{response.url} answered {response.status_code} and no registry document; is {url} "

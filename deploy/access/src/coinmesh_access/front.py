@@ -1,0 +1,201 @@
+"""The command `coinmesh-envoy-front`: an Envoy's configuration for a server that has no mutual TLS.
+
+Such a server listens on the loopback interface only; the mesh comes by the Envoy before it, which
+asks for a certificate and lets each service do what the table's `http.<server>` says.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from coinmesh_access.table import TABLE, AccessError, AccessTable, HttpAccess, load
+from coinmesh_gateway.catalogue import CatalogueError
+from coinmesh_gateway.clusters import loopback_cluster
+from coinmesh_gateway.config import write
+from coinmesh_gateway.settings import parse_address
+from coinmesh_gateway.tls import Tls
+from meshkit.settings import Address
+from meshkit.tls import is_loopback
+
+_HTTP = "type.googleapis.com/envoy.extensions.filters.http."
+_MANAGER = (
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
+    "HttpConnectionManager"
+)
+#: Connections end before the certificates that opened them, whatever their life.
+_CONNECTION_SECONDS = 900
+
+
+def generate(
+    table: AccessTable,
+    server: str,
+    listen: Address,
+    routes: Sequence[tuple[str, Address]],
+    tls: Tls,
+    *,
+    escaped_slashes: bool = False,
+) -> dict[str, Any]:
+    """Envoy's bootstrap configuration.
+
+    Args:
+        server: Its name in the table.
+        listen: Where services connect.
+        routes: Path prefixes with the loopback address that answers them; the first that fits.
+        tls: The front's own certificate, and who signs those of the others.
+        escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
+
+    Raises:
+        AccessError: Nobody may ask this server anything.
+    """
+    manager = {
+        "@type": _MANAGER,
+        "stat_prefix": server,
+        "common_http_protocol_options": {
+            "max_connection_duration": f"{_CONNECTION_SECONDS}s",
+            "idle_timeout": "300s",
+        },
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": (
+            "KEEP_UNCHANGED" if escaped_slashes else "REJECT_REQUEST"
+        ),
+        "http_filters": [
+            _filter("rbac", "rbac.v3.RBAC", rules=_rules(table, server)),
+            _filter("router", "router.v3.Router"),
+        ],
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": server,
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {"prefix": prefix},
+                            "route": {"cluster": str(address), "timeout": "60s"},
+                        }
+                        for prefix, address in routes
+                    ],
+                }
+            ]
+        },
+    }
+    chain = {
+        "transport_socket": tls.mutual(),
+        "filters": [
+            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+        ],
+    }
+    return {
+        "node": {"id": server, "cluster": "coinmesh"},
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": server,
+                    "address": {
+                        "socket_address": {"address": listen.host, "port_value": listen.port}
+                    },
+                    "enable_reuse_port": False,
+                    "filter_chains": [chain],
+                }
+            ],
+            "clusters": [
+                loopback_cluster(str(address), address)
+                for address in dict.fromkeys(address for _, address in routes)
+            ],
+        },
+    }
+
+
+def _rules(table: AccessTable, server: str) -> dict[str, Any]:
+    """What isn't among these policies is refused with 403."""
+    policies = {
+        name: {
+            "principals": [{"authenticated": {"principal_name": {"exact": table.spiffe_id(name)}}}],
+            "permissions": [_permission(HttpAccess.parse(text)) for text in service.http[server]],
+        }
+        for name, service in table.services.items()
+        if server in service.http
+    }
+    if not policies:
+        raise AccessError(f"nobody in the table has http.{server}; is {server} its name there?")
+    return {"action": "ALLOW", "policies": policies}
+
+
+def _permission(allowed: HttpAccess) -> dict[str, Any]:
+    path = {"url_path": {"path": {"safe_regex": {"regex": allowed.path}}}}
+    if not allowed.methods:
+        return path
+    methods = {"safe_regex": {"regex": "|".join(allowed.methods)}}
+    method = {"header": {"name": ":method", "string_match": methods}}
+    return {"and_rules": {"rules": [method, path]}}
+
+
+def _filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
+    typed = {"@type": f"{_HTTP}{kind}", **config}
+    return {"name": f"envoy.filters.http.{name}", "typed_config": typed}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit status: 2 when what it was told is wrong."""
+    options = _parser().parse_args(arguments)
+    out = Path(options.out).absolute()
+    tls = Tls(options.tls_dir.absolute(), out.parent)
+    try:
+        listen = parse_address("--listen", options.listen)
+        document = generate(
+            load(options.table),
+            options.server,
+            listen,
+            list(_routes(options.route)),
+            tls,
+            escaped_slashes=options.escaped_slashes,
+        )
+        for path, secret in tls.secrets().items():
+            write(path, secret)
+        write(out, document)
+    except (AccessError, CatalogueError) as error:
+        sys.stderr.write(f"coinmesh-envoy-front: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"coinmesh-envoy-front: can't write {error.filename}: {error.strerror}\n")
+        return 2
+    return 0
+
+
+def _routes(options: Sequence[str]) -> Iterator[tuple[str, Address]]:
+    for option in options:
+        prefix, equals, address = option.partition("=")
+        if not equals or not prefix.startswith("/"):
+            raise AccessError(f"--route {option!r}: expected /PREFIX=HOST:PORT")
+        found = parse_address("--route", address)
+        if not is_loopback(found.host):
+            raise AccessError(f"--route {option}: must be on the loopback interface")
+        yield prefix, found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="coinmesh-envoy-front",
+        description="Writes the configuration of an Envoy before a server without mutual TLS.",
+    )
+    add = parser.add_argument
+    add("server", help="its name in the access table, whose http.NAME entries apply")
+    add("--out", required=True, metavar="FILE", help="where the configuration goes (JSON)")
+    add("--listen", required=True, metavar="HOST:PORT", help="where services connect")
+    add("--tls-dir", required=True, type=Path, metavar="DIR", help="the front's certificate")
+    add(
+        "--route",
+        action="append",
+        required=True,
+        metavar="/PREFIX=HOST:PORT",
+        help="the server, on the loopback interface; the first that fits a path",
+    )
+    add("--escaped-slashes", action="store_true", help="take paths that hold %%2F")
+    add("--table", type=Path, default=TABLE, metavar="FILE", help="the access table")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
