@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from frames import capture_path, read
 
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.kafka import client_config
+from meshkit.kafka import client_config, client_log
 from meshkit.settings import KafkaSettings
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ class Ends:
     """How many records topics hold."""
 
     def __init__(self, kafka: dict[str, Any]) -> None:
-        self._consumer = Consumer({**kafka, "group.id": "bench"})
+        self._consumer = Consumer({**kafka, "group.id": "bench"}, logger=client_log())
 
     def total(self, topics: list[str]) -> int:
         """Records in all partitions."""

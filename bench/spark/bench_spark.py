@@ -32,7 +32,7 @@ from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.cassandra import CertificateAuthProvider
-from meshkit.kafka import client_config
+from meshkit.kafka import client_config, client_log
 from meshkit.registry import Registry
 from meshkit.settings import CassandraSettings, KafkaSettings, RegistrySettings
 
@@ -62,7 +62,8 @@ class Bench:
                 "partitioner": "murmur2_random",
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 500_000,
-            }
+            },
+            logger=client_log(),
         )
         host, port = mesh.read(CassandraSettings).cassandra_addresses[0]
         self.cluster = Cluster(

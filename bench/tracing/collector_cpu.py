@@ -57,7 +57,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rate", default="1250", help="market events a second")
     arguments = parser.parse_args()
-    environment = {"COINMESH_SIM_RATE": arguments.rate, "COINMESH_BINANCE_SYMBOLS": "*"}
+    environment = {
+        "COINMESH_SIM_CAPTURE": "",
+        "COINMESH_SIM_SYMBOLS": "10",
+        "COINMESH_SIM_RATE": arguments.rate,
+        "COINMESH_BINANCE_SYMBOLS": "*",
+    }
     with TestMesh(Path(mkdtemp()), Options(ports="free"), environment) as mesh:
         mesh.require("jaeger", "collector-binance")
         rows: dict[str, list[float]] = {"0": [], "0.01": []}
