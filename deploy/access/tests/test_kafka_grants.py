@@ -112,9 +112,9 @@ def test_kafka_holds_to_the_table(kafka: Configured) -> None:
     assert seen.error.code() == refused
     # Held on to: its answers don't come once it is gone.
     as_gateway = AdminClient(gateway)
-    described = as_gateway.describe_consumer_groups(["spark-stream"])
+    described = as_gateway.describe_consumer_groups(["spark-kafka-source-1"])
     with pytest.raises(KafkaException) as failed:
-        described["spark-stream"].result(timeout=30)
+        described["spark-kafka-source-1"].result(timeout=30)
     assert failed.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
     with pytest.raises(KafkaException) as failed:
         as_gateway.create_topics([NewTopic("x", 1, 1)])["x"].result(timeout=30)
@@ -146,8 +146,20 @@ def rights(answer: "Future[Any]", refusal: int) -> set[str]:
     return {operation.name for operation in operations} - {"DESCRIBE"}
 
 
+def may_write(configuration: dict[str, Any], transactional_id: str) -> bool:
+    """Whether transactions may be written under an id."""
+    producer = Producer({**configuration, "transactional.id": transactional_id})
+    try:
+        producer.init_transactions(60)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            raise
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", [n for n in TABLE.services if not TABLE.services[n].kafka.super])
-def test_a_service_may_do_with_each_topic_and_group_what_the_table_says(
+def test_a_service_may_do_with_each_topic_group_and_id_what_the_table_says(
     kafka: Configured, name: str
 ) -> None:
     """The brokers' own word for every operation, asked as that service."""
@@ -179,5 +191,13 @@ def test_a_service_may_do_with_each_topic_and_group_what_the_table_says(
     assert {group: rights(answer, refusal) for group, answer in described.items()} == {
         group: {"READ"} if given(access.groups, group) else set() for group in groups
     }
+    ids = sorted(
+        pattern.replace("*", "-granted?")
+        for service in TABLE.services.values()
+        for pattern in service.kafka.transactional_ids
+    )
+    assert [each for each in ids if may_write(kafka(name), each)] == [
+        each for each in ids if given(access.transactional_ids, each)
+    ]
     cluster = as_service.describe_cluster(include_authorized_operations=True, request_timeout=30)
     assert rights(cluster, KafkaError.CLUSTER_AUTHORIZATION_FAILED) == set()
