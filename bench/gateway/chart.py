@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.authz import ROLES_HEADER, USER_HEADER
+from meshkit.authz import User, stated
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -79,14 +79,20 @@ def envoy_config(
     disabled = [
         name for name in names if "transcoder" in name or "cache" in name or "buffer" in name
     ]
-    hosts = manager["route_config"]["virtual_hosts"]
-    for host in hosts:
-        # Tokens aren't measured: Envoy checks them alike for whatever stands behind it.
-        host["request_headers_to_add"] = [
-            {"header": {"key": USER_HEADER, "value": "bench"}},
-            {"header": {"key": ROLES_HEADER, "value": "viewer"}},
-        ]
-    hosts[-1]["routes"].insert(
+    # Tokens aren't measured: Envoy checks them alike for whatever stands behind it.
+    known = [
+        {"append": {"header": {"key": key, "value": value}}}
+        for key, value in stated(User("bench", ("viewer",), "bench"))
+    ]
+    mutation = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3."
+        "HeaderMutation",
+        "mutations": {"request_mutations": known},
+    }
+    manager["http_filters"].insert(
+        0, {"name": "envoy.filters.http.header_mutation", "typed_config": mutation}
+    )
+    manager["route_config"]["virtual_hosts"][-1]["routes"].insert(
         0,
         {
             "match": {"prefix": "/peer/"},
@@ -207,9 +213,10 @@ def check(public: int, path: str) -> None:
     def get(prefix: str) -> dict | None:
         try:
             reply = httpx.get(f"http://127.0.0.1:{public}{prefix}{path}", timeout=10)
-            return reply.json() if reply.status_code == 200 else None
         except httpx.TransportError:
             return None
+        assert reply.status_code in (200, 503), reply.text
+        return reply.json() if reply.status_code == 200 else None
 
     ours = eventually(lambda: get(""), "the gateway answers through Envoy", 60)
     peer = eventually(lambda: get("/peer"), "the peer answers through Envoy", 60)

@@ -107,7 +107,7 @@ async def view(
     if interval != "1m" or not 0 < limit <= 5000:
         raise HTTPException(400)
     end = int((end_time or datetime.now(UTC)).timestamp() * 1000)
-    key = f"peer:chart:{instrument}:{interval}:{end_time}:{limit}"
+    key = f"cm:peer:chart:{instrument}:{interval}:{end_time}:{limit}"
     data = await state.redis.get(key)
     if data is None:
         rows: list[tuple[Any, ...]] = []

@@ -3,7 +3,7 @@
 REST requests come at a fixed rate whatever their answers take. Beside them one prober each looks
 five times a second at what must go on: trades that reach Kafka, bars that Spark publishes, Redis,
 the registry, the object store. A pause is the longest time that a prober had to wait. After the
-first renewal JWT keys and the gateway's Redis password are rotated too.
+first renewal JWT keys, the gateway's Redis password and Spark's S3 keys are rotated too.
 
     .venv/bin/python bench/rotation/rotation.py [--rate 200] [--renewals 3] [--life 300]
 """
@@ -11,6 +11,8 @@ first renewal JWT keys and the gateway's Redis password are rotated too.
 import argparse
 import asyncio
 import json
+import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -143,7 +145,10 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
 
 
 def rotate_credentials(mesh: TestMesh) -> None:
-    """New keys for tokens; a new Redis password for the gateway, in the order of its README."""
+    """New keys for tokens; a new Redis password for the gateway and new S3 keys for Spark.
+
+    In the order of deploy/access/README.md.
+    """
     vault = local_user.vault(mesh.mesh)
     vault.login(mesh.home.secrets, SETUP).write_data(
         f"identity/oidc/key/{users.KEY}/rotate", data={}
@@ -158,6 +163,11 @@ def rotate_credentials(mesh: TestMesh) -> None:
     settings = mesh.read(RedisSettings)
     with Redis.from_url(settings.redis_url, **redis_options(settings)) as client:
         client.execute_command("ACL", "LOAD")
+    subprocess.run([command, "rotate", *place, "--service=spark-stream", "--kind=s3"], check=True)
+    keys = mesh.home.run / "seaweedfs" / "s3-identities.json"
+    subprocess.run([BIN / "coinmesh-access", "s3", *place, "--out", keys], check=True)
+    for pid in mesh.component("seaweedfs").pids():
+        os.kill(pid, signal.SIGHUP)
     subprocess.run([command, "fetch", *place, "--all"], check=True)
 
 

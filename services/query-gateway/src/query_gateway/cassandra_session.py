@@ -6,8 +6,10 @@ The driver's callbacks come on its own thread and are handed to the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from cassandra import ConsistencyLevel, DriverException, InvalidRequest
@@ -31,8 +33,9 @@ from meshkit.backoff import Backoff
 from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
+from meshkit.rotation import CHECK_SECONDS, Renewals
 from meshkit.settings import CassandraSettings
-from meshkit.tls import client_ssl_context
+from meshkit.tls import certificate_files, client_ssl_context
 from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
@@ -43,11 +46,23 @@ RECONNECT_SECONDS: Final = 1.0
 RETRY_AFTER_SECONDS: Final = 2.0
 _FOR_EVER: Final = cast(int, None)  # the driver's word for it; its type hint forgets it
 PAGE_ROWS: Final = 5000
+OLD_SECONDS: Final = 30.0
 _DOWN: Final = (NoHostAvailable, DriverException, ConnectionException, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """Connections that were made with one certificate."""
+
+    cluster: Cluster
+    session: Session
+    prepared: Mapping[str, PreparedStatement]
 
 
 class CassandraSession:
     """A connection to the cluster that is made in the background and mends itself.
+
+    When the certificate is renewed new connections are made, and the old ones are closed.
 
     Args:
         settings: Where Cassandra is.
@@ -64,12 +79,20 @@ class CassandraSession:
         tracing: Tracing,
     ) -> None:
         self._settings, self._texts, self._tracing = settings, dict(statements), tracing
-        self._session: Session | None = None
-        self._cluster: Cluster | None = None
-        self._prepared: dict[str, PreparedStatement] = {}
+        self._link: _Link | None = None
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
+        self._closing: set[asyncio.Task[None]] = set()
         self._failures = metrics.counter("cassandra_failures", "Requests that Cassandra failed")
         self._retries = metrics.counter("cassandra_connects", "Attempts to connect to Cassandra")
         self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connects, and from then on follows the certificate's renewals."""
+        await self.connect()
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await self.renew_if_due()
 
     async def connect(self) -> None:
         """Connects and prepares, trying again for ever; returns when that is done."""
@@ -77,7 +100,7 @@ class CassandraSession:
         while not self.connected.is_set():
             self._retries.inc()
             try:
-                await asyncio.to_thread(self._connect)
+                self._link = await asyncio.to_thread(self._connect)
                 self.connected.set()
             except (*_DOWN, InvalidRequest) as error:
                 _log.warning(
@@ -85,9 +108,29 @@ class CassandraSession:
                     self._settings.cassandra_contact_points,
                     _first_line(error),
                 )
-                await asyncio.to_thread(self._shutdown)
                 await backoff.wait()
         _log.info("connected to Cassandra at %s", self._settings.cassandra_contact_points)
+
+    async def renew_if_due(self) -> bool:
+        """Put connections with the renewed certificate in place of the old; True when done.
+
+        While none can be made the old ones stay, and the next check tries again.
+        """
+        version = self._renewals.pending()
+        if version is None:
+            return False
+        try:
+            fresh = await asyncio.to_thread(self._connect)
+        except (*_DOWN, InvalidRequest) as error:
+            _log.warning("can't connect with the renewed certificate: %s", _first_line(error))
+            return False
+        old, self._link = self._link, fresh
+        self._renewals.taken(version)
+        if old is not None:
+            task = asyncio.create_task(self._close_later(old), name="old Cassandra connections")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return True
 
     async def fetch(self, statement: str, *arguments: object) -> list[_Row]:
         """The rows of a prepared statement.
@@ -95,7 +138,8 @@ class CassandraSession:
         Raises:
             Unavailable: CASSANDRA_UNAVAILABLE: it is down or too slow.
         """
-        if self._session is None or not self.connected.is_set():
+        link = self._link
+        if link is None or not self.connected.is_set():
             raise _unavailable()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[_Row]] = loop.create_future()
@@ -110,8 +154,8 @@ class CassandraSession:
                 done.set_exception(error)
 
         try:
-            response: ResponseFuture = self._session.execute_async(
-                self._prepared[statement], arguments
+            response: ResponseFuture = link.session.execute_async(
+                link.prepared[statement], arguments
             )
         except _DOWN as error:
             self._failures.inc()
@@ -139,9 +183,20 @@ class CassandraSession:
     async def close(self) -> None:
         """Closes the connections."""
         self.connected.clear()
-        await asyncio.to_thread(self._shutdown)
+        for task in tuple(self._closing):
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        link, self._link = self._link, None
+        if link is not None:
+            await asyncio.to_thread(link.cluster.shutdown)
 
-    def _connect(self) -> None:
+    async def _close_later(self, link: _Link) -> None:
+        """Reads that are under way end first."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(OLD_SECONDS)
+        await asyncio.to_thread(link.cluster.shutdown)
+
+    def _connect(self) -> _Link:
         addresses = self._settings.cassandra_addresses
         profile = ExecutionProfile(
             load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
@@ -150,7 +205,7 @@ class CassandraSession:
             row_factory=tuple_factory,
         )
         tls = client_ssl_context(self._settings)
-        self._cluster = Cluster(
+        cluster = Cluster(
             contact_points=[(address.host, address.port) for address in addresses],
             port=addresses[0].port,
             protocol_version=5,
@@ -163,15 +218,14 @@ class CassandraSession:
             idle_heartbeat_timeout=5,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         )
-        self._session = self._cluster.connect(self._settings.cassandra_keyspace)
-        self._session.default_fetch_size = PAGE_ROWS
-        self._prepared = {name: self._session.prepare(text) for name, text in self._texts.items()}
-
-    def _shutdown(self) -> None:
-        self._session = None
-        if self._cluster is not None:
-            self._cluster.shutdown()
-            self._cluster = None
+        try:
+            session = cluster.connect(self._settings.cassandra_keyspace)
+            session.default_fetch_size = PAGE_ROWS
+            prepared = {name: session.prepare(text) for name, text in self._texts.items()}
+        except BaseException:
+            cluster.shutdown()
+            raise
+        return _Link(cluster, session, prepared)
 
 
 def _unavailable() -> Unavailable:

@@ -64,7 +64,7 @@ async def gateway(settings: GatewaySettings) -> int:
             (add_CollectorDirectoryServiceServicer_to_server, collectors),
             (add_session_service, sessions := Sessions(settings, log)),
         ],
-        background=[session.connect, live.run, live.probe, bootstrap.run, latest.run, log.run],
+        background=[session.run, live.run, live.probe, bootstrap.run, latest.run, log.run],
         on_drain=[collectors.close, sessions.close, session.close, cache.close, log.close],
         readiness={"view": lambda: asyncio.sleep(0, bootstrap.done.is_set())},
         metrics=metrics,

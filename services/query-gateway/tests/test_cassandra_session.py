@@ -1,0 +1,96 @@
+"""The gateway's connections to Cassandra, on the real one."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coinmesh_local.testing import TestMesh
+from meshkit import rotation
+from meshkit.metrics import Metrics
+from meshkit.settings import CassandraSettings, TelemetrySettings
+from meshkit.tracing import Tracing
+from query_gateway import cassandra_session
+from query_gateway.cassandra_session import CassandraSession
+from query_gateway.stored_rows import statements
+
+pytestmark = pytest.mark.component
+
+
+def issue(mesh: TestMesh, tls_dir: Path, name: str) -> None:
+    """Put a certificate in place as the agent does: a directory, and one rename of the link."""
+    target = tls_dir / name
+    shutil.copytree(mesh.home.tls / "query-gateway" / "current", target)
+    link = tls_dir / "next"
+    link.symlink_to(target.name)
+    link.replace(tls_dir / "current")
+
+
+async def test_old_connections_end_after_a_renewal_and_no_read_fails(
+    mesh: TestMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.require("cassandra-access", "migrations")
+    monkeypatch.setattr(cassandra_session, "OLD_SECONDS", 0.5)
+    monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.0)
+    issue(mesh, tmp_path, "first")
+    settings = mesh.read(CassandraSettings, "query-gateway")
+    metrics = Metrics()
+    session = CassandraSession(
+        settings.model_copy(update={"tls_dir": tmp_path}),
+        {"now": "SELECT release_version FROM system.local", **statements()},
+        metrics,
+        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
+    )
+    await session.connect()
+    old = session._link
+    assert old is not None
+    assert not await session.renew_if_due()
+
+    stop, reads = asyncio.Event(), 0
+
+    async def read() -> None:
+        nonlocal reads
+        while not stop.is_set():
+            assert await session.fetch("now")
+            reads += 1
+
+    reader = asyncio.create_task(read())
+    issue(mesh, tmp_path, "second")
+    assert await session.renew_if_due()
+    assert session._link is not old
+    await asyncio.gather(*session._closing)
+    assert old.cluster.is_shutdown
+    before = reads
+    assert await session.fetch("now")
+    stop.set()
+    await reader
+    assert reads >= before > 0
+    await session.close()
+
+
+async def test_what_cannot_be_connected_with_leaves_the_old_in_use(
+    mesh: TestMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.require("cassandra-access", "migrations")
+    monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.0)
+    issue(mesh, tmp_path, "first")
+    settings = mesh.read(CassandraSettings, "query-gateway")
+    metrics = Metrics()
+    session = CassandraSession(
+        settings.model_copy(update={"tls_dir": tmp_path}),
+        {"now": "SELECT release_version FROM system.local"},
+        metrics,
+        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
+    )
+    await session.connect()
+    # One of a service that has no role there.
+    target = tmp_path / "second"
+    shutil.copytree(mesh.home.tls / "envoy" / "current", target)
+    (tmp_path / "next").symlink_to(target.name)
+    (tmp_path / "next").replace(tmp_path / "current")
+    assert not await session.renew_if_due()
+    assert await session.fetch("now")
+    issue(mesh, tmp_path, "third")
+    assert await session.renew_if_due()
+    await session.close()
