@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
@@ -36,7 +37,7 @@ from coinmesh_contracts.topics import Topic
 from coinmesh_local import local_user
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.kafka import client_config
+from meshkit.kafka import client_config, client_log
 from meshkit.redis_options import redis_options
 from meshkit.settings import KafkaSettings, RedisSettings
 
@@ -44,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests/e2e"))
 import listeners as walk
 
 LOOK_SECONDS = 0.2
+TOKEN_SECONDS = 300.0
 BTC = "/v1/instruments/binance.BTC-USDT"
 PATHS = {
     "ticker": f"{BTC}/ticker",
@@ -94,12 +96,22 @@ def grows(mesh: TestMesh, topic: Topic) -> Callable[[], bool]:
     def moved() -> bool:
         if state["serial"] != (serial := walk.made(mesh, "deploy")):
             config = client_config(mesh.read(KafkaSettings), "bench") | {"group.id": "bench"}
-            state.update(serial=serial, consumer=Consumer(config))
+            state.update(serial=serial, consumer=Consumer(config, logger=client_log()))
         ends = [state["consumer"].get_watermark_offsets(place, timeout=2)[1] for place in places]
         before, state["end"] = state["end"], sum(ends)
         return state["end"] > before
 
     return moved
+
+
+def gaps(mesh: TestMesh) -> int:
+    """How many records of holes there are: each event that didn't come makes one."""
+    config = client_config(mesh.read(KafkaSettings), "bench") | {"group.id": "bench"}
+    consumer = Consumer(config, logger=client_log())
+    places = [TopicPartition(topics.GAPS.name, n) for n in range(topics.GAPS.partitions)]
+    found = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+    consumer.close()
+    return found
 
 
 def answers(mesh: TestMesh, url: str) -> Callable[[], bool]:
@@ -118,18 +130,32 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
     """Requests at a rate, each in a task of its own, until `ends`."""
     pending: set[asyncio.Task[None]] = set()
     names = list(PATHS)
-    async with httpx.AsyncClient(
-        base_url=mesh.endpoints["rest"],
-        verify=ssl.create_default_context(cafile=mesh.home.ca),
-        auth=local_user.Bearer(mesh.mesh),
-        timeout=30,
-    ) as client:
+    tls = ssl.create_default_context(cafile=mesh.home.ca)
+    headers = {"Authorization": f"Bearer {local_user.token(mesh.mesh)}"}
+
+    async def log_in() -> None:
+        while True:
+            await asyncio.sleep(TOKEN_SECONDS)
+            token = await asyncio.to_thread(local_user.token, mesh.mesh)
+            headers["Authorization"] = f"Bearer {token}"
+
+    async with (
+        aiohttp.ClientSession(
+            mesh.endpoints["rest"],
+            connector=aiohttp.TCPConnector(ssl=tls),
+            timeout=aiohttp.ClientTimeout(30),
+        ) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        login = group.create_task(log_in())
 
         async def one(name: str) -> None:
             began = time.monotonic()
             try:
-                outcome = str((await client.get(PATHS[name])).status_code)
-            except httpx.HTTPError as error:
+                async with client.get(PATHS[name], headers=headers) as reply:
+                    await reply.read()
+                    outcome = str(reply.status)
+            except (aiohttp.ClientError, TimeoutError) as error:
                 outcome = f"{name}: {error!r}"
             found.answers[outcome] += 1
             found.slowest[name] = max(found.slowest[name], time.monotonic() - began)
@@ -142,6 +168,7 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
             count += 1
             await asyncio.sleep(max(0.0, began + count / rate - time.monotonic()))
         await asyncio.gather(*pending)
+        login.cancel()
 
 
 def rotate_credentials(mesh: TestMesh) -> None:
@@ -156,14 +183,12 @@ def rotate_credentials(mesh: TestMesh) -> None:
     place = ["--address", vault.address, "--ca", vault.ca, "--secrets", mesh.home.secrets]
     acl = mesh.home.run / "redis" / "users.acl"
     command = BIN / "coinmesh-vault"
-    subprocess.run(
-        [command, "rotate", *place, "--service=query-gateway", "--kind=redis"], check=True
-    )
+    subprocess.run([command, "rotate", *place, "query-gateway", "redis"], check=True)
     subprocess.run([BIN / "coinmesh-access", "redis", *place, "--out", acl], check=True)
     settings = mesh.read(RedisSettings)
     with Redis.from_url(settings.redis_url, **redis_options(settings)) as client:
         client.execute_command("ACL", "LOAD")
-    subprocess.run([command, "rotate", *place, "--service=spark-stream", "--kind=s3"], check=True)
+    subprocess.run([command, "rotate", *place, "spark-stream", "s3"], check=True)
     keys = mesh.home.run / "seaweedfs" / "s3-identities.json"
     subprocess.run([BIN / "coinmesh-access", "s3", *place, "--out", keys], check=True)
     for pid in mesh.component("seaweedfs").pids():
@@ -237,6 +262,7 @@ def main() -> None:
                 {
                     "seconds": round(time.monotonic() - began),
                     "answers": found.answers,
+                    "gaps": gaps(mesh),
                     "slowest_s": {name: round(s, 3) for name, s in found.slowest.items()},
                     "longest_pause_s": {name: round(s, 2) for name, s in found.pauses.items()},
                     "certificates_served": {n: len(s) for n, s in sorted(found.serials.items())},

@@ -1,6 +1,7 @@
 """Limits on time and connections: who is slow or takes too many is cut off, nobody else."""
 
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from coinmesh_gateway.settings import Limits
 
 pytestmark = pytest.mark.component
 
-CONNECTIONS = 3
+CONNECTIONS, STREAMS = 3, 4
 HEAD = b"POST /v1/collectors/binance/subscriptions HTTP/1.1\r\nhost: a\r\n"
 
 
@@ -22,7 +23,13 @@ def hurried(
 ) -> Iterator[Any]:
     """Envoy with little patience and few connections."""
     backends = {"query-gateway": [start_gateway("1")], "collector-binance": [start_collector()]}
-    limits = Limits(headers_seconds=0.5, request_seconds=1, connections=CONNECTIONS, headers=20)
+    limits = Limits(
+        headers_seconds=0.5,
+        request_seconds=1,
+        connections=CONNECTIONS,
+        headers=20,
+        streams_per_connection=STREAMS,
+    )
     yield start_envoy(backends, limits=limits)
     for replicas in backends.values():
         replicas[0].stop()
@@ -53,6 +60,44 @@ def test_a_request_that_never_ends_is_ended(hurried: Any, begun: bytes) -> None:
 def test_headers_beyond_their_number_are_refused(hurried: Any) -> None:
     many = {f"x-{number}": "1" for number in range(30)}
     assert hurried.rest.get("/v1/tickers", headers=many).status_code == 431
+
+
+# HTTP/2 (RFC 9113): what a client that keeps to no limit would send.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADERS, RST_STREAM, SETTINGS = 1, 3, 4
+END_HEADERS, ACK, MAX_CONCURRENT_STREAMS, REFUSED_STREAM = 4, 1, 3, 7
+#: POST http /a, authority a, as HPACK writes them without a table; the body never comes.
+POST = bytes([0x83, 0x86, 0x04, 2]) + b"/a" + bytes([0x01, 1]) + b"a"
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, flags, stream and payload of what comes."""
+    connection.settimeout(20)
+    with connection.makefile("rb") as incoming:
+        while head := incoming.read(9):
+            kind, flags, stream = struct.unpack(">BBI", head[3:])
+            yield kind, flags, stream, incoming.read(int.from_bytes(head[:3]))
+
+
+def test_streams_beyond_their_number_are_refused(hurried: Any) -> None:
+    told: dict[int, int] = {}
+    with socket.create_connection(tuple(hurried.address)) as connection:
+        streams = [2 * number + 1 for number in range(STREAMS + 1)]
+        opened = [frame(HEADERS, END_HEADERS, stream, POST) for stream in streams]
+        connection.sendall(PREFACE + frame(SETTINGS) + b"".join(opened))
+        for kind, flags, stream, payload in frames(connection):
+            if kind == SETTINGS and not flags & ACK:
+                told |= dict(struct.iter_unpack(">HI", payload))
+            if kind == RST_STREAM:
+                assert (stream, *struct.unpack(">I", payload)) == (streams[-1], REFUSED_STREAM)
+                break
+        else:
+            raise AssertionError("closed without refusing a stream")
+    assert told[MAX_CONCURRENT_STREAMS] == STREAMS
 
 
 def test_connections_beyond_their_number_are_refused_until_one_ends(hurried: Any) -> None:

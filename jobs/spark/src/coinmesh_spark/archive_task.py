@@ -96,6 +96,12 @@ class _Store:
         """Whether the connections were made with a certificate that has been renewed since."""
         return self._renewals.pending() is not None
 
+    def remember(self, before: _Store) -> None:
+        """Take over what is known of schemas: while the registry is restarted for a certificate of
+        its own, tasks that ask it would keep the bars' tasks waiting.
+        """
+        self._known_schemas, self._accepted = before._known_schemas, before._accepted
+
     def close(self) -> None:
         """Let go of the connections."""
         if "cassandra" in self.__dict__:
@@ -177,6 +183,7 @@ def _store() -> _Store:
     if store.stale:
         _kept_store.cache_clear()
         store.close()
+        _kept_store().remember(store)
     return _kept_store()
 
 
