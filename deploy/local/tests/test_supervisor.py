@@ -128,6 +128,24 @@ def test_what_comes_later_gets_ready_in_the_background(build: Build) -> None:
     assert mesh.component("slow").pids() == first
 
 
+def test_a_preparation_finds_the_users_tools_and_the_component_does_not(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "tools" / "only-the-user-has-it"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "found by way of $HTTPS_PROXY"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{tool.parent}")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    prepare = f'prepare = [["/bin/sh", "-c", "{tool.name}"]]'
+    asks = '["/bin/sh", "-c", "! command -v only-the-user-has-it"]'
+    mesh = build(
+        one=f'description = "step"\nkind = "step"\ncommand = {asks}\n{prepare}\n',
+    )
+    mesh.require("one")
+    assert "found by way of http://127.0.0.1:9" in mesh.component("one").log()
+
+
 def test_what_comes_later_and_fails_leaves_the_rest_alone(build: Build) -> None:
     mesh = build(base=service(), slow=prepared("fail"))
     up(mesh)

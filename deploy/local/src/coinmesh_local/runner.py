@@ -1,6 +1,7 @@
 """One instance: started, made ready, watched and restarted, stopped."""
 
 import asyncio
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 STEADY = 60.0
 TAIL_LINES = 40
 LOG_LIMIT = 64 << 20
+#: What a preparation gets of the environment in which the supervisor was started: it may build a
+#: program with tools that lie where the user has them, over the network as the user reaches it.
+TOOLS = ("GO*", "*_proxy", "*_PROXY", "SSL_CERT_*")
 
 
 class StartFailed(Exception):
@@ -121,20 +125,22 @@ class Runner:
             log.flush()
             self.since = log.tell()
             for command in one.prepare:
-                self._launch(command, log.fileno(), "prepare")
+                self._launch(command, log.fileno(), "prepare", _with_tools(one.environment))
                 code = await self._exit_code()
                 if code != 0:
                     raise self._failure(f"{' '.join(command[:4])} … ended with status {code}")
-            self._launch(one.command, log.fileno(), one.digest)
+            self._launch(one.command, log.fileno(), one.digest, one.environment)
 
-    def _launch(self, command: tuple[str, ...], log: int, digest: str) -> None:
+    def _launch(
+        self, command: tuple[str, ...], log: int, digest: str, environment: dict[str, str]
+    ) -> None:
         one = self.instance
         mark = processes.mark(self.home.root, one.name, digest)
         try:
             self._child = subprocess.Popen(
                 command,
                 cwd=one.data,
-                env=one.environment | {processes.MARK: mark},
+                env=environment | {processes.MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -248,3 +254,10 @@ class Runner:
             "ports": self.instance.ports,
             "log": str(self.instance.log),
         }
+
+
+def _with_tools(environment: dict[str, str]) -> dict[str, str]:
+    mine = os.environ
+    found = {k: v for k, v in mine.items() if any(fnmatch.fnmatchcase(k, each) for each in TOOLS)}
+    path = f"{environment['PATH']}:{mine.get('PATH', os.defpath)}"
+    return found | environment | {"PATH": path}
