@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from pyarrow import fs
 
 from coinmesh_contracts import topics
+from coinmesh_local import renewals
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.steps import bucket, migrations, schemas
 from coinmesh_local.steps import topics as topic_step
@@ -235,5 +236,11 @@ def test_three_brokers_replicate_and_outlive_one(workspace: Workspace) -> None:
         metadata = admin.list_topics(topics.TRADES.name, timeout=30)
         partitions = metadata.topics[topics.TRADES.name].partitions
         assert {len(p.replicas) for p in partitions.values()} == {3}
+        started = {name: row["started"] for name, row in mesh.status().items()}
+        renewals.kafka(mesh.mesh)
+        now = mesh.status()
+        assert all(
+            now[name]["started"] > started[name] for name in ("kafka-1", "kafka-2", "kafka-3")
+        )
         mesh.component("kafka-2").stop()
         topic_step.create(mesh.read(KafkaSettings), topic_step.mesh_topics())

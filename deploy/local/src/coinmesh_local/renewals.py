@@ -48,12 +48,10 @@ def kafka(mesh: Mesh) -> None:
         for listener in KAFKA_LISTENERS
     ]
     brokers = sorted(admin.list_topics(timeout=TIMEOUT).brokers)
-    resources = [
-        ConfigResource(ResourceType.BROKER, str(number), incremental_configs=entries)
-        for number in brokers
-    ]
-    for future in admin.incremental_alter_configs(resources).values():
-        future.result(timeout=TIMEOUT)
+    for number in brokers:  # librdkafka takes one broker a call
+        resource = ConfigResource(ResourceType.BROKER, str(number), incremental_configs=entries)
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(timeout=TIMEOUT)
     if len(brokers) > 1:
         for instance in mesh.instance_names("kafka"):
             restart(mesh, instance)
