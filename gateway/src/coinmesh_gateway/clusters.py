@@ -19,14 +19,8 @@ def authority(service: str) -> str:
 def plain_cluster(name: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
     """HTTP/2 to a server of the mesh: round robin over its replicas."""
     return {
-        "name": name,
-        "type": "STATIC" if all(_is_ip(each.host) for each in endpoints) else "STRICT_DNS",
-        "connect_timeout": "1s",
+        **_reached(name, endpoints),
         "lb_policy": "ROUND_ROBIN",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [_endpoint(each) for each in endpoints]}],
-        },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _HTTP_OPTIONS,
@@ -88,26 +82,24 @@ def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
     """A server outside the mesh that speaks HTTP under TLS, known by `ca` and its address."""
     kind = "IP_ADDRESS" if _is_ip(address.host) else "DNS"
     return {
-        "name": name,
-        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
-        "connect_timeout": "1s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [_endpoint(address)]}],
-        },
+        **_reached(name, [address]),
         "transport_socket": server_only(ca, kind, address.host),
     }
 
 
 def loopback_cluster(name: str, address: Address) -> dict[str, Any]:
     """A server on this machine that speaks HTTP/1.1 without TLS."""
+    return _reached(name, [address])
+
+
+def _reached(name: str, endpoints: Sequence[Address]) -> dict[str, Any]:
     return {
         "name": name,
-        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
-        "connect_timeout": "5s",
+        "type": "STATIC" if all(_is_ip(each.host) for each in endpoints) else "STRICT_DNS",
+        "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [_endpoint(address)]}],
+            "endpoints": [{"lb_endpoints": [_endpoint(each) for each in endpoints]}],
         },
     }
 

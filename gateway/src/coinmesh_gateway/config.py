@@ -88,6 +88,13 @@ def secured(settings: Settings) -> Tls | None:
     return Tls(settings.tls_dir, settings.secrets_dir)
 
 
+def write_all(out: Path, document: Mapping[str, Any], tls: Tls | None) -> None:
+    """Writes a configuration, and before it the files by which Envoy follows renewals."""
+    for path, secret in (tls.secrets() if tls else {}).items():
+        write(path, secret)
+    write(out, document)
+
+
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a document as JSON (which is YAML too); replaces the file at once."""
     path.parent.mkdir(parents=True, exist_ok=True)

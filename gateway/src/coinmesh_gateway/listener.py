@@ -52,7 +52,7 @@ def inner_connection_manager(
         "route_config": {"name": "transcoding", "virtual_hosts": [dict(host)]},
         "http_filters": [
             {"name": transcoder.NAME, "typed_config": dict(transcoding)},
-            _filter("router", "router.v3.Router"),
+            http_filter("router", "router.v3.Router"),
         ],
     }
 
@@ -107,7 +107,7 @@ def _connection_manager(
 
 def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[str, Any]]:
     limits = settings.limits
-    filters = [_filter("cors", "cors.v3.Cors"), _health()]
+    filters = [http_filter("cors", "cors.v3.Cors"), _health()]
     if settings.vault is not None:
         filters += users.filters(settings.vault)
     if settings.ratelimit:
@@ -117,13 +117,16 @@ def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[st
     if settings.cache:
         filters.append(cache.cache_filter())
     # The transcoder passes a body on while it reads it: what is too long is found out here.
-    filters.append(_filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.request_bytes))
+    filters.append(
+        http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.request_bytes)
+    )
     filters.append({"name": transcoder.NAME, "typed_config": dict(transcoding)})
-    filters.append(_filter("router", "router.v3.Router"))
+    filters.append(http_filter("router", "router.v3.Router"))
     return filters
 
 
-def _filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
+def http_filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
+    """A filter of Envoy's own, `kind` below envoy.extensions.filters.http."""
     return {
         "name": f"envoy.filters.http.{name}",
         "typed_config": {"@type": f"{_HTTP}{kind}", **config},
@@ -136,7 +139,7 @@ def _seconds(value: float) -> str:
 
 def _health() -> dict[str, Any]:
     path = {"name": ":path", "string_match": {"exact": "/healthz"}}
-    return _filter(
+    return http_filter(
         "health_check", "health_check.v3.HealthCheck", pass_through_mode=False, headers=[path]
     )
 
@@ -150,7 +153,7 @@ def _compressor(kind: str, limits: Limits) -> dict[str, Any]:
     library = {"name": kind, "typed_config": {"@type": name, **_FAST[kind]}}
     return {
         "name": f"compressor_{kind}",
-        **_filter(
+        **http_filter(
             "compressor",
             "compressor.v3.Compressor",
             compressor_library=library,

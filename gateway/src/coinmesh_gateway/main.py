@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway.catalogue import CatalogueError, shipped
-from coinmesh_gateway.config import generate, secured, write
+from coinmesh_gateway.config import generate, secured, write_all
 from coinmesh_gateway.settings import (
     LOOPBACK_ORIGINS,
     Settings,
@@ -42,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tracing=Tracing.of(read(TelemetrySettings)),
         )
         config = generate(catalogue, descriptor_set(), settings)
-        tls = secured(settings)
-        for path, secret in (tls.secrets() if tls else {}).items():
-            write(path, secret)
-        write(out, config)
+        write_all(out, config, secured(settings))
     except (CatalogueError, SettingsError) as error:
         sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
         return 2

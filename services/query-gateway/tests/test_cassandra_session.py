@@ -27,6 +27,18 @@ def issue(mesh: TestMesh, tls_dir: Path, name: str) -> None:
     link.replace(tls_dir / "current")
 
 
+def session_of(mesh: TestMesh, tls_dir: Path) -> CassandraSession:
+    """The gateway's session with certificates of its own directory; it checks at each call."""
+    settings = mesh.read(CassandraSettings, "query-gateway")
+    metrics = Metrics()
+    return CassandraSession(
+        settings.model_copy(update={"tls_dir": tls_dir}),
+        {"now": "SELECT release_version FROM system.local", **statements()},
+        metrics,
+        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
+    )
+
+
 async def test_old_connections_end_after_a_renewal_and_no_read_fails(
     mesh: TestMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,14 +46,7 @@ async def test_old_connections_end_after_a_renewal_and_no_read_fails(
     monkeypatch.setattr(cassandra_session, "OLD_SECONDS", 0.5)
     monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.0)
     issue(mesh, tmp_path, "first")
-    settings = mesh.read(CassandraSettings, "query-gateway")
-    metrics = Metrics()
-    session = CassandraSession(
-        settings.model_copy(update={"tls_dir": tmp_path}),
-        {"now": "SELECT release_version FROM system.local", **statements()},
-        metrics,
-        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
-    )
+    session = session_of(mesh, tmp_path)
     await session.connect()
     old = session._link
     assert old is not None
@@ -75,14 +80,7 @@ async def test_what_cannot_be_connected_with_leaves_the_old_in_use(
     mesh.require("cassandra-access", "migrations")
     monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.0)
     issue(mesh, tmp_path, "first")
-    settings = mesh.read(CassandraSettings, "query-gateway")
-    metrics = Metrics()
-    session = CassandraSession(
-        settings.model_copy(update={"tls_dir": tmp_path}),
-        {"now": "SELECT release_version FROM system.local"},
-        metrics,
-        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
-    )
+    session = session_of(mesh, tmp_path)
     await session.connect()
     # One of a service that has no role there.
     target = tmp_path / "second"

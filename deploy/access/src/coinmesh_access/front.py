@@ -13,13 +13,13 @@ from typing import Any
 from coinmesh_access.table import TABLE, AccessError, AccessTable, HttpAccess, load
 from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_gateway.clusters import loopback_cluster
-from coinmesh_gateway.config import write
+from coinmesh_gateway.config import write_all
+from coinmesh_gateway.listener import http_filter
 from coinmesh_gateway.settings import parse_address
 from coinmesh_gateway.tls import Tls
 from meshkit.settings import Address
 from meshkit.tls import is_loopback
 
-_HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _MANAGER = (
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
     "HttpConnectionManager"
@@ -62,8 +62,8 @@ def generate(
             "KEEP_UNCHANGED" if escaped_slashes else "REJECT_REQUEST"
         ),
         "http_filters": [
-            _filter("rbac", "rbac.v3.RBAC", rules=_rules(table, server)),
-            _filter("router", "router.v3.Router"),
+            http_filter("rbac", "rbac.v3.RBAC", rules=_rules(table, server)),
+            http_filter("router", "router.v3.Router"),
         ],
         "route_config": {
             "virtual_hosts": [
@@ -132,11 +132,6 @@ def _permission(allowed: HttpAccess) -> dict[str, Any]:
     return {"and_rules": {"rules": [method, path]}}
 
 
-def _filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
-    typed = {"@type": f"{_HTTP}{kind}", **config}
-    return {"name": f"envoy.filters.http.{name}", "typed_config": typed}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status: 2 when what it was told is wrong."""
     options = _parser().parse_args(arguments)
@@ -152,9 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tls,
             escaped_slashes=options.escaped_slashes,
         )
-        for path, secret in tls.secrets().items():
-            write(path, secret)
-        write(out, document)
+        write_all(out, document, tls)
     except (AccessError, CatalogueError) as error:
         sys.stderr.write(f"coinmesh-envoy-front: {error}\n")
         return 2

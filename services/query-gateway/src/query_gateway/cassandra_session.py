@@ -34,7 +34,7 @@ from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
 from meshkit.rotation import CHECK_SECONDS, Renewals
-from meshkit.settings import CassandraSettings
+from meshkit.settings import CassandraSettings, SettingsError
 from meshkit.tls import certificate_files, client_ssl_context
 from meshkit.tracing import Tracing
 
@@ -121,8 +121,11 @@ class CassandraSession:
             return False
         try:
             fresh = await asyncio.to_thread(self._connect)
-        except (*_DOWN, InvalidRequest) as error:
+        except (*_DOWN, InvalidRequest, SettingsError) as error:
             _log.warning("can't connect with the renewed certificate: %s", _first_line(error))
+            return False
+        if not self.connected.is_set():  # closed meanwhile
+            await asyncio.to_thread(fresh.cluster.shutdown)
             return False
         old, self._link = self._link, fresh
         self._renewals.taken(version)
