@@ -10,6 +10,9 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from pyarrow import fs
 
+from coinmesh_access import store_key
+from coinmesh_access.credentials import MOUNT
+from coinmesh_access.login import SETUP, Vault
 from coinmesh_contracts import topics
 from coinmesh_local import renewals
 from coinmesh_local.paths import CHECKOUT
@@ -19,6 +22,7 @@ from coinmesh_local.steps.errors import StepError
 from coinmesh_local.steps.schemas import Contract, Registry
 from coinmesh_local.testing import TestMesh, Workspace
 from meshkit.kafka import client_config
+from meshkit.s3 import s3_client
 from meshkit.settings import CassandraSettings, KafkaSettings, RegistrySettings, S3Settings
 
 pytestmark = pytest.mark.component
@@ -208,6 +212,26 @@ def test_objects_are_encrypted_on_the_disk(mesh: TestMesh, store: fs.S3FileSyste
         assert not any(canary[at : at + 24] in found for at in range(0, len(canary), 1 << 16)), path
     with store.open_input_stream("coinmesh/canary") as stream:
         assert stream.read() == canary
+    for name in ("canary", bucket.CANARY):
+        found = s3_client(mesh.read(S3Settings)).head_object(Bucket="coinmesh", Key=name)
+        assert found["ServerSideEncryption"] == "AES256"
+
+
+def test_a_store_with_another_key_is_told_of(mesh: TestMesh, store: fs.S3FileSystem) -> None:
+    settings, component = mesh.read(S3Settings), mesh.component("seaweedfs")
+    place = Vault(mesh.settings["COINMESH_VAULT_ADDR"], Path(mesh.settings["COINMESH_VAULT_CA"]))
+    client = place.login(mesh.home.secrets, SETUP)
+    first = store_key.read(client)
+    keep = {"path": store_key.PATH, "mount_point": MOUNT}
+    client.secrets.kv.v2.create_or_update_secret(secret={"kek": "0" * 64}, **keep)
+    try:
+        component.restart()
+        with pytest.raises(StepError, match="kv/seaweedfs/sse"):
+            bucket.create(settings)
+    finally:
+        client.secrets.kv.v2.create_or_update_secret(secret={"kek": first}, **keep)
+        component.restart()
+    bucket.create(settings)
 
 
 def test_kafka_starts_from_damaged_storage(workspace: Workspace) -> None:

@@ -11,7 +11,15 @@ import requests
 import typer
 from hvac.exceptions import VaultError
 
-from coinmesh_access import credentials, files, kafka_acls, readme, redis_users, s3_identities
+from coinmesh_access import (
+    credentials,
+    files,
+    kafka_acls,
+    readme,
+    redis_users,
+    s3_identities,
+    store_key,
+)
 from coinmesh_access.login import VaultUnavailableError, explained
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
@@ -133,6 +141,24 @@ def s3(
     with _told():
         known = load(table)
         files.write(out, _with_vault(known, address, ca, secrets, "s3"))
+
+
+@app.command("s3-key")
+def s3_key(
+    *,
+    into: Annotated[Path, typer.Option(help="SeaweedFS's security.toml, to which it is added")],
+    address: AddressOption = DEFAULT_ADDRESS,
+    ca: CaOption = DEFAULT_CA,
+    secrets: SecretsOption = DEFAULT_SECRETS,
+) -> None:
+    """Give SeaweedFS the key that it encrypts objects with."""
+    with _told():
+        client = vault(address, ca).login(secrets, store_key.SERVICE)
+        try:
+            key = store_key.read(client)
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, f"read kv/{store_key.PATH}", address) from error
+        files.write(into, f'{into.read_text()}\n[s3.sse]\nkek = "{key}"\n')
 
 
 def _with_vault(table: AccessTable, address: str, ca: Path, secrets: Path, kind: str) -> str:

@@ -8,7 +8,7 @@ import hvac
 import requests
 from hvac.exceptions import VaultError
 
-from coinmesh_access import credentials, pki, users
+from coinmesh_access import credentials, pki, store_key, users
 from coinmesh_access.login import SETUP, Vault, ensure_approle, explained
 from coinmesh_access.pki import Lives
 from coinmesh_access.table import AccessTable
@@ -66,6 +66,8 @@ def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setu
         if ensure_approle(client, secrets_dir, name, _approle(name, setup)):
             done.append(f"made the login of {name}")
     done += [f"made kv/{path}" for path in credentials.ensure(client, table)]
+    if store_key.ensure(client):
+        done.append(f"made kv/{store_key.PATH}")
     done += [f"took the access of {name} away" for name in _remove_strangers(client, table)]
     return done
 

@@ -6,21 +6,18 @@ written first stays, undeletable until its retention ends. So the first version 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field
 
 from meshkit.audit_anchors import PREFIX, object_name
 from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.s3 import make_bucket, s3_client
 from meshkit.settings import S3Settings
-from meshkit.tls import certificate_files
 
 _NAME = re.compile(rf"{re.escape(PREFIX)}(\d{{12}})\.json")
 
@@ -59,30 +56,13 @@ class AnchorStore:
     """The bucket; blocking. Every method raises Unavailable when the store doesn't do it."""
 
     def __init__(self, settings: AuditStoreSettings) -> None:
-        credentials, files = settings.s3_credentials(), certificate_files(settings)
         self.bucket, self._endpoint = settings.audit_bucket, settings.s3_endpoint
-        # boto3 has no types.
-        self._s3: Any = cast(Any, boto3).client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key.get_secret_value(),
-            region_name="us-east-1",
-            verify=str(files.roots) if files else None,
-            config=Config(
-                connect_timeout=5,
-                read_timeout=10,
-                retries={"total_max_attempts": 3},
-                s3={"addressing_style": "path"},
-            ),
-        )
+        self._s3 = s3_client(settings)
 
     def create(self, days: int) -> None:
         """Make the bucket, and keep every object in it for `days`, whoever asks for less."""
         with _told(f"make the bucket {self.bucket} at {self._endpoint}"):
-            there = self._s3.exceptions.BucketAlreadyOwnedByYou
-            with contextlib.suppress(there, self._s3.exceptions.BucketAlreadyExists):
-                self._s3.create_bucket(Bucket=self.bucket, ObjectLockEnabledForBucket=True)
+            make_bucket(self._s3, self.bucket, ObjectLockEnabledForBucket=True)
             rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
             self._s3.put_object_lock_configuration(
                 Bucket=self.bucket,

@@ -1,52 +1,67 @@
-"""Creates the S3 buckets and shows that the store takes and returns an object."""
+"""Creates the S3 buckets and shows that the store takes, encrypts and returns objects."""
 
 import time
+from typing import Any
 
-from pyarrow import fs
+from botocore.exceptions import BotoCoreError, ClientError
 
 from coinmesh_local.steps.errors import StepError
 from meshkit.audit_store import AnchorStore, AuditStoreSettings
+from meshkit.s3 import make_bucket, s3_client
 from meshkit.settings import S3Settings
-from meshkit.tls import certificate_files
 
 DEADLINE = 30.0
 PROBE = ".coinmesh-probe"
+#: Written once; it can be read for as long as the store has the key that it was encrypted with.
+CANARY = ".coinmesh-canary"
+CANARY_BODY = b"encrypted with the key of the first start\n"
 #: Longer than the audit topic keeps its records.
 ANCHOR_DAYS = 400
 
 
 def create(settings: S3Settings) -> None:
-    """Make the bucket exist and usable; StepError when the store does not come round in time."""
+    """Make the bucket exist, encrypted and usable; StepError when it isn't in time."""
     endpoint, bucket = settings.s3_endpoint, settings.s3_bucket
-    credentials = settings.s3_credentials()
-    files = certificate_files(settings)
-    scheme, _, address = endpoint.partition("://")
-    store = fs.S3FileSystem(
-        access_key=credentials.access_key,
-        secret_key=credentials.secret_key.get_secret_value(),
-        tls_ca_file_path=str(files.roots) if files else None,
-        endpoint_override=address,
-        scheme=scheme,
-        region="us-east-1",
-        allow_bucket_creation=True,
-        connect_timeout=5,
-        request_timeout=10,
-    )
+    client = s3_client(settings)
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
-            store.create_dir(bucket)
-            with store.open_output_stream(f"{bucket}/{PROBE}") as stream:
-                stream.write(b"ok")
-            store.delete_file(f"{bucket}/{PROBE}")
-            return
-        except OSError as error:
+            _use(client, bucket)
+            break
+        except (BotoCoreError, ClientError) as error:
             # The S3 gateway answers before a volume server has joined its master.
             if time.monotonic() > deadline:
                 raise StepError(f"bucket {bucket} at {endpoint} is not usable: {error}") from error
             time.sleep(0.5)
+    try:
+        same = _canary(client, bucket) == CANARY_BODY
+    except (BotoCoreError, ClientError):
+        same = False
+    if not same:
+        raise StepError(
+            f"{endpoint}/{bucket}/{CANARY} can't be read though a new object can: the store has"
+            " another key than the one that older objects are encrypted with; bring the first"
+            " version of kv/seaweedfs/sse back into Vault and run `coinmesh restart seaweedfs`"
+        )
 
 
 def create_locked(settings: AuditStoreSettings) -> None:
     """Make the bucket whose objects nobody can delete for `ANCHOR_DAYS`; Unavailable if not."""
     AnchorStore(settings).create(ANCHOR_DAYS)
+
+
+def _use(client: Any, bucket: str) -> None:
+    """Make the bucket, then write, read and delete an object in it."""
+    make_bucket(client, bucket)
+    client.put_object(Bucket=bucket, Key=PROBE, Body=CANARY_BODY)
+    client.get_object(Bucket=bucket, Key=PROBE)["Body"].read()
+    client.delete_object(Bucket=bucket, Key=PROBE)
+
+
+def _canary(client: Any, bucket: str) -> bytes:
+    try:
+        client.put_object(Bucket=bucket, Key=CANARY, Body=CANARY_BODY, IfNoneMatch="*")
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "PreconditionFailed":
+            raise
+    return client.get_object(Bucket=bucket, Key=CANARY)["Body"].read()
