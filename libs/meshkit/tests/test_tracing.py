@@ -199,8 +199,11 @@ def test_a_request_is_told_inside_a_trace_only(made: Tracing, exporter: InMemory
 def test_what_was_chosen_is_kept_whatever_the_ratio(exporter: InMemorySpanExporter):
     made = Tracing(ServiceSettings(trace_sampling_ratio=0), processor=SimpleSpanProcessor(exporter))
     made.tracer.start_span("by ratio").end()
-    made.chosen.start_span("chosen").end()
-    assert [span.name for span in exporter.get_finished_spans()] == ["chosen"]
+    made.keep("chosen", trace.SpanKind.CONSUMER, {}, 5)
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, span.start_time, span.parent) == ("chosen", 5, None)
+    assert span.end_time > span.start_time
+    assert span.status.is_unset
     assert made.skips() == math.inf
 
 

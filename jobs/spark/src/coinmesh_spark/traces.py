@@ -77,7 +77,7 @@ class MicroBatch:
             f"send {topics.BARS.name}", parent, SpanKind.PRODUCER, attributes
         )
         self._sent.append(span)
-        return [(tracing.TRACEPARENT, tracing.traceparent(span).encode())]
+        return [(tracing.TRACEPARENT, tracing.traceparent(span.get_span_context()).encode())]
 
     def sent(self) -> None:
         """Kafka has all bars."""
