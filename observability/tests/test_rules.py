@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rule_cases import CASES, FEW_CALLS, Case
+from rule_cases import BURNS, CASES, OTHERS, Case
 
 from coinmesh_local.provision import system
 from coinmesh_observability import grafana
@@ -41,17 +41,19 @@ def promtool(tmp_path_factory: pytest.TempPathFactory) -> Promtool:
     return run
 
 
-def expectation(name: str, series: dict[str, str], at: str, fires: bool) -> dict[str, Any]:
+def expectation(name: str, case: Case, fires: bool) -> dict[str, Any]:
     """A test of promtool: whether the alert fires at that time."""
     found = [{"labels": "{}", "value": 1}] if fires else []
+    series = case.fires if fires else case.quiet
+    which = f'alertname="{name}",alertstate="firing"' + (f",{case.labels}" if case.labels else "")
     return {
         "interval": "30s",
-        "name": f"{name} {'fires' if fires else 'stays quiet'}",
+        "name": f"{name} {case.labels} {'fires' if fires else 'stays quiet'}",
         "input_series": [{"series": key, "values": values} for key, values in series.items()],
         "promql_expr_test": [
             {
-                "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
-                "eval_time": at,
+                "expr": f"count(ALERTS{{{which}}})",
+                "eval_time": case.at,
                 "exp_samples": found,
             }
         ],
@@ -61,12 +63,11 @@ def expectation(name: str, series: dict[str, str], at: str, fires: bool) -> dict
 @pytest.mark.component
 def test_each_alert_fires_in_its_case_and_not_in_the_other(promtool: Promtool) -> None:
     tests: dict[str, list[dict[str, Any]]] = {}
-    for alert in alerts():
-        case = CASES[alert.name]
-        for series, fires in ((case.fires, True), (case.quiet, False)):
-            expected = expectation(alert.name, series, case.at, fires)
-            tests.setdefault(alert.group, []).append(expected)
-    tests["slo"].append(expectation("ErrorBudgetBurnsFast", FEW_CALLS.quiet, FEW_CALLS.at, False))
+    groups = {alert.name: alert.group for alert in alerts()}
+    for name, case in [*CASES.items(), *OTHERS]:
+        told = tests.setdefault(groups[name], [])
+        told += [expectation(name, case, True)] if case.fires else []
+        told += [expectation(name, case, False)]
     # A file for each group: promtool runs every rule that a file names in all of its tests.
     files = {
         f"{group}.json": {
@@ -84,7 +85,7 @@ def test_each_alert_fires_in_its_case_and_not_in_the_other(promtool: Promtool) -
 @pytest.mark.component
 def test_a_case_that_is_wrong_is_noticed(promtool: Promtool) -> None:
     case: Case = CASES["TargetDown"]
-    wrong = expectation("TargetDown", case.quiet, case.at, True)
+    wrong = expectation("TargetDown", Case(case.quiet, {}), True)
     content = {"rule_files": ["rules/mesh.json"], "evaluation_interval": "30s", "tests": [wrong]}
     with pytest.raises(AssertionError, match="TargetDown"):
         promtool({"wrong.json": content}, "test", "rules", "wrong.json")
@@ -106,6 +107,8 @@ def test_the_configuration_is_one_that_prometheus_takes(promtool: Promtool, tmp_
 
 def test_each_alert_has_its_cases() -> None:
     assert {alert.name for alert in alerts()} == set(CASES)
+    burning = {alert.name for alert in alerts() if alert.group == "slo"}
+    assert {(name, slo) for name in burning for slo in objectives()} == set(BURNS)
 
 
 def runbook() -> dict[str, str]:

@@ -20,7 +20,10 @@ class Settings(BaseSettings):
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """The whole configuration. A page hides the ticket of the same name and instance."""
+    """The whole configuration.
+
+    A target that is down hides its own tickets, a budget that burns fast that it burns slowly.
+    """
     receiver: dict[str, Any] = {"name": "operator"}
     if settings.webhook_url is not None:
         url = settings.webhook_url.get_secret_value()

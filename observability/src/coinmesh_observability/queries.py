@@ -51,7 +51,7 @@ LAG_SECONDS = Panel(
     "s",
     {
         "{{instance}} {{topic}}": "max by (instance, topic) (coinmesh_consumer_lag_seconds)",
-        "stream {{topic}}": "max by (topic) (coinmesh_spark_lag_seconds)",
+        "{{query}} {{topic}}": "max by (query, topic) (coinmesh_spark_lag_seconds)",
     },
     limit=10,
     text="Age of the newest record taken while there are newer ones; 0 for who has them all.",

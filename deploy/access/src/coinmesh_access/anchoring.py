@@ -101,7 +101,10 @@ class Anchoring:
         self._faults = metrics.counter(
             "audit_chain_faults", "Faults seen in audit chains while following them", ("fault",)
         )
-        self._time = metrics.gauge("audit_anchor_time_seconds", "When the last anchor was stored")
+        self._time = metrics.gauge(
+            "audit_anchor_time_seconds",
+            "Until when every record that was read is covered by a stored anchor; Unix time",
+        )
         self._failures = metrics.counter("audit_anchor_failures", "Anchors that could not be made")
         self._ready = False
 
@@ -125,10 +128,10 @@ class Anchoring:
         while True:
             try:
                 self._last = await asyncio.to_thread(self._newest)
+                self._time.set(self._last.anchored.time.timestamp() if self._last else time.time())
                 if self._last is not None:
                     self._chains = Chains(heads=self._last.anchored.heads)
                     self._offset = self._last.offset
-                    self._time.set(self._last.anchored.time.timestamp())
                 return
             except AnchorError as error:
                 raise FailedPrecondition(
@@ -167,12 +170,14 @@ class Anchoring:
         began = time.monotonic()
         while True:
             await asyncio.sleep(self._settings.audit_anchor_seconds)
-            heads = self._chains.heads
+            now, heads = time.time(), self._chains.heads
             idle = time.monotonic() - began < IDLE_SECONDS
             if idle and heads == (self._last.anchored.heads if self._last else {}):
+                self._time.set(now)
                 continue
             try:
                 await self._anchor(heads)
+                self._time.set(now)
                 began = time.monotonic()
             except AnchorExists:
                 # An attempt whose answer was lost.
@@ -192,5 +197,4 @@ class Anchoring:
         anchor = open_sealed(sealed, keys)
         await asyncio.to_thread(self._store.put, number, sealed)
         self._last = anchor
-        self._time.set(anchor.anchored.time.timestamp())
         _log.info("anchored", extra={"number": number, "offset": self._offset})

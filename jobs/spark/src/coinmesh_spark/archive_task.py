@@ -40,12 +40,14 @@ from meshkit.rotation import Renewals
 from meshkit.tls import certificate_files
 
 RESULT = (
-    "topic string, partition int, objects int, records long, bytes long, trades long, dead string"
+    "topic string, partition int, appended long, objects int, records long, bytes long,"
+    " trades long, dead string"
 )
 _RESULT = pa.schema(
     [
         ("topic", pa.string()),
         ("partition", pa.int32()),
+        ("appended", pa.int64()),
         ("objects", pa.int32()),
         ("records", pa.int64()),
         ("bytes", pa.int64()),
@@ -200,12 +202,13 @@ def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Archive a partition's records."""
     store = _store()
-    objects = records = size = trades = 0
+    objects = records = size = trades = appended = 0
     topic, partition = "", -1
     dead: Counter[str] = Counter()
     for table in _cut(batches, plan.max_bytes):
         topic, partition = table.column("topic")[0].as_py(), table.column("partition")[0].as_py()
         size += _archive(store, topic, partition, table)
+        appended = table.column("timestamp").cast(pa.int64())[-1].as_py() // 1000
         objects += 1
         records += len(table)
         failpoints.reach("archived", plan.batch, plan.pids)
@@ -215,8 +218,8 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
             trades += store.cassandra.write(trade_rows(table), TRADE_CONCURRENCY)
     if objects:
         found = json.dumps(dead)
-        report = [[topic], [partition], [objects], [records], [size], [trades], [found]]
-        arrays = [pa.array(v, f.type) for v, f in zip(report, _RESULT, strict=True)]
+        report = (topic, partition, appended, objects, records, size, trades, found)
+        arrays = [pa.array([v], f.type) for v, f in zip(report, _RESULT, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from pyspark.sql import Row
 from pyspark.sql.streaming.query import StreamingQuery
 
+from coinmesh_contracts import topics
 from coinmesh_spark.fold_task import Report
 from meshkit.metrics import Metrics
 
@@ -49,7 +51,12 @@ class StreamMetrics:
         self._lag_seconds = metrics.gauge(
             "spark_lag_seconds",
             "Age of the newest processed record while there are newer ones, 0 without lag",
-            ("topic", "partition"),
+            ("query", "topic", "partition"),
+        )
+        self._progress = metrics.gauge(
+            "spark_query_progress_time_seconds",
+            "When a query's last trigger ended, found it something or not; Unix time",
+            ("query",),
         )
         self._delay = metrics.histogram(
             "spark_bar_delay_seconds",
@@ -68,7 +75,7 @@ class StreamMetrics:
         self._objects = metrics.counter("spark_archive_objects", "Objects written", ("topic",))
         self._archived = metrics.counter("spark_archive_records", "Records archived", ("topic",))
         self._archive_bytes = metrics.counter("spark_archive_bytes", "Bytes written", ("topic",))
-        self._appended: dict[int, int] = {}
+        self._appended: dict[tuple[str, str, int], int] = {}
         self._last_batch: dict[str, int] = {}
 
     def bars_batch(self, batch: int, reports: list[Report]) -> None:
@@ -89,7 +96,7 @@ class StreamMetrics:
             self._instruments.labels(partition).set(report.instruments)
             self._fresh.labels(partition).set(report.newest / 1e6)
             self._delay.observe(max(0.0, now - report.appended / 1000))
-            self._appended[report.partition] = report.appended
+            self._appended["bars", topics.TRADES.name, report.partition] = report.appended
             for step, seconds in report.seconds.items():
                 self._step_seconds.labels(step).observe(seconds)
 
@@ -97,6 +104,7 @@ class StreamMetrics:
         """A batch of the archive is through."""
         del batch
         for report in reports:
+            self._appended["archive", report["topic"], report["partition"]] = report["appended"]
             self._objects.labels(report["topic"]).inc(report["objects"])
             self._archived.labels(report["topic"]).inc(report["records"])
             self._archive_bytes.labels(report["topic"]).inc(report["bytes"])
@@ -117,12 +125,14 @@ class StreamMetrics:
         if last is None:
             return
         progress: dict[str, Any] = msgspec.json.decode(last.json)
+        took = progress["durationMs"].get("triggerExecution", 0) / 1000
+        begun = datetime.fromisoformat(progress["timestamp"]).timestamp()
+        self._progress.labels(name).set(begun + took)
         for source in progress["sources"]:
             self._take_lag(name, source)
         if progress["batchId"] != self._last_batch.get(name) and progress["numInputRows"]:
             self._last_batch[name] = progress["batchId"]
-            seconds = progress["durationMs"].get("triggerExecution", 0) / 1000
-            self._batch_seconds.labels(name).observe(seconds)
+            self._batch_seconds.labels(name).observe(took)
 
     def _take_lag(self, name: str, source: Mapping[str, Any]) -> None:
         ends, latest = source.get("endOffset") or {}, source.get("latestOffset") or {}
@@ -132,7 +142,7 @@ class StreamMetrics:
             for number, offset in partitions.items():
                 lag = max(0, offset - ends.get(topic, {}).get(number, 0))
                 self._lag.labels(name, topic, number).set(lag)
-                appended = self._appended.get(int(number))
-                if name == "bars" and appended is not None:
+                appended = self._appended.get((name, topic, int(number)))
+                if appended is not None:
                     age = max(0.0, time.time() - appended / 1000) if lag else 0.0
-                    self._lag_seconds.labels(topic, number).set(age)
+                    self._lag_seconds.labels(name, topic, number).set(age)

@@ -291,7 +291,9 @@ class Producer:
 
     def _export(self, metrics: Metrics, client: str) -> None:
         def by_topic(counts: Counter[str]) -> dict[tuple[str, ...], float]:
-            return {(client, topic): count for topic, count in counts.copy().items()}
+            # Every topic from its first end on: a counter that is born at 1 shows no increase.
+            known = {**self._acked.copy(), **self._refused.copy()}
+            return {(client, topic): counts[topic] for topic in known}
 
         labels = ("client", "topic")
         metrics.read_counter(

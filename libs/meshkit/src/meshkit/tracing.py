@@ -113,7 +113,9 @@ class Tracing:
             EVENT_ID: event_id,
         }
         parent = trace.get_current_span(context).get_span_context()
-        self.keep(f"process {record.topic()}", SpanKind.CONSUMER, attributes, begun_ns, parent=parent)
+        self.keep(
+            f"process {record.topic()}", SpanKind.CONSUMER, attributes, begun_ns, parent=parent
+        )
 
     def keep(
         self,
