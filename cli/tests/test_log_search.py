@@ -35,6 +35,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (logs / "redis.log").write_text(
         "1:M 22 Nov 2026 21:00:06.000 # Connection from x\n   password=hush1234 goes on\n"
     )
+    for device in (1, 2):
+        (logs / f"openbao-audit-{device}.log").write_text(line(7, "openbao-audit", "a request"))
     monkeypatch.setenv("COINMESH_HOME", str(tmp_path))
     return tmp_path
 
@@ -51,6 +53,11 @@ def test_a_service_is_all_its_replicas(home: Path):
     assert messages(home, Wanted(service="query-gateway")) == ["asked", "old", "other"]
     assert messages(home, Wanted(service="query-gateway-2")) == ["asked", "old", "other"]
     assert messages(home, Wanted(service="query-gateway-1")) == []
+
+
+def test_the_second_audit_devices_copy_is_read_only_when_named(home: Path):
+    assert messages(home, Wanted(service="openbao-audit")) == ["a request"]
+    assert messages(home, Wanted(service="openbao-audit-2")) == ["a request"]
 
 
 def test_since_and_grep(home: Path):

@@ -20,6 +20,8 @@ from meshkit.logs import timestamp
 #: The store's indices, one a day (deploy/local/config/rsyslog.conf names them so).
 INDICES = "coinmesh-logs-*"
 PAGE = 1000
+#: Vault's second audit device records what the first one does; the store is without it, too.
+REPEATED = "openbao-audit-2"
 _SPAN = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -92,6 +94,8 @@ def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:
     for path in sorted(directory.glob("*.log.1")) + sorted(directory.glob("*.log")):
         instance = log_lines.instance_of(path.name)
         if wanted.service not in (None, instance, log_lines.service_of(instance)):
+            continue
+        if instance == REPEATED != wanted.service:
             continue
         with open(path, encoding="utf-8", errors="replace") as file:
             yield from matching(file, instance, wanted)

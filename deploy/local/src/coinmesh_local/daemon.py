@@ -15,6 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from coinmesh_local import log_files
 from coinmesh_local.control import socket_address
 from coinmesh_local.paths import Home
 from coinmesh_local.runner import StartFailed
@@ -66,11 +67,18 @@ class Daemon:
             self.finish_when_idle()
 
     async def rotate_logs(self) -> None:
-        """Keep logs from filling the disk."""
+        """Keep logs from filling the disk: all that lie there, whoever writes them."""
         while True:
             await asyncio.sleep(ROTATION)
-            for runner in list(self.supervisor.runners.values()):
-                await asyncio.to_thread(runner.rotate_log)
+            for log in self.supervisor.home.logs.glob("*.log"):
+                try:
+                    emptied = await asyncio.to_thread(log_files.rotate, log, log_files.LIMIT)
+                except OSError as error:  # the next attempt may succeed
+                    traceback.print_exception(error)
+                    continue
+                for runner in self.supervisor.runners.values():
+                    if emptied and runner.instance.log == log:
+                        runner.since = 0
 
     def finish_when_idle(self) -> None:
         """End when nothing runs and nobody is connected."""

@@ -3,7 +3,6 @@
 import asyncio
 import fnmatch
 import os
-import shutil
 import subprocess
 import time
 import traceback
@@ -20,7 +19,6 @@ BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 #: A component that ran this long before it crashed begins with the first backoff again.
 STEADY = 60.0
 TAIL_LINES = 40
-LOG_LIMIT = 64 << 20
 #: What a preparation gets of the environment in which the supervisor was started: it may build a
 #: program with tools that lie where the user has them, over the network as the user reaches it.
 TOOLS = ("GO*", "*_proxy", "*_PROXY", "SSL_CERT_*")
@@ -216,16 +214,6 @@ class Runner:
         if self._child is not None:
             self._child.wait()
         self._child, self.pid = None, None
-
-    def rotate_log(self) -> None:
-        """Move a log that has grown large to `.log.1`; the component goes on writing the emptied
-        file, which it has open for appending. A line written meanwhile may be lost.
-        """
-        log = self.instance.log
-        if log.exists() and log.stat().st_size > LOG_LIMIT:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)
-            self.since = 0
 
     def _failure(self, reason: str) -> StartFailed:
         return StartFailed(self.instance.name, reason, self.tail())
