@@ -1,8 +1,8 @@
 """Brings a line of any component's log into the mesh's schema (`log_schema.json`).
 
-Our services and the JVM components write the schema themselves; their lines pass as they are. The
-others write JSON under names of their own (OpenBao, Jaeger, Prometheus, Envoy's access log) or
-text (Redis, SeaweedFS, a runtime before its logging starts): those are wrapped, redacted, here.
+Our programs and the JVM components write the schema themselves; their lines pass as they are. The
+others write JSON with names or levels of their own (OpenBao, Jaeger, Prometheus, Envoy) or text
+(Redis, SeaweedFS, a runtime before its logging starts): those are wrapped, redacted, here.
 
 `python -m meshkit.log_lines` is the same as a filter for rsyslog's mmexternal: a message with its
 file's name in, `{"$!": {"line": …}}` out.
