@@ -299,7 +299,7 @@ def test_the_agent_renews_and_says_so(bao: Any, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     told = {line.get("serial") for line in lines if line["message"] == "certificate renewed"}
     assert seen - {""} <= told
-    assert all(line["service"] == "coinmesh-certs" for line in lines)
+    assert all(line["service"] == "certs" for line in lines)
     assert "PRIVATE" not in log.read_text()
     assert (bao.secrets / "envoy" / "secret-id").read_text() not in log.read_text()
 

@@ -1,7 +1,7 @@
 """The command `coinmesh-envoy-config`: writes Envoy's configuration to a file."""
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from coinmesh_gateway.settings import (
 )
 from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
+from meshkit import logs
 from meshkit.settings import Address, SettingsError, TelemetrySettings, read
 from meshkit.tls import is_loopback
 
@@ -44,12 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = generate(catalogue, descriptor_set(), settings)
         write_all(out, config, secured(settings))
     except (CatalogueError, SettingsError) as error:
-        sys.stderr.write(f"coinmesh-envoy-config: {error}\n")
+        _fail(str(error))
         return 2
     except OSError as error:
-        sys.stderr.write(f"coinmesh-envoy-config: can't write {error.filename}: {error.strerror}\n")
+        _fail(f"can't write {error.filename}: {error.strerror}")
         return 2
     return 0
+
+
+def _fail(why: str) -> None:
+    logs.tell(__name__, f"coinmesh-envoy-config: {why}", logging.ERROR)
 
 
 def _vault(options: argparse.Namespace) -> Vault | None:

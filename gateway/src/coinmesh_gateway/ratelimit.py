@@ -2,22 +2,26 @@
 
 It is told where Redis is and who it is there by the mesh's own settings. It doesn't take up a
 renewed certificate towards Redis, so it is started anew then; Envoy lets requests pass meanwhile.
+Its lines are brought into the mesh's form here.
 """
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from coinmesh_gateway import quotas
 from coinmesh_gateway.config import write
-from meshkit import logs
+from meshkit import log_lines, logs
 from meshkit.rotation import follow
 from meshkit.settings import Address, RedisSettings, SettingsError, load
 from meshkit.tls import certificate_files
@@ -79,7 +83,11 @@ async def run(program: str, settings: RedisSettings, told: dict[str, str]) -> in
     try:
         while True:
             renewed.clear()
-            child = await asyncio.create_subprocess_exec(program, env={**os.environ, **told})
+            child = await asyncio.create_subprocess_exec(
+                program, env={**os.environ, **told}, stdout=PIPE, stderr=STDOUT
+            )
+            assert child.stdout is not None
+            passing = asyncio.create_task(_pass_on(child.stdout))
             if following is not None:
                 # The first call tells of the certificate that it starts with.
                 await asyncio.sleep(0)
@@ -90,16 +98,32 @@ async def run(program: str, settings: RedisSettings, told: dict[str, str]) -> in
             for task in waits:
                 task.cancel()
             if ended.done():
+                await passing
                 return ended.result()
             with suppress(ProcessLookupError):
                 child.terminate()
             await ended
+            await passing
             if stopping.is_set():
                 return 0
             _log.info("the certificate was renewed: starting anew")
     finally:
         if following is not None:
             following.cancel()
+
+
+async def _pass_on(output: asyncio.StreamReader) -> None:
+    while True:
+        try:
+            text = await output.readline()
+        except ValueError:  # longer than asyncio takes (64 KiB): left out, the rest goes on
+            continue
+        if not text:
+            return
+        moment = datetime.now(UTC)
+        line = log_lines.normalize(text.decode(errors="replace"), quotas.SERVICE, moment)
+        sys.stderr.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = environment(settings, given.grpc, given.http, given.debug, runtime)
         write(runtime / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
     except SettingsError as error:
-        sys.stderr.write(f"coinmesh-ratelimit: {error}\n")
+        logs.tell(__name__, f"coinmesh-ratelimit: {error}", logging.CRITICAL)
         raise SystemExit(2) from error
     logs.configure(quotas.SERVICE, "INFO")
     raise SystemExit(asyncio.run(run(given.program, settings, told)))

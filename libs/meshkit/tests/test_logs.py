@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -109,6 +111,43 @@ def test_any_text_makes_one_json_line(text: str):
     line = logs.JsonFormatter("s").format(record)
     assert "\n" not in line
     assert json.loads(line)["service"] == "s"
+
+
+def test_a_command_tells_people_text_and_components_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv(logs.SERVICE_VARIABLE, raising=False)
+    logs.tell("access", "done")
+    logs.tell("access", "it failed", logging.ERROR)
+    assert capsys.readouterr() == ("done\n", "it failed\n")
+
+    monkeypatch.setenv(logs.SERVICE_VARIABLE, "vault-setup")
+    logs.tell("access", "done")
+    logs.tell("access", "two\nlines, token=hush1234", logging.ERROR)
+    output, errors = capsys.readouterr()
+    assert output == ""
+    done, failed = [json.loads(text) for text in errors.splitlines()]
+    assert (done["service"], done["level"], done["message"]) == ("vault-setup", "INFO", "done")
+    assert failed["level"] == "ERROR"
+    assert failed["message"] == f"two\nlines, token={logs.REDACTED}"
+
+
+def test_what_a_command_does_not_catch_is_a_line_in_a_components_log():
+    program = (
+        "import logging; from meshkit import logs; logs.configure_command();"
+        "logging.getLogger('driver').warning('odd'); raise KeyError('missing')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={logs.SERVICE_VARIABLE: "redis"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    odd, uncaught = [json.loads(text) for text in done.stderr.splitlines()]
+    assert (odd["service"], odd["level"]) == ("redis", "WARNING")
+    assert (uncaught["service"], uncaught["level"]) == ("redis", "CRITICAL")
+    assert "KeyError" in uncaught["exception"]
 
 
 def test_chatty_loggers_are_quiet(stream: io.StringIO):

@@ -14,10 +14,17 @@ from coinmesh_observability import grafana as provisioning
 from coinmesh_observability import prometheus as scraping
 from coinmesh_observability.alerts import rule_files
 from coinmesh_observability.dashboards import ALL
+from meshkit import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 Tls = Annotated[Path | None, typer.Option(help="The directory with the certificate to show.")]
 Out = Annotated[Path, typer.Option(help="The directory to write into.")]
+
+
+@app.callback()
+def coinmesh_observability() -> None:
+    """What Prometheus, Alertmanager and Grafana read."""
+    logs.configure_command()
 
 
 @app.command()

@@ -31,7 +31,7 @@ from meshkit.metrics import Metrics
 from meshkit.settings import Address
 from meshkit.tls import CertificateFiles
 
-#: The agent's own identity: its metrics are served with that certificate.
+#: The agent's own identity and name in logs: its metrics are served with that certificate.
 OWN = "certs"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,7 +70,7 @@ def agent(
     Without --once it runs until SIGTERM; while Vault is away the old certificates stay. SIGHUP
     renews all of them now, e.g. after a key may have been seen.
     """
-    logs.configure("coinmesh-certs")
+    logs.configure(OWN)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
         known = load(table)

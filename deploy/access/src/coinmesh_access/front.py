@@ -5,7 +5,7 @@ asks for a certificate and lets each service do what the table's `http.<server>`
 """
 
 import argparse
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from coinmesh_gateway.config import write_all
 from coinmesh_gateway.listener import http_filter
 from coinmesh_gateway.settings import parse_address
 from coinmesh_gateway.tls import Tls
+from meshkit import logs
 from meshkit.settings import Address
 from meshkit.tls import is_loopback
 
@@ -149,12 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         write_all(out, document, tls)
     except (AccessError, CatalogueError) as error:
-        sys.stderr.write(f"coinmesh-envoy-front: {error}\n")
+        _fail(str(error))
         return 2
     except OSError as error:
-        sys.stderr.write(f"coinmesh-envoy-front: can't write {error.filename}: {error.strerror}\n")
+        _fail(f"can't write {error.filename}: {error.strerror}")
         return 2
     return 0
+
+
+def _fail(why: str) -> None:
+    logs.tell(__name__, f"coinmesh-envoy-front: {why}", logging.ERROR)
 
 
 def _routes(options: Sequence[str]) -> Iterator[tuple[str, Address]]:

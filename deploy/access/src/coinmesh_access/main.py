@@ -1,6 +1,7 @@
 """`coinmesh-access`: shows the access table and makes components hold to it."""
 
 import json
+import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from coinmesh_access.settings import (
     vault,
 )
 from coinmesh_access.table import AccessError, AccessTable, load
+from meshkit import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 #: Who applies the table to components.
@@ -43,12 +45,18 @@ TlsOption = Annotated[
 ]
 
 
+@app.callback()
+def coinmesh_access() -> None:
+    """The access table, and what makes components hold to it."""
+    logs.configure_command()
+
+
 @contextmanager
 def _told() -> Generator[None]:
     try:
         yield
     except (AccessError, VaultUnavailableError) as error:
-        typer.echo(f"error: {error}", err=True)
+        logs.tell(__name__, f"error: {error}", logging.ERROR)
         sys.exit(1)
 
 
@@ -86,7 +94,7 @@ def kafka(
     }
     with _told():
         done = kafka_acls.apply(configuration, load(table))
-    typer.echo(f"{len(done.create)} ACLs created, {len(done.delete)} deleted")
+    logs.tell(__name__, f"{len(done.create)} ACLs created, {len(done.delete)} deleted")
 
 
 @app.command()
@@ -110,7 +118,7 @@ def cassandra(
         with cassandra_session.connect(contact_points, tls_dir) as session:
             revoked = cassandra_roles.apply(session, known)
     for statement in revoked:
-        typer.echo(statement)
+        logs.tell(__name__, statement)
 
 
 @app.command()

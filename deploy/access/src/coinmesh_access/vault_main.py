@@ -1,5 +1,6 @@
 """`coinmesh-vault`: prepares OpenBao, brings Vault in line with the access table, keeps users."""
 
+import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -29,10 +30,17 @@ from coinmesh_access.settings import (
 )
 from coinmesh_access.table import AccessError, load
 from coinmesh_access.users import UserError
+from meshkit import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys")
 app.add_typer(user_app, name="user")
+
+
+@app.callback()
+def coinmesh_vault() -> None:
+    """Vault as the access table wants it, and its users."""
+    logs.configure_command()
 
 
 @contextmanager
@@ -41,7 +49,7 @@ def _told() -> Generator[None]:
     try:
         yield
     except (AccessError, VaultUnavailableError, UserError) as error:
-        typer.echo(f"error: {error}", err=True)
+        logs.tell(__name__, f"error: {error}", logging.ERROR)
         sys.exit(1)
 
 
@@ -67,11 +75,10 @@ def prepare(
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Write what a local OpenBao starts from; what exists is kept."""
-    typer.echo(
-        openbao.prepare(
-            run=run, data=data, secrets_dir=secrets, audit=audit, listen=listen, cluster=cluster
-        )
+    written = openbao.prepare(
+        run=run, data=data, secrets_dir=secrets, audit=audit, listen=listen, cluster=cluster
     )
+    logs.tell(__name__, str(written))
 
 
 @app.command()
@@ -104,7 +111,7 @@ def setup(
     with _told():
         known = load(table)
         for line in vault_setup.run(place, secrets, known, wanted):
-            typer.echo(line)
+            logs.tell(__name__, line)
     if kubernetes_host:
         authority = kubernetes_ca.read_text() if kubernetes_ca else None
         with _administering(address, ca, secrets) as client:
@@ -196,7 +203,7 @@ def user_ensure(
         files.private_directory(key.parent.parent)
         files.private_directory(key.parent)
         files.write(key, users.add(client, name, role, tier) + "\n")
-        typer.echo(f"made the user {name}")
+        logs.tell(__name__, f"made the user {name}")
 
 
 @user_app.command("remove")

@@ -7,6 +7,7 @@ a kill -9 at any moment it is simply done again, and what was made already is le
 """
 
 import argparse
+import logging
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from coinmesh_access import cassandra_session, table
 from coinmesh_access.table import AccessError
 from coinmesh_local.mesh import DEPLOY
 from coinmesh_local.paths import write_atomically
+from meshkit import logs
 
 DONE = "adopted"
 TIMEOUT, STOP_TIMEOUT, PAUSE = 240.0, 60.0, 0.5
@@ -75,13 +77,14 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("command", nargs="+", help="the node's, without -Dcassandra.config")
     arguments = parser.parse_args()
+    logs.configure("cassandra")
     done = Path(arguments.data) / DONE
     if done.exists():
         return 0
     try:
         adopt(arguments)
     except AdoptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logging.getLogger(__name__).error("%s", error)
         return 1
     write_atomically(done, "")
     return 0

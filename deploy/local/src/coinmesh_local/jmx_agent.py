@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from coinmesh_local.paths import write_atomically
+from meshkit import logs
 
 BASIC = "\nhttpServer:\n  authentication:\n    basic: {{username: prometheus, password: {}}}\n"
 
@@ -28,4 +29,5 @@ def add_password(configuration: Path, password: Path) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure_command()
     add_password(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -16,6 +16,7 @@ from coinmesh_local import provision
 from coinmesh_local.definition import Definition, Probe, Profile, fill
 from coinmesh_local.paths import BIN, CHECKOUT, COMPONENTS, LOCAL, Home
 from coinmesh_local.ports import HOST, PortTable
+from meshkit import logs
 
 PREFIX = "COINMESH_"
 #: What every process gets from the caller's environment; all else is stated in its definition.
@@ -328,6 +329,8 @@ class Mesh:
         base |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
         # gRPC's core would write lines of its own form; what matters comes as errors, too.
         base["GRPC_VERBOSITY"] = "NONE"
+        # Preparations and steps write their lines under it, services also their metrics and traces.
+        base[logs.SERVICE_VARIABLE] = found.name
         base |= self.settings(self.closure([found.name]), found.identity)
         for key, text in found.environment.items():
             base[key] = fill(text, context, f"{found.name}: environment.{key}")

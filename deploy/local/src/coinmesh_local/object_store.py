@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from coinmesh_local.paths import write_atomically
+from meshkit import logs
 
 
 def forget_election(data: Path) -> None:
@@ -26,5 +27,6 @@ def sign_inside(configuration: Path) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure_command()
     forget_election(Path(sys.argv[1]))
     sign_inside(Path(sys.argv[2]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -20,6 +21,8 @@ from typing import TextIO
 
 from opentelemetry import trace
 
+#: Names the component in whose log a process writes; people's own commands are without it.
+SERVICE_VARIABLE = "COINMESH_SERVICE_NAME"
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
     r"(?i)secret|passw|token|credential|authorization|cookie|api[_-]?key|private"
@@ -105,10 +108,28 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def line(service: str, logger: str, message: str) -> bytes:
+def line(service: str, logger: str, message: str, level: int = logging.INFO) -> bytes:
     """A line for a log that this process doesn't write with `logging`."""
-    record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
+    record = logging.LogRecord(logger, level, "", 0, message, None, None)
     return f"{JsonFormatter(service).format(record)}\n".encode()
+
+
+def tell(logger: str, text: str, level: int = logging.INFO) -> None:
+    """What a command says that components and people run: how far it is, or why it failed.
+
+    In a component's log it is a line of the schema. People get the text alone, on standard output,
+    from warnings on (`level` of the module `logging`) on standard error.
+    """
+    if service := os.environ.get(SERVICE_VARIABLE):
+        sys.stderr.write(line(service, logger, text, level).decode())
+    else:
+        print(text, file=sys.stderr if level >= logging.WARNING else sys.stdout, flush=True)
+
+
+def configure_command() -> None:
+    """As `configure` for a command that components and people run; people's is left as it is."""
+    if service := os.environ.get(SERVICE_VARIABLE):
+        configure(service)
 
 
 def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:

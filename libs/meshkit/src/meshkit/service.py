@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        logs.tell(__name__, str(error), logging.CRITICAL)
         return 2
     except MeshError as error:
         _log.critical("%s", error.message, extra={"reason": error.reason})

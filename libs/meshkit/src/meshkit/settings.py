@@ -7,14 +7,16 @@ Every field carries a description and an example, from which the error for a wro
 from __future__ import annotations
 
 import json
+import logging
 import stat
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshkit import logs
 
 PREFIX = "COINMESH_"
 
@@ -255,11 +257,11 @@ def read(settings_class: type[S]) -> S:
 
 
 def load(settings_class: type[S]) -> S:
-    """As `read`, but for a program's start: print the error and exit with status 2."""
+    """As `read`, but for a program's start: tell the error and exit with status 2."""
     try:
         return read(settings_class)
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        logs.tell(__name__, str(error), logging.CRITICAL)
         raise SystemExit(2) from error
 
 

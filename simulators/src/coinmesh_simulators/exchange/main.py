@@ -93,6 +93,7 @@ def main() -> None:
         uvloop.run(serve(settings))
     except (StateError, ValueError, OSError, sqlite3.Error) as error:
         if not logging.root.handlers:  # the settings themselves were wrong
-            sys.exit(f"coinmesh-sim-exchange: {error}")
-        _log.critical("%s", error)
+            logs.tell(__name__, f"coinmesh-sim-exchange: {error}", logging.CRITICAL)
+        else:
+            _log.critical("%s", error)
         sys.exit(1)
