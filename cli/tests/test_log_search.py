@@ -1,14 +1,18 @@
 """Searching log files: by trace, service, time and text, across rotated files and foreign forms."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from coinmesh_cli.log_search import SearchError, Wanted, from_files
+from coinmesh_cli import log_search
+from coinmesh_cli.log_search import Line, SearchError, Wanted, from_files, search
 from coinmesh_cli.main import app
+from coinmesh_local.mesh import Mesh
+from coinmesh_local.paths import Home
 from meshkit.logs import REDACTED
 
 # pragma: allowlist nextline secret
@@ -91,3 +95,36 @@ def test_the_command_prints_lines_by_time_and_says_where_from(home: Path):
     assert [one["message"] for one in found] == ["old", "sent", "asked"]
     assert "3 lines from the files" in result.stderr
     assert CliRunner().invoke(app, ["logs", "--trace", "f" * 32]).exit_code == 1
+
+
+@pytest.mark.parametrize("behind", [5, 3, 1, 0], ids=["empty", "late", "almost there", "complete"])
+def test_what_a_late_store_lacks_comes_from_the_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch, behind: int
+):
+    mesh, wanted = Mesh(Home(home)), Wanted(grep=re.compile("old|asked|other|x|goes on"))
+    where, whole = search(mesh, wanted, 10)
+    assert (where, len(whole)) == ("files", 5)
+    stored = whole[: len(whole) - behind]
+    # Redis's second line has no time: the shipper gives it that of its reading.
+    shipped: list[Line] = [
+        line | {"ts": "2026-11-22T21:00:09.000000Z"} if "goes on" in line["message"] else line
+        for line in stored
+    ]
+    gone = {**whole[0], "ts": "2026-11-21T00:00:00.000000Z"}  # rotated away, the store still has it
+
+    def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line]:
+        return [gone, *shipped][-limit:]
+
+    monkeypatch.setattr(log_search, "from_store", from_store)
+    where, found = search(mesh, wanted, 10)
+    assert where == "store and files"
+    assert [line["message"] for line in found] == ["old", *(line["message"] for line in whole)]
+    if stored:
+        assert search(mesh, wanted, len(stored)) == ("store", shipped)
+
+
+def test_the_command_names_both_sources(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_search, "from_store", lambda *_: [])
+    result = CliRunner().invoke(app, ["logs", "--trace", TRACE])
+    assert result.exit_code == 0
+    assert "3 lines from the store and files" in result.stderr

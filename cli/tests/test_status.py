@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -36,15 +37,33 @@ def row(name: str, **changed: Any) -> dict[str, Any]:
     } | changed
 
 
+def behind(service: str, seconds: float | None, query: str | None = None) -> dict[str, Any]:
+    """A row of lag."""
+    row = {"service": service, "query": query, "topic": "market.trades.v1"}
+    return row | {"records": 9, "seconds": seconds}
+
+
+def fresh(age: float, service: str = "query-gateway") -> dict[str, Any]:
+    """A row of freshness."""
+    row = {"service": service, "what": "market.trades.v1", "newest": 1.0}
+    return row | {"age_seconds": age}
+
+
 def report(**changed: Any) -> Report:
     found = Report(
         time="2026-11-22T21:00:00Z",
         components=[row("kafka"), row("query-gateway"), row("envoy"), row("redis")],
-        streams=[{"instrument": "binance.BTC-USDT", "channel": "trade", "events": 9, "gaps": 0}],
-        lag=[
-            {"service": "spark-stream", "topic": "market.trades.v1", "records": 3, "seconds": 1.0}
+        streams=[
+            {
+                "service": "collector-binance",
+                "instrument": "binance.BTC-USDT",
+                "channel": "trade",
+                "events": 9,
+                "gaps": 0,
+            }
         ],
-        freshness=[{"what": "market.trades.v1", "newest": 1.0, "age_seconds": 0.4}],
+        lag=[behind("spark-stream", 1.0, "bars"), behind("spark-stream", 90.0, "archive")],
+        freshness=[fresh(0.4)],
         gaps_open=0,
         dead_letters=0,
         certificates=[{"identity": "envoy", "remaining_seconds": 3000, "life_seconds": 3600}],
@@ -69,14 +88,19 @@ def test_all_is_well():
         ({"gaps_open": 2}, "degraded", "2 gaps are open"),
         ({"missing": ["disk: gone"]}, "degraded", "no answer from disk: gone"),
         (
-            {"lag": [{"service": "s", "topic": "t", "records": 9, "seconds": 31.0}]},
+            {"lag": [behind("g-1", 0.0), behind("g-2", 31.0)]},
             "degraded",
-            "s is 31 s behind t",
+            "g-2 is 31 s behind market.trades.v1",
         ),
         (
-            {"freshness": [{"what": "t", "newest": 0, "age_seconds": 61.0}]},
+            {"lag": [behind("spark-stream", 301.0, "archive")]},
             "degraded",
-            "t: newest is 61 s old",
+            "spark-stream is 301 s behind market.trades.v1",
+        ),
+        (
+            {"freshness": [fresh(0.4, "g-1"), fresh(61.0, "g-2")]},
+            "degraded",
+            "market.trades.v1: newest is 61 s old in g-2",
         ),
         (
             {"certificates": [{"identity": "x", "remaining_seconds": 700, "life_seconds": 3600}]},
@@ -183,8 +207,8 @@ def test_doctor_finds_growth_from_one_look_to_the_next(tmp_path: Path):
 def test_doctor_says_what_to_do_for_each_finding():
     sick = report(
         components=[row("redis", ready=False, state="crashed", detail="ended with status 1")],
-        lag=[{"service": "s", "topic": "t", "records": 9, "seconds": 31.0}],
-        freshness=[{"what": "t", "newest": 0, "age_seconds": 61.0}],
+        lag=[behind("s", 31.0)],
+        freshness=[fresh(61.0)],
         gaps_open=1,
         dead_letters=2,
         certificates=[{"identity": "x", "remaining_seconds": 60, "life_seconds": 3600}],
@@ -197,3 +221,93 @@ def test_doctor_says_what_to_do_for_each_finding():
     assert len(found) == 6
     assert all(one.level != "ok" and one.do for one in found)
     assert any("coinmesh logs redis" in one.do for one in found)
+    (old,) = [one for one in found if one.area == "freshness"]
+    assert "`coinmesh logs collector-binance`, `coinmesh logs query-gateway`" in old.do
+
+
+COLLECTOR = """
+# TYPE coinmesh_collector_events_total counter
+coinmesh_collector_events_total{{instrument="{0}",channel="trade"}} 5.0
+coinmesh_collector_open_gaps{{instrument="{0}"}} {1}
+process_open_fds 9
+"""
+GATEWAY = """
+coinmesh_consumer_lag_records{{client="c",topic="market.trades.v1",partition="0"}} 3.0
+coinmesh_consumer_lag_records{{client="c",topic="market.trades.v1",partition="1"}} 4.0
+coinmesh_consumer_lag_seconds{{client="c",topic="market.trades.v1",partition="0"}} {0}
+coinmesh_live_newest_seconds{{topic="market.trades.v1"}} {1}
+"""
+SPARK = """
+coinmesh_spark_lag_records{query="bars",topic="market.trades.v1",partition="0"} 1.0
+coinmesh_spark_lag_records{query="archive",topic="market.trades.v1",partition="0"} 700.0
+coinmesh_spark_lag_seconds{query="bars",topic="market.trades.v1",partition="0"} 0.5
+coinmesh_spark_lag_seconds{query="archive",topic="market.trades.v1",partition="0"} 61.0
+coinmesh_spark_newest_event_seconds{partition="0"} 1.0
+"""
+
+
+def component(replicas: int = 1) -> str:
+    """A file of a component that shows metrics."""
+    return f"""
+description = "a service of our own"
+replicas = "{replicas}"
+command = ["true"]
+[environment]
+COINMESH_METRICS_LISTEN = "somewhere"
+[metrics]
+url = "https://metrics/${{instance}}"
+"""
+
+
+def test_every_instance_is_asked_for_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = time.time()
+    texts = {
+        "/collector-a": COLLECTOR.format("a.BTC-USDT", 0),
+        "/collector-b": COLLECTOR.format("b.BTC-USDT", 2),
+        "/gateway-1": GATEWAY.format(0, now),
+        "/gateway-2": GATEWAY.format(40, now - 100),
+        "/spark": SPARK,
+    }
+    files = tmp_path / "components"
+    files.mkdir()
+    for name in ("collector-a", "collector-b", "gateway", "spark"):
+        text = component(2 if name == "gateway" else 1)
+        (files / f"{name}.toml").write_text(text)
+    # Another's metrics are Prometheus's alone.
+    foreign = component().replace("COINMESH_METRICS_LISTEN", "JAVA_HOME")
+    (files / "jvm.toml").write_text(foreign)
+    mesh = Mesh(Home(tmp_path / "home"), components=(files,))
+    mesh.home.create()
+    transport = httpx.MockTransport(lambda asked: httpx.Response(200, text=texts[asked.url.path]))
+    monkeypatch.setattr(health, "http_client", lambda *_: httpx.Client(transport=transport))
+    monkeypatch.setattr(
+        health.operations,
+        "status",
+        lambda mesh: [
+            row(name, component=one)
+            for one in mesh.definitions
+            for name in mesh.instance_names(one)
+        ],
+    )
+    found = health.gather(mesh)
+    assert found.missing == []
+    assert [(one["service"], one["events"]) for one in found.streams or ()] == [
+        ("collector-a", 5),
+        ("collector-b", 5),
+    ]
+    assert found.gaps_open == 2
+    assert {
+        (one["service"], one["query"], one["records"], one["seconds"]) for one in found.lag or ()
+    } == {
+        ("gateway-1", None, 7, 0.0),
+        ("gateway-2", None, 7, 40.0),
+        ("spark", "bars", 1, 0.5),
+        ("spark", "archive", 700, 61.0),
+    }
+    ages = {(one["service"], one["what"]): one["age_seconds"] for one in found.freshness or ()}
+    assert ages["gateway-1", "market.trades.v1"] < 60 < ages["gateway-2", "market.trades.v1"]
+    assert ages["spark", "bars' newest trade"] > 60
+    assert "gateway-2 is 40 s behind market.trades.v1" in found.reasons
+    kept = Mesh(mesh.home, environment={"COINMESH_SIM_TIME": "kept"}, components=(files,))
+    told = {one["what"] for one in health.gather(kept).freshness or ()}
+    assert told == {"market.trades.v1"}

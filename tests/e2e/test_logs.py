@@ -99,7 +99,7 @@ def test_lines_are_found_by_trace_in_the_store(mesh: TestMesh, shipping: Path):
     write(shipping, "second " + "x" * 100_000, trace)
     eventually(lambda: len(stored(mesh, trace)) == 2, "both lines are stored")
     where, lines = log_search.search(mesh.mesh, Wanted(service="sample"), 10)
-    assert where == "store"
+    assert where == "store and files"
     assert "hush1234" not in json.dumps(lines)
     assert [line["instance"] for line in lines] == ["sample-1"] * 3
     for line in lines:

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from coinmesh_cli.connections import http_client
 from coinmesh_cli.findings import Finding
-from coinmesh_cli.health import MAX_AGE_SECONDS, MAX_LAG_SECONDS, MIN_LIFE_LEFT, Report
+from coinmesh_cli.health import MAX_AGE_SECONDS, MIN_LIFE_LEFT, Report, is_late
 from coinmesh_contracts import topics
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import write_atomically
@@ -58,16 +58,18 @@ def components(report: Report) -> Iterator[Finding]:
 
 def flow(report: Report) -> Iterator[Finding]:
     """Lag, freshness, gaps, dead letters."""
-    late = [row for row in report.lag or () if (row["seconds"] or 0) > MAX_LAG_SECONDS]
+    late = list(filter(is_late, report.lag or ()))
     for row in late:
         what = f"{row['seconds']:.0f} s ({row['records']} records) behind on {row['topic']}"
         yield Finding(row["service"], "bad", what, "more CPU, or see its log for slow batches")
     if report.lag is not None and not late:
-        yield Finding("lag", "ok", f"no consumer is {MAX_LAG_SECONDS:.0f} s behind")
+        yield Finding("lag", "ok", "no consumer is far behind")
     old = [row for row in report.freshness or () if row["age_seconds"] > MAX_AGE_SECONDS]
     for row in old:
-        do = "is the exchange reachable? `coinmesh logs collector-binance`"
-        yield Finding("freshness", "bad", f"{row['what']} is {row['age_seconds']:.0f} s old", do)
+        asked = sorted({row["service"], *(one["service"] for one in report.streams or ())})
+        do = "is the exchange reachable? " + ", ".join(f"`coinmesh logs {name}`" for name in asked)
+        what = f"{row['what']} is {row['age_seconds']:.0f} s old in {row['service']}"
+        yield Finding("freshness", "bad", what, do)
     if report.freshness is not None and not old:
         yield Finding("freshness", "ok", f"no live topic is {MAX_AGE_SECONDS:.0f} s old")
     if report.gaps_open is not None:
@@ -76,7 +78,10 @@ def flow(report: Report) -> Iterator[Finding]:
         yield Finding("gaps", level, f"{report.gaps_open} open", do)
     if report.dead_letters:
         do = "`coinmesh dlq list`, mend, then `coinmesh dlq replay`"
-        yield Finding("dead letters", "warning", f"{report.dead_letters} since start", do)
+        topic = topics.DEAD_LETTERS
+        kept = f"replayed ones too, for {topic.retention_days} days"
+        what = f"{report.dead_letters} in {topic.name} ({kept})"
+        yield Finding("dead letters", "warning", what, do)
 
 
 def certificates(report: Report) -> Iterator[Finding]:

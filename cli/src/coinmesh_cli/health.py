@@ -8,26 +8,36 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
+from confluent_kafka import KafkaException
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 
-from coinmesh_cli.connections import http_client
+from coinmesh_cli.connections import IDENTITY, http_client
+from coinmesh_cli.records import TopicReader
 from coinmesh_cli.versions import version_of
+from coinmesh_contracts import topics
 from coinmesh_local import operations
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.mesh import Mesh
+from coinmesh_local.steps import dispatch
+from coinmesh_local.steps.errors import StepError
+from meshkit.errors import MeshError
+from meshkit.settings import KafkaSettings
 
 #: The report's own version: fields are added to it, none is removed or changes its meaning.
 SCHEMA_VERSION = 1
 #: Without these nobody is served; the loss of any other component is a degradation.
 VITAL = ("kafka", "query-gateway", "envoy")
 MAX_LAG_SECONDS = 30.0
+#: The archive writes once a minute.
+MAX_ARCHIVE_LAG_SECONDS = 300.0
 MAX_AGE_SECONDS = 60.0
 #: Of a certificate's life; the agent renews at a third left.
 MIN_LIFE_LEFT = 0.2
@@ -36,7 +46,18 @@ MIN_FREE = 2 << 30
 Health = Literal["healthy", "degraded", "down"]
 EXIT_STATUS: dict[Health, int] = {"healthy": 0, "degraded": 1, "down": 2}
 T = TypeVar("T")
+#: Name, labels and value of what an instance tells; of our own metrics only.
 Samples = list[tuple[str, dict[str, str], float]]
+#: By which a source fails to answer.
+FAILURES = (
+    httpx.HTTPError,
+    OSError,
+    ValueError,
+    SupervisorError,
+    StepError,
+    MeshError,
+    KafkaException,
+)
 
 
 @dataclass
@@ -70,22 +91,25 @@ def gather(mesh: Mesh) -> Report:
     report = Report(time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
     report.endpoints = mesh.endpoints()
     report.components = _components(mesh, report)
-    up = {row["component"] for row in report.components if row["pid"]}
+    up = {row["name"] for row in report.components if row["pid"]}
     samples: dict[str, Samples] = {}
-    for name in mesh.definitions:
-        endpoint = report.endpoints.get(f"{name}-metrics")
-        if endpoint is not None and name in up:
-            found = _attempt(
-                report, f"{name}'s metrics", lambda e=endpoint: _scrape(e, mesh.home.tls)
-            )
+    for instance, url in metrics_urls(mesh).items():
+        if instance in up:
+            found = _attempt(report, f"{instance}'s metrics", lambda at=url: _scrape(at, mesh))
             if found is not None:
-                samples[name] = found
+                samples[instance] = found
     now = time.time()
-    report.streams = _streams(samples.get("collector-binance"))
-    report.gaps_open = _sum(samples.get("collector-binance"), "coinmesh_collector_open_gaps")
+    collectors = {
+        instance: found
+        for instance, found in samples.items()
+        if any(name.startswith("coinmesh_collector_") for name, _, _ in found)
+    }
+    report.streams = _streams(collectors)
+    report.gaps_open = _open_gaps(collectors)
     report.lag = _lag(samples)
-    report.freshness = _freshness(samples, now)
-    report.dead_letters = _dead_letters(samples)
+    report.freshness = _freshness(samples, now, played=_plays_in_its_own_time(mesh))
+    if any(row["component"] == "kafka" and row["ready"] for row in report.components):
+        report.dead_letters = _attempt(report, "dead letters", lambda: dead_letters(mesh))
     report.certificates = _attempt(report, "certificates", lambda: certificates(mesh, now))
     report.disk = _attempt(report, "disk", lambda: disk(mesh.home.root))
     _judge(report)
@@ -95,7 +119,7 @@ def gather(mesh: Mesh) -> Report:
 def _attempt(report: Report, what: str, ask: Callable[[], T]) -> T | None:
     try:
         return ask()
-    except (httpx.HTTPError, OSError, ValueError, SupervisorError) as error:
+    except FAILURES as error:
         report.missing.append(f"{what}: {error}")
         return None
 
@@ -107,41 +131,58 @@ def _components(mesh: Mesh, report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def _scrape(endpoint: dict[str, str | None], tls: Path) -> Samples:
-    with http_client(endpoint, tls) as client:
-        text = client.get(str(endpoint["url"])).raise_for_status().text
+def metrics_urls(mesh: Mesh) -> dict[str, str]:
+    """Where each instance of the mesh's own services shows its metrics.
+
+    The others (the JVMs', Envoy's) let Prometheus alone read, and tell nothing that is used here.
+    """
+    return {
+        target["instance"]: target["url"]
+        for target in mesh.metrics_targets()
+        if "COINMESH_METRICS_LISTEN" in mesh.definitions[target["job"]].environment
+    }
+
+
+def _scrape(url: str, mesh: Mesh) -> Samples:
+    with http_client({"url": url, "ca": str(mesh.home.ca)}, mesh.home.tls) as client:
+        text = client.get(url).raise_for_status().text
+    # What Python tells of itself isn't used, and parsing is what takes the time.
+    own = "".join(line for line in text.splitlines(True) if line.startswith("coinmesh_"))
     return [
         (sample.name, dict(sample.labels), sample.value)
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(own)
         for sample in family.samples
     ]
 
 
-def _named(samples: Samples | None, *names: str) -> Samples:
-    return [sample for sample in samples or () if sample[0] in names]
+def _named(samples: Samples, *names: str) -> Samples:
+    return [sample for sample in samples if sample[0] in names]
 
 
-def _sum(samples: Samples | None, name: str) -> int | None:
-    values = [value for _, _, value in _named(samples, name)]
+def _streams(collectors: dict[str, Samples]) -> list[dict[str, Any]] | None:
+    """Events, duplicates and gaps of each collected stream since its collector's start."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for service, samples in collectors.items():
+        for what in ("events", "duplicates", "gaps"):
+            for _, labels, value in _named(samples, f"coinmesh_collector_{what}_total"):
+                instrument, channel = labels["instrument"], labels["channel"]
+                row = {"service": service, "instrument": instrument, "channel": channel}
+                rows.setdefault((service, instrument, channel), row)[what] = int(value)
+    return list(rows.values()) if collectors else None
+
+
+def _open_gaps(collectors: dict[str, Samples]) -> int | None:
+    values = [
+        value
+        for samples in collectors.values()
+        for _, _, value in _named(samples, "coinmesh_collector_open_gaps")
+    ]
     return int(sum(values)) if values else None
-
-
-def _streams(samples: Samples | None) -> list[dict[str, Any]] | None:
-    """Events, duplicates and gaps of each collected stream since the collector's start."""
-    if samples is None:
-        return None
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for what in ("events", "duplicates", "gaps"):
-        for _, labels, value in _named(samples, f"coinmesh_collector_{what}_total"):
-            key = (labels["instrument"], labels["channel"])
-            row = rows.setdefault(key, {"instrument": key[0], "channel": key[1]})
-            row[what] = int(value)
-    return list(rows.values())
 
 
 def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
     """Records and seconds behind the topics' ends, summed and at most over a topic's partitions."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str | None, str], dict[str, Any]] = {}
     for service, found in samples.items():
         for name, labels, value in _named(
             found,
@@ -150,12 +191,10 @@ def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
             "coinmesh_spark_lag_records",
             "coinmesh_spark_lag_seconds",
         ):
-            if labels.get("query") == "archive":
-                continue  # It writes once a minute: it is behind by design.
-            key = (service, labels.get("topic", ""))
-            row = rows.setdefault(
-                key, {"service": service, "topic": key[1], "records": None, "seconds": None}
-            )
+            query = labels.get("query")
+            topic = labels.get("topic", "")
+            row = {"service": service, "query": query, "topic": topic}
+            row = rows.setdefault((service, query, topic), row | {"records": None, "seconds": None})
             if name.endswith("records"):
                 row["records"] = int(value) + (row["records"] or 0)
             else:
@@ -163,30 +202,48 @@ def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
     return list(rows.values()) if rows else None
 
 
-def _freshness(samples: dict[str, Samples], now: float) -> list[dict[str, Any]] | None:
-    """How old the newest record of each live topic is, and the newest trade in the bars."""
-    rows = [
-        {"what": labels["topic"], "newest": value, "age_seconds": round(now - value, 3)}
-        for _, labels, value in _named(samples.get("query-gateway"), "coinmesh_live_newest_seconds")
-        if labels["topic"] != "market.instruments.v1"
-    ]
-    folded = _named(samples.get("spark-stream"), "coinmesh_spark_newest_event_seconds")
-    if folded:
-        newest = max(value for _, _, value in folded)
-        rows.append(
-            {"what": "bars' newest trade", "newest": newest, "age_seconds": round(now - newest, 3)}
-        )
-    return rows or None
+def is_late(row: dict[str, Any]) -> bool:
+    """Whether a row of `lag` is further behind than it may be."""
+    most = MAX_ARCHIVE_LAG_SECONDS if row["query"] == "archive" else MAX_LAG_SECONDS
+    return (row["seconds"] or 0) > most
 
 
-def _dead_letters(samples: dict[str, Samples]) -> int | None:
+def _freshness(
+    samples: dict[str, Samples], now: float, *, played: bool
+) -> list[dict[str, Any]] | None:
+    """How old the newest record of each live topic is in each gateway, and the bars' newest trade.
+
+    The latter's time is the exchange's: `played` leaves it out.
+    """
     found = [
-        value
-        for one in samples.values()
-        for name, _, value in one
-        if name.startswith("coinmesh_") and name.endswith("dead_letters_total")
+        (service, labels["topic"], value)
+        for service, told in samples.items()
+        for _, labels, value in _named(told, "coinmesh_live_newest_seconds")
+        if labels["topic"] != topics.INSTRUMENTS.name
     ]
-    return int(sum(found)) if found else (0 if samples else None)
+    for service, told in samples.items():
+        folded = [value for _, _, value in _named(told, "coinmesh_spark_newest_event_seconds")]
+        if folded and not played:
+            found.append((service, "bars' newest trade", max(folded)))
+    return [
+        {"service": service, "what": what, "newest": at, "age_seconds": round(now - at, 3)}
+        for service, what, at in found
+    ] or None
+
+
+def _plays_in_its_own_time(mesh: Mesh) -> bool:
+    """Whether the simulated exchange keeps a capture's times, which may be years ago."""
+    return mesh.options.source == "sim" and mesh.environment.get("COINMESH_SIM_TIME") == "kept"
+
+
+def dead_letters(mesh: Mesh) -> int:
+    """Records in the dead letter topic; those that were replayed stay there until they expire.
+
+    Raises what `TopicReader` does, and StepError where a setting is missing.
+    """
+    settings = dispatch.read(KafkaSettings, mesh.settings(client=IDENTITY))
+    with closing(TopicReader(settings, topics.DEAD_LETTERS.name)) as reader:
+        return sum(high - low for low, high in reader.bounds.values())
 
 
 def certificates(mesh: Mesh, now: float) -> list[dict[str, Any]]:
@@ -246,10 +303,13 @@ def _judge(report: Report) -> None:
     reasons = [f"{row['name']} is {_state(row)}" for row in _vital_first(wrong)]
     if report.gaps_open:
         reasons.append(f"{report.gaps_open} gaps are open")
-    late = [row for row in report.lag or () if (row["seconds"] or 0) > MAX_LAG_SECONDS]
+    late = list(filter(is_late, report.lag or ()))
     reasons += [f"{row['service']} is {row['seconds']:.0f} s behind {row['topic']}" for row in late]
     stale = [row for row in report.freshness or () if row["age_seconds"] > MAX_AGE_SECONDS]
-    reasons += [f"{row['what']}: newest is {row['age_seconds']:.0f} s old" for row in stale]
+    reasons += [
+        f"{row['what']}: newest is {row['age_seconds']:.0f} s old in {row['service']}"
+        for row in stale
+    ]
     for row in report.certificates or ():
         if row["remaining_seconds"] <= 0:
             reasons.append(f"the certificate of {row['identity']} has expired")

@@ -1,9 +1,10 @@
-"""Finds log lines across components: in the log store when it runs, else in the files."""
+"""Finds log lines across components: in the log store when it runs, and in the files."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,12 +82,44 @@ def _moment(text: str) -> datetime:
 
 
 def search(mesh: Mesh, wanted: Wanted, limit: int) -> tuple[str, list[Line]]:
-    """Where was searched ("store" or "files") and the newest `limit` matching lines, by time."""
-    found = from_store(mesh, wanted, limit)
-    if found is not None:
-        return "store", found
-    lines = sorted(from_files(mesh.home.logs, wanted), key=lambda line: line["ts"])
-    return "files", lines[-limit:]
+    """Where was searched ("store", "files" or both) and the newest `limit` matching lines, by time.
+
+    A store with fewer than `limit` may be behind, or its shipper dead: the files tell the rest.
+    """
+    stored = from_store(mesh, wanted, limit)
+    if stored is not None and len(stored) >= limit:
+        return "store", stored
+    lines = merged(stored or [], from_files(mesh.home.logs, wanted))
+    return "files" if stored is None else "store and files", lines[-limit:]
+
+
+def merged(stored: list[Line], written: Iterable[Line]) -> list[Line]:
+    """The store's lines and those of the files that it lacks, by time.
+
+    The store has a line that is the same in time, instance and message. One without a time of its
+    own has that of its shipping there, in the files that of the line before: it is the same as a
+    later one with its message that no other line of the files is.
+    """
+    unmatched = Counter((line["ts"], line["instance"], line["message"]) for line in stored)
+    unknown: list[Line] = []
+    for line in written:
+        key = (line["ts"], line["instance"], line["message"])
+        if unmatched[key]:
+            unmatched[key] -= 1
+        else:
+            unknown.append(line)
+    later: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for ts, instance, message in sorted(unmatched.elements()):
+        later[instance, message].append(ts)
+    missing: list[Line] = []
+    for line in unknown:
+        times = later[line["instance"], line["message"]]
+        shipped = next((ts for ts in times if ts >= line["ts"]), None)
+        if shipped is None:
+            missing.append(line)
+        else:
+            times.remove(shipped)
+    return sorted(stored + missing, key=lambda line: line["ts"])
 
 
 def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:

@@ -120,7 +120,7 @@ def logs(  # noqa: PLR0917 (typer makes options of arguments)
 ) -> None:
     """Show a component's log as it is written; with a condition, lines of all logs by time.
 
-    Conditions are asked of the log store (PROFILE=full), without one of the files.
+    Conditions are asked of the log store (PROFILE=full); the files tell what it hasn't.
     """
     mesh = Mesh.recorded(Home.from_environment())
     if trace or service or since or grep or as_json:

@@ -120,24 +120,26 @@ def _components(report: Report, width: int) -> Table:
 
 
 def _freshness(report: Report) -> Table:
+    """Of several replicas the one that is furthest behind."""
     table = _table("newest", "s", title="freshness")
+    ages: dict[str, float] = {}
     for row in report.freshness or ():
-        table.add_row(row["what"], f"{row['age_seconds']:.1f}")
+        ages[row["what"]] = max(row["age_seconds"], ages.get(row["what"], row["age_seconds"]))
+    for what, age in ages.items():
+        table.add_row(what, f"{age:.1f}")
     return _or_unknown(table, report.freshness)
 
 
 def _lag(report: Report) -> Table:
-    """Per service; a topic of its own only when it lags."""
+    """Per service and, in Spark, query; a topic of its own only when it lags."""
     table = _table("service", "topic", "records", "s", title="lag")
-    totals: dict[str, tuple[int, float]] = {}
+    parts: dict[str, list[dict[str, Any]]] = {}
     for row in report.lag or ():
-        records, seconds = totals.get(row["service"], (0, 0.0))
-        totals[row["service"]] = (
-            records + (row["records"] or 0),
-            max(seconds, row["seconds"] or 0.0),
-        )
-    for service, (records, seconds) in totals.items():
-        table.add_row(service, "all", str(records), f"{seconds:.1f}")
+        parts.setdefault(" ".join(filter(None, (row["service"], row["query"]))), []).append(row)
+    for name, rows in parts.items():
+        records = sum(row["records"] or 0 for row in rows)
+        seconds = max((row["seconds"] for row in rows if row["seconds"] is not None), default=None)
+        table.add_row(name, "all", str(records), "–" if seconds is None else f"{seconds:.1f}")
     for row in report.lag or ():
         if (row["seconds"] or 0) > 1:
             table.add_row("", row["topic"], str(row["records"] or 0), f"{row['seconds']:.1f}")
@@ -160,7 +162,7 @@ def _rest(report: Report) -> Table:
     table = _table("", "", title="integrity, certificates, disk")
     table.show_header = False
     table.add_row("open gaps", _number(report.gaps_open))
-    table.add_row("dead letters since start", _number(report.dead_letters))
+    table.add_row("dead letters", _number(report.dead_letters))
     soonest = min(report.certificates or (), key=lambda row: row["remaining_seconds"], default=None)
     left = f"{soonest['remaining_seconds'] // 60} min ({soonest['identity']})" if soonest else "–"
     table.add_row("next certificate ends in", left)
