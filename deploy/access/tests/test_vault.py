@@ -20,6 +20,8 @@ from coinmesh_access import credentials, setup, table, users
 from coinmesh_access.anchoring import Signer
 from coinmesh_access.credentials import Kind
 from coinmesh_access.login import Vault, VaultUnavailableError
+from coinmesh_access.pki import ForeignMountError
+from coinmesh_access.testing import Server
 from coinmesh_access.users import UserError
 from meshkit import audit_anchors
 
@@ -267,6 +269,46 @@ def test_a_service_that_left_the_table_loses_its_access(bao: Any) -> None:
     assert setup.run(bao.vault, bao.secrets, TABLE, wanted) == ["took the access of leaver away"]
     with pytest.raises(VaultUnavailableError):
         bao.service("leaver")
+
+
+def test_what_others_keep_in_the_same_vault_is_left_alone(bao: Any) -> None:
+    admin = bao.admin()
+    rules = 'path "secret/billing" { capabilities = ["read"] }'
+    admin.sys.create_or_update_acl_policy("billing", rules)
+    admin.auth.approle.create_or_update_approle("billing", token_policies=["billing"])
+    assert bao.setup() == []
+    assert admin.sys.read_acl_policy("billing")["data"]["policy"] == rules
+    assert admin.auth.approle.read_role("billing")["data"]["token_policies"] == ["billing"]
+
+
+def test_another_authority_is_not_adopted(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        server.start()
+        admin = server.admin()
+        admin.sys.enable_secrets_engine("pki", "pki")
+        admin.secrets.pki.generate_root("internal", "Somebody's root", {"key_type": "ec"})
+        before = admin.sys.list_mounted_secrets_engines()["data"]
+        for _ in range(2):
+            with pytest.raises(
+                ForeignMountError, match=r"mount pki/ .*Somebody's root.*bao secrets move"
+            ):
+                server.setup()
+        assert admin.sys.list_mounted_secrets_engines()["data"] == before
+        assert "collector-binance" not in admin.sys.list_acl_policies()["data"]["keys"]
+    finally:
+        server.stop()
+
+
+def test_a_mount_of_another_kind_is_not_touched(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        server.start()
+        server.admin().sys.enable_secrets_engine("kv", "pki_int")
+        with pytest.raises(ForeignMountError, match="mount pki_int/ holds a kv engine"):
+            server.setup()
+    finally:
+        server.stop()
 
 
 def test_every_request_is_recorded_twice_and_no_secret_in_clear(bao: Any) -> None:

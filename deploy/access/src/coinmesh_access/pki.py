@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import hvac
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
-from coinmesh_access.table import AccessTable
+from coinmesh_access.table import AccessError, AccessTable
 
 ROOT, INTERMEDIATE = "pki", "pki_int"
 ORGANIZATION, UNIT = "coinmesh", "svc"
+_NAMES = {ROOT: "Coinmesh root", INTERMEDIATE: "Coinmesh services"}
+
+
+class ForeignMountError(AccessError):
+    """Somebody else uses a mount that the mesh needs; the message names it and the way out."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +42,32 @@ def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
     """Make root and intermediate on first use; True when they were made.
 
     Both keys are made inside Vault and never leave it. A run that was cut off is completed.
+
+    Raises:
+        ForeignMountError: A mount is somebody else's; nothing was changed.
     """
     pki = client.secrets.pki
     mounted = client.sys.list_mounted_secrets_engines()["data"]
+    for mount in _NAMES:
+        if entry := mounted.get(f"{mount}/"):
+            _refuse_foreign(client, mount, entry["type"])
     for mount, life in ((ROOT, lives.root), (INTERMEDIATE, lives.intermediate)):
         if f"{mount}/" not in mounted:
             client.sys.enable_secrets_engine("pki", mount, config={"max_lease_ttl": f"{life}s"})
     key = {"key_type": "ec", "key_bits": 256, "organization": ORGANIZATION}
     made = False
-    if not _certificate(client, ROOT):
+    if _certificate(client, ROOT) is None:
         pki.generate_root(
-            "internal", "Coinmesh root", {**key, "ttl": f"{lives.root}s"}, mount_point=ROOT
+            "internal", _NAMES[ROOT], {**key, "ttl": f"{lives.root}s"}, mount_point=ROOT
         )
         made = True
-    if not _certificate(client, INTERMEDIATE):
+    if _certificate(client, INTERMEDIATE) is None:
         request = pki.generate_intermediate(
-            "internal", "Coinmesh services", key, mount_point=INTERMEDIATE
+            "internal", _NAMES[INTERMEDIATE], key, mount_point=INTERMEDIATE
         )["data"]["csr"]
         signed = pki.sign_intermediate(
             request,
-            "Coinmesh services",
+            _NAMES[INTERMEDIATE],
             # It signs services only, no further authorities.
             {
                 "ttl": f"{lives.intermediate}s",
@@ -89,8 +102,30 @@ def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
     return made
 
 
-def _certificate(client: hvac.Client, mount: str) -> bool:
-    return "BEGIN CERTIFICATE" in client.secrets.pki.read_ca_certificate(mount_point=mount)
+def _certificate(client: hvac.Client, mount: str) -> x509.Certificate | None:
+    text: str = client.secrets.pki.read_ca_certificate(mount_point=mount)
+    return x509.load_pem_x509_certificate(text.encode()) if text else None
+
+
+def _refuse_foreign(client: hvac.Client, mount: str, kind: str) -> None:
+    """ForeignMountError unless the mount is empty or holds the authority that this setup makes."""
+    found = _certificate(client, mount) if kind == "pki" else None
+    if kind == "pki" and found is None:
+        return
+    if found is not None:
+        holds = f"the authority {found.subject.rfc4514_string()!r}"
+        names = {each.oid: each.value for each in found.subject}
+        if names.get(NameOID.COMMON_NAME) == _NAMES[mount] and (
+            names.get(NameOID.ORGANIZATION_NAME) == ORGANIZATION
+        ):
+            return
+    else:
+        holds = f"a {kind} engine"
+    raise ForeignMountError(
+        f"Vault's mount {mount}/ holds {holds}, not {_NAMES[mount]!r} of this setup: nothing was "
+        f"changed. Move that elsewhere (`bao secrets move {mount}/ …/`), or give the mesh a Vault "
+        "of its own (COINMESH_VAULT_ADDR, COINMESH_VAULT_CA)"
+    )
 
 
 def root_certificate(client: hvac.Client) -> str:

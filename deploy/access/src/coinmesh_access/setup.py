@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hvac
 import requests
@@ -16,7 +17,6 @@ from coinmesh_access.users import TokenLives
 from coinmesh_access.vault_policies import policy
 
 AUDIT_KEY = "audit"
-_OWN_POLICIES = frozenset({"default", "root", "setup", users.POLICY, "response-wrapping"})
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,12 @@ class Setup:
 
 
 def run(vault: Vault, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
-    """Do all of it; what was made, in words. VaultUnavailableError when Vault doesn't let it."""
+    """Do all of it; what was made, in words.
+
+    Raises:
+        AccessError: One of the mounts is somebody else's; nothing was changed.
+        VaultUnavailableError: Vault doesn't let it.
+    """
     client = vault.login(secrets_dir, SETUP)
     try:
         return _run(client, secrets_dir, table, setup)
@@ -86,13 +91,17 @@ def _approle(name: str, setup: Setup) -> dict[str, object]:
 
 
 def _remove_strangers(client: hvac.Client, table: AccessTable) -> list[str]:
-    """Drop policies, roles and logins of services that left the table."""
-    known = client.sys.list_acl_policies()["data"]["keys"]
-    strangers = [name for name in known if name not in table.services and name not in _OWN_POLICIES]
+    """Drop policies, roles and logins of services that left the table.
+
+    A service is who has a role at the signing authority, which is the mesh's alone; Vault's other
+    policies and logins may be anybody's.
+    """
+    roles: Any = client.list(f"{pki.INTERMEDIATE}/roles")
+    strangers = [name for name in roles["data"]["keys"] if name not in table.services]
     for name in strangers:
         client.delete(f"auth/approle/role/{name}")
-        client.delete(f"{pki.INTERMEDIATE}/roles/{name}")
         client.sys.delete_acl_policy(name)
+        client.delete(f"{pki.INTERMEDIATE}/roles/{name}")
     return strangers
 
 
