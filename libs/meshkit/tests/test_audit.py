@@ -1,6 +1,7 @@
 """The audit log on real Kafka: one unbroken chain, whatever happens to its writer."""
 
 import asyncio
+import threading
 import uuid
 from typing import Any
 
@@ -141,6 +142,46 @@ async def test_an_action_is_refused_without_its_record(monkeypatch: pytest.Monke
     with pytest.raises(AuditUnavailable, match="can't be recorded"):
         await record(log, "x")
     running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "refusal", "why"),
+    [(0.5, AuditUnavailable, "AUDIT_UNAVAILABLE"), (60, asyncio.CancelledError, "CancelledError")],
+)
+async def test_a_record_that_arrives_too_late_is_followed_by_its_failure(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, refusal: type[BaseException], why: str
+) -> None:
+    monkeypatch.setattr(audit, "RECORD_SECONDS", seconds)
+    begun, answered, taken = asyncio.Event(), threading.Event(), list[pb.AuditEvent]()
+    loop = asyncio.get_running_loop()
+
+    class Late(Refusing):
+        def append(self, events: list[pb.AuditEvent]) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            answered.wait()
+            taken.extend(events)
+
+    log = AuditLog(unconnected(), source="test")
+    log._writer = Late()  # pyright: ignore[reportAttributeAccessIssue]
+    done: list[str] = []
+
+    async def act() -> None:
+        async with log.recorded(ADD, actor="user:ann", object="x"):
+            done.append("x")
+
+    async with log:
+        acting = asyncio.create_task(act())
+        await begun.wait()
+        if refusal is asyncio.CancelledError:
+            acting.cancel()
+        with pytest.raises(refusal):
+            await acting
+        answered.set()
+    assert not done
+    assert [(event.outcome, event.object, event.detail) for event in taken] == [
+        (audit.ALLOWED, "x", ""),
+        (audit.FAILED, "x", why),
+    ]
 
 
 async def test_what_finds_no_room_is_counted_and_told() -> None:

@@ -155,8 +155,8 @@ class AuditLog:
         """Put an event on record and return when Kafka has it: call it before the action.
 
         Raises:
-            AuditUnavailable: It didn't get there within `RECORD_SECONDS`, or the buffer is full. A
-                record that then arrives late tells of an attempt that wasn't carried out.
+            AuditUnavailable: It didn't get there within `RECORD_SECONDS`, or the buffer is full. It
+                may still arrive: then a record follows that the action failed.
         """
         if len(self._waiting) >= BUFFERED:
             raise AuditUnavailable(f"{BUFFERED} records wait already")
@@ -170,11 +170,16 @@ class AuditLog:
         assert entry.done is not None
         try:
             await asyncio.wait_for(entry.done, RECORD_SECONDS)
-        except TimeoutError:
-            raise AuditUnavailable(self._problem) from None
-        finally:
+        except BaseException as error:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+            else:  # it is with the writer, who may yet write it
+                gave_up = isinstance(error, TimeoutError)
+                why = "AUDIT_UNAVAILABLE" if gave_up else type(error).__name__
+                self.note(action, FAILED, actor=actor, object=object, detail=why, metadata=metadata)
+            if isinstance(error, TimeoutError):
+                raise AuditUnavailable(self._problem) from None
+            raise
 
     @asynccontextmanager
     async def recorded(
