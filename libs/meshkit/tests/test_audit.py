@@ -1,21 +1,23 @@
 """The audit log on real Kafka: one unbroken chain, whatever happens to its writer."""
 
 import asyncio
+import shutil
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
-from meshkit import audit
+from meshkit import audit, audit_writer, rotation
 from meshkit.audit import AuditLog, AuditSettings, AuditUnavailable
 from meshkit.audit_chain import Chains
 from meshkit.consumer import read_tail
 from meshkit.errors import PermissionDenied
 from meshkit.metrics import Metrics
-from meshkit.settings import read
+from meshkit.settings import ServiceSettings, read
 
 ADD = pb.AUDIT_ACTION_SUBSCRIPTION_ADD
 CALL = pb.AUDIT_ACTION_CALL
@@ -116,6 +118,42 @@ async def test_a_commit_of_unknown_outcome_is_not_repeated(
         await asyncio.to_thread(writer.append, [event])
         await record(log, "third")
     assert [event.object for event in await written(settings)] == ["first", "second", "third"]
+
+
+@pytest.mark.component
+async def test_a_renewed_certificate_is_taken_up_with_and_without_something_to_write(
+    settings: AuditSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.02)
+    assert settings.tls_dir is not None
+    present = settings.tls_dir / "current"
+
+    def renew(number: int) -> None:
+        shutil.copytree(present, tmp_path / str(number))
+        (tmp_path / "next").symlink_to(str(number))
+        (tmp_path / "next").rename(tmp_path / "current")
+
+    renew(0)
+    async with AuditLog(settings.model_copy(update={"tls_dir": tmp_path}), source="test") as log:
+        writer, used = log._writer, list[object]()
+        for number in range(1, 4):
+            await record(log, str(number))
+            used.append(writer._producer)
+            renew(number)
+            # A client that read the old files can't be made any more.
+            shutil.rmtree(tmp_path / str(number - 1))
+            if number == 2:
+                async with asyncio.timeout(30):
+                    while writer._producer is not None:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+        assert len({id(producer) for producer in used} - {id(None)}) == 3
+    assert len(await written(settings)) == 3
+
+
+def test_an_action_waits_longer_than_one_attempt_that_fails() -> None:
+    assert audit_writer.CONFIG["message.timeout.ms"] < audit_writer.CALL_SECONDS * 1_000
+    assert audit_writer.CALL_SECONDS * 2 < audit.RECORD_SECONDS
+    assert ServiceSettings.model_fields["default_deadline_seconds"].default > audit.RECORD_SECONDS
 
 
 @pytest.mark.component

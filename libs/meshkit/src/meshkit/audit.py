@@ -24,6 +24,7 @@ from confluent_kafka import KafkaException
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_contracts.events.v1 import event_type_pb2
+from meshkit import rotation
 from meshkit.audit_writer import AuditSettings, ChainWriter
 from meshkit.authz import EDGE
 from meshkit.backoff import Backoff
@@ -38,7 +39,9 @@ _log = logging.getLogger(__name__)
 USER_HEADER = "x-coinmesh-user"
 BUFFERED = 1_000
 BATCH = 100
-RECORD_SECONDS = 10.0
+# Longer than an attempt that fails (`audit_writer.CALL_SECONDS`) and a good one after it; less than
+# the deadline of a call that brings none, so that the caller learns why.
+RECORD_SECONDS = 9.0
 # For so long equal events are counted together before they are written.
 GATHER_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
@@ -227,7 +230,7 @@ class AuditLog:
         """Write what comes, for ever; tries again while Kafka doesn't take it."""
         backoff = Backoff(base=0.1, cap=5.0)
         while True:
-            await self._ready.wait()
+            await self._until_ready()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_SECONDS):
                     await self._urgent.wait()
@@ -251,6 +254,17 @@ class AuditLog:
             raise AuditUnavailable(f"{left} records are left ({error})") from error
         finally:
             await asyncio.to_thread(self._writer.close)
+
+    async def _until_ready(self) -> None:
+        """Wait for something to write; no connection outlives its certificate meanwhile."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rotation.CHECK_SECONDS):
+                    await self._ready.wait()
+                return
+            async with self._lock:
+                if self._appending is None:
+                    await asyncio.to_thread(self._writer.renew_if_due)
 
     async def _write(self) -> None:
         async with self._lock:

@@ -16,10 +16,13 @@ from meshkit.audit_chain import GENESIS, Head, hash_of
 from meshkit.errors import Unavailable
 from meshkit.kafka import Config, client_config, client_log
 from meshkit.registry import Registry
+from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings, RegistrySettings
+from meshkit.tls import certificate_files
 
 TOPIC = topics.AUDIT.name
-CALL_SECONDS = 10.0
+# One attempt to write fails after this; an action waits for two (`audit.RECORD_SECONDS`).
+CALL_SECONDS = 4.0
 READ_SECONDS = 60.0
 FIRST_LOOK = 1_000
 CONFIG: Config = {
@@ -29,7 +32,7 @@ CONFIG: Config = {
     "partitioner": "murmur2_random",
     # A process that was killed in a transaction holds readers up for so long at most.
     "transaction.timeout.ms": 10_000,
-    "message.timeout.ms": 8_000,
+    "message.timeout.ms": 3_000,
 }
 
 
@@ -56,6 +59,8 @@ class ChainWriter:
         # The head that a commit of unknown outcome would have made.
         self._hoped: Head | None = None
         self._known: list[Head] = []
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
 
     def append(self, events: Sequence[AuditEvent]) -> None:
         """Give `events` their places in the chain and write them, all or none.
@@ -67,6 +72,7 @@ class ChainWriter:
             KafkaException: Kafka doesn't answer, or another process took the chain over.
             MeshError: The registry doesn't answer, or the schema or the topic is missing.
         """
+        self.renew_if_due()
         producer = self._producer
         if producer is None:
             producer = self._open()
@@ -92,6 +98,15 @@ class ChainWriter:
             producer.purge()
             raise
         self._head, self._hoped = head, None
+
+    def renew_if_due(self) -> None:
+        """Let go of connections made with a certificate that was renewed.
+
+        The next append makes new ones: librdkafka reads its certificate when a client is made.
+        """
+        if (version := self._renewals.pending()) is not None:
+            self._producer = None
+            self._renewals.taken(version)
 
     def close(self) -> None:
         """Let go of the connections."""
