@@ -119,6 +119,23 @@ async def test_a_browser_gets_cookies_and_by_them_new_tokens_until_its_user_is_r
         assert all("Max-Age=0" in value for value in ended)
 
 
+async def test_a_new_key_ends_the_sessions_made_with_the_one_before(bao: Server) -> None:
+    admin = bao.admin()
+    old, bystander = users.add(admin, "cat", "editor"), users.add(admin, "dan", "viewer")
+    async with serving(bao.vault.address, bao.vault.ca) as stub:
+        sent: list[str] = []
+        for key in (old, bystander):
+            _, cookies = await create(stub, api_key=key, browser=True)
+            sent.append("; ".join(f"{name}={morsel.value}" for name, morsel in cookies.items()))
+        new = users.add(admin, "cat", "viewer", tier="pro")
+        assert await refused(stub, sent[0], browser=True) == "LOGIN_REFUSED"
+        assert await refused(stub, api_key=old) == "LOGIN_REFUSED"
+        assert (await create(stub, sent[1], browser=True))[0].user == "dan"
+        session, _ = await create(stub, api_key=new)
+        assert (session.user, list(session.roles), session.tier) == ("cat", ["viewer"], "pro")
+    assert users.User("cat", "viewer", "pro") in users.listed(admin)
+
+
 async def test_who_has_no_valid_key_gets_nothing(bao: Server) -> None:
     key = users.add(bao.admin(), "eve", "viewer")
     async with serving(bao.vault.address, bao.vault.ca) as stub:

@@ -29,8 +29,8 @@ class TokenLives:
     """Lives in seconds: a JWT's, a login's, and a signing key's until the next takes over.
 
     A login is what a browser gets new JWTs by; it can do nothing else, and ends at once when its
-    user is removed. A retired key's public half stays published for `verification`: longer than
-    `token`.
+    user is removed or gets a new key. A retired key's public half stays published for
+    `verification`: longer than `token`.
     """
 
     token: int = 900
@@ -97,7 +97,10 @@ def add(
     tier: str = "free",
     lives: TokenLives = DEFAULT_LIVES,
 ) -> str:
-    """Make a user or give one a new key, role and tier; the API key, which nobody keeps."""
+    """Make a user or give one a new key, role and tier; the API key, which nobody keeps.
+
+    The key before and the logins made with it end; JWTs that were had by them run out.
+    """
     if not _NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is lower-case letters, digits, dots and dashes")
     if role not in ROLES:
@@ -115,6 +118,8 @@ def add(
             "token_max_ttl": f"{lives.login}s",
         },
     )
+    # A login lives as long as its entity, whatever becomes of the password.
+    client.delete(f"identity/entity/name/{name}")
     client.write_data(f"identity/entity/name/{name}", data={"metadata": {"tier": tier}})
     entity = _data(client, f"identity/entity/name/{name}")["id"]
     accessor = client.sys.list_auth_methods()["data"][f"{MOUNT}/"]["accessor"]
