@@ -32,12 +32,13 @@ from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 
 from coinmesh_access import users
-from coinmesh_access.login import SETUP, VaultUnavailableError
+from coinmesh_access.login import SETUP
 from coinmesh_contracts import topics
 from coinmesh_contracts.topics import Topic
 from coinmesh_local import local_user
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
+from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.redis_options import redis_options
 from meshkit.settings import KafkaSettings, RedisSettings
@@ -138,7 +139,7 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
         while True:
             await asyncio.sleep(TOKEN_SECONDS)
             # The old one is good for ten minutes more.
-            with contextlib.suppress(VaultUnavailableError):
+            with contextlib.suppress(Unavailable):
                 token = await asyncio.to_thread(local_user.token, mesh.mesh)
                 headers["Authorization"] = f"Bearer {token}"
 

@@ -11,12 +11,13 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
-from coinmesh_cli import accounting, audit
+from coinmesh_access import accounting
+from coinmesh_cli import audit
 from coinmesh_cli.main import app
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.audit import ALLOWED
+from meshkit.audit import ALLOWED, AuditSettings
 from meshkit.audit_anchors import object_name
 from meshkit.audit_store import AnchorStore, AuditStoreSettings
 from meshkit.kafka import client_config
@@ -43,7 +44,7 @@ def records(home: TestMesh) -> list[Record]:
     """What the topic holds once a chain of `LENGTH` records stands on it, covered by an anchor."""
 
     async def write() -> None:
-        async with accounting.operator_log() as log:
+        async with accounting.operator_log(home.read(AuditSettings, "cli")) as log:
             for number in range(LENGTH):
                 await log.record(
                     pb.AUDIT_ACTION_USER_PUT, ALLOWED, actor="os:test", object=f"user{number}"
@@ -57,7 +58,8 @@ def records(home: TestMesh) -> list[Record]:
         anchors, faults = audit.read_anchors()
         assert faults == []
         known = anchors[-1].anchored.heads if anchors else {}
-        return heads[-1].writer in known and known[heads[-1].writer].sequence >= LENGTH
+        head = heads[-1]
+        return head.writer in known and known[head.writer].sequence >= head.sequence
 
     eventually(covered, "an anchor covers the chain", timeout=60)
     return found
@@ -103,12 +105,15 @@ def test_what_is_whole_is_said_to_be(records: list[Record], home: TestMesh) -> N
 
 
 def test_a_changed_record_is_named(records: list[Record], verify: Verify) -> None:
-    at = own(records)[2]
+    places = own(records)
+    at, sequence = places[-4], len(places) - 3  # behind what others of the session did
     key, value = records[at]
     forged = (key, value.replace(b"os:test", b"os:evil"))
     status, lines = verify([*records[:at], forged, *records[at + 1 :]])
     assert status == 1
-    assert any(line.startswith("changed: cli@") and " 3 " in line for line in lines), lines
+    assert any(line.startswith("changed: cli@") and f" {sequence} " in line for line in lines), (
+        lines
+    )
 
 
 def test_a_removed_record_is_named(records: list[Record], verify: Verify) -> None:

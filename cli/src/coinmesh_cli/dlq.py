@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.message import DecodeError
 
+from coinmesh_access.accounting import operator, operator_log
 from coinmesh_cli import replays
-from coinmesh_cli.accounting import operator, operator_log
 from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_DEAD_LETTER_REPLAY
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_local.paths import Home
-from meshkit.audit import AuditLog
+from meshkit.audit import AuditLog, AuditSettings
 from meshkit.errors import FailedPrecondition, InvalidArgument, NotFound
 from meshkit.minimal import render
 from meshkit.producer import Producer
@@ -151,7 +151,7 @@ async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool)
                 print(f"{one.id} would go to {one.letter.origin_topic}")
         elif chosen:
             async with (
-                operator_log() as log,
+                operator_log(settings_of(AuditSettings)) as log,
                 Producer(settings, client_id="coinmesh-dlq") as producer,
             ):
                 await producer.check_topics({o.letter.origin_topic for o in chosen.values()}, 10)

@@ -10,16 +10,13 @@ import requests
 import typer
 from hvac.exceptions import VaultError
 
-from coinmesh_access import users
+from coinmesh_access import accounting, users
 from coinmesh_access.login import SETUP, explained
-from coinmesh_cli.accounting import on_record
-from coinmesh_contracts.events.v1.audit_event_pb2 import (
-    AUDIT_ACTION_USER_PUT,
-    AUDIT_ACTION_USER_REMOVE,
-)
+from coinmesh_cli.records import settings_of
 from coinmesh_local import local_user
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
+from meshkit.audit import AuditSettings
 
 user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys.")
 
@@ -49,20 +46,14 @@ def add(
 ) -> None:
     """Make a user, or a new key for one; print its API key, which is shown only here."""
     with _administering() as client:
-        key = on_record(
-            AUDIT_ACTION_USER_PUT,
-            f"user:{name}",
-            lambda: users.add(client, name, role, tier),
-            detail=f"role {role}, tier {tier}",
-        )
-        print(key)
+        print(accounting.add_user(settings_of(AuditSettings), client, name, role, tier))
 
 
 @user_app.command()
 def remove(name: str) -> None:
     """Take a user's key and logins away; a token that it holds ends within 15 minutes."""
     with _administering() as client:
-        on_record(AUDIT_ACTION_USER_REMOVE, f"user:{name}", lambda: users.remove(client, name))
+        accounting.remove_user(settings_of(AuditSettings), client, name)
 
 
 @user_app.command("list")

@@ -12,7 +12,7 @@ import requests
 import typer
 from hvac.exceptions import VaultError
 
-from coinmesh_access import credentials, files, openbao, users
+from coinmesh_access import accounting, credentials, files, openbao, users
 from coinmesh_access import setup as vault_setup
 from coinmesh_access.credentials import Kind
 from coinmesh_access.login import SETUP, VaultUnavailableError, explained
@@ -31,9 +31,16 @@ from coinmesh_access.settings import (
 from coinmesh_access.table import AccessError, load
 from coinmesh_access.users import UserError
 from meshkit import logs
+from meshkit.audit import AuditSettings
+from meshkit.errors import MeshError
+from meshkit.settings import SettingsError, read
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys")
+user_app = typer.Typer(
+    no_args_is_help=True,
+    help="Users and their API keys; changes go on record as `cli`, by the COINMESH_ settings of "
+    "Kafka and the registry, or aren't made.",
+)
 app.add_typer(user_app, name="user")
 
 
@@ -48,7 +55,7 @@ def _told() -> Generator[None]:
     """Errors as one line and exit status 1."""
     try:
         yield
-    except (AccessError, VaultUnavailableError, UserError) as error:
+    except (AccessError, VaultUnavailableError, UserError, MeshError, SettingsError) as error:
         logs.tell(__name__, f"error: {error}", logging.ERROR)
         sys.exit(1)
 
@@ -179,7 +186,7 @@ def user_add(
 ) -> None:
     """Make a user, or a new key for one, and print its API key, which is shown only here."""
     with _administering(address, ca, secrets) as client:
-        typer.echo(users.add(client, name, role, tier))
+        typer.echo(accounting.add_user(read(AuditSettings), client, name, role, tier))
 
 
 @user_app.command("ensure")
@@ -202,7 +209,8 @@ def user_ensure(
     with _administering(address, ca, secrets) as client:
         files.private_directory(key.parent.parent)
         files.private_directory(key.parent)
-        files.write(key, users.add(client, name, role, tier) + "\n")
+        made = accounting.add_user(read(AuditSettings), client, name, role, tier)
+        files.write(key, made + "\n")
         logs.tell(__name__, f"made the user {name}")
 
 
@@ -213,9 +221,9 @@ def user_remove(
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
-    """Take a user's key away; JWTs that it holds run out by themselves."""
+    """Take a user's key and logins away; JWTs that it holds run out by themselves."""
     with _administering(address, ca, secrets) as client:
-        users.remove(client, name)
+        accounting.remove_user(read(AuditSettings), client, name)
 
 
 @user_app.command("list")
@@ -228,20 +236,6 @@ def user_list(
     with _administering(address, ca, secrets) as client:
         for user in users.listed(client):
             typer.echo(f"{user.name:<24} {user.role:<8} {user.tier}")
-
-
-@app.command()
-def token(
-    address: AddressOption = DEFAULT_ADDRESS,
-    ca: CaOption = DEFAULT_CA,
-) -> None:
-    """Exchange the API key on standard input for a short JWT."""
-    place = vault(address, ca)
-    with _told():
-        try:
-            typer.echo(users.exchange(place.client(), sys.stdin.readline().strip()))
-        except (VaultError, requests.RequestException) as error:
-            raise explained(error, "exchange the API key", address) from error
 
 
 if __name__ == "__main__":

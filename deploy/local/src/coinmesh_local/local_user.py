@@ -1,23 +1,23 @@
-"""The user of this machine: its API key, exchanged at Vault for tokens, for clients of Envoy."""
+"""The user of this machine: its API key, exchanged for tokens, for clients of Envoy."""
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 import httpx
-import requests
-from hvac.exceptions import VaultError
 
-from coinmesh_access import users
-from coinmesh_access.login import Vault, VaultUnavailableError, explained
+from coinmesh_access.login import Vault
 from coinmesh_local.mesh import Mesh
+from meshkit.errors import Unauthenticated, Unavailable
 
 #: Below the secrets directory; the step `default-user` writes it.
 KEY = Path("users/local/api-key")
 #: A token is taken for spent so long before it is.
 MARGIN_SECONDS = 30
+TIMEOUT_SECONDS = 15
 
 
 def vault(mesh: Mesh) -> Vault:
@@ -27,34 +27,55 @@ def vault(mesh: Mesh) -> Vault:
 
 
 def token(mesh: Mesh, key: str | None = None) -> str:
-    """A token for an API key, the local user's by default.
+    """A token for an API key, the local user's by default, had where everybody logs in.
 
     Raises:
-        VaultUnavailableError: There is no key yet, Vault doesn't answer or refuses the key.
-        users.UserError: The key isn't one.
+        Unavailable: There is no key yet, or nobody can log in now.
+        Unauthenticated: The key isn't valid.
     """
-    path = mesh.home.secrets / KEY
-    if key is None:
-        if not path.exists():
-            raise VaultUnavailableError(f"there is no user yet: {path} is made by `coinmesh up`")
-        key = path.read_text().strip()
-    place = vault(mesh)
+    rest = mesh.endpoints()["rest"]
+    request = _login(httpx.URL(str(rest["url"])), _own_key(mesh) if key is None else key)
+    trusted = ssl.create_default_context(cafile=rest["ca"])
     try:
-        return users.exchange(place.client(), key)
-    except (VaultError, requests.RequestException) as error:
-        raise explained(error, "exchange the API key", place.address) from error
+        with httpx.Client(verify=trusted, timeout=TIMEOUT_SECONDS) as client:
+            answer = client.send(request)
+            answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        body = error.response.json()
+        kind = Unauthenticated if error.response.status_code in (400, 401) else Unavailable
+        raise kind(body["details"][0]["reason"], body["message"]) from error
+    except httpx.HTTPError as error:
+        raise Unavailable(
+            "NO_LOGIN", f"{rest['url']} doesn't answer ({error}); see `coinmesh status`"
+        ) from error
+    return str(answer.json()["token"])
+
+
+def _own_key(mesh: Mesh) -> str:
+    path = mesh.home.secrets / KEY
+    if not path.exists():
+        raise Unavailable("NO_USER", f"there is no user yet: {path} is made by `coinmesh up`")
+    return path.read_text().strip()
+
+
+def _login(url: httpx.URL, key: str) -> httpx.Request:
+    return httpx.Request("POST", url.join("/v1/session"), json={"apiKey": key})
 
 
 class Bearer(httpx.Auth):
-    """Shows the local user's token, a new one before the last ends."""
+    """Shows the local user's token, a new one before the last ends; for clients without asyncio."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh, self._token, self._ends = mesh, "", 0.0
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """httpx's hook."""
+        """httpx's hook; while nobody can log in, that answer is the request's."""
         if time.time() > self._ends - MARGIN_SECONDS:
-            self._token = token(self._mesh)
+            answer = yield _login(request.url, _own_key(self._mesh))
+            if answer.is_error:
+                return
+            answer.read()
+            self._token = answer.json()["token"]
             body = self._token.split(".")[1]
             self._ends = json.loads(base64.urlsafe_b64decode(body + "=="))["exp"]
         request.headers["authorization"] = f"Bearer {self._token}"

@@ -8,7 +8,9 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from coinmesh_cli.records import settings_of
+import hvac
+
+from coinmesh_access import users
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from meshkit.audit import AuditLog, AuditSettings
 
@@ -20,15 +22,18 @@ def operator() -> str:
     return f"os:{os.environ.get('SUDO_USER') or getpass.getuser()}"
 
 
-def operator_log() -> AuditLog:
-    """The log of this machine's operators; use it as an asynchronous context manager."""
+def operator_log(settings: AuditSettings) -> AuditLog:
+    """The log of this machine's operators, who are the mesh's `cli`; use it by `async with`."""
     host = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:100]
-    settings = settings_of(AuditSettings)
     return AuditLog(settings.model_copy(update={"audit_writer": f"cli@{host}"}), source="cli")
 
 
 def on_record(
-    action: pb.AuditAction.ValueType, what: str, do: Callable[[], T], detail: str = ""
+    settings: AuditSettings,
+    action: pb.AuditAction.ValueType,
+    what: str,
+    do: Callable[[], T],
+    detail: str = "",
 ) -> T:
     """Put an action on record and do it; when that fails, put this on record too.
 
@@ -37,9 +42,30 @@ def on_record(
     """
 
     async def run() -> T:
-        async with operator_log() as log:
+        async with operator_log(settings) as log:
             recorded = log.recorded(action, actor=operator(), object=what, detail=detail)
             async with recorded:
                 return await asyncio.to_thread(do)
 
     return asyncio.run(run())
+
+
+def add_user(settings: AuditSettings, client: hvac.Client, name: str, role: str, tier: str) -> str:
+    """`users.add`, on record; the API key."""
+    return on_record(
+        settings,
+        pb.AUDIT_ACTION_USER_PUT,
+        f"user:{name}",
+        lambda: users.add(client, name, role, tier),
+        detail=f"role {role}, tier {tier}",
+    )
+
+
+def remove_user(settings: AuditSettings, client: hvac.Client, name: str) -> None:
+    """`users.remove`, on record."""
+    on_record(
+        settings,
+        pb.AUDIT_ACTION_USER_REMOVE,
+        f"user:{name}",
+        lambda: users.remove(client, name),
+    )
