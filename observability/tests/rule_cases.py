@@ -40,6 +40,7 @@ KAFKA = 'job="kafka",instance="kafka"'
 COLLECTOR = 'job="collector-binance",instance="collector-binance"'
 GATEWAY = 'job="query-gateway",instance="query-gateway"'
 CASSANDRA = 'job="cassandra",instance="cassandra"'
+OPENBAO = 'job="component-exporter",component="openbao",replica="openbao"'
 BTC = f'{COLLECTOR},instrument="binance.BTC-USDT"'
 RPC = f'{GATEWAY},rpc_service="coinmesh.market.v1.MarketService",rpc_method="ListBars"'
 LOOP = f"coinmesh_event_loop_delay_seconds_bucket{{{GATEWAY}"
@@ -106,6 +107,14 @@ CASES: dict[str, Case] = {
         steps(*[1] * 20, *[2] * 5, *[3] * 5, *[4] * 11),
         steps(*[1] * 30, *[2] * 11),
     ),
+    "ComponentDown": one(
+        f"coinmesh_component_ready{{{OPENBAO}}}", held(0), steps(*[0] * 3, *[1] * 34, *[0] * 4)
+    ),
+    "ComponentRestarts": one(
+        f"coinmesh_component_restarts_total{{{OPENBAO}}}", growing(0.2), steps(*[0] * 30, *[1] * 11)
+    ),
+    # Time begins at 0: at 20 min it has been silent for 10 min, or for 20 s.
+    "SupervisorSilent": one("coinmesh_supervisor_answer_time_seconds", held(600), held(1180)),
     "EventLoopLate": Case(
         {
             f'{LOOP},le="0.25"}}': growing(90),
@@ -260,6 +269,19 @@ OTHERS: list[tuple[str, Case]] = [
     *((name, case) for (name, slo), case in BURNS.items() if slo != "availability"),
     # 8 % over six hours is 8 times what is allowed: less than a page in an hour takes.
     ("ErrorBudgetBurnsFast", burn("latency", 8, 4, 7)),
+    (
+        "FileDescriptorsLow",
+        Case(
+            {
+                f"coinmesh_component_open_fds{{{OPENBAO}}}": held(900),
+                f"coinmesh_component_max_fds{{{OPENBAO}}}": held(1024),
+            },
+            {
+                f"coinmesh_component_open_fds{{{OPENBAO}}}": held(900),
+                f"coinmesh_component_max_fds{{{OPENBAO}}}": held(4096),
+            },
+        ),
+    ),
     # A failure among few calls must not wake anybody.
     (
         "ErrorBudgetBurnsFast",

@@ -132,6 +132,7 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_SPARK_ARCHIVE_TRIGGER": "5",
         "COINMESH_TRACE_SAMPLING_RATIO": "0.2",
         "COINMESH_PROMETHEUS_SCRAPE_INTERVAL": "2s",
+        "COINMESH_COMPONENTS_INTERVAL_SECONDS": "5",
     }
     options = Options(ports="free", gateways=2, profile="full")
     workspace.close_meshes()  # this one wants the machine for itself

@@ -202,7 +202,7 @@ CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     # They have nothing but their health there.
     **{
         (component, "grpc"): _grpc("/coinmesh.any/Any", (grpc.StatusCode.UNIMPLEMENTED,))
-        for component in ("audit-anchor", "redis-exporter")
+        for component in ("audit-anchor", "component-exporter", "redis-exporter")
     },
     ("ratelimit", "grpc"): _handshake,
     ("log-store", "https"): _http,

@@ -38,7 +38,8 @@ def metrics_in(promql: str) -> set[str]:
 def prometheus(last_run: Any) -> Iterator[httpx.Client]:
     """Prometheus, after it has seen every component at work."""
     run, mesh = last_run, last_run.mesh
-    mesh.require("prometheus", "alertmanager", "redis-exporter", "audit-anchor")
+    mesh.require("prometheus", "alertmanager", "redis-exporter", "component-exporter")
+    mesh.require("audit-anchor", "jaeger", "ratelimit", "log-shipper")
     for _ in range(2):
         for instrument in run.instruments.values():
             run.rest.get(f"/v1/instruments/{instrument}/bars:view", params={"interval": "1s"})
@@ -65,6 +66,25 @@ def test_every_component_that_runs_is_scraped(run: Any, prometheus: httpx.Client
             f"{instance} is scraped",
             timeout=60,
         )
+
+
+def test_components_that_show_nothing_themselves_are_told_of(
+    run: Any, prometheus: httpx.Client
+) -> None:
+    told = {"openbao", "seaweedfs", "jaeger", "opensearch", "log-shipper", "ratelimit"}
+    assert not told & {target["job"] for target in run.mesh.mesh.metrics_targets()}
+    use = "cpu_seconds_total", "resident_bytes", "open_fds", "max_fds", "restarts_total"
+    for name in told:
+        eventually(
+            lambda one=name: series(
+                prometheus, f'coinmesh_component_ready{{component="{one}"}} == 1'
+            ),
+            f"{name} is told of",
+            timeout=60,
+        )
+        for each in use:
+            labels = f'component="{name}",replica="{name}"'
+            assert series(prometheus, f"coinmesh_component_{each}{{{labels}}}"), (name, each)
 
 
 def test_every_query_of_every_dashboard_finds_a_series(run: Any, prometheus: httpx.Client) -> None:

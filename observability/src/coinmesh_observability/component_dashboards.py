@@ -11,6 +11,54 @@ from coinmesh_observability.queries import (
     stat,
 )
 
+COMPONENTS = Dashboard(
+    "components",
+    "Components",
+    "Every process group that the supervisor keeps, also those without metrics of their own.",
+    {
+        "State": [
+            Panel(
+                "Answers its probe",
+                "short",
+                {"{{replica}}": "coinmesh_component_ready"},
+                text="Those that were stopped on purpose are not shown.",
+            ),
+            Panel(
+                "Restarts after crashes in an hour",
+                "short",
+                {"{{replica}}": increase("coinmesh_component_restarts_total", "replica")},
+                limit=3,
+            ),
+        ],
+        "Use": [
+            Panel(
+                "CPU",
+                "percentunit",
+                {"{{replica}}": rate("coinmesh_component_cpu_seconds_total", "replica")},
+                stacked=True,
+            ),
+            Panel(
+                "Memory",
+                "bytes",
+                {"{{replica}}": "coinmesh_component_resident_bytes"},
+                stacked=True,
+            ),
+            Panel(
+                "Descriptors of the process nearest to its limit",
+                "percentunit",
+                {"{{replica}}": "coinmesh_component_open_fds / coinmesh_component_max_fds"},
+                limit=0.8,
+            ),
+            stat(
+                "Supervisor silent for",
+                "s",
+                "time() - coinmesh_supervisor_answer_time_seconds",
+                90,
+            ),
+        ],
+    },
+)
+
 KAFKA = Dashboard(
     "kafka",
     "Kafka",
