@@ -61,10 +61,10 @@ HEAP_USED, HEAP_MOST = f"jvm_memory_used_bytes{{{HEAP}}}", f"jvm_memory_max_byte
 HEALTHY = 'envoy_cluster_membership_healthy{envoy_cluster_name="query-gateway"}'
 MEMBERS = 'envoy_cluster_membership_total{envoy_cluster_name="query-gateway"}'
 DLQ = f'kafka_log_logendoffset{{{KAFKA},topic="ingest.dlq.v1",partition="0"}}'
-BAD, GOOD = (
-    f'coinmesh_rpc_handled_total{{{RPC},code="INTERNAL"}}',
-    f'coinmesh_rpc_handled_total{{{RPC},code="OK"}}',
-)
+EDGE = 'job="envoy",instance="envoy"'
+PUBLIC = f'envoy_http_downstream_rq_xx{{{EDGE},envoy_http_conn_manager_prefix="public"'
+BAD, GOOD = (f'{PUBLIC},envoy_response_code_class="{digit}"}}' for digit in (5, 2))
+GRPC = f'envoy_cluster_grpc{{{EDGE},envoy_cluster_name="query-gateway"'
 
 
 def burn(slo: str, fires: float, quiet: float, hours: int) -> Case:
@@ -280,6 +280,16 @@ OTHERS: list[tuple[str, Case]] = [
                 f"coinmesh_component_open_fds{{{OPENBAO}}}": held(900),
                 f"coinmesh_component_max_fds{{{OPENBAO}}}": held(4096),
             },
+        ),
+    ),
+    # gRPC fails with HTTP status 200; what its caller asked wrongly is no fault of ours.
+    (
+        "ErrorBudgetBurnsFast",
+        Case(
+            {GOOD: growing(100, 2 * HOUR), f'{GRPC},grpc_status="14"}}': growing(2, 2 * HOUR)},
+            {GOOD: growing(100, 2 * HOUR), f'{GRPC},grpc_status="5"}}': growing(2, 2 * HOUR)},
+            "2h",
+            'slo="availability"',
         ),
     ),
     # A failure among few calls must not wake anybody.

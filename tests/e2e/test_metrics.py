@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from coinmesh_contracts.market.v1 import market_service_pb2, market_service_pb2_grpc
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.testing import eventually
 from coinmesh_observability.alerts import alerts, recordings
@@ -40,6 +42,9 @@ def prometheus(last_run: Any) -> Iterator[httpx.Client]:
     run, mesh = last_run, last_run.mesh
     mesh.require("prometheus", "alertmanager", "redis-exporter", "component-exporter")
     mesh.require("audit-anchor", "jaeger", "ratelimit", "log-shipper")
+    with grpc.secure_channel(mesh.endpoints["grpc"], mesh.user_credentials()) as channel:
+        stub = market_service_pb2_grpc.MarketServiceStub(channel)
+        stub.ListInstruments(market_service_pb2.ListInstrumentsRequest())
     for _ in range(2):
         for instrument in run.instruments.values():
             run.rest.get(f"/v1/instruments/{instrument}/bars:view", params={"interval": "1s"})

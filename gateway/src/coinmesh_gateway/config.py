@@ -15,6 +15,8 @@ from coinmesh_gateway.settings import Settings
 from coinmesh_gateway.tls import Tls
 from coinmesh_gateway.transcoder import transcoder
 
+#: `cluster.<name>.grpc.14` is one of the counters `envoy_cluster_grpc` with a label.
+_GRPC_STATUS = r"^cluster\..+\.grpc(\.(\d+))$"
 _STATS = ("cluster.", "http.public.", "listener.", "server.", "overload.", "cluster_manager.")
 
 
@@ -72,9 +74,10 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
             ]
         },
         "stats_config": {
+            "stats_tags": [{"tag_name": "grpc_status", "regex": _GRPC_STATUS}],
             "stats_matcher": {
                 "inclusion_list": {"patterns": [{"prefix": prefix} for prefix in _STATS]}
-            }
+            },
         },
     }
 

@@ -107,7 +107,9 @@ def _connection_manager(
 
 def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[str, Any]]:
     limits = settings.limits
-    filters = [http_filter("cors", "cors.v3.Cors"), _health()]
+    # gRPC fails with HTTP status 200: its own status is counted apart.
+    counted = http_filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=False)
+    filters = [http_filter("cors", "cors.v3.Cors"), _health(), counted]
     if settings.vault is not None:
         filters += users.filters(settings.vault)
     if settings.ratelimit:

@@ -35,6 +35,13 @@ ERRORS = Dashboard(
                 },
                 stacked=True,
             ),
+            Panel(
+                "gRPC by status, at Envoy",
+                "reqps",
+                {"{{grpc_status}}": rate("envoy_cluster_grpc", "grpc_status")},
+                stacked=True,
+                text="Of users who speak gRPC; 0 is OK. Its HTTP status is always 200.",
+            ),
             RPC_SECONDS,
         ],
         "Records": [
