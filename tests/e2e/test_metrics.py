@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ from coinmesh_observability.dashboards import ALL
 
 pytestmark = pytest.mark.e2e
 
-#: Names in PromQL are metrics if they begin so.
-METRIC = re.compile(
-    r"\b((?:coinmesh|process|jvm|kafka|cassandra|redis|envoy|prometheus|alertmanager)_[a-z0-9_]+)"
+#: What in PromQL is no metric: selectors, windows, lists of labels, functions, operators.
+ASIDE = re.compile(
+    r"\{[^}]*\}|\[[^]]*\]|\b(?:by|on|ignoring|group_left|group_right|without) \([^)]*\)"
+    r"|\b[a-z_0-9]+(?=\()|\b(?:and|or|unless|sum|min|max|avg|count)\b"
 )
-LABELS = re.compile(r"\{[^}]*\}|\b(?:by|on|ignoring|group_left|group_right|without) \([^)]*\)")
+METRIC = re.compile(r"(?<![\w.:])[a-zA-Z_:][\w:]*")
+#: Names in prose are metrics if they begin so, and nothing of ours in Python has that name.
+TOLD = re.compile(
+    r"\b(?:coinmesh|process|jvm|kafka|cassandra|redis|envoy|prometheus|alertmanager)_"
+    r"[a-z][a-z0-9_]*[a-z0-9]\b(?!_)"
+)
+DEFINED = re.compile(r"^ *(?:async )?def (\w+)", re.MULTILINE)
 PARTS = ("_bucket", "_count", "_sum", "_total")
 
 
@@ -33,7 +41,7 @@ def family(name: str) -> str:
 
 def metrics_in(promql: str) -> set[str]:
     """The families that a query names, labels aside."""
-    return {family(name) for name in METRIC.findall(LABELS.sub("", promql))}
+    return {family(name) for name in METRIC.findall(ASIDE.sub(" ", promql))}
 
 
 @pytest.fixture
@@ -125,20 +133,50 @@ def test_every_metric_that_is_spoken_of_exists(prometheus: httpx.Client) -> None
     metadata = prometheus.get("/api/v1/metadata").json()["data"]
     names = prometheus.get("/api/v1/label/__name__/values").json()["data"]
     there = {family(name) for name in (*metadata, *names)}
-    spoken = {
-        f"{dashboard.uid} / {panel.title}": metrics_in(expr)
+    asked = queries()
+    told = {str(page.relative_to(CHECKOUT)): metrics_told(page) for page in pages()}
+    assert "redis_up" in asked["RedisDown"]
+    assert "envoy_cluster_grpc" in told["gateway/README.md"]
+    missing = {
+        where: sorted(found - there) for where, found in (asked | told).items() if found - there
+    }
+    assert missing == {}
+
+
+@pytest.mark.parametrize("job", ["kafka", "cassandra"])
+def test_of_the_jvms_beans_nothing_is_scraped_that_nobody_asks_for(
+    prometheus: httpx.Client, job: str
+) -> None:
+    found = series(prometheus, f'count by (__name__) ({{job="{job}",__name__=~"{job}_.*"}})')
+    scraped = {family(each["metric"]["__name__"]) for each in found}
+    assert len(scraped) > 5
+    assert scraped <= set().union(*queries().values())
+
+
+def queries() -> dict[str, set[str]]:
+    """The metrics that panels, alerts and recorded rules ask for, by who asks."""
+    found = {
+        f"{dashboard.uid} / {panel.title}": set().union(*map(metrics_in, panel.queries.values()))
         for dashboard in ALL
         for panel in dashboard.panels
-        for expr in panel.queries.values()
     }
-    packages = {path.name for path in CHECKOUT.glob("**/src/coinmesh_*") if path.is_dir()}
-    spoken |= {alert.name: metrics_in(alert.expr) for alert in alerts()}
-    spoken |= {str(rule["record"]): metrics_in(rule["expr"]) for rule in recordings()}
-    for page in pages():
-        named = set(re.findall(r"\bcoinmesh_[a-z0-9_]*[a-z0-9]\b(?!_)", page.read_text()))
-        spoken[str(page.relative_to(CHECKOUT))] = {family(name) for name in named - packages}
-    missing = {where: sorted(named - there) for where, named in spoken.items() if named - there}
-    assert missing == {}
+    found |= {alert.name: metrics_in(alert.expr) for alert in alerts()}
+    for rule in recordings():
+        found.setdefault(str(rule["record"]), set()).update(metrics_in(rule["expr"]))
+    return found
+
+
+def metrics_told(page: Path) -> set[str]:
+    """The metrics that a page of the documentation names."""
+    return {family(name) for name in set(TOLD.findall(page.read_text())) - of_ours()}
+
+
+@cache
+def of_ours() -> set[str]:
+    """The names of packages, modules and functions."""
+    sources = [*CHECKOUT.glob("*/src/**/*.py"), *CHECKOUT.glob("*/*/src/**/*.py")]
+    names = {name for path in sources for name in (path.stem, path.parent.name)}
+    return names | {name for path in sources for name in DEFINED.findall(path.read_text())}
 
 
 def pages() -> list[Path]:
