@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +28,14 @@ from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 KEY_PREFIX = "rl:"
+LISTENERS = ("grpc", "http", "debug", "metrics")
 
 
 def environment(
-    settings: RedisSettings, grpc: Address, http: Address, debug: Address, config: Path
+    settings: RedisSettings, listen: Mapping[str, Address], config: Path
 ) -> dict[str, str]:
-    """What ratelimit is told; every listener is on an address that it is given."""
+    """What ratelimit is told; every listener (of LISTENERS) is on an address that it is given."""
+    grpc, http, debug, metrics = (listen[name] for name in LISTENERS)
     redis = urlsplit(settings.redis_url)
     told = {
         "GRPC_HOST": grpc.host,
@@ -45,7 +47,9 @@ def environment(
         "RUNTIME_ROOT": str(config.parent),
         "RUNTIME_SUBDIRECTORY": config.name,
         "RUNTIME_WATCH_ROOT": "false",
-        "DISABLE_STATS": "true",
+        "USE_STATSD": "false",
+        "USE_PROMETHEUS": "true",
+        "PROMETHEUS_ADDR": str(metrics),
         "LOG_FORMAT": "json",
         "REDIS_SOCKET_TYPE": "tcp",
         "REDIS_URL": redis.netloc,
@@ -135,13 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--run", required=True, type=Path, metavar="DIR", help="where its configuration goes"
     )
-    for name in ("grpc", "http", "debug"):
+    for name in LISTENERS:
         parser.add_argument(f"--{name}", required=True, type=Address.parse, metavar="HOST:PORT")
     given = parser.parse_args(arguments)
     try:
         settings = load(RedisSettings)
         runtime = given.run.absolute() / "quotas"
-        told = environment(settings, given.grpc, given.http, given.debug, runtime)
+        told = environment(settings, vars(given), runtime)
         write(runtime / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
     except SettingsError as error:
         logs.tell(__name__, f"coinmesh-ratelimit: {error}", logging.CRITICAL)

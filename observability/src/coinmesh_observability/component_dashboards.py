@@ -303,6 +303,24 @@ EDGE = Dashboard(
                 },
             ),
         ],
+        "Quotas": [
+            Panel(
+                "Requests counted",
+                "reqps",
+                {"{{key1}}": rate("ratelimit_service_rate_limit_total_hits", "key1")},
+                text="Of users with a limited tier, and attempts to log in.",
+            ),
+            Panel(
+                "Beyond the quota",
+                "reqps",
+                {
+                    "{{key1}}": rate("ratelimit_service_rate_limit_total_hits", "key1")
+                    + " - "
+                    + rate("ratelimit_service_rate_limit_within_limit", "key1"),
+                },
+                text="Answered 429.",
+            ),
+        ],
         "Charts": [
             Panel(
                 "Found in",
