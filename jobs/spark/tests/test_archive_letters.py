@@ -8,7 +8,7 @@ from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_spark.archive_task import _dead_letters
 
-KNOWN, LETTERS = 7, 9
+KNOWN, LETTERS, OURS = 7, 9, 11
 
 
 class Store:
@@ -20,6 +20,7 @@ class Store:
         self.kafka, self.sent, self.flushed = self, [], False
 
     def accepts(self, topic, schema_id):
+        assert schema_id != OURS, "the release's own schema is known without the registry"
         return schema_id == KNOWN
 
     def send(self, topic, key, value):
@@ -42,15 +43,17 @@ def told(topic, values):
         }
     )
     store = Store()
-    counts = _dead_letters(store, topic, table, LETTERS)
+    schemas = {topics.DEAD_LETTERS.name: LETTERS, topics.QUOTES.name: OURS}
+    counts = _dead_letters(store, topic, table, schemas)
     assert store.flushed is bool(store.sent)
     return counts, store.sent
 
 
 def test_each_bad_record_is_told_once_with_its_place():
     good = framing.header(KNOWN) + Quote(event_id="q").SerializeToString()
+    ours = framing.header(OURS) + Quote(event_id="o").SerializeToString()
     bad = [b"no frame", framing.header(8) + b"\0", framing.header(KNOWN) + b"\xff\xff\xff", None]
-    counts, letters = told(topics.QUOTES.name, [good, *bad, good])
+    counts, letters = told(topics.QUOTES.name, [good, *bad, ours])
     assert sum(counts.values()) == 4
     assert (counts["UNKNOWN_SCHEMA_ID"], counts["BAD_PROTOBUF"]) == (1, 1)
     assert [key for key, _ in letters] == [b"binance.X"] * 4

@@ -20,13 +20,16 @@ NAME: Final = "archive"
 class ArchiveQuery:
     """Runs batches; `on_batch` is told what each one's tasks did."""
 
+    # It writes once a minute, and each start takes CPU that the bars need.
+    patience = 5.0
+
     def __init__(
         self,
         settings: StreamSettings,
-        dead_letters: int,
+        schemas: dict[str, int],
         on_batch: Callable[[int, list[Row]], None],
     ) -> None:
-        self._settings, self._dead_letters, self._on_batch = settings, dead_letters, on_batch
+        self._settings, self._schemas, self._on_batch = settings, schemas, on_batch
         self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
 
@@ -70,8 +73,11 @@ class ArchiveQuery:
             batch=batch,
             max_bytes=self._settings.spark_archive_max_bytes,
             trades=self._settings.spark_archive_trades,
-            dead_letters=self._dead_letters,
+            schemas=self._schemas,
             pids=self._pids,
         )
         task = archive_task.function(plan)
-        self._on_batch(batch, frame.mapInArrow(task, archive_task.RESULT).collect())
+        # The other half of the slots is always the bars', whatever the store and the registry do.
+        slots = max(1, frame.sparkSession.sparkContext.defaultParallelism // 2)
+        done = frame.coalesce(slots).mapInArrow(task, archive_task.RESULT).collect()
+        self._on_batch(batch, done)

@@ -1,7 +1,7 @@
-"""The archive's task: the records of one Kafka partition to objects, as they are.
+"""The archive's task: the records of some Kafka partitions to objects, as they are.
 
 An object is named by its first and last offset and cut by size alone, so a batch that is run again
-writes the same objects. The trades' task also fills the table of recent trades. What is not an
+writes the same objects. Trades also fill the table of recent trades. What is not an
 event of its topic is archived like all else, and told as a dead letter; the trades' are the bars'
 query's to tell.
 """
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -69,14 +71,14 @@ class Plan:
         batch: The batch's number.
         max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
         trades: Whether to fill the table of recent trades.
-        dead_letters: The schema id of the dead letters.
+        schemas: Each topic's schema id of this release; of any other the registry is asked.
         pids: Process ids of the driver and its JVM, for failpoints.
     """
 
     batch: int
     max_bytes: int
     trades: bool
-    dead_letters: int
+    schemas: dict[str, int]
     pids: dict[str, int]
 
 
@@ -90,12 +92,15 @@ class _Store:
         self.files = object_store.connect(self._settings)
         self._known_schemas: set[int] = set()
         self._accepted: dict[tuple[str, int], bool] = {}
+        self._renewals = Renewals(self._version)
+
+    def _version(self) -> object:
         files = certificate_files(self._settings)
-        self._renewals = Renewals(files.version if files else None)
+        return files and files.version(), self._settings.s3_credentials()
 
     @property
     def stale(self) -> bool:
-        """Whether the connections were made with a certificate that has been renewed since."""
+        """Whether the connections were made with a certificate or keys renewed since."""
         return self._renewals.pending() is not None
 
     def remember(self, before: _Store) -> None:
@@ -200,27 +205,51 @@ def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
 
 def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Archive a partition's records."""
+    """Archive the records of some partitions, which come one after the other."""
     store = _store()
+    for (topic, partition), records in groupby(_runs(batches), key=itemgetter(0)):
+        yield _partition(store, plan, topic, partition, map(itemgetter(1), records))
+
+
+def _runs(
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
+    """The records in pieces that are of one partition, with this."""
+    for batch in batches:
+        begin = 0
+        while begin < len(batch):
+            rest = batch.slice(begin)
+            place = rest.column("topic")[0], rest.column("partition")[0]
+            same = pc.and_(
+                pc.equal(rest.column("topic"), place[0]),
+                pc.equal(rest.column("partition"), place[1]),
+            )
+            other = pc.index(same, False).as_py()
+            length = len(rest) if other < 0 else other
+            yield (place[0].as_py(), place[1].as_py()), rest.slice(0, length)
+            begin += length
+
+
+def _partition(
+    store: _Store, plan: Plan, topic: str, partition: int, batches: Iterator[pa.RecordBatch]
+) -> pa.RecordBatch:
+    """Archive a partition's records; what was done."""
     objects = records = size = trades = appended = 0
-    topic, partition = "", -1
     dead: Counter[str] = Counter()
     for table in _cut(batches, plan.max_bytes):
-        topic, partition = table.column("topic")[0].as_py(), table.column("partition")[0].as_py()
         size += _archive(store, topic, partition, table)
         appended = table.column("timestamp").cast(pa.int64())[-1].as_py() // 1000
         objects += 1
         records += len(table)
         failpoints.reach("archived", plan.batch, plan.pids)
         if topic not in _TOLD_ELSEWHERE:
-            dead += _dead_letters(store, topic, table, plan.dead_letters)
+            dead += _dead_letters(store, topic, table, plan.schemas)
         if plan.trades and topic == topics.TRADES.name:
             trades += store.cassandra.write(trade_rows(table), TRADE_CONCURRENCY)
-    if objects:
-        found = json.dumps(dead)
-        report = (topic, partition, appended, objects, records, size, trades, found)
-        arrays = [pa.array([v], f.type) for v, f in zip(report, _RESULT, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
+    found = json.dumps(dead)
+    report = (topic, partition, appended, objects, records, size, trades, found)
+    arrays = [pa.array([v], f.type) for v, f in zip(report, _RESULT, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
 
 
 def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table]:
@@ -268,19 +297,21 @@ def _archive(store: _Store, topic: str, partition: int, table: pa.Table) -> int:
     return data.size
 
 
-def _dead_letters(store: _Store, topic: str, table: pa.Table, schema_id: int) -> Counter[str]:
+def _dead_letters(
+    store: _Store, topic: str, table: pa.Table, schemas: dict[str, int]
+) -> Counter[str]:
     """Tell of the records that are not events of their topic; how many, by reason."""
     known = topics.BY_NAME[topic]
     if known.message is None:
         return Counter()
-    header = framing.header(schema_id)
+    header = framing.header(schemas[DEAD_LETTERS])
     dead: Counter[str] = Counter()
     for row, value in enumerate(table.column("value").to_pylist()):
         if value is None and known.retention_days is None:
             continue  # a compacted topic's way to forget a key
         try:
             found, payload = framing.split(value)
-            if store.accepts(topic, found):
+            if found == schemas.get(topic) or store.accepts(topic, found):
                 known.message.FromString(payload)
                 continue
             reason, detail = "UNKNOWN_SCHEMA_ID", f"schema id {found} isn't one of {topic}'s"

@@ -24,6 +24,8 @@ NAME: Final = "bars"
 class BarsQuery:
     """Runs batches; `on_batch` is told what each one's tasks did."""
 
+    patience = 0.5
+
     def __init__(
         self,
         settings: StreamSettings,

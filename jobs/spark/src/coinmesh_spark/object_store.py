@@ -26,7 +26,9 @@ def connect(settings: S3Settings) -> fs.S3FileSystem:
         scheme=url.scheme,
         region="us-east-1",
         connect_timeout=5,
-        request_timeout=30,
+        # A task that waits keeps the bars' tasks waiting: the query is what tries again.
+        request_timeout=10,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         force_virtual_addressing=False,
         tls_ca_file_path=str(files.roots) if files else None,
     )

@@ -37,7 +37,6 @@ from meshkit.tls import certificate_files
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.5
-_WRITTEN: Final = (topics.BARS, topics.INDICATORS, topics.DEAD_LETTERS)
 
 
 class JvmLostError(Exception):
@@ -48,6 +47,8 @@ class Query(Protocol):
     """One of the application's queries."""
 
     fatal: Exception | None
+    patience: float
+    """Longest wait before the first try after a failure, in seconds."""
 
     def check(self) -> None:
         """Raise if it must not start."""
@@ -68,7 +69,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
     """
     with _only_one(settings):
         known = Registry(settings).resolve_now(
-            {topic.name: topic.message for topic in (topics.TRADES, *_WRITTEN) if topic.message}
+            {topic.name: topic.message for topic in topics.ALL if topic.message}
         )
         admin = AdminClient(client_config(settings, settings.service_name), logger=_log)
         names = [topic.name for topic in topics.ALL]
@@ -78,9 +79,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         told = StreamMetrics(numbers)
         queries: dict[str, Query] = {
             bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
-            archive_query.NAME: ArchiveQuery(
-                settings, known.ids[topics.DEAD_LETTERS.name], told.archive_batch
-            ),
+            archive_query.NAME: ArchiveQuery(settings, dict(known.ids), told.archive_batch),
         }
         if only:
             queries = {only: queries[only]}
@@ -108,7 +107,7 @@ class _Watched:
     def __init__(self, query: Query) -> None:
         self.query = query
         self.running: StreamingQuery | None = None
-        self.backoff = Backoff(base=0.5, cap=15.0, healthy_after=30.0)
+        self.backoff = Backoff(base=query.patience, cap=15.0, healthy_after=30.0)
         self.wait = 0.0
 
 
@@ -124,27 +123,28 @@ def _watch(
     watched = {name: _Watched(query) for name, query in queries.items()}
     while not stop.wait(_TICK_SECONDS):
         try:
-            if (version := renewals.pending()) is not None:
-                _renew(watched)
-                renewals.taken(version)
+            version = renewals.pending()
             for name, one in watched.items():
+                if version is not None:
+                    _renew(name, one)
                 _step(spark, name, one, told, brokers)
+            if version is not None:
+                renewals.taken(version)
         except (Py4JError, ConnectionError) as error:
             if stop.is_set():
                 return
             raise JvmLostError(f"Spark's JVM is gone ({error})") from error
 
 
-def _renew(watched: dict[str, _Watched]) -> None:
-    """End the queries' runs; each goes on from its checkpoint with the certificate of now.
+def _renew(name: str, one: _Watched) -> None:
+    """End a query's run; it goes on from its checkpoint with the certificate of now.
 
-    A query's Kafka clients are made when it starts and read their keystore then.
+    Its Kafka clients are made when it starts and read their keystore then.
     """
-    for name, one in watched.items():
-        if one.running is not None and one.running.isActive:
-            one.running.stop()
-            one.running, one.wait = None, 0.0
-            _log.info("query %s goes on with the renewed certificate", name)
+    if one.running is not None and one.running.isActive:
+        one.running.stop()
+        one.running, one.wait = None, 0.0
+        _log.info("query %s goes on with the renewed certificate", name)
 
 
 def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
