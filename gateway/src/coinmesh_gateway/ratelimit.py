@@ -1,7 +1,8 @@
 """The command `coinmesh-ratelimit`: runs envoyproxy/ratelimit as a service of the mesh.
 
 It is told where Redis is and who it is there by the mesh's own settings. It doesn't take up a
-renewed certificate towards Redis, so it is started anew then; Envoy lets requests pass meanwhile.
+renewed certificate or password towards Redis, so it is started anew then; Envoy lets requests pass
+meanwhile.
 Its lines are brought into the mesh's form here.
 """
 
@@ -13,9 +14,10 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -76,26 +78,29 @@ def environment(
     return told
 
 
-async def run(program: str, settings: RedisSettings, told: dict[str, str]) -> int:
-    """Runs it until a signal or its own end; its exit status."""
+async def run(program: str, settings: RedisSettings, tell: Callable[[], dict[str, str]]) -> int:
+    """Runs it, each time with what `tell` gives, until a signal or its own end; its exit status."""
     stopping, renewed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     files = certificate_files(settings)
-    following = files and asyncio.create_task(follow(files.version, renewed.set))
+
+    def version() -> object:
+        return files and files.version(), settings.redis_credentials()
+
+    following = asyncio.create_task(follow(version, renewed.set))
     try:
         while True:
             renewed.clear()
             child = await asyncio.create_subprocess_exec(
-                program, env={**os.environ, **told}, stdout=PIPE, stderr=STDOUT
+                program, env={**os.environ, **tell()}, stdout=PIPE, stderr=STDOUT
             )
             assert child.stdout is not None
             passing = asyncio.create_task(_pass_on(child.stdout))
-            if following is not None:
-                # The first call tells of the certificate that it starts with.
-                await asyncio.sleep(0)
-                renewed.clear()
+            # The first call tells of what it starts with.
+            await asyncio.sleep(0)
+            renewed.clear()
             waits = [asyncio.create_task(step()) for step in (stopping.wait, renewed.wait)]
             ended = asyncio.create_task(child.wait())
             await asyncio.wait([*waits, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -110,10 +115,9 @@ async def run(program: str, settings: RedisSettings, told: dict[str, str]) -> in
             await passing
             if stopping.is_set():
                 return 0
-            _log.info("the certificate was renewed: starting anew")
+            _log.info("the certificate or the password was renewed: starting anew")
     finally:
-        if following is not None:
-            following.cancel()
+        following.cancel()
 
 
 async def _pass_on(output: asyncio.StreamReader) -> None:
@@ -145,10 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = load(RedisSettings)
         runtime = given.run.absolute() / "quotas"
-        told = environment(settings, vars(given), runtime)
+        tell = partial(environment, settings, vars(given), runtime)
+        tell()  # a wrong setting is told of now
         write(runtime / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
     except SettingsError as error:
         logs.tell(__name__, f"coinmesh-ratelimit: {error}", logging.CRITICAL)
         raise SystemExit(2) from error
     logs.configure(quotas.SERVICE, "INFO")
-    raise SystemExit(asyncio.run(run(given.program, settings, told)))
+    raise SystemExit(asyncio.run(run(given.program, settings, tell)))

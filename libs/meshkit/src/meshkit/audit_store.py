@@ -57,7 +57,15 @@ class AnchorStore:
 
     def __init__(self, settings: AuditStoreSettings) -> None:
         self.bucket, self._endpoint = settings.audit_bucket, settings.s3_endpoint
-        self._s3 = s3_client(settings)
+        self._settings, self._keys = settings, settings.s3_credentials()
+        self._client = s3_client(settings)
+
+    @property
+    def _s3(self) -> Any:
+        """A client with the keys of now: boto3 keeps those that it was made with."""
+        if (keys := self._settings.s3_credentials()) != self._keys:
+            self._client, self._keys = s3_client(self._settings), keys
+        return self._client
 
     def create(self, days: int) -> None:
         """Make the bucket, and keep every object in it for `days`, whoever asks for less."""
