@@ -11,7 +11,7 @@ import pytest
 
 from coinmesh_access import users
 from coinmesh_access.accounting import operator
-from coinmesh_access.login import SETUP
+from coinmesh_access.login import USERS
 from coinmesh_cli import audit
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local import local_user
@@ -86,7 +86,7 @@ def test_without_kafka_users_stay_as_they_are(home: TestMesh, command: Command) 
     refused = command("coinmesh-vault", "user", "add", name, *at)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "COINMESH_KAFKA_BOOTSTRAP_SERVERS is not set" in refused.stderr
-    admin = place.login(home.home.secrets, SETUP)
+    admin = place.login(home.home.secrets, USERS)
     assert name not in {user.name for user in users.listed(admin)}
     settings = {key: home.settings_of("cli")[key] for key in SETTINGS}
     made = command("coinmesh-vault", "user", "add", name, *at, **settings)

@@ -7,7 +7,7 @@ import pytest
 from hvac.exceptions import VaultError
 
 from coinmesh_access import users
-from coinmesh_access.login import SETUP
+from coinmesh_access.login import USERS
 from coinmesh_gateway.quotas import Quota, Quotas, configuration, shipped
 from coinmesh_local import local_user
 from coinmesh_local.testing import TestMesh, eventually
@@ -40,7 +40,7 @@ def closed(mesh: TestMesh) -> TestMesh:
 def client(mesh: TestMesh, name: str, tier: str) -> httpx.Client:
     """The public listener as a new user of a tier."""
     place = local_user.vault(mesh.mesh)
-    key = users.add(place.login(mesh.home.secrets, SETUP), name, "viewer", tier=tier)
+    key = users.add(place.login(mesh.home.secrets, USERS), name, "viewer", tier=tier)
     token = users.exchange(place.client(), key)
     rest = mesh.rest()
     rest.auth = None
@@ -103,7 +103,7 @@ def test_without_ratelimit_requests_pass_and_are_told_of(closed: TestMesh) -> No
 @pytest.mark.component
 def test_a_key_taken_away_is_taken_away(closed: TestMesh) -> None:
     place = local_user.vault(closed.mesh)
-    admin = place.login(closed.home.secrets, SETUP)
+    admin = place.login(closed.home.secrets, USERS)
     key = users.add(admin, "quota-gone", "viewer")
     assert "quota-gone" in {user.name for user in users.listed(admin)}
     users.remove(admin, "quota-gone")

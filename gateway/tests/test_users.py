@@ -40,7 +40,7 @@ class Edge:
     def token(self, role: str = "viewer", **more: Any) -> str:
         """A new user's token."""
         self.issued += 1
-        key = users.add(self.bao.admin(), f"user{self.issued}", role, **more)
+        key = users.add(self.bao.users(), f"user{self.issued}", role, **more)
         return users.exchange(self.bao.vault.client(), key)
 
     def get(self, token: str | None, path: str = "/v1/session", **more: Any) -> httpx.Response:
@@ -137,7 +137,7 @@ def test_grpc_needs_a_token_too(edge: Edge) -> None:
 
 def test_an_expired_token_or_one_for_somebody_else_is_refused(edge: Edge) -> None:
     admin = edge.bao.admin()
-    key = users.add(admin, "brief", "viewer")
+    key = users.add(edge.bao.users(), "brief", "viewer")
     role = f"identity/oidc/role/{users.ROLE}"
     kept = admin.read(role)["data"]
     try:

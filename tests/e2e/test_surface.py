@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from coinmesh_access import users
-from coinmesh_access.login import SETUP
+from coinmesh_access.login import USERS
 from coinmesh_local import local_user
 
 pytestmark = pytest.mark.e2e
@@ -100,7 +100,7 @@ def reason(response: Any) -> tuple[int, str]:
 
 def test_roles_are_held_to_from_the_listener_to_the_service(run: Any) -> None:
     place = local_user.vault(run.mesh.mesh)
-    key = users.add(place.login(run.mesh.home.secrets, SETUP), "reader", "viewer", "unlimited")
+    key = users.add(place.login(run.mesh.home.secrets, USERS), "reader", "viewer", "unlimited")
     rest = run.mesh.rest()
     rest.auth = None
     path = "/v1/collectors/binance/subscriptions"

@@ -11,7 +11,7 @@ import typer
 from hvac.exceptions import VaultError
 
 from coinmesh_access import accounting, users
-from coinmesh_access.login import SETUP, explained
+from coinmesh_access.login import USERS, explained
 from coinmesh_cli.records import settings_of
 from coinmesh_local import local_user
 from coinmesh_local.mesh import Mesh
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def _administering() -> Generator[hvac.Client]:
     mesh = Mesh.recorded(Home.from_environment())
     place = local_user.vault(mesh)
-    client = place.login(mesh.home.secrets, SETUP)
+    client = place.login(mesh.home.secrets, USERS)
     try:
         yield client
     except (VaultError, requests.RequestException) as error:

@@ -198,6 +198,36 @@ def test_only_the_anchoring_process_may_sign_anchors(bao: Any) -> None:
                 Signer(bao.vault, bao.secrets, name).sign(document)
     with pytest.raises(VaultUnavailableError, match="permission denied"):
         Signer(bao.vault, bao.secrets, "redis").public_keys()
+    for client in (bao.admin(), bao.users()):
+        with pytest.raises(Forbidden):
+            client.write_data("transit/sign/audit", data={"input": ""})
+
+
+def test_who_keeps_users_can_do_nothing_else(bao: Any) -> None:
+    client = bao.users()
+    users.add(client, "zoe", "viewer")
+    for path, data in (
+        ("auth/users/users/zoe", {"password": "x", "token_policies": "setup"}),
+        ("auth/users/users/zoe", {"password": "x", "token_policies": ["user", "setup"]}),
+        ("auth/users/users/zoe", {"password": "x", "policies": "setup"}),
+        ("auth/users/users/zoe/policies", {"token_policies": "user,setup"}),
+        ("identity/entity/name/zoe", {"policies": ["setup"]}),
+        ("identity/group/name/viewer", {"policies": ["setup"]}),
+        ("identity/group", {"name": "more", "policies": ["setup"]}),
+        ("identity/oidc/key/coinmesh-users/rotate", {}),
+        ("auth/approle/role/setup/secret-id", {}),
+        ("sys/policies/acl/vault-users", {"policy": ""}),
+        ("pki_int/issue/kafka", {}),
+        ("transit/keys/audit", {}),
+    ):
+        with pytest.raises(Forbidden):
+            client.write_data(path, data=data)
+    for path in ("kv/data/seaweedfs/sse", "auth/approle/role/setup/role-id"):
+        with pytest.raises(Forbidden):
+            client.read(path)
+    with pytest.raises(Forbidden):
+        users.add(bao.admin(), "zoe", "admin")
+    users.remove(client, "zoe")
 
 
 def claims(token: str) -> dict[str, Any]:
@@ -206,7 +236,7 @@ def claims(token: str) -> dict[str, Any]:
 
 
 def test_an_api_key_becomes_a_short_jwt(bao: Any) -> None:
-    admin = bao.admin()
+    admin = bao.users()
     key = users.add(admin, "ann", "editor", tier="pro")
     found = claims(users.exchange(bao.vault.client(), key))
     assert (found["name"], found["roles"], found["tier"]) == ("ann", ["editor"], "pro")
@@ -224,7 +254,7 @@ def test_an_api_key_becomes_a_short_jwt(bao: Any) -> None:
 
 def test_a_jwt_is_signed_by_a_published_key_through_rotations(bao: Any) -> None:
     admin = bao.admin()
-    key = users.add(admin, "bob", "viewer")
+    key = users.add(bao.users(), "bob", "viewer")
     token = users.exchange(bao.vault.client(), key)
     admin.write_data("identity/oidc/key/coinmesh-users/rotate", data={})
     later = users.exchange(bao.vault.client(), key)
@@ -245,7 +275,7 @@ def test_what_is_no_api_key_is_refused(bao: Any, key: str) -> None:
 
 def test_users_have_a_role_that_exists(bao: Any) -> None:
     with pytest.raises(UserError, match="viewer, editor, admin"):
-        users.add(bao.admin(), "eve", "root")
+        users.add(bao.users(), "eve", "root")
 
 
 def test_pods_may_log_in_as_their_service_only(bao: Any) -> None:

@@ -79,7 +79,7 @@ async def refused(stub: Any, cookies: str = "", **request: Any) -> str:
 
 
 async def test_a_key_becomes_a_token(bao: Server) -> None:
-    key = users.add(bao.admin(), "ann", "editor", tier="pro")
+    key = users.add(bao.users(), "ann", "editor", tier="pro")
     async with serving(bao.vault.address, bao.vault.ca) as stub:
         session, cookies = await create(stub, api_key=key)
         assert (session.user, list(session.roles), session.tier) == ("ann", ["editor"], "pro")
@@ -91,7 +91,7 @@ async def test_a_key_becomes_a_token(bao: Server) -> None:
 async def test_a_browser_gets_cookies_and_by_them_new_tokens_until_its_user_is_removed(
     bao: Server,
 ) -> None:
-    admin = bao.admin()
+    admin = bao.users()
     key = users.add(admin, "bob", "viewer")
     async with serving(bao.vault.address, bao.vault.ca) as stub:
         session, cookies = await create(stub, api_key=key, browser=True)
@@ -120,7 +120,7 @@ async def test_a_browser_gets_cookies_and_by_them_new_tokens_until_its_user_is_r
 
 
 async def test_a_new_key_ends_the_sessions_made_with_the_one_before(bao: Server) -> None:
-    admin = bao.admin()
+    admin = bao.users()
     old, bystander = users.add(admin, "cat", "editor"), users.add(admin, "dan", "viewer")
     async with serving(bao.vault.address, bao.vault.ca) as stub:
         sent: list[str] = []
@@ -137,7 +137,7 @@ async def test_a_new_key_ends_the_sessions_made_with_the_one_before(bao: Server)
 
 
 async def test_who_has_no_valid_key_gets_nothing(bao: Server) -> None:
-    key = users.add(bao.admin(), "eve", "viewer")
+    key = users.add(bao.users(), "eve", "viewer")
     async with serving(bao.vault.address, bao.vault.ca) as stub:
         assert await refused(stub) == "LOGIN_REQUIRED"
         assert await refused(stub, f"{LOGIN_COOKIE}=made-up") == "LOGIN_REFUSED"

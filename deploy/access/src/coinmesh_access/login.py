@@ -12,6 +12,8 @@ from coinmesh_access import files
 
 #: The directory of `coinmesh-vault setup`'s own login below the secrets directory.
 SETUP = "vault-setup"
+#: That of who keeps users, made by the setup.
+USERS = "vault-users"
 TIMEOUT_SECONDS = 10
 
 

@@ -9,7 +9,9 @@ path "pki/*"               { capabilities = ["create", "read", "update", "list",
 path "pki_int/*"           { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }
 path "auth/approle/*"      { capabilities = ["create", "read", "update", "delete", "list"] }
 path "auth/kubernetes/*"   { capabilities = ["create", "read", "update", "delete", "list"] }
-path "auth/users/*"        { capabilities = ["create", "read", "update", "delete", "list"] }
-path "identity/*"          { capabilities = ["create", "read", "update", "delete", "list"] }
+path "identity/oidc/*"     { capabilities = ["create", "read", "update"] }
+path "identity/group"      { capabilities = ["create", "update"] }
+path "identity/group/name/*" { capabilities = ["read"] }
 path "kv/*"                { capabilities = ["create", "read", "update", "delete", "list"] }
-path "transit/*"           { capabilities = ["create", "read", "update", "list"] }
+# It makes the key and signs nothing with it.
+path "transit/keys/audit"  { capabilities = ["create", "read", "update"] }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import requests
 from hvac.exceptions import VaultError
 
 from coinmesh_access import credentials, pki, store_key, users
-from coinmesh_access.login import SETUP, Vault, ensure_approle, explained
+from coinmesh_access.login import SETUP, USERS, Vault, ensure_approle, explained
 from coinmesh_access.pki import Lives
 from coinmesh_access.table import AccessTable
 from coinmesh_access.users import TokenLives
@@ -65,6 +66,10 @@ def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setu
         client.secrets.transit.create_key(AUDIT_KEY, key_type="ed25519")
         done.append("made the audit key")
     users.ensure_issuer(client, setup.token_lives)
+    rules = resources("coinmesh_access").joinpath("users-policy.hcl").read_text()
+    client.sys.create_or_update_acl_policy(USERS, rules)
+    if ensure_approle(client, secrets_dir, USERS, _approle(USERS, setup)):
+        done.append(f"made the login of {USERS}")
     for name in table.services:
         pki.ensure_role(client, table, name, setup.lives, setup.domains)
         client.sys.create_or_update_acl_policy(name, policy(table, name))

@@ -12,7 +12,7 @@ import hvac
 
 from coinmesh_access import openbao, table
 from coinmesh_access import setup as vault_setup
-from coinmesh_access.login import SETUP, Vault, VaultUnavailableError
+from coinmesh_access.login import SETUP, USERS, Vault, VaultUnavailableError
 from coinmesh_access.pki import Lives
 from coinmesh_access.setup import Setup
 
@@ -95,6 +95,9 @@ class Server:
 
     def admin(self) -> hvac.Client:
         return self.vault.login(self.secrets, SETUP)
+
+    def users(self) -> hvac.Client:
+        return self.vault.login(self.secrets, USERS)
 
     def service(self, name: str) -> hvac.Client:
         return self.vault.login(self.secrets, name)

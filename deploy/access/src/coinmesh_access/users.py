@@ -110,7 +110,7 @@ def add(
         f"auth/{MOUNT}/users/{name}",
         data={
             "password": secret,
-            "token_policies": [POLICY],
+            "token_policies": POLICY,
             "token_no_default_policy": True,
             # Kept nowhere, so that logins cost Vault nothing.
             "token_type": "batch",

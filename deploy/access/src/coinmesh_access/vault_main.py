@@ -15,7 +15,7 @@ from hvac.exceptions import VaultError
 from coinmesh_access import accounting, credentials, files, openbao, users
 from coinmesh_access import setup as vault_setup
 from coinmesh_access.credentials import Kind
-from coinmesh_access.login import SETUP, VaultUnavailableError, explained
+from coinmesh_access.login import SETUP, USERS, VaultUnavailableError, explained
 from coinmesh_access.pki import Lives
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
@@ -61,10 +61,12 @@ def _told() -> Generator[None]:
 
 
 @contextmanager
-def _administering(address: str, ca: Path, secrets: Path) -> Generator[hvac.Client]:
+def _administering(
+    address: str, ca: Path, secrets: Path, who: str = SETUP
+) -> Generator[hvac.Client]:
     place = vault(address, ca)
     with _told():
-        client = place.login(secrets, SETUP)
+        client = place.login(secrets, who)
         try:
             yield client
         except (VaultError, requests.RequestException) as error:
@@ -185,7 +187,7 @@ def user_add(
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Make a user, or a new key for one, and print its API key, which is shown only here."""
-    with _administering(address, ca, secrets) as client:
+    with _administering(address, ca, secrets, USERS) as client:
         typer.echo(accounting.add_user(read(AuditSettings), client, name, role, tier))
 
 
@@ -206,7 +208,7 @@ def user_ensure(
         with suppress(VaultError, UserError):
             users.exchange(place.client(), key.read_text().strip())
             return
-    with _administering(address, ca, secrets) as client:
+    with _administering(address, ca, secrets, USERS) as client:
         files.private_directory(key.parent.parent)
         files.private_directory(key.parent)
         made = accounting.add_user(read(AuditSettings), client, name, role, tier)
@@ -222,7 +224,7 @@ def user_remove(
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Take a user's key and logins away; JWTs that it holds run out by themselves."""
-    with _administering(address, ca, secrets) as client:
+    with _administering(address, ca, secrets, USERS) as client:
         accounting.remove_user(read(AuditSettings), client, name)
 
 
@@ -233,7 +235,7 @@ def user_list(
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Print every user with role and tier."""
-    with _administering(address, ca, secrets) as client:
+    with _administering(address, ca, secrets, USERS) as client:
         for user in users.listed(client):
             typer.echo(f"{user.name:<24} {user.role:<8} {user.tier}")
 
