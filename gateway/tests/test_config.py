@@ -16,6 +16,7 @@ from coinmesh_gateway.catalogue import CatalogueError, Service, parse, servers, 
 from coinmesh_gateway.config import generate
 from coinmesh_gateway.main import main
 from coinmesh_gateway.settings import Settings
+from coinmesh_local.paths import LOCAL
 from meshkit.settings import Address
 
 ARGUMENTS = {
@@ -70,6 +71,9 @@ def test_traces_go_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.Mo
     provider = network["typed_config"]["tracing"]["provider"]["typed_config"]
     sampler = provider["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
     assert sampler["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
+    # Jaeger drops Envoy's spans without it.
+    (tag,) = network["typed_config"]["tracing"]["custom_tags"]
+    assert f'attributes["{tag["tag"]}"] == nil' in (LOCAL / "config" / "jaeger.yaml").read_text()
 
 
 def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:

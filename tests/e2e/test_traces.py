@@ -6,6 +6,7 @@ import secrets
 import subprocess
 from typing import Any
 
+import httpx
 import pytest
 
 from coinmesh_cli import trace
@@ -63,6 +64,31 @@ def test_every_service_stands_in_traces_where_it_belongs(
 
     eventually(complete, f"all of {sorted(EDGES)} are seen")
     assert seen == EDGES
+
+
+def test_only_a_users_request_takes_a_place_among_the_traces(run: Any, jaeger: Jaeger) -> None:
+    def ask(**changed: Any) -> tuple[str, int]:
+        trace_id = secrets.token_hex(16)
+        sampled = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+        return trace_id, run.rest.get("/v1/instruments", headers=sampled, **changed).status_code
+
+    def envoys(trace_id: str) -> list[Span]:
+        return [span for span in jaeger.trace(trace_id) if span.service == "envoy"]
+
+    strangers = [ask(auth=None), ask(auth=forged)]
+    assert [status for _, status in strangers] == [401, 401]
+    # Envoy sends its spans in their order: when the user's is there, theirs would be.
+    users, status = ask()
+    assert status == 200
+    eventually(lambda: envoys(users), "the user's request is traced")
+    assert [envoys(trace_id) for trace_id, _ in strangers] == [[], []]
+
+
+def forged(request: httpx.Request) -> httpx.Request:
+    """Claims to be somebody: by a token not of Vault, and by the header that only Envoy sets."""
+    request.headers["authorization"] = f"Bearer {'e30.' * 2}e30"
+    request.headers["x-coinmesh-tier"] = "unlimited"
+    return request
 
 
 def test_a_trade_leads_to_its_bar_on_the_live_view(run: Any, jaeger: Jaeger) -> None:

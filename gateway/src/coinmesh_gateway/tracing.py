@@ -5,10 +5,13 @@ from typing import Any
 
 from coinmesh_gateway.clusters import plain_cluster
 from coinmesh_gateway.tls import Tls
+from meshkit.authz import TIER_HEADER
 from meshkit.settings import Address, TelemetrySettings
 
 CLUSTER = "jaeger"
 SERVICE = "envoy"
+#: The span's attribute of a request whose user is known; Jaeger drops Envoy's spans without it.
+TIER = "coinmesh.tier"
 _SAMPLERS = "type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3."
 
 
@@ -16,7 +19,8 @@ _SAMPLERS = "type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers
 class Tracing:
     """Where spans go, and the share of new traces that is kept.
 
-    A request whose `traceparent` says that it is sampled is always kept.
+    A request whose `traceparent` says that it is sampled is always kept when its user is known.
+    Envoy decides before it looks at tokens, so strangers' spans leave it, too, but none is stored.
     """
 
     collector: Address
@@ -41,6 +45,7 @@ class Tracing:
             # The sampler below decides, which knows the caller's decision.
             "random_sampling": {"value": 100},
             "spawn_upstream_span": False,
+            "custom_tags": [{"tag": TIER, "request_header": {"name": TIER_HEADER}}],
             "provider": {
                 "name": "envoy.tracers.opentelemetry",
                 "typed_config": {
