@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from meshkit.tls import KeyPair
+
 pytestmark = pytest.mark.component
 
 LOCAL = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
@@ -116,7 +118,9 @@ def secured(
         "query-gateway": [start_gateway("1", credentials=authority.credentials("query-gateway"))],
         "collector-binance": [start_collector(credentials=authority.credentials("intruder"))],
     }
-    envoy = start_envoy(backends, tls_dir=authority.tls_dir, verify=authority.trusting())
+    with pytest.MonkeyPatch.context() as short:
+        short.setattr(KeyPair, "connection_seconds", 0.5)
+        envoy = start_envoy(backends, tls_dir=authority.tls_dir, verify=authority.trusting())
     yield Secured(envoy, authority)
     for replicas in backends.values():
         replicas[0].stop()
@@ -141,3 +145,11 @@ def test_a_renewed_certificate_is_shown(secured: Secured, eventually: Any) -> No
     renewed = secured.authority.publish()
     eventually("the new certificate is shown", lambda: secured.serial() == renewed)
     assert secured.envoy.rest.get("/v1/tickers").status_code == 200
+
+
+def test_connections_end_before_their_certificate_and_no_request_is_lost(secured: Secured) -> None:
+    seen = set[tuple[str, int]]()
+    while len(seen) < 3:
+        with secured.envoy.rest.stream("GET", "/v1/tickers") as response:
+            assert response.status_code == 200
+            seen.add(response.extensions["network_stream"].get_extra_info("client_addr"))

@@ -24,8 +24,7 @@ def plain_cluster(name: str, endpoints: Sequence[Address], tls: Tls | None) -> d
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _HTTP_OPTIONS,
-                # Connections follow certificate renewals.
-                "common_http_protocol_options": {"max_connection_duration": "600s"},
+                **({} if tls is None else {"common_http_protocol_options": tls.connection()}),
                 "explicit_http_config": {
                     "http2_protocol_options": {
                         "connection_keepalive": {"interval": "30s", "timeout": "10s"}

@@ -22,6 +22,8 @@ def listener(
 ) -> dict[str, Any]:
     """The listener for users."""
     manager = _connection_manager(settings, virtual_hosts, transcoding)
+    if tls is not None:
+        manager["common_http_protocol_options"] |= tls.connection()
     chain: dict[str, Any] = {
         "filters": [
             {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}

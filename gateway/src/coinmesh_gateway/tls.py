@@ -7,6 +7,8 @@ rename. Envoy reads them through files of its own (SDS) that name them and the d
 from pathlib import Path
 from typing import Any
 
+from meshkit.tls import CertificateFiles
+
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _IDENTITY, _ROOTS = "identity", "roots"
 # Without it Envoy speaks at most TLS 1.2 to services.
@@ -19,6 +21,14 @@ class Tls:
 
     def __init__(self, tls_dir: Path, secrets_dir: Path) -> None:
         self._tls_dir, self._secrets_dir = tls_dir, secrets_dir
+
+    def connection(self) -> dict[str, str]:
+        """How long a connection may last, for `common_http_protocol_options`: it ends before its
+        certificate, or one of an hour while there is none yet.
+        """
+        files = CertificateFiles(self._tls_dir)
+        seconds = files.read().connection_seconds if files.chain.exists() else 900.0
+        return {"max_connection_duration": f"{seconds:.3f}s"}
 
     def secrets(self) -> dict[Path, dict[str, Any]]:
         """The SDS files to be written, by path."""

@@ -27,6 +27,7 @@ from meshkit.rotation import RotatingChannel
 from meshkit.settings import MeshSettings, ServiceSettings, SettingsError
 from meshkit.tls import (
     CertificateFiles,
+    KeyPair,
     channel,
     client_ssl_context,
     is_loopback,
@@ -281,6 +282,28 @@ async def test_a_channel_follows_its_certificate_without_a_failed_call(
                     await asyncio.sleep(0)
             stop.set()
             await asyncio.gather(*workers)
+
+
+async def test_connections_end_before_their_certificate_without_a_failed_call(
+    service: Any, authority: Authority, monkeypatch: pytest.MonkeyPatch
+):
+    tls_dir = authority.issue("query-gateway")
+    assert CertificateFiles(tls_dir).read().connection_seconds == 61 * 60 / 4
+    monkeypatch.setattr(KeyPair, "connection_seconds", 0.3)
+    peers = set[str]()
+
+    class Noting(Market):
+        async def GetInstrument(self, request: Any, context: Any) -> Instrument:
+            peers.add(context.peer())
+            return await super().GetInstrument(request, context)
+
+    servicers = [(market_grpc.add_MarketServiceServicer_to_server, Noting())]
+    async with (
+        service(settings=server(tls_dir), servicers=servicers) as started,
+        channel(target(started), client(authority.issue("envoy"))) as to_it,
+    ):
+        while len(peers) < 3:
+            await stub(to_it).GetInstrument(REQUEST, metadata=VIEWER)
 
 
 async def test_a_channel_keeps_its_certificate_until_the_new_one_works(

@@ -25,8 +25,6 @@ _MANAGER = (
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
     "HttpConnectionManager"
 )
-#: Connections end before the certificates that opened them, whatever their life.
-_CONNECTION_SECONDS = 900
 
 
 def generate(
@@ -53,10 +51,7 @@ def generate(
     manager = {
         "@type": _MANAGER,
         "stat_prefix": server,
-        "common_http_protocol_options": {
-            "max_connection_duration": f"{_CONNECTION_SECONDS}s",
-            "idle_timeout": "300s",
-        },
+        "common_http_protocol_options": {**tls.connection(), "idle_timeout": "300s"},
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": (

@@ -44,9 +44,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # A taken port is an error to be told, not a port to share.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 256),
-    # Below a certificate's life: connections follow renewals, and find new replicas.
-    ("grpc.max_connection_age_ms", 900_000),
-    ("grpc.max_connection_age_grace_ms", 60_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -174,8 +171,8 @@ def _server(
     table: dict[str, Rule] = {}
     if settings.tls_dir is not None:
         layers.append(authz_layer(table, on_denied))
-    interceptors = [LayeredInterceptor(layers)]
-    server = grpc.aio.server(interceptors=interceptors, options=list(SERVER_OPTIONS))
+    options = [*SERVER_OPTIONS, *_ages(certificate_files(settings))]
+    server = grpc.aio.server(interceptors=[LayeredInterceptor(layers)], options=options)
     registrar = _Registrar(server)
     health_servicer = health.HealthServicer()
     for add, servicer in servicers:
@@ -186,6 +183,16 @@ def _server(
     reflected = [*registrar.names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
     reflection.enable_server_reflection([*reflected, reflection.SERVICE_NAME], server)
     return server, health_servicer, registrar.names
+
+
+def _ages(files: CertificateFiles | None) -> list[tuple[str, int]]:
+    """Connections end before their certificate, without one to find new replicas."""
+    seconds = files.read().connection_seconds if files else 900.0
+    return [
+        ("grpc.max_connection_age_ms", round(seconds * 1000)),
+        # Calls that are open then may end; below a third of the certificate's life with the age.
+        ("grpc.max_connection_age_grace_ms", round(seconds * 1000 / 15)),
+    ]
 
 
 class _Registrar:

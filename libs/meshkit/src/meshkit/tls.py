@@ -49,6 +49,15 @@ class KeyPair:
         """When the certificate expires, UTC."""
         return x509.load_pem_x509_certificate(self.chain).not_valid_after_utc
 
+    @property
+    def connection_seconds(self) -> float:
+        """How long a connection may last so that it ends before the certificate that it began with:
+        a quarter of its life, of which a third is left when it is renewed.
+        """
+        certificate = x509.load_pem_x509_certificate(self.chain)
+        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        return life.total_seconds() / 4
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
