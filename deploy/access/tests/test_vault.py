@@ -341,6 +341,17 @@ def test_a_mount_of_another_kind_is_not_touched(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_a_secret_id_that_was_destroyed_is_replaced(bao: Any) -> None:
+    path = bao.secrets / ME / "secret-id"
+    seen = path.read_text()
+    bao.admin().auth.approle.destroy_secret_id(ME, seen)
+    with pytest.raises(VaultUnavailableError, match="invalid"):
+        bao.service(ME)
+    assert bao.setup() == [f"made the login of {ME}"]
+    assert path.read_text() != seen
+    assert bao.service(ME)
+
+
 def test_every_request_is_recorded_twice_and_no_secret_in_clear(bao: Any) -> None:
     secret = (bao.secrets / ME / "secret-id").read_text()
     bao.service(ME)

@@ -248,6 +248,24 @@ def test_stale_and_damaged_state_stops_nothing(build: Build) -> None:
     assert mesh.status()["one"]["ready"]
 
 
+def test_the_password_for_scrapes_lives_as_long_as_the_mesh_is_up(build: Build) -> None:
+    agent = ["${python}", "-m", "coinmesh_local.jmx_agent", "${run}/jmx.yml"]
+    head = f"prepare = {[[*agent, '${secrets}/scrape.password']]}"
+    component = service(head=f'{head}\nfiles = {{"jmx.yml" = "kafka-jmx.yml"}}')
+    mesh = build(one=component, other=component)
+    used: set[str] = set()
+    for _ in range(2):
+        up(mesh)
+        mesh.component("one").restart()
+        password = mesh.home.scrape_password.read_text()
+        for name in ("one", "other"):
+            assert f"password: {password}" in (mesh.home.run / name / "jmx.yml").read_text()
+        used.add(password)
+        operations.down(mesh.home)
+        assert not mesh.home.scrape_password.exists()
+    assert len(used) == 2
+
+
 def test_deaf_components_and_their_children_are_killed(build: Build) -> None:
     mesh = build(one=service("--deaf", "--child"))
     up(mesh)

@@ -16,7 +16,10 @@ BASIC = "\nhttpServer:\n  authentication:\n    basic: {{username: prometheus, pa
 
 
 def add_password(configuration: Path, password: Path) -> None:
-    """Add the password in the file `password` to `configuration`; it is made on first use."""
+    """Add the password in the file `password` to `configuration`; the first one makes it.
+
+    It is the same for all agents until the mesh is taken down, which removes the file.
+    """
     if not password.exists():
         # Several JVMs may be the first: a link is made by one of them, and never half written.
         fresh = password.with_suffix(f".{os.getpid()}")

@@ -67,6 +67,11 @@ class Home:
         return self.root / "secrets"
 
     @property
+    def scrape_password(self) -> Path:
+        """What JMX agents ask of Prometheus; it lives from a start of the mesh to its end."""
+        return self.secrets / "scrape.password"
+
+    @property
     def tls(self) -> Path:
         """A directory for each identity, whose `current/` holds its key and certificate."""
         return self.root / "tls"

@@ -85,6 +85,7 @@ class Supervisor:
         """Stop everything of this home, dependents first, also what no definition names now."""
         running = set(processes.find(self.home.root)) | set(self.runners)
         await self.stop(running)
+        self.home.scrape_password.unlink(missing_ok=True)
 
     async def stop(self, instances: Iterable[str]) -> None:
         """Stop `instances`; each waits until those that depend on it have stopped."""
