@@ -185,6 +185,16 @@ def test_readmes_quote_the_table() -> None:
     assert found > 0
 
 
+def test_a_readme_names_the_places_in_s3_that_are_granted() -> None:
+    for name in TABLE.services:
+        actions = s3_identities.actions(TABLE, name)
+        granted = {place for action in actions if (place := action.partition(":")[2])}
+        rows = re.findall(
+            r"^\| S3 (?:read|written) \| (.*) \|$", readme.markdown(TABLE, name), re.M
+        )
+        assert {place for row in rows for place in re.findall("`([^`]+)`", row)} == granted
+
+
 def test_filling_a_readme_twice_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("# A\n<!-- access:begin envoy -->\n<!-- access:end -->\nmore\n")

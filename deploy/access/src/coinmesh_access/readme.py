@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from coinmesh_access import vault_policies
+from coinmesh_access import s3_identities, vault_policies
 from coinmesh_access.table import AccessError, AccessTable
 
 _BLOCK = re.compile(
@@ -37,8 +37,8 @@ def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
         "Cassandra tables written": cassandra.modify,
         "Redis keys": redis.keys,
         "Redis commands": redis.commands,
-        "S3 read": [f"{table.bucket}/{prefix}" for prefix in s3.read],
-        "S3 written": [f"{table.bucket}/{prefix}" for prefix in s3.write],
+        "S3 read": [s3_identities.place(table, prefix) for prefix in s3.read],
+        "S3 written": [s3_identities.place(table, prefix) for prefix in s3.write],
         "Vault": vault_policies.paths(table, name),
         **{f"HTTP requests to {server}": requests for server, requests in entry.http.items()},
     }
