@@ -5,7 +5,6 @@ A user is an entity in the groups of its roles with a login at `auth/users`. An 
 Envoy checks the JWT against `/v1/identity/oidc/.well-known/keys`.
 """
 
-import json
 import re
 import secrets
 from dataclasses import dataclass
@@ -172,11 +171,6 @@ def exchange(client: hvac.Client, api_key: str) -> str:
         return _data(client, f"identity/oidc/token/{ROLE}")["token"]
     finally:
         client.logout()
-
-
-def jwks(client: hvac.Client) -> str:
-    """The public keys that Envoy checks JWTs with, JSON; needs no login."""
-    return json.dumps(client.read("identity/oidc/.well-known/keys"))
 
 
 def _id(client: hvac.Client, kind: str, name: str) -> str | None:
