@@ -40,6 +40,7 @@ KAFKA = 'job="kafka",instance="kafka"'
 COLLECTOR = 'job="collector-binance",instance="collector-binance"'
 GATEWAY = 'job="query-gateway",instance="query-gateway"'
 CASSANDRA = 'job="cassandra",instance="cassandra"'
+PROMETHEUS = 'process_start_time_seconds{job="prometheus",instance="prometheus"}'
 OPENBAO = 'job="component-exporter",component="openbao",replica="openbao"'
 BTC = f'{COLLECTOR},instrument="binance.BTC-USDT"'
 RPC = f'{GATEWAY},rpc_service="coinmesh.market.v1.MarketService",rpc_method="ListBars"'
@@ -100,7 +101,10 @@ BURNS: dict[tuple[str, str], Case] = {
 }
 
 CASES: dict[str, Case] = {
-    "TargetDown": one(f"up{{{KAFKA}}}", held(0), held(1)),
+    "TargetDown": Case(
+        {f"up{{{KAFKA}}}": held(0), PROMETHEUS: held(60)},
+        {f"up{{{KAFKA}}}": held(1), PROMETHEUS: held(60)},
+    ),
     "NotReady": one(f"coinmesh_ready{{{GATEWAY}}}", held(0), steps(0, 0, *[1] * 39)),
     "Restarting": one(
         f"process_start_time_seconds{{{GATEWAY}}}",
@@ -267,6 +271,14 @@ CASES: dict[str, Case] = {
 #: Of alerts with more than one reason to fire those that `CASES` doesn't have.
 OTHERS: list[tuple[str, Case]] = [
     *((name, case) for (name, slo), case in BURNS.items() if slo != "availability"),
+    # Time begins at 0: at 20 min Prometheus, of unknown age or 4 min old, hasn't seen it yet.
+    (
+        "TargetDown",
+        Case(
+            {f"up{{{KAFKA}}}": held(0)},
+            {f"up{{{KAFKA}}}": held(0), PROMETHEUS: held(960)},
+        ),
+    ),
     # 8 % over six hours is 8 times what is allowed: less than a page in an hour takes.
     ("ErrorBudgetBurnsFast", burn("latency", 8, 4, 7)),
     (

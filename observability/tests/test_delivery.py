@@ -50,16 +50,13 @@ def test_a_broken_rule_arrives_at_the_webhook_and_is_resolved(mesh: TestMesh) ->
 
         def states() -> list[str]:
             return [
-                alert["status"]
-                for alert in told
-                if alert["labels"]["alertname"] == "TargetDown"
-                and alert["labels"]["instance"] == "redis-exporter"
+                alert["status"] for alert in told if alert["labels"]["alertname"] == "RedisDown"
             ]
 
-        mesh.component("redis-exporter").stop()
+        mesh.component("redis").stop()
         eventually(lambda: states() == ["firing"], "the alert arrives")
-        mesh.component("redis-exporter").start()
+        mesh.component("redis").start()
         eventually(lambda: "resolved" in states(), "its end arrives")
-        (alert, *_) = [one for one in told if one["labels"]["alertname"] == "TargetDown"]
-        assert alert["labels"]["severity"] == "page"
-        assert alert["annotations"]["runbook"].endswith("runbook.md#targetdown")
+        (alert, *_) = [one for one in told if one["labels"]["alertname"] == "RedisDown"]
+        assert alert["labels"]["severity"] == "ticket"
+        assert alert["annotations"]["runbook"].endswith("runbook.md#redisdown")
