@@ -89,3 +89,38 @@ def test_people_get_the_error_as_text(tmp_path: Path) -> None:
 def test_a_commands_result_is_the_same_everywhere() -> None:
     alone, inside = (run(service, "coinmesh-access", "show", "redis") for service in ("", "redis"))
     assert alone.stdout == inside.stdout != ""
+
+
+KEEPING = {
+    "redis": ["redis", "--out", "{kept}"],
+    "s3": ["s3", "--out", "{kept}"],
+    "s3-key": ["s3-key", "--into", "{into}", "--kept", "{kept}"],
+}
+
+
+@pytest.mark.parametrize("words", KEEPING.values(), ids=KEEPING)
+def test_a_store_starts_without_vault_by_what_it_gave_before(
+    words: list[str], tmp_path: Path
+) -> None:
+    kept, into = tmp_path / "kept", tmp_path / "security.toml"
+    into.write_text("[jwt]\n")
+    options = unreachable(tmp_path)
+    for name in ("deploy", "seaweedfs"):
+        login = tmp_path / "secrets" / name
+        login.mkdir()
+        for file in ("role-id", "secret-id"):
+            (login / file).write_text("unknown")
+    command = [word.format(kept=kept, into=into) for word in words]
+
+    failed = run("redis", "coinmesh-access", *command, *options)
+    assert failed.returncode == 1
+    assert "doesn't answer" in " ".join(checked(failed, "redis"))
+    assert into.read_text() == "[jwt]\n"
+
+    kept.write_text("before")
+    done = run("redis", "coinmesh-access", *command, *options)
+    assert done.returncode == 0
+    assert f"{kept} stays as it is" in " ".join(checked(done, "redis"))
+    assert kept.read_text() == "before"
+    added = '\n[s3.sse]\nkek = "before"\n' if "s3-key" in words else ""
+    assert into.read_text() == f"[jwt]\n{added}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import hvac
 import requests
-from hvac.exceptions import InvalidRequest, VaultError
+from hvac.exceptions import InvalidRequest, VaultDown, VaultError
 
 from coinmesh_access import files
 
@@ -19,6 +19,10 @@ TIMEOUT_SECONDS = 10
 
 class VaultUnavailableError(Exception):
     """Vault can't be reached, is sealed or refused; the message says which and where."""
+
+
+class VaultAwayError(VaultUnavailableError):
+    """Vault can't be reached or is sealed: it refused nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ class Vault:
 def explained(error: Exception, what: str, address: str) -> VaultUnavailableError:
     """The error in words: no answer, sealed, or refused."""
     if isinstance(error, requests.RequestException):
-        return VaultUnavailableError(
+        return VaultAwayError(
             f"can't {what}: Vault at {address} doesn't answer ({type(error).__name__})"
         )
     # hvac puts the URL into the text; the errors that Vault gave are enough.
     reasons = getattr(error, "errors", None) or [type(error).__name__]
-    return VaultUnavailableError(f"can't {what} at {address}: {'; '.join(map(str, reasons))}")
+    kind = VaultAwayError if isinstance(error, VaultDown) else VaultUnavailableError
+    return kind(f"can't {what} at {address}: {'; '.join(map(str, reasons))}")
 
 
 def ensure_approle(client: hvac.Client, secrets_dir: Path, name: str, settings: Any) -> bool:

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from coinmesh_access import (
     s3_identities,
     store_key,
 )
-from coinmesh_access.login import VaultUnavailableError, explained
+from coinmesh_access.login import VaultAwayError, VaultUnavailableError, explained
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
     DEFAULT_CA,
@@ -133,7 +133,7 @@ def redis(
     """Write Redis's ACL file; a running server takes it by ACL LOAD."""
     with _told():
         known = load(table)
-        files.write(out, _with_vault(known, address, ca, secrets, "redis"))
+        _keep(out, lambda: _with_vault(known, address, ca, secrets, "redis"))
 
 
 @app.command()
@@ -148,25 +148,43 @@ def s3(
     """Write SeaweedFS's identities; a running server takes them on SIGHUP."""
     with _told():
         known = load(table)
-        files.write(out, _with_vault(known, address, ca, secrets, "s3"))
+        _keep(out, lambda: _with_vault(known, address, ca, secrets, "s3"))
 
 
 @app.command("s3-key")
 def s3_key(
     *,
     into: Annotated[Path, typer.Option(help="SeaweedFS's security.toml, to which it is added")],
+    kept: Annotated[Path, typer.Option(help="where it is kept for a start without Vault, 0600")],
     address: AddressOption = DEFAULT_ADDRESS,
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
     """Give SeaweedFS the key that it encrypts objects with."""
-    with _told():
+
+    def ask() -> str:
         client = vault(address, ca).login(secrets, store_key.SERVICE)
         try:
-            key = store_key.read(client)
+            return store_key.read(client)
         except (VaultError, requests.RequestException) as error:
             raise explained(error, f"read kv/{store_key.PATH}", address) from error
+
+    with _told():
+        key = _keep(kept, ask)
         files.write(into, f'{into.read_text()}\n[s3.sse]\nkek = "{key}"\n')
+
+
+def _keep(path: Path, ask: Callable[[], str]) -> str:
+    """Write what Vault gives; while it is away, what it gave before will do for a start."""
+    try:
+        text = ask()
+    except VaultAwayError as error:
+        if not path.exists():
+            raise
+        logs.tell(__name__, f"{error}; {path} stays as it is", logging.WARNING)
+        return path.read_text()
+    files.write(path, text)
+    return text
 
 
 def _with_vault(table: AccessTable, address: str, ca: Path, secrets: Path, kind: str) -> str:
