@@ -27,7 +27,7 @@ RENEW_SHARE = 2 / 3
 JITTER_SHARE = 0.05
 #: The longest pause between attempts, as a share of a certificate's life and in seconds.
 BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
-HOOK_SECONDS = 60.0
+HOOK_SECONDS = 180.0
 
 Hooks = Mapping[str, Sequence[Sequence[str]]]
 

@@ -53,7 +53,7 @@ def kafka(mesh: Mesh) -> None:
         for future in admin.incremental_alter_configs([resource]).values():
             future.result(timeout=TIMEOUT)
     if len(brokers) > 1:
-        for instance in mesh.instance_names("kafka"):
+        for instance in stale(mesh, "kafka"):
             restart(mesh, instance)
 
 
@@ -109,13 +109,17 @@ HOOKS: Mapping[str, Callable[[Mesh], None]] = {
 }
 
 
+def stale(mesh: Mesh, name: str) -> list[str]:
+    """The component's instances that run since before its certificate was made."""
+    made = (mesh.home.tls / name / "current" / "tls.crt").stat().st_mtime
+    rows = [row for row in operations.status(mesh) if row["component"] == name]
+    return [row["name"] for row in rows if row["started"] is not None and row["started"] < made]
+
+
 def main() -> int:
     """Exit status 0 when the component has taken the certificate up, or had it from its start."""
-    home, name = Home(Path(sys.argv[1])), sys.argv[2]
-    mesh = Mesh.recorded(home)
-    made = (home.tls / name / "current" / "tls.crt").stat().st_mtime
-    rows = [row for row in operations.status(mesh) if row["component"] == name]
-    if any(row["started"] is not None and row["started"] < made for row in rows):
+    mesh, name = Mesh.recorded(Home(Path(sys.argv[1]))), sys.argv[2]
+    if stale(mesh, name):
         HOOKS[name](mesh)
     return 0
 
