@@ -31,6 +31,9 @@ TOLD = re.compile(
     r"[a-z][a-z0-9_]*[a-z0-9]\b(?!_)"
 )
 DEFINED = re.compile(r"^ *(?:async )?def (\w+)", re.MULTILINE)
+#: Alerts that the tests bring about: captures are played from their beginning at twenty times their
+#: speed, on the machine that runs the tests, which no budget of an hour is made for.
+PROVOKED = {"ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly"}
 PARTS = ("_bucket", "_count", "_sum", "_total")
 
 
@@ -206,3 +209,25 @@ def test_a_sampled_calls_duration_leads_to_its_trace(run: Any, prometheus: httpx
         )
 
     eventually(stored, "Prometheus keeps the exemplar", timeout=60)
+
+
+def test_no_alert_fires_or_is_about_to_in_a_healthy_mesh(
+    run: Any, prometheus: httpx.Client
+) -> None:
+    groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {alert.name for alert in alerts()} <= {rule["name"] for rule in rules}
+    active: list[dict[str, Any]] = []
+
+    def quiet() -> bool:
+        found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
+        active[:] = [one for one in found if one["labels"]["alertname"] not in PROVOKED]
+        return not active
+
+    # What was started last may still be on its way; what is wrong stays.
+    try:
+        eventually(quiet, "no alert is pending or firing")
+    except AssertionError:
+        raise AssertionError("\n".join(map(str, active))) from None
+    failing = {rule["name"]: rule["lastError"] for rule in rules if rule["health"] == "err"}
+    assert failing == {}
