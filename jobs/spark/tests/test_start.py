@@ -90,7 +90,7 @@ def test_an_unreachable_registry_is_named(tmp_path):
 def test_a_schema_that_is_not_registered_is_named(tmp_path, empty_registry):
     done = start(tmp_path, SCHEMA_REGISTRY_URL=empty_registry)
     assert done.returncode == 1
-    assert "has no subject market.trades.v1-value" in done.stderr
+    assert "has no subject market.instruments.v1-value" in done.stderr
 
 
 def test_reset_forgets_the_fold_but_not_the_archive(tmp_path):
