@@ -30,6 +30,9 @@ def version_of(definition: Definition) -> str | None:
             return _of_module(module)
     if (built := POMS / definition.name / "go.mod").is_file():
         return _of_module(built)
+    if definition.command[:2] == ("${python}", "-m"):
+        # A distribution is named as the package that it brings.
+        return metadata.version(definition.command[2].partition(".")[0].replace("_", "-"))
     return _of_command(definition.command[0])
 
 
@@ -55,11 +58,13 @@ def _of_command(command: str) -> str | None:
     program = shutil.which(command) or shutil.which(name)
     if program is None:
         return None
-    try:
-        asked = subprocess.run(
-            [program, "-v"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = _ASKED.search(asked.stdout + asked.stderr)
-    return found[1] if found else None
+    for option in ("--version", "-v"):
+        try:
+            asked = subprocess.run(
+                [program, option], capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if (found := _ASKED.search(asked.stdout + asked.stderr)) is not None:
+            return found[1]
+    return None
