@@ -66,6 +66,12 @@ def exceptions() -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["component"], row["listener"]): row for row in rows}
 
 
+def older() -> set[tuple[str, str]]:
+    """Component and listener of those that may speak TLS 1.2; "" for every component's."""
+    text = (CHECKOUT / "deploy" / "access" / "listeners.toml").read_text()
+    return {(row["component"], row["listener"]) for row in tomllib.loads(text)["tls12"]}
+
+
 def closed(mesh: TestMesh) -> list[Listener]:
     """Those that serve a certificate of the mesh; OpenBao's are its own."""
     rows = exceptions()
@@ -92,21 +98,25 @@ class Visitor:
 
     name: str
     file: Path | None
+    newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 
     def context(self) -> ssl.SSLContext:
         """It doesn't look at the server's certificate: what the server does is asked."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = self.newest
         context.set_alpn_protocols(["h2", "http/1.1"])
         if self.file is not None:
             context.load_cert_chain(self.file)
         return context
 
 
-def of_the_mesh(mesh: TestMesh, service: str) -> Visitor:
-    """A service with the certificate that it has now."""
-    return Visitor(service, mesh.home.tls / service / "current" / "keystore.pem")
+def of_the_mesh(
+    mesh: TestMesh, service: str, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Visitor:
+    """A service with the certificate that it has now, and the newest TLS that it speaks."""
+    return Visitor(service, mesh.home.tls / service / "current" / "keystore.pem", newest)
 
 
 def served(listener: Listener, visitor: Visitor) -> int:

@@ -90,6 +90,21 @@ def test_strangers_are_refused_everywhere(run: Any, found: list[Listener], tmp_p
     assert wrong == []
 
 
+def test_tls_1_2_is_spoken_where_it_is_said_alone(run: Any, found: list[Listener]) -> None:
+    rows, may = walk.exceptions(), walk.older()
+    spoken, others = set[tuple[str, str]](), set[tuple[str, str]]()
+    for each in found:
+        if rows.get((each.component, each.name), {}).get("plaintext"):
+            continue
+        visitor = walk.of_the_mesh(
+            run.mesh, RIGHT.get(each.component, "deploy"), ssl.TLSVersion.TLSv1_2
+        )
+        answers = walk.served(each, visitor) != -1
+        (spoken if answers else others).add((each.component, each.name))
+    said = {each for each in spoken | others if each in may or ("", each[1]) in may}
+    assert spoken == said
+
+
 def test_a_service_without_the_right_is_refused(run: Any, found: list[Listener]) -> None:
     rows = walk.exceptions()
     wrong: list[str] = []
@@ -193,7 +208,6 @@ CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     ("", "metrics"): _http,
     ("sim-exchange", "public"): _http,
     ("sim-exchange", "admin"): _http,
-    ("seaweedfs", "volume"): _http,
     # The master would say where to write to, and sign it; the filer would list and read.
     ("seaweedfs", "master"): _nothing_at("/dir/assign"),
     ("seaweedfs", "filer"): _nothing_at("/"),

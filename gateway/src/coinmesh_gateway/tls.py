@@ -11,7 +11,7 @@ from meshkit.tls import CertificateFiles
 
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _IDENTITY, _ROOTS = "identity", "roots"
-# Without it Envoy speaks at most TLS 1.2 to services.
+# By itself Envoy speaks at most TLS 1.2 to services, and 1.2, too, to clients.
 _PARAMS = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
 TRUST_DOMAIN = "coinmesh"
 
@@ -55,7 +55,7 @@ class Tls:
             "DownstreamTlsContext",
             {
                 "common_tls_context": {
-                    "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                    "tls_params": _PARAMS,
                     "alpn_protocols": ["h2", "http/1.1"],
                     "tls_certificate_sds_secret_configs": [self._sds(_IDENTITY)],
                 }

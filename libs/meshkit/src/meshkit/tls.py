@@ -118,7 +118,7 @@ class RenewingContext(ssl.SSLContext):
         del side
         self._files = files
         self._seen: object = None
-        self.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.minimum_version = ssl.TLSVersion.TLSv1_3
         self.verify_mode = ssl.CERT_REQUIRED
         files.read()
         self.renew()
