@@ -248,21 +248,21 @@ def test_stale_and_damaged_state_stops_nothing(build: Build) -> None:
     assert mesh.status()["one"]["ready"]
 
 
-def test_the_password_for_scrapes_lives_as_long_as_the_mesh_is_up(build: Build) -> None:
-    agent = ["${python}", "-m", "coinmesh_local.jmx_agent", "${run}/jmx.yml"]
-    head = f"prepare = {[[*agent, '${secrets}/scrape.password']]}"
+def test_a_start_password_lives_as_long_as_the_mesh_is_up(build: Build) -> None:
+    fill = ["${python}", "-m", "coinmesh_local.start_password", "${secrets}/start/jmx"]
+    head = f"prepare = {[[*fill, '${run}/jmx.yml']]}"
     component = service(head=f'{head}\nfiles = {{"jmx.yml" = "kafka-jmx.yml"}}')
     mesh = build(one=component, other=component)
     used: set[str] = set()
     for _ in range(2):
         up(mesh)
         mesh.component("one").restart()
-        password = mesh.home.scrape_password.read_text()
+        password = (mesh.home.start_passwords / "jmx").read_text()
         for name in ("one", "other"):
-            assert f"password: {password}" in (mesh.home.run / name / "jmx.yml").read_text()
+            assert f'password: "{password}"' in (mesh.home.run / name / "jmx.yml").read_text()
         used.add(password)
         operations.down(mesh.home)
-        assert not mesh.home.scrape_password.exists()
+        assert not mesh.home.start_passwords.exists()
     assert len(used) == 2
 
 

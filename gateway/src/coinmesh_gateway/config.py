@@ -99,9 +99,10 @@ def write_all(out: Path, document: Mapping[str, Any], tls: Tls | None) -> None:
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a document as JSON (which is YAML too); replaces the file at once."""
+    """Writes a document as JSON (which is YAML too) for its user alone; replaces it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.touch(mode=0o600)
     temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     temporary.replace(path)
 

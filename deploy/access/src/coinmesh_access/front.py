@@ -5,6 +5,7 @@ asks for a certificate and lets each service do what the table's `http.<server>`
 """
 
 import argparse
+import base64
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ _MANAGER = (
     "HttpConnectionManager"
 )
 
+#: Whom a server knows by a password.
+USER = "front"
+
 
 def generate(
     table: AccessTable,
@@ -35,6 +39,7 @@ def generate(
     tls: Tls,
     *,
     escaped_slashes: bool = False,
+    password: str | None = None,
 ) -> dict[str, Any]:
     """Envoy's bootstrap configuration.
 
@@ -44,6 +49,7 @@ def generate(
         routes: Path prefixes with the loopback address that answers them; the first that fits.
         tls: The front's own certificate, and who signs those of the others.
         escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
+        password: By which the server knows the front, as its user `front`.
 
     Raises:
         AccessError: Nobody may ask this server anything.
@@ -66,6 +72,7 @@ def generate(
                 {
                     "name": server,
                     "domains": ["*"],
+                    "request_headers_to_add": _authorization(password),
                     "routes": [
                         {
                             "match": {"prefix": prefix},
@@ -102,6 +109,18 @@ def generate(
             ],
         },
     }
+
+
+def _authorization(password: str | None) -> list[dict[str, Any]]:
+    if password is None:
+        return []
+    basic = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    return [
+        {
+            "header": {"key": "authorization", "value": f"Basic {basic}"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    ]
 
 
 def _rules(table: AccessTable, server: str) -> dict[str, Any]:
@@ -142,13 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             list(_routes(options.route)),
             tls,
             escaped_slashes=options.escaped_slashes,
+            password=options.password.read_text() if options.password else None,
         )
         write_all(out, document, tls)
     except (AccessError, CatalogueError) as error:
         _fail(str(error))
         return 2
     except OSError as error:
-        _fail(f"can't write {error.filename}: {error.strerror}")
+        _fail(f"{error.filename}: {error.strerror}")
         return 2
     return 0
 
@@ -186,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the server, on the loopback interface; the first that fits a path",
     )
     add("--escaped-slashes", action="store_true", help="take paths that hold %%2F")
+    add("--password", type=Path, metavar="FILE", help="what the server asks of its user `front`")
     add("--table", type=Path, default=TABLE, metavar="FILE", help="the access table")
     return parser
 

@@ -67,9 +67,9 @@ class Home:
         return self.root / "secrets"
 
     @property
-    def scrape_password(self) -> Path:
-        """What JMX agents ask of Prometheus; it lives from a start of the mesh to its end."""
-        return self.secrets / "scrape.password"
+    def start_passwords(self) -> Path:
+        """What some components ask of others, from a start of the mesh to its end."""
+        return self.secrets / "start"
 
     @property
     def tls(self) -> Path:

@@ -6,6 +6,7 @@ the definitions and `mesh.json` say what should run, /proc shows what does.
 """
 
 import asyncio
+import shutil
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -85,7 +86,7 @@ class Supervisor:
         """Stop everything of this home, dependents first, also what no definition names now."""
         running = set(processes.find(self.home.root)) | set(self.runners)
         await self.stop(running)
-        self.home.scrape_password.unlink(missing_ok=True)
+        shutil.rmtree(self.home.start_passwords, ignore_errors=True)
 
     async def stop(self, instances: Iterable[str]) -> None:
         """Stop `instances`; each waits until those that depend on it have stopped."""
