@@ -19,7 +19,7 @@ from hvac.exceptions import Forbidden, InvalidRequest
 from coinmesh_access import credentials, setup, table, users
 from coinmesh_access.anchoring import Signer
 from coinmesh_access.credentials import Kind
-from coinmesh_access.login import Vault, VaultUnavailableError
+from coinmesh_access.login import SETUP, USERS, Vault, VaultUnavailableError, replace_secret_id
 from coinmesh_access.pki import ForeignMountError
 from coinmesh_access.testing import Server
 from coinmesh_access.users import UserError
@@ -60,11 +60,20 @@ def sign(client: hvac.Client, role: str, csr: str, **more: object) -> x509.Certi
 
 
 def test_a_second_setup_changes_nothing(bao: Any) -> None:
-    before = {path: path.read_bytes() for path in bao.secrets.rglob("*") if path.is_file()}
+    before = _contents(bao.secrets)
     anchor = bao.admin().secrets.pki.read_ca_certificate(mount_point="pki")
     assert bao.setup() == []
-    assert before == {path: path.read_bytes() for path in bao.secrets.rglob("*") if path.is_file()}
+    after = _contents(bao.secrets)
+    # But for the logins of those who administer.
+    assert {p.parent.name for p in before | after if before.get(p) != after.get(p)} == {
+        SETUP,
+        USERS,
+    }
     assert bao.admin().secrets.pki.read_ca_certificate(mount_point="pki") == anchor
+
+
+def _contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_secrets_are_their_owners_alone(bao: Any) -> None:
@@ -351,6 +360,25 @@ def test_a_secret_id_that_was_destroyed_is_replaced(bao: Any) -> None:
     assert bao.setup() == [f"made the login of {ME}"]
     assert path.read_text() != seen
     assert bao.service(ME)
+
+
+@pytest.mark.parametrize(("login", "role"), [(ME, ME), (USERS, USERS), (SETUP, "setup")])
+def test_a_replaced_login_is_good_once_more(bao: Any, login: str, role: str) -> None:
+    path, seen = bao.secrets / login / "secret-id", list[str]()
+    role_id = (bao.secrets / login / "role-id").read_text()
+    for _ in range(3):
+        seen.append(path.read_text())
+        if login == ME:
+            replace_secret_id(bao.service(ME), bao.secrets, ME)
+        else:
+            bao.setup()
+    assert len(set(seen)) == 3
+    bao.vault.client().auth.approle.login(role_id, seen[-1])
+    bao.vault.login(bao.secrets, login)
+    with pytest.raises(InvalidRequest):
+        bao.vault.client().auth.approle.login(role_id, seen[-2])
+    keys = bao.admin().auth.approle.list_secret_id_accessors(role)["data"]["keys"]
+    assert len(keys) == 2
 
 
 def test_every_request_is_recorded_twice_and_no_secret_in_clear(bao: Any) -> None:

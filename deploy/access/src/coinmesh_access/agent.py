@@ -1,4 +1,4 @@
-"""Keeps certificates fresh: one task for each service, renewing at two thirds of a life."""
+"""Keeps certificates and logins fresh: one task for each service, at two thirds of a life."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from hvac.exceptions import VaultError
 
 from coinmesh_access import certificates
 from coinmesh_access.certificates import CertificateError, Published
-from coinmesh_access.login import Vault, VaultUnavailableError, explained
+from coinmesh_access.login import Vault, VaultUnavailableError, explained, replace_secret_id
 from coinmesh_access.table import AccessError, AccessTable
 from meshkit.backoff import Backoff
 from meshkit.metrics import Metrics
@@ -186,6 +186,7 @@ class Agent:
     def _sign(self, place: Place) -> Published:
         client = self._vault.login(self._secrets, place.service)
         try:
+            replace_secret_id(client, self._secrets, place.service)
             return certificates.renew(client, self._table, place.service, place.directory)
         finally:
             # A token for each renewal: nothing to keep alive, and nothing to steal in between.

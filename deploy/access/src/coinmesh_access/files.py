@@ -1,7 +1,10 @@
 """Files that hold secrets: written whole, readable by their owner only."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,6 +29,17 @@ def write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone_in(directory: Path) -> Generator[None]:
+    """Wait until no other process is at work in `directory` by this same word."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync_directory(path: Path) -> None:

@@ -90,6 +90,26 @@ def ensure_approle(client: hvac.Client, secrets_dir: Path, name: str, settings: 
     return True
 
 
+def replace_secret_id(
+    client: hvac.Client, secrets_dir: Path, name: str, role: str | None = None
+) -> None:
+    """Give a login (of the AppRole `role`, by default called as it) a new secret id.
+
+    The one before stays good until the next time, for whoever has just read it; all others end.
+    So a role's login belongs to one secrets directory.
+    """
+    approle, role = client.auth.approle, role or name
+    path = secrets_dir / name / "secret-id"
+    with files.alone_in(path.parent):
+        before = approle.read_secret_id(role, path.read_text().strip())["data"]
+        made = approle.generate_secret_id(role)["data"]
+        files.write(path, made["secret_id"])
+        kept = {each["secret_id_accessor"] for each in (before, made)}
+        for accessor in approle.list_secret_id_accessors(role)["data"]["keys"]:
+            if accessor not in kept:
+                approle.destroy_secret_id_accessor(role, accessor)
+
+
 def _works(client: hvac.Client, name: str, secret_id: str) -> bool:
     try:
         found = client.auth.approle.read_secret_id(name, secret_id)

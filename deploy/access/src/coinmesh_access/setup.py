@@ -1,4 +1,7 @@
-"""Brings Vault in line with the access table. It can be run at each start: what holds is kept."""
+"""Brings Vault in line with the access table. It can be run at each start: what holds is kept.
+
+Only administrators' own logins are new each time; services' are replaced with their certificates.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +14,14 @@ import requests
 from hvac.exceptions import VaultError
 
 from coinmesh_access import credentials, pki, store_key, users
-from coinmesh_access.login import SETUP, USERS, Vault, ensure_approle, explained
+from coinmesh_access.login import (
+    SETUP,
+    USERS,
+    Vault,
+    ensure_approle,
+    explained,
+    replace_secret_id,
+)
 from coinmesh_access.pki import Lives
 from coinmesh_access.table import AccessTable
 from coinmesh_access.users import TokenLives
@@ -79,6 +89,8 @@ def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setu
     if store_key.ensure(client):
         done.append(f"made kv/{store_key.PATH}")
     done += [f"took the access of {name} away" for name in _remove_strangers(client, table)]
+    replace_secret_id(client, secrets_dir, USERS)
+    replace_secret_id(client, secrets_dir, SETUP, "setup")
     return done
 
 

@@ -1,10 +1,12 @@
 """Vault policies: a service's own signing path and secrets, and nothing else."""
 
+import json
+
 from coinmesh_access.table import AccessTable
 
 
 def paths(table: AccessTable, name: str) -> dict[str, str]:
-    """Path → capability of what a service was given; every token may also renew itself."""
+    """Path → capability of what a service was given beside its own login and token."""
     access = table.service(name).vault
     found = {f"pki_int/sign/{name}": "update", f"kv/data/{name}/*": "read"}
     found |= {f"kv/data/{path}": "read" for path in access.read}
@@ -20,7 +22,15 @@ def policy(table: AccessTable, name: str) -> str:
 
     Vault's built-in `default` policy is left out of its tokens, so this is all they can do.
     """
-    own = {"auth/token/renew-self": "update", "auth/token/revoke-self": "update"}
-    rules = paths(table, name) | own
-    lines = [f'path "{path}" {{ capabilities = ["{verb}"] }}' for path, verb in rules.items()]
+    login = f"auth/approle/role/{name}/secret-id"
+    own = dict.fromkeys(("auth/token/renew-self", "auth/token/revoke-self"), "update")
+    own |= {
+        login: "list update",
+        f"{login}/lookup": "update",
+        f"{login}-accessor/destroy": "update",
+    }
+    lines = [
+        f'path "{path}" {{ capabilities = {json.dumps(verbs.split())} }}'
+        for path, verbs in (paths(table, name) | own).items()
+    ]
     return "\n".join(lines) + "\n"
