@@ -59,6 +59,12 @@ def kafka(mesh: Mesh) -> None:
 
 def cassandra(mesh: Mesh) -> None:
     """`nodetool reloadssl`; by itself Cassandra looks every ten minutes."""
+    password = mesh.home.run / "cassandra" / "nodetool.password"
+    nodetool(mesh, "-u", "nodetool", "-pwf", str(password), "reloadssl")
+
+
+def nodetool(mesh: Mesh, *words: str) -> None:
+    """Run `nodetool`; subprocess's errors."""
     run = mesh.home.run / "cassandra"
     context = mesh.context("cassandra", 1)
     arguments = (run / "java.arguments").read_text().splitlines()
@@ -70,7 +76,7 @@ def cassandra(mesh: Mesh) -> None:
             *(each for each in arguments if each.startswith("--add-")),
             f"-Dlogback.configurationFile={run}/logback.xml",
             *("-cp", f"{context['cache.cassandra']}/*", "org.apache.cassandra.tools.NodeTool"),
-            *("-h", context["host"], "-p", context["port.jmx"], "reloadssl"),
+            *("-h", context["host"], "-p", context["port.jmx"], *words),
         ],
         check=True,
         timeout=TIMEOUT,
