@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from py4j.java_gateway import JavaObject
+from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
 from coinmesh_spark.settings import StreamSettings
@@ -58,7 +60,23 @@ def start(settings: StreamSettings) -> SparkSession:
         builder = builder.config(name, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
+    _close_callbacks(session)
     return session
+
+
+def _close_callbacks(session: SparkSession) -> None:
+    """Let Python's port for `foreachBatch`, which PySpark leaves open to all, ask for the token.
+
+    Py4j's client in the JVM loses the token when it is told the port, and has no other way to it.
+    """
+    gateway: Any = session.sparkContext._gateway
+    token = gateway.java_parameters.auth_token
+    gateway.python_parameters.auth_token = token
+    ensure_callback_server_started(gateway)
+    client = JavaObject("GATEWAY_SERVER", gateway._gateway_client).getCallbackClient()
+    field = gateway.jvm.java.lang.Class.forName("py4j.CallbackClient").getDeclaredField("authToken")
+    field.setAccessible(True)
+    field.set(client, token)
 
 
 def _configuration(
