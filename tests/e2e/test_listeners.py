@@ -1,8 +1,10 @@
 """Whoever comes to any listening port of the mesh without the right certificate is refused."""
 
 import ipaddress
+import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from listeners import Listener
 
 from coinmesh_access import cassandra_session
 from coinmesh_access.table import AccessError
+from coinmesh_local import renewals
 from coinmesh_local.testing import TestMesh
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
@@ -29,13 +32,13 @@ RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra", "ratelimit": "envoy
 
 
 @pytest.fixture(scope="session")
-def found(run: Any) -> list[Listener]:
+def found(last_run: Any) -> list[Listener]:
     """All there are once every component of the full profile runs."""
-    run.mesh.require(*run.mesh.mesh.definitions)
-    return sorted(set(walk.listeners(run.mesh)))
+    last_run.mesh.require(*last_run.mesh.mesh.definitions)
+    return sorted(set(walk.listeners(last_run.mesh)))
 
 
-def test_every_stated_port_is_among_those_that_listen(run: Any, found: list[Listener]) -> None:
+def test_every_stated_port_is_among_those_that_listen(last_run: Any, found: list[Listener]) -> None:
     """The walk sees what it should: a test of nothing can't pass."""
     seen = {(each.component, each.name) for each in found}
     assert {
@@ -72,14 +75,16 @@ def test_exceptions_exist_and_say_why(found: list[Listener]) -> None:
     assert listed <= {(each.component, each.name) for each in found}
 
 
-def test_strangers_are_refused_everywhere(run: Any, found: list[Listener], tmp_path: Path) -> None:
-    rows, visitors = walk.exceptions(), walk.unknown(run.mesh, tmp_path)
+def test_strangers_are_refused_everywhere(
+    last_run: Any, found: list[Listener], tmp_path: Path
+) -> None:
+    rows, visitors = walk.exceptions(), walk.unknown(last_run.mesh, tmp_path)
     wrong: list[str] = []
     for each in found:
         row = rows.get((each.component, each.name))
         if row is not None and row.get("anyone"):
             continue
-        right = walk.of_the_mesh(run.mesh, RIGHT.get(each.component, "deploy"))
+        right = walk.of_the_mesh(last_run.mesh, RIGHT.get(each.component, "deploy"))
         # openbao's peers have an authority of their own: nobody of the mesh is one.
         expected = "refused" if each.component == "openbao" else None
         outcomes = {v.name: walk.outcome(each, v) for v in visitors}
@@ -90,14 +95,14 @@ def test_strangers_are_refused_everywhere(run: Any, found: list[Listener], tmp_p
     assert wrong == []
 
 
-def test_tls_1_2_is_spoken_where_it_is_said_alone(run: Any, found: list[Listener]) -> None:
+def test_tls_1_2_is_spoken_where_it_is_said_alone(last_run: Any, found: list[Listener]) -> None:
     rows, may = walk.exceptions(), walk.older()
     spoken, others = set[tuple[str, str]](), set[tuple[str, str]]()
     for each in found:
         if rows.get((each.component, each.name), {}).get("plaintext"):
             continue
         visitor = walk.of_the_mesh(
-            run.mesh, RIGHT.get(each.component, "deploy"), ssl.TLSVersion.TLSv1_2
+            last_run.mesh, RIGHT.get(each.component, "deploy"), ssl.TLSVersion.TLSv1_2
         )
         answers = walk.served(each, visitor) != -1
         (spoken if answers else others).add((each.component, each.name))
@@ -105,7 +110,7 @@ def test_tls_1_2_is_spoken_where_it_is_said_alone(run: Any, found: list[Listener
     assert spoken == said
 
 
-def test_a_service_without_the_right_is_refused(run: Any, found: list[Listener]) -> None:
+def test_a_service_without_the_right_is_refused(last_run: Any, found: list[Listener]) -> None:
     rows = walk.exceptions()
     wrong: list[str] = []
     for each in found:
@@ -114,9 +119,21 @@ def test_a_service_without_the_right_is_refused(run: Any, found: list[Listener])
         check = CHECKS.get((each.component, each.name)) or CHECKS.get(("", each.name))
         if check is None:
             wrong.append(f"{each}: nobody knows how to come here")
-        elif not check(run.mesh, each):
+        elif not check(last_run.mesh, each):
             wrong.append(f"{each}: let {WRONG} in")
     assert wrong == []
+
+
+def test_plaintext_asks_for_what_the_table_says(last_run: Any, found: list[Listener]) -> None:
+    rows = walk.exceptions()
+    open_to_all = set[tuple[str, str]]()
+    for each in found:
+        key = (each.component, each.name)
+        if rows.get(key, {}).get("plaintext") and not (
+            key in PLAINTEXT and PLAINTEXT[key](last_run.mesh, each)
+        ):
+            open_to_all.add(key)
+    assert open_to_all == {k for k, row in rows.items() if row["authentication"].startswith("none")}
 
 
 # -- how each protocol says no --------------------------------------------------------------------
@@ -176,8 +193,6 @@ def _cassandra(mesh: TestMesh, each: Listener) -> bool:
 
 
 def _exchange(mesh: TestMesh, each: Listener, request: bytes) -> bytes:
-    import socket
-
     visitor = walk.of_the_mesh(mesh, WRONG)
     with (
         socket.create_connection((each.host, each.port), timeout=10) as plain,
@@ -188,6 +203,35 @@ def _exchange(mesh: TestMesh, each: Listener, request: bytes) -> bytes:
             return secured.recv(4096)
         except ssl.SSLError:
             return b""
+
+
+def _password(mesh: TestMesh, each: Listener) -> bool:
+    return httpx.get(f"http://127.0.0.1:{each.port}/").status_code == 401
+
+
+def _signature(mesh: TestMesh, each: Listener) -> bool:
+    url = f"http://127.0.0.1:{each.port}/1,01637037d6"
+    return {httpx.get(url).status_code, httpx.put(url, content=b"x").status_code} == {401}
+
+
+def _nodetool(mesh: TestMesh, each: Listener) -> bool:
+    try:
+        renewals.nodetool(mesh.mesh, "info")
+    except subprocess.CalledProcessError:
+        return True
+    return False
+
+
+def _spark(mesh: TestMesh, each: Listener) -> bool:
+    """Py4j says what is wrong, the workers' daemon a process's id before it asks, others nothing."""
+    with socket.create_connection((each.host, each.port), timeout=2) as plain:
+        plain.sendall(b"c\nj\ne\n")
+        plain.shutdown(socket.SHUT_WR)
+        try:
+            answer = plain.recv(4096)
+            return not answer or answer.startswith(b"!xsAuthentication") or len(answer) == 4
+        except (ConnectionError, TimeoutError):
+            return True
 
 
 def _handshake(mesh: TestMesh, each: Listener) -> bool:
@@ -204,6 +248,15 @@ def _nothing_at(path: str) -> Callable[[TestMesh, Listener], bool]:
     return check
 
 
+#: How those without TLS refuse who doesn't show what the table says.
+PLAINTEXT: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
+    ("apicurio", "http"): _password,
+    ("kafka", "metrics"): _password,
+    ("cassandra", "metrics"): _password,
+    ("cassandra", "jmx"): _nodetool,
+    ("seaweedfs", "volume"): _signature,
+    ("spark-stream", "*"): _spark,
+}
 CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     ("", "metrics"): _http,
     ("sim-exchange", "public"): _http,
