@@ -2,8 +2,8 @@
 
 REST requests come at a fixed rate whatever their answers take. Beside them one prober each looks
 five times a second at what must go on: trades that reach Kafka, bars that Spark publishes, Redis,
-the registry, the object store. A pause is the longest time that a prober had to wait. After the
-first renewal JWT keys, the gateway's Redis password and Spark's S3 keys are rotated too.
+the registry, the object store. A pause is the longest time that a prober had to wait. After each
+renewal the key of users' tokens, all Redis passwords and all S3 keys are rotated, too.
 
     .venv/bin/python bench/rotation/rotation.py [--rate 200] [--renewals 3] [--life 300]
 """
@@ -12,10 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,12 +28,10 @@ import httpx
 from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 
-from coinmesh_access import users
-from coinmesh_access.login import SETUP
 from coinmesh_contracts import topics
 from coinmesh_contracts.topics import Topic
 from coinmesh_local import local_user
-from coinmesh_local.paths import BIN
+from coinmesh_local.static_credentials import rotate
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
@@ -175,34 +170,9 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
         login.cancel()
 
 
-def rotate_credentials(mesh: TestMesh) -> None:
-    """New keys for tokens; a new Redis password for the gateway and new S3 keys for Spark.
-
-    In the order of deploy/access/README.md.
-    """
-    vault = local_user.vault(mesh.mesh)
-    vault.login(mesh.home.secrets, SETUP).write_data(
-        f"identity/oidc/key/{users.KEY}/rotate", data={}
-    )
-    place = ["--address", vault.address, "--ca", vault.ca, "--secrets", mesh.home.secrets]
-    acl = mesh.home.run / "redis" / "users.acl"
-    command = BIN / "coinmesh-vault"
-    subprocess.run([command, "rotate", *place, "query-gateway", "redis"], check=True)
-    subprocess.run([BIN / "coinmesh-access", "redis", *place, "--out", acl], check=True)
-    settings = mesh.read(RedisSettings)
-    with Redis.from_url(settings.redis_url, **redis_options(settings)) as client:
-        client.execute_command("ACL", "LOAD")
-    subprocess.run([command, "rotate", *place, "spark-stream", "s3"], check=True)
-    keys = mesh.home.run / "seaweedfs" / "s3-identities.json"
-    subprocess.run([BIN / "coinmesh-access", "s3", *place, "--out", keys], check=True)
-    for pid in mesh.component("seaweedfs").pids():
-        os.kill(pid, signal.SIGHUP)
-    subprocess.run([command, "fetch", *place, "--all"], check=True)
-
-
 def watch(mesh: TestMesh, renewals: int, found: Found, over: threading.Event) -> None:
     """Note what each listener serves until each has served so many new certificates."""
-    rotated = False
+    rotations = 0
     closed = walk.closed(mesh)
     while not over.is_set():
         visitor = walk.of_the_mesh(mesh, "deploy")
@@ -211,9 +181,9 @@ def watch(mesh: TestMesh, renewals: int, found: Found, over: threading.Event) ->
             if serial > 0:
                 found.serials[f"{each.component} {each.name}"].add(serial)
         least = min(map(len, found.serials.values())) - 1
-        if least >= 1 and not rotated:
-            rotate_credentials(mesh)
-            rotated = True
+        if least > rotations:
+            rotate(mesh.mesh)
+            rotations += 1
         if least >= renewals:
             over.set()
         over.wait(2)

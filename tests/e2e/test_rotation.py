@@ -1,5 +1,6 @@
-"""All certificates renewed at once, under load: each listener serves its new one, nothing fails."""
+"""Certificates and static credentials renewed under load: all take them up, nothing fails."""
 
+import datetime
 import itertools
 import signal
 import threading
@@ -9,8 +10,13 @@ from typing import Any
 import httpx
 import listeners as walk
 import pytest
+from redis import Redis
 
-from coinmesh_local.testing import eventually
+from coinmesh_local.static_credentials import rotate
+from coinmesh_local.testing import TestMesh, eventually
+from meshkit.redis_options import redis_options
+from meshkit.s3 import s3_client
+from meshkit.settings import RedisSettings, S3Settings
 
 pytestmark = pytest.mark.e2e
 
@@ -49,6 +55,7 @@ class Requests:
 
 def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) -> None:
     run, mesh = last_run, last_run.mesh
+    mesh.require("ratelimit", "redis-exporter", "audit-anchor")
     closed = walk.closed(mesh)
 
     def made(component: str) -> int:
@@ -61,6 +68,8 @@ def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) ->
         for instrument in run.instruments.values()
         for what in ("ticker", "bars?interval=1m&page_size=5", "bars:view?interval=1s", "book")
     ]
+    users = {"query-gateway", "ratelimit"}
+    eventually(lambda: logged_in(mesh) >= users, f"{users} are logged in")
     pending = list(closed)
     visitor = walk.of_the_mesh(mesh, "deploy")
 
@@ -72,11 +81,26 @@ def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) ->
         return not pending
 
     with Requests(run.rest, paths) as requests:
+        rotate(mesh.mesh)
         mesh.component("certs").signal(signal.SIGHUP)
         try:
             eventually(all_serve_the_new_one, "every listener serves its new certificate", 240)
         except AssertionError:
             raise AssertionError(f"with the old certificate: {pending}") from None
+        # Now what was valid at the start no longer is.
+        rotate(mesh.mesh)
+        rotated = datetime.datetime.now(datetime.UTC)
+        with redis(mesh) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        eventually(lambda: logged_in(mesh) >= users, f"{users} are logged in again")
+        (port,) = (e.port for e in closed if (e.component, e.name) == ("redis-exporter", "metrics"))
+        url = f"https://127.0.0.1:{port}/metrics"
+        answer = httpx.get(url, verify=mesh.tls("prometheus"), timeout=30)
+        assert "\nredis_up 1.0\n" in answer.text
+        for bucket in ("coinmesh", "coinmesh-audit"):
+            eventually(
+                lambda one=bucket: last_object(mesh, one) > rotated, f"an object in {bucket}"
+            )
         # What started again is at work again: trades that are made now come to the readers.
         for symbol, instrument in run.instruments.items():
             last = run.last_trade(symbol)
@@ -90,6 +114,28 @@ def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) ->
         eventually(
             lambda one=instrument: is_whole(run.rest, one), f"no trade of {instrument} lacks"
         )
+
+
+def redis(mesh: TestMesh) -> Redis:
+    """Redis as the deployer."""
+    settings = mesh.read(RedisSettings)
+    return Redis.from_url(settings.redis_url, **redis_options(settings))
+
+
+def logged_in(mesh: TestMesh) -> set[str]:
+    """Who has a connection to Redis."""
+    with redis(mesh) as client:
+        return {each["user"] for each in client.client_list()} - {"deploy"}
+
+
+def last_object(mesh: TestMesh, bucket: str) -> datetime.datetime:
+    """When the newest object of a bucket was written."""
+    pages = s3_client(mesh.read(S3Settings)).get_paginator("list_objects_v2")
+    return max(
+        each["LastModified"]
+        for page in pages.paginate(Bucket=bucket)
+        for each in page.get("Contents", ())
+    )
 
 
 def is_whole(rest: httpx.Client, instrument: str) -> bool:

@@ -13,7 +13,7 @@ import typer
 from coinmesh_cli import log_search
 from coinmesh_cli.first_bar import wait_for_first_bar
 from coinmesh_cli.progress import Progress
-from coinmesh_local import operations
+from coinmesh_local import operations, static_credentials
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError, Profile
 from coinmesh_local.mesh import Mesh, Options, caller_environment
@@ -28,7 +28,7 @@ Until = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (up, down, reset, restart, logs, endpoints, provision, deploy):
+    for command in (up, down, reset, restart, rotate, logs, endpoints, provision, deploy):
         app.command()(command)
 
 
@@ -104,6 +104,15 @@ def restart(names: list[str]) -> None:
     with Progress() as progress:
         for event in operations.ask(mesh.home, "restart", names).events():
             progress.event(event)
+
+
+def rotate() -> None:
+    """New static credentials for all services, and a new key for users' tokens; nothing stops.
+
+    What was valid before still is until the next time: after something was seen, run it twice.
+    """
+    for what in static_credentials.rotate(Mesh.recorded(Home.from_environment())):
+        print(f"replaced {what}")
 
 
 def logs(  # noqa: PLR0917 (typer makes options of arguments)

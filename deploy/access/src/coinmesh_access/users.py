@@ -173,6 +173,11 @@ def exchange(client: hvac.Client, api_key: str) -> str:
         client.logout()
 
 
+def rotate_key(client: hvac.Client) -> None:
+    """Sign tokens with a new key; those signed with the one before stay valid until they end."""
+    client.write_data(f"identity/oidc/key/{KEY}/rotate", data={})
+
+
 def _id(client: hvac.Client, kind: str, name: str) -> str | None:
     return _data(client, f"identity/{kind}/name/{name}").get("id")
 
