@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import ssl
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from coinmesh_access import table
+from coinmesh_access.table import HttpAccess
 from coinmesh_cli import log_search
 from coinmesh_cli.log_search import Wanted
 from coinmesh_local.testing import TestMesh, eventually
@@ -21,6 +23,16 @@ from meshkit.tls import CertificateFiles, RenewingContext
 
 pytestmark = pytest.mark.e2e
 
+TABLE = table.load()
+#: What is asked of the log store as every service; where it is let through, nothing is lost.
+REQUESTS = (
+    ("POST", "/coinmesh-logs-*/_search"),
+    ("GET", "/_cat/health"),
+    ("GET", "/_cluster/health"),
+    ("POST", "/_bulk"),
+    ("DELETE", "/coinmesh-logs-of-no-day"),
+    ("PUT", "/_cluster/settings"),
+)
 SCHEMA = Draft202012Validator(log_lines.schema())
 #: Programs of others that lie where ours do.
 FOREIGN = ("${bin}/bao", "${bin}/envoy", "${bin}/weed")
@@ -158,16 +170,21 @@ def asks(mesh: TestMesh) -> Iterator[Callable[[str, str, str], int]]:
         client.close()
 
 
+@pytest.mark.parametrize("service", TABLE.services)
 def test_the_store_does_for_each_what_it_may_and_nothing_else(
-    mesh: TestMesh, asks: Callable[[str, str, str], int]
+    asks: Callable[[str, str, str], int], service: str
 ):
-    today = datetime.now(UTC).strftime("/coinmesh-logs-%Y.%m.%d")
-    assert asks("cli", "POST", "/coinmesh-logs-*/_search") == 200
-    assert asks("cli", "DELETE", today) == 403
-    assert asks("cli", "POST", "/_bulk") == 403
-    assert asks("log-shipper", "POST", "/coinmesh-logs-*/_search") == 403
-    assert asks("log-shipper", "DELETE", today) == 403
-    assert asks("collector-binance", "POST", "/coinmesh-logs-*/_search") == 403
-    assert asks("deploy", "GET", "/_cluster/health") == 200
+    rules = list(map(HttpAccess.parse, TABLE.services[service].http.get("log-store", ())))
+    granted = {
+        (method, path): any(
+            (not rule.methods or method in rule.methods) and bool(re.fullmatch(rule.path, path))
+            for rule in rules
+        )
+        for method, path in REQUESTS
+    }
+    assert {(m, path): asks(service, m, path) != 403 for m, path in REQUESTS} == granted
+
+
+def test_the_store_knows_nobody_without_a_certificate(mesh: TestMesh):
     with pytest.raises(httpx.HTTPError), httpx.Client(verify=False) as nobody:
         nobody.get(mesh.endpoints["log-store"])
