@@ -84,11 +84,11 @@ check-secrets: $(DEV_STAMP) ## Looks for secrets in every file that git tracks o
 test-unit: install $(DEV_STAMP) ## Tests that need no component
 	$(BIN)/pytest -m 'not component and not e2e'
 
-test-mesh: install $(DEV_STAMP) ## Tests on real components, and the whole mesh end to end
-	$(BIN)/pytest -m 'component or e2e' --ignore=jobs/spark
+test-mesh: install $(DEV_STAMP) ## Services on real components, and the whole mesh end to end
+	$(BIN)/pytest -m 'component or e2e' --ignore=jobs --ignore=deploy
 
-test-stream: install $(DEV_STAMP) ## The Spark stream on real components, through kills and outages
-	$(BIN)/pytest -m component jobs
+test-stream: install $(DEV_STAMP) ## The components themselves, the Spark stream through kills and outages
+	$(BIN)/pytest -m component deploy jobs
 
 .PHONY: fuzz
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
