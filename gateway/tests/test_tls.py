@@ -3,18 +3,21 @@
 import datetime
 import ipaddress
 import ssl
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from meshkit.settings import Address
 from meshkit.tls import KeyPair
 
 pytestmark = pytest.mark.component
@@ -89,8 +92,14 @@ class Authority:
             [pair.pems], root_certificates=self.root.pems[1], require_client_auth=True
         )
 
-    def trusting(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=self.root.pems[1].decode())
+    def trusting(self, name: str = "") -> ssl.SSLContext:
+        """A client's context, with the certificate of `name`."""
+        context = ssl.create_default_context(cadata=self.root.pems[1].decode())
+        if name:
+            file = self.tls_dir / f"{name}.pem"
+            file.write_bytes(b"".join(issue(service(name), self.root).pems))
+            context.load_cert_chain(file)
+        return context
 
 
 @dataclass
@@ -120,7 +129,12 @@ def secured(
     }
     with pytest.MonkeyPatch.context() as short:
         short.setattr(KeyPair, "connection_seconds", 0.5)
-        envoy = start_envoy(backends, tls_dir=authority.tls_dir, verify=authority.trusting())
+        envoy = start_envoy(
+            backends,
+            tls_dir=authority.tls_dir,
+            verify=authority.trusting(),
+            metrics=Address("127.0.0.1", 0),
+        )
     yield Secured(envoy, authority)
     for replicas in backends.values():
         replicas[0].stop()
@@ -153,3 +167,23 @@ def test_connections_end_before_their_certificate_and_no_request_is_lost(secured
         with secured.envoy.rest.stream("GET", "/v1/tickers") as response:
             assert response.status_code == 200
             seen.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+
+
+def shown(secured: Secured, name: str, path: str) -> int:
+    """The status with which a path of the metrics listener answers a service."""
+    url = f"https://{secured.envoy.metrics}{path}"
+    return httpx.get(url, verify=secured.authority.trusting(name)).status_code
+
+
+def test_numbers_are_shown_to_those_who_scrape_alone(secured: Secured) -> None:
+    for path in ("/stats/prometheus?usedonly", "/ready"):
+        assert shown(secured, "prometheus", path) == 200
+        assert shown(secured, "query-gateway", path) == 403
+        with pytest.raises(httpx.TransportError):
+            shown(secured, "", path)
+    for path in ("/config_dump", "/quitquitquit", "/stats", "/"):
+        assert shown(secured, "prometheus", path) == 404
+
+
+def test_envoys_own_interface_is_for_its_user_alone(secured: Secured) -> None:
+    assert stat.S_IMODE((secured.envoy.directory / "admin.sock").stat().st_mode) == 0o600

@@ -91,6 +91,17 @@ def loopback_cluster(name: str, address: Address) -> dict[str, Any]:
     return _reached(name, [address])
 
 
+def socket_cluster(name: str, path: Path) -> dict[str, Any]:
+    """A server that speaks HTTP/1.1 on a Unix socket."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(path)}}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
 def _reached(name: str, endpoints: Sequence[Address]) -> dict[str, Any]:
     return {
         "name": name,

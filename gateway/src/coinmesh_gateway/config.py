@@ -1,11 +1,12 @@
 """The whole configuration: a pure function of catalogue, contracts and settings."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway import cache, quotas, users
+from coinmesh_gateway import cache, mutual, quotas, users
 from coinmesh_gateway.bindings import bindings
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
 from coinmesh_gateway.clusters import cluster
@@ -17,6 +18,8 @@ from coinmesh_gateway.transcoder import transcoder
 
 #: `cluster.<name>.grpc.14` is one of the counters `envoy_cluster_grpc` with a label.
 _GRPC_STATUS = r"^cluster\..+\.grpc(\.(\d+))$"
+#: What `sun_path` holds without the byte that ends it (unix(7)).
+_SOCKET_BYTES = 107
 _STATS = ("cluster.", "http.public.", "listener.", "server.", "overload.", "cluster_manager.")
 
 
@@ -53,11 +56,18 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
         clusters.append(users.cluster(settings.vault))
     if settings.tracing is not None:
         clusters.append(settings.tracing.cluster(tls))
+    listeners = [listener(settings, hosts, transcoding, tls), *inside["listeners"]]
+    if settings.metrics is not None:
+        if tls is None:
+            raise CatalogueError("Envoy's numbers are shown under mutual TLS only")
+        shown, admin = mutual.metrics(settings.metrics, settings.admin, tls)
+        listeners.append(shown)
+        clusters.append(admin)
     return {
         "node": {"id": "envoy", "cluster": "coinmesh"},
         "admin": _admin(settings),
         "static_resources": {
-            "listeners": [listener(settings, hosts, transcoding, tls), *inside["listeners"]],
+            "listeners": listeners,
             "clusters": [*clusters, *inside["clusters"]],
         },
         "bootstrap_extensions": inside["extensions"],
@@ -108,8 +118,13 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _admin(settings: Settings) -> dict[str, Any]:
-    host, port = settings.admin
+    path = str(settings.admin)
+    if len(os.fsencode(path)) > _SOCKET_BYTES:
+        raise CatalogueError(
+            f"the path of a Unix socket has at most {_SOCKET_BYTES} bytes, and {path} has "
+            f"{len(os.fsencode(path))}: choose a shorter directory (COINMESH_HOME)"
+        )
     return {
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": {"pipe": {"path": path, "mode": 0o600}},
         "ignore_global_conn_limit": True,
     }

@@ -18,7 +18,6 @@ from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
 from meshkit import logs
 from meshkit.settings import Address, SettingsError, TelemetrySettings, read
-from meshkit.tls import is_loopback
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Path(options.out).absolute()
     try:
         catalogue = shipped()
-        admin = parse_address("--admin", options.admin)
-        if not is_loopback(admin.host):
-            raise CatalogueError(f"--admin {admin}: must be on the loopback interface")
         settings = Settings(
             listen=parse_address("--listen", options.listen),
-            admin=admin,
+            admin=options.admin.absolute(),
+            metrics=options.metrics and parse_address("--metrics", options.metrics),
             endpoints=parse_endpoints(catalogue, options.service),
             tls_dir=options.tls_dir and options.tls_dir.absolute(),
             secrets_dir=out.parent,
@@ -78,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", required=True, metavar="FILE", help="where the configuration goes (JSON)")
     add("--listen", required=True, metavar="HOST:PORT", help="where users connect")
-    add("--admin", required=True, metavar="HOST:PORT", help="Envoy's own interface, loopback only")
+    add("--admin", required=True, type=Path, metavar="SOCKET", help="Envoy's own interface")
+    add("--metrics", metavar="HOST:PORT", help="where Prometheus reads its numbers (mutual TLS)")
     add(
         "--service",
         action="append",

@@ -49,8 +49,9 @@ class Settings:
 
     Attributes:
         listen: Where users connect; port 0 asks the system for a free one.
-        admin: Where Envoy's own interface listens: loopback only.
+        admin: The Unix socket of Envoy's own interface, for its user alone.
         endpoints: The replicas of each service of the catalogue.
+        metrics: Where Prometheus reads Envoy's numbers under mutual TLS; None for nowhere.
         tls_dir: The directory whose current/ holds tls.key, tls.crt and ca.crt; None for plaintext
             on the listener and on every connection to a service.
         secrets_dir: Where the files are written that tell Envoy to follow renewals in `tls_dir`.
@@ -63,8 +64,9 @@ class Settings:
     """
 
     listen: Address
-    admin: Address
+    admin: Path
     endpoints: Mapping[str, tuple[Address, ...]]
+    metrics: Address | None = None
     tls_dir: Path | None = None
     secrets_dir: Path | None = None
     origins: str = LOOPBACK_ORIGINS

@@ -7,13 +7,12 @@ rename. Envoy reads them through files of its own (SDS) that name them and the d
 from pathlib import Path
 from typing import Any
 
-from meshkit.tls import CertificateFiles
+from meshkit.tls import SERVICE_PREFIX, CertificateFiles
 
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _IDENTITY, _ROOTS = "identity", "roots"
 # By itself Envoy speaks at most TLS 1.2 to services, and 1.2, too, to clients.
 _PARAMS = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
-TRUST_DOMAIN = "coinmesh"
 
 
 class Tls:
@@ -79,7 +78,6 @@ class Tls:
 
     def upstream(self, service: str) -> dict[str, Any]:
         """A cluster's transport socket: both sides show who they are, and it must be `service`."""
-        name = f"spiffe://{TRUST_DOMAIN}/svc/{service}"
         return _socket(
             "UpstreamTlsContext",
             {
@@ -91,7 +89,10 @@ class Tls:
                     "combined_validation_context": {
                         "default_validation_context": {
                             "match_typed_subject_alt_names": [
-                                {"san_type": "URI", "matcher": {"exact": name}}
+                                {
+                                    "san_type": "URI",
+                                    "matcher": {"exact": f"{SERVICE_PREFIX}{service}"},
+                                }
                             ]
                         },
                         "validation_context_sds_secret_config": self._sds(_ROOTS),

@@ -12,20 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from coinmesh_access.table import TABLE, AccessError, AccessTable, HttpAccess, load
+from coinmesh_gateway import mutual
 from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_gateway.clusters import loopback_cluster
 from coinmesh_gateway.config import write_all
-from coinmesh_gateway.listener import http_filter
 from coinmesh_gateway.settings import parse_address
 from coinmesh_gateway.tls import Tls
 from meshkit import logs
 from meshkit.settings import Address
 from meshkit.tls import is_loopback
-
-_MANAGER = (
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
-    "HttpConnectionManager"
-)
 
 #: Whom a server knows by a password.
 USER = "front"
@@ -54,55 +49,23 @@ def generate(
     Raises:
         AccessError: Nobody may ask this server anything.
     """
-    manager = {
-        "@type": _MANAGER,
-        "stat_prefix": server,
-        "common_http_protocol_options": {**tls.connection(), "idle_timeout": "300s"},
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": (
-            "KEEP_UNCHANGED" if escaped_slashes else "REJECT_REQUEST"
-        ),
-        "http_filters": [
-            http_filter("rbac", "rbac.v3.RBAC", rules=_rules(table, server)),
-            http_filter("router", "router.v3.Router"),
-        ],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": server,
-                    "domains": ["*"],
-                    "request_headers_to_add": _authorization(password),
-                    "routes": [
-                        {
-                            "match": {"prefix": prefix},
-                            "route": {"cluster": str(address), "timeout": "60s"},
-                        }
-                        for prefix, address in routes
-                    ],
-                }
-            ]
-        },
-    }
-    chain = {
-        "transport_socket": tls.mutual(),
-        "filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-        ],
-    }
+    targets = [
+        {"match": {"prefix": prefix}, "route": {"cluster": str(address), "timeout": "60s"}}
+        for prefix, address in routes
+    ]
+    listener = mutual.listener(
+        server,
+        listen,
+        tls,
+        _policies(table, server),
+        targets,
+        headers=_authorization(password),
+        escaped_slashes=escaped_slashes,
+    )
     return {
         "node": {"id": server, "cluster": "coinmesh"},
         "static_resources": {
-            "listeners": [
-                {
-                    "name": server,
-                    "address": {
-                        "socket_address": {"address": listen.host, "port_value": listen.port}
-                    },
-                    "enable_reuse_port": False,
-                    "filter_chains": [chain],
-                }
-            ],
+            "listeners": [listener],
             "clusters": [
                 loopback_cluster(str(address), address)
                 for address in dict.fromkeys(address for _, address in routes)
@@ -123,19 +86,18 @@ def _authorization(password: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def _rules(table: AccessTable, server: str) -> dict[str, Any]:
-    """What isn't among these policies is refused with 403."""
+def _policies(table: AccessTable, server: str) -> dict[str, Any]:
     policies = {
-        name: {
-            "principals": [{"authenticated": {"principal_name": {"exact": table.spiffe_id(name)}}}],
-            "permissions": [_permission(HttpAccess.parse(text)) for text in service.http[server]],
-        }
+        name: mutual.policy(
+            table.spiffe_id(name),
+            [_permission(HttpAccess.parse(text)) for text in service.http[server]],
+        )
         for name, service in table.services.items()
         if server in service.http
     }
     if not policies:
         raise AccessError(f"nobody in the table has http.{server}; is {server} its name there?")
-    return {"action": "ALLOW", "policies": policies}
+    return policies
 
 
 def _permission(allowed: HttpAccess) -> dict[str, Any]:
