@@ -74,6 +74,7 @@ check: install $(DEV_STAMP) ## Lint, types and contracts
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/buf build -o .coinmesh/build/contracts.binpb
 	$(BIN)/buf breaking .coinmesh/build/contracts.binpb --against proto/baseline.binpb --exclude-imports
+	test -z "$$(gofmt -l deploy/local/provision)"
 	$(MAKE) --no-print-directory check-secrets
 
 # A false alarm is marked where it stands: "pragma: allowlist secret". Locks are all hashes.

@@ -1,5 +1,6 @@
 """Quotas: Envoy asks a real ratelimit, which counts in a real Redis, all under mutual TLS."""
 
+import stat
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ from hvac.exceptions import VaultError
 
 from coinmesh_access import users
 from coinmesh_access.login import USERS
+from coinmesh_gateway import ratelimit
 from coinmesh_gateway.quotas import Quota, Quotas, configuration, shipped
 from coinmesh_local import local_user
 from coinmesh_local.testing import TestMesh, eventually
@@ -85,6 +87,21 @@ def test_guessing_keys_is_slowed_down(closed: TestMesh) -> None:
     rest.auth = None
     guess = {"apiKey": "cm_nobody_guess"}  # pragma: allowlist secret
     until_refused(lambda: rest.post("/v1/session", json=guess), shipped().logins.requests)
+
+
+@pytest.mark.component
+def test_ratelimit_shows_itself_to_those_who_scrape_alone(closed: TestMesh) -> None:
+    sockets = (closed.home.run / "ratelimit").glob("*.sock")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in sockets}
+    assert modes == dict.fromkeys((ratelimit.HTTP, ratelimit.METRICS, ratelimit.DEBUG), 0o600)
+    url = f"https://127.0.0.1:{closed.mesh.ports['ratelimit']['metrics'][0]}"
+
+    def answer(identity: str, path: str) -> httpx.Response:
+        return httpx.get(f"{url}{path}", verify=closed.tls(identity))
+
+    assert "go_goroutines" in answer("prometheus", "/metrics").text
+    assert answer("collector-binance", "/metrics").status_code == 403
+    assert answer("prometheus", "/json").status_code == 404
 
 
 @pytest.mark.component

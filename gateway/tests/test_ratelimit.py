@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coinmesh_gateway import ratelimit
+from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_local.testing import eventually
 from meshkit import rotation
 from meshkit.settings import Address, RedisSettings
@@ -35,14 +36,14 @@ def test_it_is_started_anew_with_each_new_password(
 
     rotate("first")
     settings = RedisSettings(redis_url="redis://127.0.0.1:1", redis_credentials_file=credentials)
-    listen = {name: Address("127.0.0.1", 1) for name in ratelimit.LISTENERS}
+    grpc = Address("127.0.0.1", 1)
 
     async def run() -> int:
         running = asyncio.create_task(
             ratelimit.run(
                 str(program),
                 settings,
-                lambda: ratelimit.environment(settings, listen, tmp_path / "config"),
+                lambda: ratelimit.environment(settings, grpc, tmp_path),
             )
         )
         seen = list[str]()
@@ -54,3 +55,17 @@ def test_it_is_started_anew_with_each_new_password(
         return await running
 
     assert asyncio.run(run()) == 0
+
+
+def test_what_it_shows_fails_while_it_is_away_and_no_more_is_shown(tmp_path: Path) -> None:
+    told = list[str]()
+    app = ratelimit.shown(tmp_path)
+    for path in ("/metrics", "/healthcheck", "/json"):
+        app({"PATH_INFO": path}, lambda status, headers: told.append(status))
+    assert [status[:3] for status in told] == ["503", "503", "404"]
+
+
+def test_a_directory_too_long_for_sockets_is_told(tmp_path: Path) -> None:
+    settings = RedisSettings(redis_url="redis://127.0.0.1:1")
+    with pytest.raises(CatalogueError, match="at most 107 bytes"):
+        ratelimit.environment(settings, Address("127.0.0.1", 1), tmp_path / ("a" * 100))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,19 @@ def test_a_program_is_built_from_its_pins(own_cache: Path, monkeypatch: pytest.M
     with pytest.raises(ProvisionError, match=r"(?s)could not build jaeger.*broken.*Way out"):
         golang.ensure("jaeger", print)
     assert not golang.directory("jaeger").exists()
+
+
+def test_a_program_with_a_part_of_ours_is_built_anew_when_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(golang.POMS / "ratelimit", tmp_path / "ratelimit")
+    before = golang.directory("ratelimit")
+    monkeypatch.setattr(golang, "POMS", tmp_path)
+    assert golang.directory("ratelimit") == before
+    for path in sorted((tmp_path / "ratelimit").rglob("*.go")):
+        path.write_text(path.read_text() + "// changed\n")
+        assert golang.directory("ratelimit") != before
+        before = golang.directory("ratelimit")
 
 
 def test_a_cache_that_cannot_be_written_is_named(

@@ -1,7 +1,6 @@
 """The whole configuration: a pure function of catalogue, contracts and settings."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from coinmesh_gateway.transcoder import transcoder
 
 #: `cluster.<name>.grpc.14` is one of the counters `envoy_cluster_grpc` with a label.
 _GRPC_STATUS = r"^cluster\..+\.grpc(\.(\d+))$"
-#: What `sun_path` holds without the byte that ends it (unix(7)).
-_SOCKET_BYTES = 107
 _STATS = ("cluster.", "http.public.", "listener.", "server.", "overload.", "cluster_manager.")
 
 
@@ -118,13 +115,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _admin(settings: Settings) -> dict[str, Any]:
-    path = str(settings.admin)
-    if len(os.fsencode(path)) > _SOCKET_BYTES:
-        raise CatalogueError(
-            f"the path of a Unix socket has at most {_SOCKET_BYTES} bytes, and {path} has "
-            f"{len(os.fsencode(path))}: choose a shorter directory (COINMESH_HOME)"
-        )
     return {
-        "address": {"pipe": {"path": path, "mode": 0o600}},
+        "address": {"pipe": {"path": str(settings.admin), "mode": 0o600}},
         "ignore_global_conn_limit": True,
     }

@@ -13,6 +13,7 @@ from coinmesh_gateway.settings import (
     Settings,
     parse_address,
     parse_endpoints,
+    socket_path,
 )
 from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         catalogue = shipped()
         settings = Settings(
             listen=parse_address("--listen", options.listen),
-            admin=options.admin.absolute(),
+            admin=socket_path(options.admin.absolute()),
             metrics=options.metrics and parse_address("--metrics", options.metrics),
             endpoints=parse_endpoints(catalogue, options.service),
             tls_dir=options.tls_dir and options.tls_dir.absolute(),

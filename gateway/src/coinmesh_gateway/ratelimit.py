@@ -3,7 +3,8 @@
 It is told where Redis is and who it is there by the mesh's own settings. It doesn't take up a
 renewed certificate or password towards Redis, so it is started anew then; Envoy lets requests pass
 meanwhile.
-Its lines are brought into the mesh's form here.
+Its lines are brought into the mesh's form here, and what it shows on Unix sockets (numbers, health)
+is shown under mutual TLS to those who scrape.
 """
 
 import argparse
@@ -14,44 +15,53 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from coinmesh_gateway import quotas
+from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_gateway.config import write
-from meshkit import log_lines, logs
+from coinmesh_gateway.settings import socket_path
+from meshkit import log_lines, logs, metrics
 from meshkit.rotation import follow
 from meshkit.settings import Address, RedisSettings, SettingsError, load
 from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 KEY_PREFIX = "rl:"
-LISTENERS = ("grpc", "http", "debug", "metrics")
+QUOTAS = "quotas"
+#: Its sockets in the run directory; `curl --unix-socket` asks the last, too.
+HTTP, METRICS, DEBUG = "http.sock", "metrics.sock", "debug.sock"
+#: What is shown beyond them. HTTP would count requests, too.
+_SHOWN = {"/healthcheck": HTTP, "/metrics": METRICS}
 
 
-def environment(
-    settings: RedisSettings, listen: Mapping[str, Address], config: Path
-) -> dict[str, str]:
-    """What ratelimit is told; every listener (of LISTENERS) is on an address that it is given."""
-    grpc, http, debug, metrics = (listen[name] for name in LISTENERS)
+def environment(settings: RedisSettings, grpc: Address, run: Path) -> dict[str, str]:
+    """What ratelimit, as it is built for the mesh, is told; all but gRPC is on sockets in `run`.
+
+    Raises:
+        CatalogueError: The directory's name is too long for them.
+    """
+    http, numbers, debug = (str(socket_path(run / name)) for name in (HTTP, METRICS, DEBUG))
     redis = urlsplit(settings.redis_url)
     told = {
         "GRPC_HOST": grpc.host,
         "GRPC_PORT": str(grpc.port),
-        "HOST": http.host,
-        "PORT": str(http.port),
-        "DEBUG_HOST": debug.host,
-        "DEBUG_PORT": str(debug.port),
-        "RUNTIME_ROOT": str(config.parent),
-        "RUNTIME_SUBDIRECTORY": config.name,
+        "HOST": http,
+        "DEBUG_HOST": debug,
+        "RUNTIME_ROOT": str(run),
+        "RUNTIME_SUBDIRECTORY": QUOTAS,
         "RUNTIME_WATCH_ROOT": "false",
         "USE_STATSD": "false",
         "USE_PROMETHEUS": "true",
-        "PROMETHEUS_ADDR": str(metrics),
+        "PROMETHEUS_ADDR": numbers,
         "LOG_FORMAT": "json",
         "REDIS_SOCKET_TYPE": "tcp",
         "REDIS_URL": redis.netloc,
@@ -76,6 +86,28 @@ def environment(
             "REDIS_TLS_CLIENT_KEY": str(current / "tls.key"),
         }
     return told
+
+
+def shown(run: Path) -> Callable[[Any, Any], list[bytes]]:
+    """The WSGI application that passes on what ratelimit tells of itself; 503 while it is away."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        path = environ["PATH_INFO"]
+        if path not in _SHOWN:
+            start_response("404 Not Found", [])
+            return []
+        transport = httpx.HTTPTransport(uds=str(run / _SHOWN[path]))
+        with httpx.Client(base_url="http://ratelimit", transport=transport) as client:
+            try:
+                answer = client.get(path)
+            except httpx.TransportError:
+                start_response("503 Service Unavailable", [])
+                return []
+        kind = answer.headers["content-type"]
+        start_response(f"{answer.status_code} {answer.reason_phrase}", [("Content-Type", kind)])
+        return [answer.content]
+
+    return app
 
 
 async def run(program: str, settings: RedisSettings, tell: Callable[[], dict[str, str]]) -> int:
@@ -141,18 +173,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--program", required=True, metavar="FILE", help="its binary")
     parser.add_argument(
-        "--run", required=True, type=Path, metavar="DIR", help="where its configuration goes"
+        "--run", required=True, type=Path, metavar="DIR", help="for its configuration and sockets"
     )
-    for name in LISTENERS:
-        parser.add_argument(f"--{name}", required=True, type=Address.parse, metavar="HOST:PORT")
+    parser.add_argument("--grpc", required=True, type=Address.parse, metavar="HOST:PORT")
+    parser.add_argument(
+        "--metrics",
+        type=Address.parse,
+        metavar="HOST:PORT",
+        help="where its numbers and health are shown under mutual TLS",
+    )
     given = parser.parse_args(arguments)
     try:
         settings = load(RedisSettings)
-        runtime = given.run.absolute() / "quotas"
-        tell = partial(environment, settings, vars(given), runtime)
+        directory = given.run.absolute()
+        tell = partial(environment, settings, given.grpc, directory)
         tell()  # a wrong setting is told of now
-        write(runtime / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
-    except SettingsError as error:
+        write(directory / QUOTAS / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
+        if given.metrics is not None:
+            files = certificate_files(settings)
+            if files is None:
+                raise SettingsError("COINMESH_TLS_DIR: numbers are shown under mutual TLS only")
+            metrics.serve(given.metrics, shown(directory), files)
+    except (CatalogueError, SettingsError) as error:
         logs.tell(__name__, f"coinmesh-ratelimit: {error}", logging.CRITICAL)
         raise SystemExit(2) from error
     logs.configure(quotas.SERVICE, "INFO")

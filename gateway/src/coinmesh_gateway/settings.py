@@ -1,5 +1,6 @@
 """What differs from one Envoy to another: addresses, certificates, origins, limits."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
 from meshkit.settings import Address
 
+#: What `sun_path` holds without the byte that ends it (unix(7)).
+_SOCKET_BYTES = 107
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
@@ -83,6 +86,16 @@ def parse_address(flag: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise CatalogueError(f"{flag} {text!r}: {error}") from error
+
+
+def socket_path(path: Path) -> Path:
+    """Where a Unix socket is to be; CatalogueError when a socket's address can't hold the path."""
+    if len(os.fsencode(path)) > _SOCKET_BYTES:
+        raise CatalogueError(
+            f"the path of a Unix socket has at most {_SOCKET_BYTES} bytes, and {path} has "
+            f"{len(os.fsencode(path))}: choose a shorter directory (COINMESH_HOME)"
+        )
+    return path
 
 
 def parse_endpoints(catalogue: Catalogue, options: Iterable[str]) -> dict[str, tuple[Address, ...]]:

@@ -183,15 +183,19 @@ def start(
     listen: Address, metrics: Metrics, files: CertificateFiles | None = None
 ) -> MetricsServer:
     """Serve `metrics` at `http://listen/metrics`; with `files` over mutual TLS."""
-    if files is None:
-        server, _ = start_http_server(listen.port, listen.host, metrics.registry)
-    else:
-        app = _for_scrapers(make_wsgi_app(metrics.registry))
-        server = make_server(listen.host, listen.port, app, _SecuredServer, _PeerHandler)
-        server.socket = server_ssl_context(files).wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    if files is not None:
+        return serve(listen, make_wsgi_app(metrics.registry), files)
+    server, _ = start_http_server(listen.port, listen.host, metrics.registry)
+    return MetricsServer(server, listen.host)
+
+
+def serve(listen: Address, app: Any, files: CertificateFiles) -> MetricsServer:
+    """Serve a WSGI application over mutual TLS to those who scrape."""
+    server = make_server(listen.host, listen.port, _for_scrapers(app), _SecuredServer, _PeerHandler)
+    server.socket = server_ssl_context(files).wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return MetricsServer(server, listen.host)
 
 

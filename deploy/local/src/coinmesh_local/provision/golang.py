@@ -12,15 +12,19 @@ from coinmesh_local.paths import POMS, cache_directory
 from coinmesh_local.provision import cache
 from coinmesh_local.provision.errors import ProvisionError
 
-#: Names of the modules below `provision/`: go.mod names the program as its tool, go.sum pins it.
-PACKAGES = ("jaeger", "ratelimit")
+#: The modules below `provision/`, and whose program each brings: go.mod names it as its tool and
+#: go.sum pins it; what is ours in it lies beside them.
+PACKAGES = {
+    "jaeger": "github.com/jaegertracing/jaeger",
+    "ratelimit": "github.com/envoyproxy/ratelimit",
+}
 
 
 def directory(name: str) -> Path:
-    """Where the program lies once it is built: its version and all its sums are in the key."""
-    module = (POMS / name / "go.mod").read_text()
-    pins = hashlib.sha256(module.encode() + (POMS / name / "go.sum").read_bytes()).hexdigest()
-    return cache_directory() / f"{name}-{_version(module)}-{pins[:8]}"
+    """Where the program lies once it is built: all that pins it or is ours in it is in the key."""
+    sources = sorted(path for path in (POMS / name).rglob("*") if path.is_file())
+    pins = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return cache_directory() / f"{name}-{_version(name)}-{pins[:8]}"
 
 
 def ensure(name: str, progress: Callable[[str], None]) -> None:
@@ -65,12 +69,11 @@ def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _version(module: str) -> str:
+def _version(name: str) -> str:
     """The version of the module that brings the program."""
-    tool = re.search(r"^tool (\S+)$", module, re.MULTILINE)
-    assert tool is not None
-    required = re.findall(r"^(?:require)?\s+(\S+) (v\S+)", module, re.MULTILINE)
-    return next(version for path, version in required if tool[1].startswith(f"{path}/"))
+    found = re.search(rf"\s{PACKAGES[name]} (v\S+)", (POMS / name / "go.mod").read_text())
+    assert found is not None
+    return found[1]
 
 
 def _least(name: str) -> str:

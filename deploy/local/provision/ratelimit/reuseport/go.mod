@@ -1,0 +1,3 @@
+module github.com/libp2p/go-reuseport
+
+go 1.25.6
