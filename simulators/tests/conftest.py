@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def recorded() -> Path:
 async def simulator(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
     started: list[Simulator] = []
 
-    async def start(**settings: object) -> Simulator:
-        one = Simulator(tmp_path / f"state{len(started)}", settings)
+    async def start(context: ssl.SSLContext | None = None, **settings: object) -> Simulator:
+        one = Simulator(tmp_path / f"state{len(started)}", settings, context)
         started.append(one)
         await one.start()
         return one

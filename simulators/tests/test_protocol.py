@@ -161,23 +161,34 @@ async def test_connection_attempts_are_limited(simulator):
         assert response.status == 429
 
 
-async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
+def own_certificate(before: timedelta, after: timedelta) -> tuple[bytes, bytes]:
+    """A service's certificate for this machine that vouches for itself, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "exchange")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(now - before)
+        .not_valid_after(now + after)
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+            x509.SubjectAlternativeName(
+                [
+                    x509.IPAddress(ip_address("127.0.0.1")),
+                    x509.UniformResourceIdentifier("spiffe://coinmesh/svc/exchange"),
+                ]
+            ),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )
-    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "key.pem").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return certificate.public_bytes(Encoding.PEM), private
+
+
+async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
+    certificate, key = own_certificate(timedelta(hours=1), timedelta(hours=1))
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    (tmp_path / "key.pem").write_bytes(key)
     sim = await simulator(
         symbols="BTCUSDT", tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", rate=500
     )
@@ -188,6 +199,22 @@ async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
     url = sim.admin.replace("http:", "https:") + "/admin/status"
     async with sim.session.get(url, ssl=trusted) as response:
         assert (await response.json())["phase"] == "generated"
+
+
+async def test_a_connection_ends_before_its_certificate(simulator, tmp_path):
+    certificate, key = own_certificate(timedelta(seconds=1), timedelta(seconds=19))
+    current = tmp_path / "tls" / "current"
+    current.mkdir(parents=True)
+    for name, pem in (("tls.crt", certificate), ("ca.crt", certificate), ("tls.key", key)):
+        (current / name).write_bytes(pem)
+    context = ssl.create_default_context(cafile=str(current / "ca.crt"))
+    context.load_cert_chain(current / "tls.crt", current / "tls.key")
+    sim = await simulator(
+        context, symbols="BTCUSDT", rate=0, tls_dir=current.parent, clients="exchange"
+    )
+    async with sim.connect("/stream?streams=btcusdt@trade") as ws:
+        message = await ws.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
 
 
 def test_going_on_after_429_leads_to_longer_and_longer_bans():

@@ -1,18 +1,28 @@
 """What the collector's tests share: the recorded capture, and a collector with its exchange."""
 
+import asyncio
 import gzip
 import hashlib
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coinmesh_access import pki
+from coinmesh_access import table as access
+from coinmesh_access.agent import Agent, Place
+from coinmesh_access.login import SETUP
+from coinmesh_access.pki import Lives
+from coinmesh_local import local_user
 from coinmesh_simulators.testing import Simulator
 from meshkit.kafka import client_config
+from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,14 +66,67 @@ async def world(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
     """A world with a symbol that no other test has: the topics are shared."""
+    exchange = {"symbols": symbol(request, tmp_path), "rate": 40}
+    async with running(mesh, tmp_path, exchange, kafka | {"COINMESH_BINANCE_MTLS": "0"}) as one:
+        yield one
+
+
+@pytest.fixture
+async def short_lived(
+    mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[World]:
+    """A world under TLS, in which both sides' certificates live for a minute."""
+    table, place = access.load(), local_user.vault(mesh.mesh)
+    places = [Place(name, tmp_path / name) for name in ("sim-exchange", "collector-binance")]
+
+    def live(lives: Lives) -> None:
+        for each in places:
+            admin = place.login(mesh.home.secrets, SETUP)
+            pki.ensure_role(admin, table, each.service, lives)
+
+    live(Lives(leaf=60))
+    try:
+        agent = Agent(place, mesh.home.secrets, table, {}, Metrics())
+        await agent.once(places)
+        renewing = asyncio.create_task(agent.run(places))
+        exchange = {
+            "symbols": symbol(request, tmp_path),
+            "rate": 40,
+            "tls_dir": places[0].directory,
+            "clients": "collector-binance,deploy",
+        }
+        environment = kafka | {
+            "COINMESH_BINANCE_MTLS": "1",
+            "COINMESH_TLS_DIR": str(places[1].directory),
+        }
+        async with running(mesh, tmp_path, exchange, environment, mesh.tls()) as one:
+            yield one
+        renewing.cancel()
+        await asyncio.wait({renewing})
+    finally:
+        live(Lives())
+
+
+def symbol(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A test's own symbol."""
     digest = hashlib.sha256(f"{request.node.nodeid}{tmp_path}".encode()).hexdigest()
-    symbol = f"T{int(digest[:8], 16)}USDT"
-    exchange = Simulator(tmp_path / "exchange", {"symbols": symbol, "rate": 40})
+    return f"T{int(digest[:8], 16)}USDT"
+
+
+@asynccontextmanager
+async def running(
+    mesh: Any,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    environment: dict[str, str],
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[World]:
+    """A world of an exchange with those settings and a collector with that environment."""
+    exchange, symbol = Simulator(tmp_path / "exchange", settings, context), settings["symbols"]
     await exchange.start()
-    environment = kafka | {
+    environment = environment | {
         "COINMESH_BINANCE_WS_URL": exchange.ws,
         "COINMESH_BINANCE_REST_URL": exchange.base,
-        "COINMESH_BINANCE_MTLS": "0",
         "COINMESH_BINANCE_SYMBOLS": symbol,
         "COINMESH_BINANCE_STALL_SECONDS": "3",
         "COINMESH_BINANCE_WAITING_RECORDS": "300",

@@ -92,6 +92,20 @@ async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:
     assert world.log.events(GAPS, world.symbol) == []
 
 
+async def test_connections_that_end_before_their_certificates_leave_no_gap(
+    short_lived: World,
+) -> None:
+    world = short_lived
+    await eventually(lambda: "/2 carries" in world.service.text(), "it moves over")
+    snapshots = world.snapshots()
+    await eventually(lambda: "/3 carries" in world.service.text(), "it moves over again")
+    await world.published(beyond=100)
+    assert world.snapshots() == snapshots > 0
+    world.assert_complete()
+    assert world.log.events(GAPS, world.symbol) == []
+    assert "reconnecting" not in world.service.text()
+
+
 async def _status(world: World, connections: int) -> bool:
     async with world.channel() as channel:
         status = await CollectorServiceStub(channel).GetStatus(

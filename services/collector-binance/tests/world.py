@@ -192,6 +192,13 @@ class World:
 
         return await eventually(found, f"a {channel} gap with state {state} and cause {cause}")
 
+    def snapshots(self) -> int:
+        """How often the order book was read over REST."""
+        asked = f"GET /api/v3/depth?symbol={self.symbol}&"
+        read = self.log.read(topics.FRAMES.name)
+        batches = [parse(topics.FRAMES.name, message.value()) for message in read]
+        return sum(frame.context.startswith(asked) for each in batches for frame in each.frames)
+
     def replay(self, directory: Path, sessions: list[str]) -> Path:
         """Replay what is archived of some sessions; the directory of the output."""
         rows = [

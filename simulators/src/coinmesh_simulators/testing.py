@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from decimal import Decimal
@@ -127,9 +128,12 @@ class CaptureFile:
 
 
 class Simulator:
-    """A `coinmesh-sim-exchange` process and a client session for it."""
+    """A `coinmesh-sim-exchange` process and a client session for it, under TLS with `context`."""
 
-    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, state: Path, settings: dict[str, Any], context: ssl.SSLContext | None = None
+    ) -> None:
+        self._context = context
         values = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "state_dir": state}
         values |= settings
         clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_SIM_")}
@@ -141,9 +145,11 @@ class Simulator:
         """Start the process and wait until it listens."""
         self._process = self._spawn()
         ports = await asyncio.to_thread(self._ports)
-        self.base, self.admin = (f"http://127.0.0.1:{port}" for port in ports)
+        scheme = "https" if self._context else "http"
+        self.base, self.admin = (f"{scheme}://127.0.0.1:{port}" for port in ports)
         self.ws = self.base.replace("http", "ws")
-        self.session = aiohttp.ClientSession()
+        connector = aiohttp.TCPConnector(ssl=self._context or True)
+        self.session = aiohttp.ClientSession(connector=connector)
 
     def _spawn(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(

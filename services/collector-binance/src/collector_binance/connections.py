@@ -25,7 +25,7 @@ from collector_binance.settings import CollectorSettings
 from collector_binance.slots import Slot
 from collector_binance.transport import connect
 from meshkit.metrics import Metrics
-from meshkit.tls import client_ssl_context
+from meshkit.tls import certificate_files, client_ssl_context
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ SECONDS_PER_MESSAGE: Final = 0.25
 STREAMS_PER_CONNECTION: Final = 800
 SYMBOLS_PER_CONNECTION: Final = STREAMS_PER_CONNECTION // len(STREAMS)
 REPLY_SECONDS: Final = 15.0
+#: The share of what a certificate grants a connection after which it is replaced.
+BEFORE_CERTIFICATE: Final = 0.75
 _encode: Final = msgspec.json.encode
 
 OnInput = Callable[[Input], None]
@@ -59,6 +61,7 @@ class Connections:
         self._settings, self._session = settings, session_name
         self._on_input, self._on_frame = on_input, on_frame
         self._limit = AttemptLimit()
+        self._files = certificate_files(settings) if settings.binance_mtls else None
         self._tls = client_ssl_context(settings) if settings.binance_mtls else None
         self._number = 0
         self._control_id = 0
@@ -183,7 +186,7 @@ class Connections:
         url = f"{self._settings.binance_ws_url}/stream?timeUnit=MICROSECOND"
         on_frame = self._on_frame
         socket = await connect(url, lambda frame, ns: on_frame(frame, ns, name), self._tls)
-        life = self._settings.binance_rotation_seconds * random.uniform(0.98, 1.02)
+        life = self._life() * random.uniform(0.98, 1.02)
         connection = Connection(name, url, socket, datetime.now(UTC), time.monotonic() + life)
         self.open[name] = connection
         self._give(FrameKind.FRAME_KIND_CONNECT, name, url)
@@ -195,6 +198,15 @@ class Connections:
             self.end(connection, "the subscription failed")
             raise
         return connection
+
+    def _life(self) -> float:
+        """Seconds until a connection is replaced; under TLS of the mesh well before the exchange
+        ends it because of the certificates.
+        """
+        life = self._settings.binance_rotation_seconds
+        if self._files is None:
+            return life
+        return min(life, BEFORE_CERTIFICATE * self._files.read().connection_seconds)
 
     async def subscribe(self, connection: Connection, symbols: Iterable[str]) -> None:
         """Ask for the symbols' streams, in chunks."""

@@ -19,6 +19,7 @@ from coinmesh_simulators.exchange.faults import Fault, Kind
 from coinmesh_simulators.exchange.hub import envelope, text_frame
 from coinmesh_simulators.exchange.limits import Limits
 from coinmesh_simulators.exchange.settings import SimulatorSettings
+from meshkit.tls import CertificateFiles
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,13 @@ class Connection:
     """One WebSocket connection; the hub's subscriber."""
 
     def __init__(
-        self, request: web.Request, settings: SimulatorSettings, *, combined: bool, micro: bool
+        self,
+        request: web.Request,
+        settings: SimulatorSettings,
+        lifetime: float,
+        *,
+        combined: bool,
+        micro: bool,
     ) -> None:
         self.combined = combined
         self.micro = micro
@@ -54,14 +61,15 @@ class Connection:
         self.socket = web.WebSocketResponse(
             autoping=False, compress=False, max_msg_size=1024 * 1024
         )
-        self.opened = time.monotonic()
+        opened = time.monotonic()
+        self._expires = opened + lifetime
         self.stalled = False
         self._settings = settings
         assert request.transport is not None
         self._transport = request.transport
         self._out: list[bytes] = []
         self._incoming: deque[float] = deque()
-        self._last_ping = self.opened
+        self._last_ping = opened
         self._awaited: dict[bytes, float] = {}
 
     def queue(self, frame: bytes) -> None:
@@ -114,8 +122,8 @@ class Connection:
             self._awaited = {p: at for p, at in self._awaited.items() if at > answered}
 
     async def check(self, now: float) -> None:
-        """Ping when it is time; cut what doesn't answer or has lived its day."""
-        if now - self.opened >= self._settings.connection_lifetime:
+        """Ping when it is time; cut what doesn't answer or has lived its time."""
+        if now >= self._expires:
             await self.close(WSCloseCode.GOING_AWAY, "connection lifetime")
         elif self._awaited and now - min(self._awaited.values()) > self._settings.pong_timeout:
             await self.close(WSCloseCode.POLICY_VIOLATION, "Pong timeout")
@@ -168,7 +176,11 @@ class WebSocketServer:
         if len(streams) > self._settings.streams_per_connection:
             return web.Response(status=400, text="too many streams")
         connection = Connection(
-            request, self._settings, combined=combined, micro=unit.upper() == "MICROSECOND"
+            request,
+            self._settings,
+            self._lifetime(),
+            combined=combined,
+            micro=unit.upper() == "MICROSECOND",
         )
         await connection.socket.prepare(request)
         self.connections.add(connection)
@@ -179,6 +191,13 @@ class WebSocketServer:
             self.connections.discard(connection)
             self._exchange.hub.unsubscribe(connection, connection.streams)
         return connection.socket
+
+    def _lifetime(self) -> float:
+        """Seconds: the venue's day, or less, so that a connection ends before its certificate."""
+        if self._settings.tls_dir is None:
+            return self._settings.connection_lifetime
+        pair = CertificateFiles(self._settings.tls_dir).read()
+        return min(self._settings.connection_lifetime, pair.connection_seconds)
 
     def _subscribe(self, connection: Connection, streams: list[str]) -> None:
         fresh = [stream for stream in streams if stream not in connection.streams]
