@@ -145,6 +145,13 @@ def _http(mesh: TestMesh, each: Listener) -> bool:
     return httpx.get(url, verify=mesh.tls(WRONG), timeout=10).status_code in (401, 403)
 
 
+def _opensearch(mesh: TestMesh, each: Listener) -> bool:
+    """It knows of nobody but its administrators, and says so to all others."""
+    url = f"https://127.0.0.1:{each.port}/_cat/indices"
+    answer = httpx.get(url, verify=mesh.tls(WRONG), timeout=10)
+    return answer.status_code == 503 and "Security not initialized" in answer.text
+
+
 REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
@@ -223,7 +230,7 @@ def _nodetool(mesh: TestMesh, each: Listener) -> bool:
 
 
 def _spark(mesh: TestMesh, each: Listener) -> bool:
-    """Py4j says what is wrong, the workers' daemon a process's id before it asks, others nothing."""
+    """Py4j says what is wrong, the workers' daemon a process's id, others nothing."""
     with socket.create_connection((each.host, each.port), timeout=2) as plain:
         plain.sendall(b"c\nj\ne\n")
         plain.shutdown(socket.SHUT_WR)
@@ -273,6 +280,7 @@ CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     },
     ("ratelimit", "grpc"): _handshake,
     ("log-store", "https"): _http,
+    ("opensearch", "http"): _opensearch,
     ("registry", "https"): _http,
     ("query-gateway", "grpc"): _grpc("/coinmesh.market.v1.MarketService/ListInstruments"),
     ("kafka", "client"): _kafka_topics,

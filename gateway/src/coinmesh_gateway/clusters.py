@@ -86,6 +86,21 @@ def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
     }
 
 
+def mutual_cluster(name: str, address: Address, service: str, tls: Tls) -> dict[str, Any]:
+    """A server of the mesh that speaks HTTP/1.1 under mutual TLS: it must be `service`."""
+    return {
+        **_reached(name, [address]),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _HTTP_OPTIONS,
+                "common_http_protocol_options": tls.connection(),
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+        "transport_socket": tls.upstream(service, "http/1.1"),
+    }
+
+
 def loopback_cluster(name: str, address: Address) -> dict[str, Any]:
     """A server on this machine that speaks HTTP/1.1 without TLS."""
     return _reached(name, [address])

@@ -76,7 +76,7 @@ class Tls:
             },
         )
 
-    def upstream(self, service: str) -> dict[str, Any]:
+    def upstream(self, service: str, protocol: str = "h2") -> dict[str, Any]:
         """A cluster's transport socket: both sides show who they are, and it must be `service`."""
         return _socket(
             "UpstreamTlsContext",
@@ -84,7 +84,7 @@ class Tls:
                 "sni": service,
                 "common_tls_context": {
                     "tls_params": _PARAMS,
-                    "alpn_protocols": ["h2"],
+                    "alpn_protocols": [protocol],
                     "tls_certificate_sds_secret_configs": [self._sds(_IDENTITY)],
                     "combined_validation_context": {
                         "default_validation_context": {

@@ -1,4 +1,4 @@
-"""The command `coinmesh-envoy-front`: an Envoy's configuration for a server that has no mutual TLS.
+"""The command `coinmesh-envoy-front`: an Envoy before a server that can't tell services apart.
 
 Such a server listens on the loopback interface only; the mesh comes by the Envoy before it, which
 asks for a certificate and lets each service do what the table's `http.<server>` says.
@@ -14,7 +14,7 @@ from typing import Any
 from coinmesh_access.table import TABLE, AccessError, AccessTable, HttpAccess, load
 from coinmesh_gateway import mutual
 from coinmesh_gateway.catalogue import CatalogueError
-from coinmesh_gateway.clusters import loopback_cluster
+from coinmesh_gateway.clusters import loopback_cluster, mutual_cluster
 from coinmesh_gateway.config import write_all
 from coinmesh_gateway.settings import parse_address
 from coinmesh_gateway.tls import Tls
@@ -35,6 +35,7 @@ def generate(
     *,
     escaped_slashes: bool = False,
     password: str | None = None,
+    upstream: str | None = None,
 ) -> dict[str, Any]:
     """Envoy's bootstrap configuration.
 
@@ -45,6 +46,7 @@ def generate(
         tls: The front's own certificate, and who signs those of the others.
         escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
         password: By which the server knows the front, as its user `front`.
+        upstream: The service that the server must be, where it speaks mutual TLS; else plaintext.
 
     Raises:
         AccessError: Nobody may ask this server anything.
@@ -67,7 +69,9 @@ def generate(
         "static_resources": {
             "listeners": [listener],
             "clusters": [
-                loopback_cluster(str(address), address)
+                mutual_cluster(str(address), address, upstream, tls)
+                if upstream
+                else loopback_cluster(str(address), address)
                 for address in dict.fromkeys(address for _, address in routes)
             ],
         },
@@ -124,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tls,
             escaped_slashes=options.escaped_slashes,
             password=options.password.read_text() if options.password else None,
+            upstream=options.upstream,
         )
         write_all(out, document, tls)
     except (AccessError, CatalogueError) as error:
@@ -153,7 +158,7 @@ def _routes(options: Sequence[str]) -> Iterator[tuple[str, Address]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coinmesh-envoy-front",
-        description="Writes the configuration of an Envoy before a server without mutual TLS.",
+        description="Configures an Envoy before a server that can't tell services apart.",
     )
     add = parser.add_argument
     add("server", help="its name in the access table, whose http.NAME entries apply")
@@ -169,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--escaped-slashes", action="store_true", help="take paths that hold %%2F")
     add("--password", type=Path, metavar="FILE", help="what the server asks of its user `front`")
+    add("--upstream", metavar="SERVICE", help="who the server is, by mutual TLS; else plaintext")
     add("--table", type=Path, default=TABLE, metavar="FILE", help="the access table")
     return parser
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,10 +53,17 @@ def _download(name: str, label: str, into: Path, progress: Callable[[str], None]
         with tarfile.open(archive) as packed:
             packed.extractall(into, filter="data")
         archive.unlink()
-    for archive in into.glob("*.zip"):
+    # OpenSearch before its plugins, which it looks for inside its own directory.
+    for archive in sorted(into.glob("*.zip"), key=_is_plugin):
         progress(f"unpacking {archive.name}")
-        shutil.unpack_archive(archive, into)
+        home = next(into.glob("*/modules")).parent if _is_plugin(archive) else None
+        shutil.unpack_archive(archive, home / "plugins" / archive.stem if home else into)
         archive.unlink()
+
+
+def _is_plugin(archive: Path) -> bool:
+    with zipfile.ZipFile(archive) as packed:
+        return "plugin-descriptor.properties" in packed.namelist()
 
 
 def _run_maven(command: list[str], label: str, progress: Callable[[str], None]) -> None:
