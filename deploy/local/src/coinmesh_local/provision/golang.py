@@ -24,7 +24,7 @@ def directory(name: str) -> Path:
     """Where the program lies once it is built: all that pins it or is ours in it is in the key."""
     sources = sorted(path for path in (POMS / name).rglob("*") if path.is_file())
     pins = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return cache_directory() / f"{name}-{_version(name)}-{pins[:8]}"
+    return cache_directory() / f"{name}-{version(name)}-{pins[:8]}"
 
 
 def ensure(name: str, progress: Callable[[str], None]) -> None:
@@ -69,7 +69,7 @@ def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
     """The version of the module that brings the program."""
     found = re.search(rf"\s{PACKAGES[name]} (v\S+)", (POMS / name / "go.mod").read_text())
     assert found is not None
