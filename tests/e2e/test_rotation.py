@@ -12,6 +12,7 @@ import listeners as walk
 import pytest
 from redis import Redis
 
+from coinmesh_local import local_user
 from coinmesh_local.static_credentials import rotate
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.redis_options import redis_options
@@ -90,6 +91,8 @@ def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) ->
         # Now what was valid at the start no longer is.
         rotate(mesh.mesh)
         rotated = datetime.datetime.now(datetime.UTC)
+        # It is on record, so there is something to anchor.
+        local_user.token(mesh.mesh)
         with redis(mesh) as client:
             client.client_kill_filter(_type="normal", skipme=True)
         eventually(lambda: logged_in(mesh) >= users, f"{users} are logged in again")
