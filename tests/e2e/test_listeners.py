@@ -6,6 +6,7 @@ import ssl
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -230,15 +231,17 @@ def _nodetool(mesh: TestMesh, each: Listener) -> bool:
 
 
 def _spark(mesh: TestMesh, each: Listener) -> bool:
-    """Py4j says what is wrong, the workers' daemon a process's id, others nothing."""
+    """Py4j says what is wrong, a worker its process's id and `err`, others nothing."""
+    answer = b""
     with socket.create_connection((each.host, each.port), timeout=2) as plain:
         plain.sendall(b"c\nj\ne\n")
         plain.shutdown(socket.SHUT_WR)
-        try:
-            answer = plain.recv(4096)
-            return not answer or answer.startswith(b"!xsAuthentication") or len(answer) == 4
-        except (ConnectionError, TimeoutError):
-            return True
+        with suppress(ConnectionError, TimeoutError):
+            while part := plain.recv(4096):
+                answer += part
+    if answer.startswith(b"!xsAuthentication") or answer[4:] in (b"", b"\0\0\0\3err"):
+        return True
+    raise AssertionError(f"{each} answered {answer!r}")
 
 
 def _handshake(mesh: TestMesh, each: Listener) -> bool:
