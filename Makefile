@@ -86,7 +86,7 @@ test-unit: install $(DEV_STAMP) ## Tests that need no component
 	$(BIN)/pytest -m 'not component and not e2e'
 
 test-mesh: install $(DEV_STAMP) ## Services on real components, and the whole mesh end to end
-	$(BIN)/pytest -m 'component or e2e' --ignore=jobs --ignore=deploy
+	$(BIN)/pytest -m 'component or e2e' --deselect=jobs --deselect=deploy
 
 test-stream: install $(DEV_STAMP) ## The components themselves, the Spark stream through kills and outages
 	$(BIN)/pytest -m component deploy jobs
