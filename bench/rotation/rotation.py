@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shutil
 import ssl
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests/e2e"))
 import listeners as walk
 
 LOOK_SECONDS = 0.2
+NOTED_SECONDS = 3.0
+EVENTS = 200
 TOKEN_SECONDS = 300.0
 BTC = "/v1/instruments/binance.BTC-USDT"
 PATHS = {
@@ -61,6 +65,13 @@ class Found:
     slowest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     pauses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     serials: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    #: What happened when: seconds since the start, and words.
+    events: list[tuple[float, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def note(self, what: str) -> None:
+        """Put it on record, so that it can be looked up in the logs."""
+        self.events.append((round(time.monotonic() - self.began, 1), what))
 
 
 class Prober(threading.Thread):
@@ -82,6 +93,8 @@ class Prober(threading.Thread):
             now = time.monotonic()
             self._found.pauses[self._what] = max(self._found.pauses[self._what], now - last)
             if moved:
+                if now - last > NOTED_SECONDS:
+                    self._found.note(f"{self._what}: {now - last:.1f} s without")
                 last = now
 
 
@@ -152,10 +165,13 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
             began = time.monotonic()
             try:
                 async with client.get(PATHS[name], headers=headers) as reply:
-                    await reply.read()
+                    body = await reply.text()
                     outcome = str(reply.status)
+                if reply.status != HTTPStatus.OK:
+                    found.note(f"{name}: {reply.status} {body[:200]}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 outcome = f"{name}: {error!r}"
+                found.note(outcome)
             found.answers[outcome] += 1
             found.slowest[name] = max(found.slowest[name], time.monotonic() - began)
 
@@ -170,7 +186,9 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
         login.cancel()
 
 
-def watch(mesh: TestMesh, renewals: int, found: Found, over: threading.Event) -> None:
+def watch(
+    mesh: TestMesh, renewals: int, rotating: bool, found: Found, over: threading.Event
+) -> None:
     """Note what each listener serves until each has served so many new certificates."""
     rotations = 0
     closed = walk.closed(mesh)
@@ -181,8 +199,10 @@ def watch(mesh: TestMesh, renewals: int, found: Found, over: threading.Event) ->
             if serial > 0:
                 found.serials[f"{each.component} {each.name}"].add(serial)
         least = min(map(len, found.serials.values())) - 1
-        if least > rotations:
+        if rotating and least > rotations:
+            found.note(f"renewal {least} is done; rotation begins")
             rotate(mesh.mesh)
+            found.note("rotation ends")
             rotations += 1
         if least >= renewals:
             over.set()
@@ -195,6 +215,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200, help="requests a second")
     parser.add_argument("--renewals", type=int, default=3)
     parser.add_argument("--life", type=int, default=300, help="a certificate's life in seconds")
+    parser.add_argument("--certificates-only", action="store_true", help="rotate no credential")
+    parser.add_argument("--keep", type=Path, help="a new directory for the logs")
     options = parser.parse_args()
     environment = {"COINMESH_CERT_TTL": str(options.life), "COINMESH_SIM_CAPTURE": ""}
     with (
@@ -213,7 +235,9 @@ def main() -> None:
             "object store": answers(mesh, f"{mesh.endpoints['s3']}/healthz"),
         }
         probers = [Prober(name, moved, found) for name, moved in seen.items()]
-        watcher = threading.Thread(target=watch, args=(mesh, options.renewals, found, over))
+        watcher = threading.Thread(
+            target=watch, args=(mesh, options.renewals, not options.certificates_only, found, over)
+        )
         for thread in (*probers, watcher):
             thread.start()
         began = time.monotonic()
@@ -231,6 +255,8 @@ def main() -> None:
             prober.stop.set()
         for thread in (*probers, watcher):
             thread.join()
+        if options.keep:
+            shutil.copytree(mesh.home.logs, options.keep)
         print(
             json.dumps(
                 {
@@ -239,6 +265,8 @@ def main() -> None:
                     "gaps": gaps(mesh),
                     "slowest_s": {name: round(s, 3) for name, s in found.slowest.items()},
                     "longest_pause_s": {name: round(s, 2) for name, s in found.pauses.items()},
+                    "events": len(found.events),
+                    "first_events": found.events[:EVENTS],
                     "certificates_served": {n: len(s) for n, s in sorted(found.serials.items())},
                 },
                 indent=2,

@@ -75,7 +75,7 @@ async def world(
 async def short_lived(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
-    """A world under TLS, in which both sides' certificates live for a minute."""
+    """A world under TLS, in which both sides' certificates live for half a minute."""
     table, place = access.load(), local_user.vault(mesh.mesh)
     places = [Place(name, tmp_path / name) for name in ("sim-exchange", "collector-binance")]
 
@@ -84,7 +84,7 @@ async def short_lived(
             admin = place.login(mesh.home.secrets, SETUP)
             pki.ensure_role(admin, table, each.service, lives)
 
-    live(Lives(leaf=60))
+    live(Lives(leaf=30))
     try:
         agent = Agent(place, mesh.home.secrets, table, {}, Metrics())
         await agent.once(places)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -131,20 +131,22 @@ class RenewingContext(ssl.SSLContext):
             self.load_verify_locations(self._files.roots)
             self._seen = seen
 
-    def _try_renew(self) -> None:
+    def renewed(self) -> Self:
+        """Itself, with the files as they are now; for libraries whose handshakes don't ask it."""
         try:
             self.renew()
         except (OSError, SettingsError):
             _log.exception("can't read the renewed certificate; the old one stays in use")
+        return self
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """As `SSLContext.wrap_socket`."""
-        self._try_renew()
+        self.renewed()
         return super().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """As `SSLContext.wrap_bio`."""
-        self._try_renew()
+        self.renewed()
         return super().wrap_bio(*args, **kwargs)
 
 
@@ -241,7 +243,7 @@ def channel(
     return RotatingChannel(connect, files.version)
 
 
-def client_ssl_context(settings: MeshSettings) -> ssl.SSLContext | None:
+def client_ssl_context(settings: MeshSettings) -> RenewingContext | None:
     """The context for clients that aren't gRPC (HTTP, Redis, Cassandra); None when TLS is off."""
     files = certificate_files(settings)
     if files is None:

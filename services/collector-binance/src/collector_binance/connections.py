@@ -185,7 +185,9 @@ class Connections:
         name = f"{self._session}/{self._number}"
         url = f"{self._settings.binance_ws_url}/stream?timeUnit=MICROSECOND"
         on_frame = self._on_frame
-        socket = await connect(url, lambda frame, ns: on_frame(frame, ns, name), self._tls)
+        # picows takes OpenSSL's context out of it, which doesn't look at the files by itself.
+        tls = self._tls and self._tls.renewed()
+        socket = await connect(url, lambda frame, ns: on_frame(frame, ns, name), tls)
         life = self._life() * random.uniform(0.98, 1.02)
         connection = Connection(name, url, socket, datetime.now(UTC), time.monotonic() + life)
         self.open[name] = connection

@@ -112,5 +112,7 @@ async def connect(url: str, on_message: OnMessage, context: ssl.SSLContext | Non
             max_frame_size=MAX_FRAME_BYTES,
             disconnect_on_exception=True,
         )
-    assert isinstance(socket, Socket)
+    # picows has none when the other side hangs up before the handshake is done.
+    if not isinstance(socket, Socket):
+        raise ConnectionError(f"{url}: the connection was closed during the handshake")
     return socket
