@@ -256,6 +256,17 @@ async def test_a_hook_that_fails_is_told_and_tried_again(bao: Any, tmp_path: Pat
         await asyncio.gather(keeper, return_exceptions=True)
 
 
+async def test_hooks_of_two_services_run_one_after_the_other(bao: Any, tmp_path: Path) -> None:
+    names = ("redis", "cassandra")
+    for name in names:
+        live(bao, name, 3600)
+    alone = tmp_path / "alone"
+    hook = ["sh", "-c", f"mkdir {alone} && sleep 0.5 && rmdir {alone}"]
+    places = [Place(name, tmp_path / name) for name in names]
+    await agent(bao, {name: [hook] for name in names}).once(places)
+    assert all(getattr(certificates.current(p.directory), "hooks_done", False) for p in places)
+
+
 def test_hooks_of_an_unknown_service_are_told(tmp_path: Path) -> None:
     path = tmp_path / "hooks.toml"
     path.write_text('rediss = [["true"]]\n')

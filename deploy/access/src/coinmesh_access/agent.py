@@ -24,7 +24,7 @@ from meshkit.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 RENEW_SHARE = 2 / 3
-JITTER_SHARE = 0.05
+JITTER_SHARE = 0.1
 #: The longest pause between attempts, as a share of a certificate's life and in seconds.
 BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
 HOOK_SECONDS = 180.0
@@ -76,6 +76,7 @@ class Agent:
         self._hooks, self._now = hooks, now
         self._known: dict[str, Published] = {}
         self._asked: dict[str, asyncio.Event] = {}
+        self._hooking = asyncio.Lock()
         labels = ("peer",)
         self._renewals = metrics.counter("certificate_renewals", "Certificates renewed", labels)
         self._failures = metrics.counter(
@@ -128,7 +129,7 @@ class Agent:
 
     async def _keep(self, place: Place) -> None:
         backoff = Backoff(base=0.5, cap=BACKOFF_CAP_SECONDS)
-        share = RENEW_SHARE
+        share = self._share()
         asked = self._asked[place.service] = asyncio.Event()
         while True:
             published = certificates.current(place.directory)
@@ -160,8 +161,11 @@ class Agent:
             life = (published.not_after - published.not_before).total_seconds()
             cap = min(BACKOFF_CAP_SECONDS, max(0.5, life * BACKOFF_SHARE))
             backoff = Backoff(base=0.5, cap=cap)
-            # Only ever earlier: many certificates made at once don't come back at once.
-            share = RENEW_SHARE - random.uniform(0.0, JITTER_SHARE)
+            share = self._share()
+
+    def _share(self) -> float:
+        # Only ever earlier: many certificates made at once don't come back at once.
+        return RENEW_SHARE - random.uniform(0.0, JITTER_SHARE)
 
     async def _renew(self, place: Place) -> Published:
         what = f"renew the certificate of {place.service}"
@@ -208,8 +212,10 @@ class Agent:
     async def _run_hooks(self, place: Place, published: Published) -> None:
         if published.hooks_done:
             return
-        for command in self._hooks.get(place.service, ()):
-            await self._run_hook(place, published, command)
+        # One service after the other: a component that restarts takes time from those that go on.
+        async with self._hooking:
+            for command in self._hooks.get(place.service, ()):
+                await self._run_hook(place, published, command)
         published.mark_hooks_done()
 
     async def _run_hook(self, place: Place, published: Published, command: Sequence[str]) -> None:
