@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby
@@ -36,7 +35,6 @@ from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
 from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
 from meshkit import logs, settings
-from meshkit.errors import Unavailable
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
 from meshkit.tls import certificate_files
@@ -153,24 +151,18 @@ class _Store:
         Raises:
             Unavailable: The store doesn't take it.
         """
-        with self._answering(), self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
-            stream.write(data)
+
+        def write() -> None:
+            with self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
+                stream.write(data)
+
+        object_store.answered(write, self._settings)
 
     def has(self, key: str) -> bool:
         """Whether there is an object; errors as `put`."""
-        with self._answering():
-            return self.files.get_file_info(f"{self.bucket}/{key}").type == fs.FileType.File
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            where = f"{self._settings.s3_endpoint}, bucket {self.bucket}"
-            raise Unavailable(
-                "S3_UNAVAILABLE",
-                f"the object store at {where}: {' '.join(str(error).split())[:300]}",
-            ) from error
+        path = f"{self.bucket}/{key}"
+        info = object_store.answered(lambda: self.files.get_file_info(path), self._settings)
+        return info.type == fs.FileType.File
 
     def keep_schema(self, schema_id: int) -> None:
         """Store a schema's text unless it is there; ids that nobody registered are skipped."""

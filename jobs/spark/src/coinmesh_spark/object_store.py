@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from meshkit.backoff import Backoff
+from meshkit.errors import Unavailable
 from meshkit.settings import S3Settings
 from meshkit.tls import certificate_files
 
 RAW = "raw"
+AWAY_SECONDS = 20.0
+T = TypeVar("T")
 
 
 def connect(settings: S3Settings) -> fs.S3FileSystem:
@@ -26,12 +33,36 @@ def connect(settings: S3Settings) -> fs.S3FileSystem:
         scheme=url.scheme,
         region="us-east-1",
         connect_timeout=5,
-        # A task that waits keeps the bars' tasks waiting: the query is what tries again.
+        # `answered` tries again.
         request_timeout=10,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         force_virtual_addressing=False,
         tls_ca_file_path=str(files.roots) if files else None,
     )
+
+
+def answered(
+    request: Callable[[], T], settings: S3Settings, away_seconds: float = AWAY_SECONDS
+) -> T:
+    """What the store answers; as long as it restarts, for a renewed certificate, it is asked again.
+
+    A task that fails takes worker processes with it, for whose successors the bars' tasks wait.
+
+    Raises:
+        Unavailable: It has been away for `away_seconds`, or refuses.
+    """
+    deadline, backoff = time.monotonic() + away_seconds, Backoff(base=0.5, cap=2.0)
+    while True:
+        try:
+            return request()
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                where = f"{settings.s3_endpoint}, bucket {settings.s3_bucket}"
+                raise Unavailable(
+                    "S3_UNAVAILABLE",
+                    f"the object store at {where}: {' '.join(str(error).split())[:300]}",
+                ) from error
+            time.sleep(next(backoff))
 
 
 def raw_object(topic: str, partition: int, first: int, last: int, appended: int) -> str:
