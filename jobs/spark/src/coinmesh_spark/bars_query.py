@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from time import time_ns
 from typing import Final
 
 import msgspec
@@ -18,7 +20,10 @@ from coinmesh_spark.session import BARS_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError, Snapshots
 
+_log = logging.getLogger(__name__)
+
 NAME: Final = "bars"
+SLOW_SECONDS: Final = 3.0
 
 
 class BarsQuery:
@@ -78,16 +83,31 @@ class BarsQuery:
         )
 
     def _run(self, frame: DataFrame, batch: int) -> None:
+        begun_ns = time_ns()
         try:
             starts = self._continuity.starts(batch)
         except SnapshotError as error:
             # Running it again would not help.
             self.fatal = error
             raise
-        plan = Plan(batch, starts, self._snapshots, self._rules, self._schema_ids, self._pids)
+        plan = Plan(
+            batch, starts, self._snapshots, self._rules, self._schema_ids, self._pids, begun_ns
+        )
         results = frame.mapInArrow(fold_task.function(plan), fold_task.RESULT).collect()
         reports = [msgspec.json.decode(row["report"], type=Report) for row in results]
         failpoints.reach("reported", batch, self._pids)
         self._continuity.record(batch, {report.partition: report.file for report in reports})
         failpoints.reach("committed", batch, self._pids)
         self._on_batch(batch, reports)
+        if (took := (time_ns() - begun_ns) / 1e9) > SLOW_SECONDS:
+            extra = {"step_seconds": _longest(reports)}
+            _log.info("batch %d took %.1f s", batch, took, extra=extra)
+
+
+def _longest(reports: Iterable[Report]) -> dict[str, float]:
+    """How long each step took in the partition where it took longest."""
+    longest: dict[str, float] = {}
+    for report in reports:
+        for step, seconds in report.seconds.items():
+            longest[step] = max(longest.get(step, 0.0), seconds)
+    return longest

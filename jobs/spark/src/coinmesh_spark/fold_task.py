@@ -51,6 +51,7 @@ class Plan:
         rules: What the fold goes by.
         schema_ids: The schema id of each topic that is read or written.
         pids: Process ids of the driver and its JVM, for failpoints.
+        begun_ns: When the driver began with the batch, nanoseconds since the Unix epoch.
     """
 
     batch: int
@@ -59,6 +60,7 @@ class Plan:
     rules: Rules
     schema_ids: dict[str, int]
     pids: dict[str, int]
+    begun_ns: int
 
 
 class Report(msgspec.Struct):
@@ -80,7 +82,7 @@ class Report(msgspec.Struct):
         bars: Bar rows written.
         indicators: Indicator rows written.
         instruments: Instruments in its state.
-        seconds: Duration of each step.
+        seconds: Duration of each step, the wait for a slot and a worker included.
     """
 
     partition: int
@@ -196,6 +198,7 @@ class _Task:
     def run(self, batches: Iterator[pa.RecordBatch]) -> Report:
         plan, partition = self._plan, self._partition
         begun_ns = time_ns()
+        self._seconds["wait"] = round((begun_ns - plan.begun_ns) / 1e9, 6)
         sinks = _sinks()
         snapshots = Snapshots(plan.directory)
         known = plan.starts.get(partition)
