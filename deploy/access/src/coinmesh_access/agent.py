@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ JITTER_SHARE = 0.1
 #: The longest pause between attempts, as a share of a certificate's life and in seconds.
 BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
 HOOK_SECONDS = 180.0
+TURN_SHARE = 0.1
 
 Hooks = Mapping[str, Sequence[Sequence[str]]]
 
@@ -158,8 +159,7 @@ class Agent:
                 await asyncio.sleep(pause)
                 continue
             asked.clear()
-            life = (published.not_after - published.not_before).total_seconds()
-            cap = min(BACKOFF_CAP_SECONDS, max(0.5, life * BACKOFF_SHARE))
+            cap = min(BACKOFF_CAP_SECONDS, max(0.5, published.life_seconds * BACKOFF_SHARE))
             backoff = Backoff(base=0.5, cap=cap)
             share = self._share()
 
@@ -212,11 +212,27 @@ class Agent:
     async def _run_hooks(self, place: Place, published: Published) -> None:
         if published.hooks_done:
             return
-        # One service after the other: a component that restarts takes time from those that go on.
-        async with self._hooking:
-            for command in self._hooks.get(place.service, ()):
+        commands = self._hooks.get(place.service, ())
+        async with self._turn(published):
+            for command in commands:
                 await self._run_hook(place, published, command)
         published.mark_hooks_done()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, published: Published) -> AsyncIterator[None]:
+        """One service after the other: a component that restarts takes time from those that go on.
+
+        Whoever has waited for a tenth of its certificate's life doesn't wait longer.
+        """
+        mine = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(published.life_seconds * TURN_SHARE):
+                mine = await self._hooking.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                self._hooking.release()
 
     async def _run_hook(self, place: Place, published: Published, command: Sequence[str]) -> None:
         environment = {

@@ -48,6 +48,11 @@ class Published:
         """The serial number, lower-case hexadecimal: the directory's name."""
         return self.directory.name
 
+    @property
+    def life_seconds(self) -> float:
+        """How long it is valid in all."""
+        return (self.not_after - self.not_before).total_seconds()
+
     def seconds_left(self, now: datetime) -> float:
         """Seconds until it expires, negative afterwards."""
         return (self.not_after - now).total_seconds()
