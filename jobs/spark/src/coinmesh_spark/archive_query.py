@@ -11,6 +11,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
 from coinmesh_spark import archive_task
+from coinmesh_spark.gate import Gate
 from coinmesh_spark.session import ARCHIVE_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 
@@ -32,6 +33,7 @@ class ArchiveQuery:
         self._settings, self._schemas, self._on_batch = settings, schemas, on_batch
         self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
+        self.gate = Gate()
 
     def check(self) -> None:
         """Nothing to check: an archive batch depends on its offsets alone."""
@@ -79,5 +81,6 @@ class ArchiveQuery:
         task = archive_task.function(plan)
         # The other half of the slots is always the bars', whatever the store and the registry do.
         slots = max(1, frame.sparkSession.sparkContext.defaultParallelism // 2)
-        done = frame.coalesce(slots).mapInArrow(task, archive_task.RESULT).collect()
+        with self.gate.open():
+            done = frame.coalesce(slots).mapInArrow(task, archive_task.RESULT).collect()
         self._on_batch(batch, done)

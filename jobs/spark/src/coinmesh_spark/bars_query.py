@@ -16,6 +16,7 @@ from coinmesh_contracts import topics
 from coinmesh_spark import failpoints, fold_task, traces
 from coinmesh_spark.continuity import Checkpoint, Continuity
 from coinmesh_spark.fold_task import Plan, Report
+from coinmesh_spark.gate import Gate
 from coinmesh_spark.session import BARS_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError, Snapshots
@@ -46,6 +47,7 @@ class BarsQuery:
         )
         self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
+        self.gate = Gate()
 
     def check(self) -> None:
         """Whether checkpoint and snapshots belong together.
@@ -83,6 +85,10 @@ class BarsQuery:
         )
 
     def _run(self, frame: DataFrame, batch: int) -> None:
+        with self.gate.open():
+            self._run_batch(frame, batch)
+
+    def _run_batch(self, frame: DataFrame, batch: int) -> None:
         begun_ns = time_ns()
         try:
             starts = self._continuity.starts(batch)

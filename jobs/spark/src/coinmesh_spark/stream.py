@@ -23,6 +23,7 @@ from coinmesh_contracts import topics
 from coinmesh_spark import archive_query, bars_query, session
 from coinmesh_spark.archive_query import ArchiveQuery
 from coinmesh_spark.bars_query import BarsQuery
+from coinmesh_spark.gate import Gate
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError
 from coinmesh_spark.stream_metrics import StreamMetrics
@@ -37,6 +38,8 @@ from meshkit.tls import certificate_files
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.5
+#: How long a renewal waits for a batch to end by itself.
+_BATCH_SECONDS: Final = 10.0
 
 
 class JvmLostError(Exception):
@@ -47,6 +50,7 @@ class Query(Protocol):
     """One of the application's queries."""
 
     fatal: Exception | None
+    gate: Gate
     patience: float
     """Longest wait before the first try after a failure, in seconds."""
 
@@ -137,12 +141,13 @@ def _watch(
 
 
 def _renew(name: str, one: _Watched) -> None:
-    """End a query's run; it goes on from its checkpoint with the certificate of now.
+    """End a query's run, after its batch; it goes on with the certificate of now.
 
     Its Kafka clients are made when it starts and read their keystore then.
     """
     if one.running is not None and one.running.isActive:
-        one.running.stop()
+        with one.query.gate.closed(_BATCH_SECONDS):
+            one.running.stop()
         one.running, one.wait = None, 0.0
         _log.info("query %s goes on with the renewed certificate", name)
 
