@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.component, pytest.mark.timeout(1800)]
 
 S = 1_000_000
 HOURS = 3
-SYMBOLS = 50
-TRADES = 30_000
-BATCH = 2_000
+SYMBOLS = 20
+TRADES = 12_000
+BATCH = 800
 
 # Points of the task and of the driver, and who is killed there; the batch is drawn by the seed.
 STRIKES = (
