@@ -218,6 +218,8 @@ def main() -> None:
     parser.add_argument("--certificates-only", action="store_true", help="rotate no credential")
     parser.add_argument("--keep", type=Path, help="a new directory for the logs")
     options = parser.parse_args()
+    if options.keep and options.keep.exists():
+        parser.error(f"--keep: {options.keep} exists; name a new directory")
     environment = {"COINMESH_CERT_TTL": str(options.life), "COINMESH_SIM_CAPTURE": ""}
     with (
         tempfile.TemporaryDirectory(prefix="coinmesh-bench-") as root,
@@ -240,13 +242,12 @@ def main() -> None:
         )
         for thread in (*probers, watcher):
             thread.start()
-        began = time.monotonic()
         longest = options.life * (options.renewals + 1)
         asyncio.run(
             load(
                 mesh,
                 options.rate,
-                lambda: over.is_set() or time.monotonic() > began + longest,
+                lambda: over.is_set() or time.monotonic() > found.began + longest,
                 found,
             )
         )
@@ -260,7 +261,7 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "seconds": round(time.monotonic() - began),
+                    "seconds": round(time.monotonic() - found.began),
                     "answers": found.answers,
                     "gaps": gaps(mesh),
                     "slowest_s": {name: round(s, 3) for name, s in found.slowest.items()},
