@@ -212,10 +212,10 @@ class Agent:
     async def _run_hooks(self, place: Place, published: Published) -> None:
         if published.hooks_done:
             return
-        commands = self._hooks.get(place.service, ())
-        async with self._turn(published):
-            for command in commands:
-                await self._run_hook(place, published, command)
+        if commands := self._hooks.get(place.service):
+            async with self._turn(published):
+                for command in commands:
+                    await self._run_hook(place, published, command)
         published.mark_hooks_done()
 
     @contextlib.asynccontextmanager
