@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from coinmesh_cli.connections import http_client
 from coinmesh_cli.findings import Finding
@@ -22,6 +22,7 @@ from coinmesh_local.steps import dispatch
 from coinmesh_local.steps.errors import StepError
 from coinmesh_local.steps.schemas import contracts
 from meshkit.kafka import client_config
+from meshkit.kafka_admin import AdminClient, ConfigResource, ResourceType
 from meshkit.settings import KafkaSettings
 
 TIMEOUT = 10.0
@@ -150,7 +151,7 @@ def schemas(mesh: Mesh) -> Iterator[Finding]:
             for subject in subjects:
                 path = f"/subjects/{quote(subject, safe='')}/versions/latest"
                 answer = client.get(path)
-                if answer.status_code == httpx.codes.NOT_FOUND:
+                if answer.status_code == HTTPStatus.NOT_FOUND:
                     missing.append(subject)
                 else:
                     answer.raise_for_status()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -76,7 +77,9 @@ class Jaeger:
         """A trace's spans; empty when Jaeger doesn't have it."""
         return _spans(self._get(f"/api/traces/{trace_id}"))
 
-    def search(self, service: str, limit: int = 20, **tags: str) -> list[Span]:
+    def search(
+        self, service: str, limit: int = 20, tags: Mapping[str, str] | None = None
+    ) -> list[Span]:
         """The spans of a service's newest traces, of those with all tags."""
         now = time.time_ns() // 1000
         query = {
@@ -86,7 +89,7 @@ class Jaeger:
             "start": str(now - LOOKBACK_SECONDS * 1_000_000),
         }
         if tags:
-            query["tags"] = json.dumps(tags)
+            query["tags"] = json.dumps(dict(tags))
         return _spans(self._get("/api/traces", query))
 
     def of_event(self, event_id: str) -> str:
@@ -98,7 +101,7 @@ class Jaeger:
         found = [
             span
             for service in self.services()
-            for span in self.search(service, **{tracing.EVENT_ID: event_id})
+            for span in self.search(service, tags={tracing.EVENT_ID: event_id})
         ]
         if not found:
             raise NotFound(
@@ -136,7 +139,7 @@ class Jaeger:
                 f"Jaeger at {self._url} doesn't answer ({error}); it comes after the mesh is up: "
                 "see `coinmesh status` and `coinmesh logs jaeger`",
             ) from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
+        if answer.status_code == HTTPStatus.NOT_FOUND:
             return {}
         return answer.raise_for_status().json()
 

@@ -12,11 +12,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COINMESH_ALERT_")
 
     webhook_url: SecretStr | None = Field(
-        None, description="Where alerts are sent; without it they are shown by Alertmanager only."
+        default=None,
+        description="Where alerts are sent; without it they are shown by Alertmanager only.",
     )
-    group_wait: str = Field("10s", description="How long the first alert waits for others.")
-    group_interval: str = Field("1m", description="How long news of a group wait for others.")
-    repeat_interval: str = Field("4h", description="How often an alert that lasts is told again.")
+    group_wait: str = Field(default="10s", description="How long the first alert waits for others.")
+    group_interval: str = Field(
+        default="1m", description="How long news of a group wait for others."
+    )
+    repeat_interval: str = Field(
+        default="4h", description="How often an alert that lasts is told again."
+    )
 
 
 def configuration(settings: Settings) -> dict[str, Any]:

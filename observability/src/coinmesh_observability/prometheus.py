@@ -13,7 +13,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COINMESH_PROMETHEUS_")
 
-    scrape_interval: str = Field("10s", description="Between scrapes, and between rules' runs.")
+    scrape_interval: str = Field(
+        default="10s", description="Between scrapes, and between rules' runs."
+    )
 
 
 class Target(BaseModel):

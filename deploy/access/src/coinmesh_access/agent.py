@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import tomllib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,7 +219,7 @@ class Agent:
         published.mark_hooks_done()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, published: Published) -> AsyncIterator[None]:
+    async def _turn(self, published: Published) -> AsyncGenerator[None, None]:
         """One service after the other: a component that restarts takes time from those that go on.
 
         Whoever has waited for a tenth of its certificate's life doesn't wait longer.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import hvac
 import requests
@@ -24,7 +24,7 @@ from meshkit import audit_anchors
 from meshkit.audit_anchors import Anchor, AnchorError, open_sealed
 from meshkit.audit_chain import Chains, Head
 from meshkit.audit_store import AnchorExists, AnchorStore, AuditStoreSettings
-from meshkit.consumer import Consumer
+from meshkit.consumer import Consumer, Partition
 from meshkit.errors import FailedPrecondition, MeshError
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings, ServiceSettings
@@ -34,7 +34,6 @@ TOPIC = (topics.AUDIT.name, 0)
 #: Without news there is an anchor an hour still: one that stopped shows.
 IDLE_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class AnchorSettings(ServiceSettings, KafkaSettings, AuditStoreSettings):
@@ -62,12 +61,13 @@ class Signer:
     def sign(self, data: bytes) -> str:
         """`vault:v<version>:<base64>`; VaultUnavailableError when Vault doesn't."""
         text = base64.b64encode(data).decode()
-        return self._ask(
+        answer = self._ask(
             lambda client: client.write_data(
                 f"transit/sign/{audit_anchors.KEY}", data={"input": text}
-            )["data"]["signature"],
+            ),
             "sign an anchor",
         )
+        return answer["data"]["signature"]
 
     def public_keys(self) -> dict[int, bytes]:
         """Every version of the public key."""
@@ -77,7 +77,7 @@ class Signer:
         keys: Mapping[str, Mapping[str, str]] = found["data"]["keys"] if found else {}
         return {int(number): base64.b64decode(key["public_key"]) for number, key in keys.items()}
 
-    def _ask(self, step: Callable[[hvac.Client], T], what: str) -> T:
+    def _ask(self, step: Callable[[hvac.Client], Any], what: str) -> Any:
         # Once a minute: a login each time is cheaper than keeping one alive.
         client = self._vault.login(self._secrets, self._name)
         try:
@@ -116,7 +116,7 @@ class Anchoring:
         """Follow and anchor for ever."""
         await self._resume()
         settings = self._settings
-        start = {TOPIC: await self._start()}
+        start: dict[Partition, int] = {TOPIC: await self._start()}
         async with Consumer.assigned(settings, [TOPIC], start, client_id=NAME) as consumer:
             self._ready = True
             async with asyncio.TaskGroup() as tasks:

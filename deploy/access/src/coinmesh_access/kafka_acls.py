@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
+
+from coinmesh_access.table import AccessError, AccessTable
+from meshkit.kafka import client_log
+from meshkit.kafka_admin import (
     AclBinding,
     AclBindingFilter,
     AclOperation,
@@ -15,9 +18,6 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-
-from coinmesh_access.table import AccessError, AccessTable
-from meshkit.kafka import client_log
 
 TIMEOUT = 30.0
 
@@ -103,7 +103,7 @@ def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
     present = _settle(
         "read ACLs",
         admin.describe_acls(
-            AclBindingFilter(
+            _filter(
                 ResourceType.ANY,
                 None,
                 ResourcePatternType.ANY,
@@ -120,7 +120,7 @@ def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
             _settle(f"create {binding}", future)
     if needed.delete:
         filters = [
-            AclBindingFilter(
+            _filter(
                 b.restype,
                 b.name,
                 b.resource_pattern_type,
@@ -134,6 +134,11 @@ def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
         for which, future in admin.delete_acls(filters).items():
             _settle(f"delete {which}", future)
     return needed
+
+
+def _filter(*fields: Any) -> AclBindingFilter:
+    """A filter of an ACL's seven fields; None, which the client's types leave out, is any."""
+    return AclBindingFilter(*fields)
 
 
 def _settle(what: str, future: "Future[Any]") -> Any:

@@ -149,7 +149,7 @@ def listed(client: hvac.Client) -> list[User]:
         group = _data(client, f"identity/group/name/{role}")
         roles |= dict.fromkeys(group.get("member_entity_ids") or (), role)
     # A service that logs in by AppRole gets an entity too, one without a name of its own.
-    logins = client.list(f"auth/{MOUNT}/users")
+    logins: Any = client.list(f"auth/{MOUNT}/users")
     found: list[User] = []
     for name in logins["data"]["keys"] if logins else ():
         entity = _data(client, f"identity/entity/name/{name}")

@@ -5,6 +5,7 @@ import re
 import ssl
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import grpc.aio
 import httpx
@@ -76,7 +77,8 @@ async def _grpc(probe: Probe) -> bool:
     async with channel:
         request = health_pb2.HealthCheckRequest(service=probe.expect)
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=ATTEMPT)
+            stub = cast(Any, health_pb2_grpc.HealthStub(channel))
+            answer = await stub.Check(request, timeout=ATTEMPT)
         except grpc.aio.AioRpcError:
             return False
         return answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -26,15 +26,14 @@ def kafka(mesh: Mesh) -> None:
     Three of them are then restarted one after the other: what they open themselves, to each other
     and to the controllers, they open with the certificate of their start.
     """
-    from confluent_kafka.admin import (
+    from meshkit.kafka import client_config, client_log
+    from meshkit.kafka_admin import (
         AdminClient,
         AlterConfigOpType,
         ConfigEntry,
         ConfigResource,
         ResourceType,
     )
-
-    from meshkit.kafka import client_config, client_log
 
     settings = dispatch.read(KafkaSettings, mesh.settings())
     admin = AdminClient(client_config(settings, "renewals"), logger=client_log())

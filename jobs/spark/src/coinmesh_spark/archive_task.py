@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError
 from pyarrow import fs
@@ -43,6 +43,8 @@ RESULT = (
     "topic string, partition int, appended long, objects int, records long, bytes long,"
     " trades long, dead string"
 )
+#: Its functions are created at import, where a type checker doesn't see them.
+pc: Any = pyarrow.compute
 _RESULT = pa.schema(
     [
         ("topic", pa.string()),
@@ -57,6 +59,11 @@ _RESULT = pa.schema(
 )
 _TOLD_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
 _MAX_SCHEMAS = 10_000
+#: Which columns have dictionaries and statistics; pyarrow types both as bool alone.
+_COLUMNS: Mapping[str, Any] = {
+    "use_dictionary": ["key", "partition", "timestampType", "schema_id"],
+    "write_statistics": ["offset", "timestamp"],
+}
 TRADE_CONCURRENCY = 8
 """Few writes at a time: the bars' writes go first."""
 
@@ -249,12 +256,12 @@ def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
-        lengths = sum(
+        keys, values = (
             pc.fill_null(pc.binary_length(batch.column(name)), 0).to_numpy().astype(np.int64)
             for name in ("key", "value")
         )
         begin = 0
-        for row, length in enumerate(lengths.tolist()):
+        for row, length in enumerate((keys + values).tolist()):
             if size and size + length > max_bytes:
                 held.append(batch.slice(begin, row - begin))
                 yield pa.Table.from_batches(held)
@@ -279,9 +286,8 @@ def _archive(store: _Store, topic: str, partition: int, table: pa.Table) -> int:
         table.replace_schema_metadata({"topic": topic}),
         buffer,
         compression="zstd",
-        use_dictionary=["key", "partition", "timestampType", "schema_id"],
-        write_statistics=["offset", "timestamp"],
         store_schema=False,
+        **_COLUMNS,
     )
     data = buffer.getvalue()
     first, last = offsets[0].as_py(), offsets[-1].as_py()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from google.protobuf.message import DecodeError
 
 from coinmesh_contracts import framing
@@ -25,6 +25,8 @@ MAX_EXPONENT: Final = 18
 AHEAD: Final = 300 * MICROS
 """How far an event may lie ahead of its append to the log; beyond it the clock is wrong, and one
 such trade would close the windows of its whole partition."""
+#: Its functions are created at import, where a type checker doesn't see them.
+pc: Any = pyarrow.compute
 _NUMBERS: Final = frozenset(
     {
         Trade.TRADE_ID_FIELD_NUMBER,

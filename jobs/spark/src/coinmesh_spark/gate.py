@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -19,7 +19,7 @@ class Gate:
         self._closed = False
 
     @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self) -> Generator[None]:
         """Around a batch.
 
         Raises:
@@ -31,7 +31,7 @@ class Gate:
             yield
 
     @contextmanager
-    def closed(self, patience: float) -> Iterator[None]:
+    def closed(self, patience: float) -> Generator[None]:
         """Begins when the batch that runs has ended or `patience` seconds are over."""
         self._closed = True
         try:

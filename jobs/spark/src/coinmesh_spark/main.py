@@ -37,7 +37,7 @@ def main() -> None:
         only = archive_query.NAME if arguments.command == "archive" else arguments.only
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, lambda _number, _frame: stop.set())
         stream.run(settings, only, stop)
     except (MeshError, SettingsError, SnapshotError, stream.JvmLostError) as error:
         logging.getLogger(__name__).critical("%s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -48,7 +49,7 @@ class SchemaTexts:
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
             response = self._http.get(path)
-            if response.status_code == httpx.codes.NOT_FOUND:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 return None
             response.raise_for_status()
             return response.json()

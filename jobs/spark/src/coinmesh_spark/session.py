@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from py4j.java_gateway import JavaObject
 from pyspark.java_gateway import ensure_callback_server_started
@@ -69,11 +69,12 @@ def _close_callbacks(session: SparkSession) -> None:
 
     Py4j's client in the JVM loses the token when it is told the port, and has no other way to it.
     """
-    gateway: Any = session.sparkContext._gateway
+    gateway = cast(Any, session.sparkContext._gateway)  # pyright: ignore[reportPrivateUsage]
     token = gateway.java_parameters.auth_token
     gateway.python_parameters.auth_token = token
     ensure_callback_server_started(gateway)
-    client = JavaObject("GATEWAY_SERVER", gateway._gateway_client).getCallbackClient()
+    server = cast(Any, JavaObject("GATEWAY_SERVER", gateway._gateway_client))
+    client = server.getCallbackClient()
     field = gateway.jvm.java.lang.Class.forName("py4j.CallbackClient").getDeclaredField("authToken")
     field.setAccessible(True)
     field.set(client, token)
@@ -121,7 +122,7 @@ def _configuration(
 
 def jvm_pid(session: SparkSession) -> int:
     """The process id of Spark's JVM."""
-    jvm: Any = session.sparkContext._jvm
+    jvm = cast(Any, session.sparkContext._jvm)  # pyright: ignore[reportPrivateUsage]
     return int(jvm.java.lang.ProcessHandle.current().pid())
 
 

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -205,7 +205,7 @@ def _stop(spark: SparkSession) -> None:
 
 
 @contextmanager
-def _only_one(settings: StreamSettings) -> Iterator[None]:
+def _only_one(settings: StreamSettings) -> Generator[None]:
     """Hold the state directories against a second application.
 
     Raises:

@@ -88,13 +88,13 @@ class MeshSettings(BaseSettings):
     )
 
     tls_dir: Path | None = Field(
-        None,
+        default=None,
         description="the directory whose current/ holds tls.key, tls.crt and ca.crt; "
         "unset means plaintext",
         examples=["/run/coinmesh/tls"],
     )
     insecure: bool = Field(
-        False,
+        default=False,
         description="1 to allow plaintext beyond the loopback interface",
         examples=["1"],
     )

@@ -5,7 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
+
+from coinmesh_contracts import topics as contract
+from coinmesh_local.steps.errors import StepError
+from meshkit.kafka import client_config, client_log
+from meshkit.kafka_admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -13,10 +17,6 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
-
-from coinmesh_contracts import topics as contract
-from coinmesh_local.steps.errors import StepError
-from meshkit.kafka import client_config, client_log
 from meshkit.settings import KafkaSettings
 
 TIMEOUT = 30.0
