@@ -108,6 +108,35 @@ def test_who_has_no_business_in_cassandra_cannot_log_in(mesh: TestMesh, name: st
         pass
 
 
+@pytest.mark.parametrize("remaining", [True, False])
+def test_deprovisioned_administrator_loses_role_and_login(mesh: TestMesh, remaining: bool) -> None:
+    mesh.require("cassandra-access")
+    cassandra, tls_root = mesh.endpoints["cassandra"], mesh.home.tls
+    services = dict(TABLE.services)
+    entry = services["prometheus"]
+    assert not entry.uses_cassandra
+    administrator = entry.model_copy(update={"cassandra": table.CassandraAccess(admin=True)})
+    promoted = TABLE.model_copy(update={"services": services | {"prometheus": administrator}})
+    if not remaining:
+        del services["prometheus"]
+    demoted = TABLE.model_copy(update={"services": services})
+    with cassandra_session.connect(cassandra, tls_root / "deploy") as session:
+        cassandra_roles.apply(session, promoted)
+        with cassandra_session.connect(cassandra, tls_root / "prometheus") as former:
+            former.execute("SELECT role FROM system_auth.roles")
+        assert 'DROP ROLE IF EXISTS "prometheus"' in cassandra_roles.apply(session, demoted)
+        roles = {row.role for row in session.execute("SELECT role FROM system_auth.roles")}
+        identities = session.execute("SELECT identity FROM system_auth.identity_to_role")
+        assert "prometheus" not in roles
+        assert TABLE.spiffe_id("prometheus") not in {row.identity for row in identities}
+        assert cassandra_roles.apply(session, demoted) == []
+    with (
+        pytest.raises(AccessError),
+        cassandra_session.connect(cassandra, tls_root / "prometheus"),
+    ):
+        pass
+
+
 def may(session: Session, statement: str) -> bool:
     """Whether it is authorized, whatever else becomes of it."""
     try:

@@ -49,12 +49,32 @@ def revocations(table: AccessTable, present: Iterable[tuple[str, str, str]]) -> 
             yield f"REVOKE {permission} ON {resource or _any_resource(path)} FROM {role(name)}"
 
 
+def removals(table: AccessTable, identities: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """CQL that removes the roles of services that no longer use Cassandra.
+
+    Args:
+        table: The access table.
+        identities: What `system_auth.identity_to_role` holds: identity and role. Roles without an
+            identity of the mesh's trust domain are an operator's own and are left alone.
+    """
+    users = {name for name, entry in table.services.items() if entry.uses_cassandra}
+    for identity, name in sorted(identities):
+        if not identity.startswith(table.spiffe_id("")) or identity in map(table.spiffe_id, users):
+            continue
+        # The role first: as long as its identity is stored, an interrupted run finds it again.
+        if name not in users:
+            yield f"DROP ROLE IF EXISTS {role(name)}"
+        yield f"DROP IDENTITY IF EXISTS '{identity}'"
+
+
 def apply(session: Any, table: AccessTable) -> list[str]:
-    """Run all of it through a superuser's session of the driver; what was revoked.
+    """Run all of it through a superuser's session of the driver; return what was revoked.
 
     The keyspace and its tables must exist: the migrations come first.
     """
-    for statement in statements(table):
+    rows = session.execute("SELECT identity, role FROM system_auth.identity_to_role")
+    removed = list(removals(table, [(row.identity, row.role) for row in rows]))
+    for statement in (*removed, *statements(table)):
         session.execute(statement)
     rows = session.execute("SELECT role, resource, permissions FROM system_auth.role_permissions")
     present = [
@@ -63,7 +83,7 @@ def apply(session: Any, table: AccessTable) -> list[str]:
     revoked = list(revocations(table, present))
     for statement in revoked:
         session.execute(statement)
-    return revoked
+    return removed + revoked
 
 
 def _wanted(table: AccessTable, name: str) -> set[tuple[str, str]]:
