@@ -36,6 +36,15 @@ class Found:
                 continue
         return total
 
+    def started(self) -> float | None:
+        """Unix time at which the leader started, from /proc; None without a leader."""
+        if self.leader is None:
+            return None
+        try:
+            return psutil.Process(self.leader).create_time()
+        except psutil.Error:
+            return None
+
 
 def mark(home: Path, instance: str, digest: str) -> str:
     """The value of COINMESH_INSTANCE."""

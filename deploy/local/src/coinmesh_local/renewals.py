@@ -1,17 +1,20 @@
-"""Tells components of a renewed certificate that don't see it by themselves.
+"""Reload the certificate of components that don't watch it themselves, and check the effect.
 
-The agent that makes certificates runs it as a hook: `python -m coinmesh_local.renewals HOME NAME`.
-It can be run again at any time.
+The certificate agent runs it as a hook: `python -m coinmesh_local.renewals HOME NAME`. It is
+idempotent. Exit status 1 means that a listener still serves another certificate; the agent counts
+the failure and retries.
 """
 
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coinmesh_local import operations
+from coinmesh_local import operations, processes
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
+from coinmesh_local.ports import HOST
 from coinmesh_local.steps import dispatch
 from meshkit.settings import KafkaSettings, RedisSettings
 
@@ -114,19 +117,68 @@ HOOKS: Mapping[str, Callable[[Mesh], None]] = {
 }
 
 
+#: The port whose listener shows the certificate; apicurio has client connections only.
+LISTENERS: Mapping[str, str] = {
+    "kafka": "client",
+    "cassandra": "cql",
+    "redis": "redis",
+    "seaweedfs": "s3",
+}
+
+
 def stale(mesh: Mesh, name: str) -> list[str]:
-    """The component's instances that run since before its certificate was made."""
-    made = (mesh.home.tls / name / "current" / "tls.crt").stat().st_mtime
-    rows = [row for row in operations.status(mesh) if row["component"] == name]
-    return [row["name"] for row in rows if row["started"] is not None and row["started"] < made]
+    """The component's running instances that were started before its certificate was issued.
+
+    Start times come from /proc: the supervisor may be dead, or so new that it has no runners yet.
+    """
+    issued_at = (mesh.home.tls / name / "current" / "tls.crt").stat().st_mtime
+    running = processes.find(mesh.home.root)
+    stale_instances: list[str] = []
+    for instance in mesh.instance_names(name):
+        started_at = running[instance].started() if instance in running else None
+        if started_at is not None and started_at < issued_at:
+            stale_instances.append(instance)
+    return stale_instances
+
+
+def outdated_listeners(mesh: Mesh, name: str) -> list[str]:
+    """Why each running instance does not serve the current certificate yet; empty when all do."""
+    port = LISTENERS.get(name)
+    if port is None:
+        return [f"{instance} was started before its certificate" for instance in stale(mesh, name)]
+    issued = ssl.PEM_cert_to_DER_cert(_first_certificate(mesh, name))
+    running = processes.find(mesh.home.root)
+    problems: list[str] = []
+    for index, instance in enumerate(mesh.instance_names(name)):
+        if instance not in running:
+            continue  # it reads the certificate when it starts
+        address = (HOST, mesh.ports[name][port][index])
+        try:
+            served = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT))
+        except OSError as error:
+            problems.append(f"{instance} at {address[0]}:{address[1]} is unreachable: {error}")
+            continue
+        if served != issued:
+            problems.append(f"{instance} at {address[0]}:{address[1]} serves another certificate")
+    return problems
+
+
+def _first_certificate(mesh: Mesh, name: str) -> str:
+    """The leaf of the component's chain, PEM."""
+    chain = (mesh.home.tls / name / "current" / "tls.crt").read_text()
+    end = "-----END CERTIFICATE-----"
+    return chain[: chain.index(end) + len(end)] + "\n"
 
 
 def main() -> int:
-    """Exit status 0 when the component has taken the certificate up, or had it from its start."""
+    """Exit status 0 when every running instance uses the current certificate, else 1."""
     mesh, name = Mesh.recorded(Home(Path(sys.argv[1]))), sys.argv[2]
     if stale(mesh, name):
         HOOKS[name](mesh)
-    return 0
+    problems = outdated_listeners(mesh, name)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
