@@ -130,6 +130,22 @@ def test_what_comes_later_gets_ready_in_the_background(build: Build) -> None:
     assert mesh.component("slow").pids() == first
 
 
+def test_up_of_component_starting_in_background_waits_for_it(build: Build, tmp_path: Path) -> None:
+    runs, proceed = tmp_path / "runs", tmp_path / "proceed"
+    script = f"echo run >> {runs}; until test -e {proceed}; do sleep 0.05; done"
+    head = f'later = true\nprepare = [["/bin/sh", "-c", "{script}"]]'
+    mesh = build(base=service(), slow=service(head=head))
+    up(mesh)
+    operations.start_later(mesh.mesh)
+    eventually(runs.exists, "its preparation runs")
+    conversation = operations.start(mesh.mesh, ["slow", "base"])
+    events = conversation.events()
+    proceed.touch()
+    list(events)
+    assert mesh.status()["slow"]["ready"]
+    assert runs.read_text() == "run\n"
+
+
 def test_a_preparation_finds_the_users_tools_and_the_component_does_not(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

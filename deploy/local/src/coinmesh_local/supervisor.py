@@ -50,6 +50,9 @@ class Supervisor:
             finished[component].set()
 
         async def start(runner: Runner) -> None:
+            if begun := self._later.get(runner.instance.name):
+                # A second start would stop the preparation of the first.
+                await asyncio.shield(begun)
             started.append(runner.instance.name)
             if not await runner.start():
                 started.remove(runner.instance.name)
