@@ -10,7 +10,7 @@ from typing import Any
 from coinmesh_local import control, processes, provision
 from coinmesh_local.definition import closure
 from coinmesh_local.mesh import Mesh
-from coinmesh_local.paths import Home, write_atomically
+from coinmesh_local.paths import MARKER, Home, write_atomically
 
 Event = dict[str, Any]
 
@@ -65,13 +65,23 @@ def down(home: Home) -> bool:
 
 
 def reset(home: Home) -> None:
-    """Stop everything and drop data, logs and recorded state; generated secrets go as well."""
-    if not home.root.exists():
+    """Stop everything and drop data, logs, recorded state and generated secrets.
+
+    Raises:
+        FileNotFoundError: The directory is not a mesh's: nothing is deleted.
+    """
+    state = (home.data, home.logs, home.run, home.secrets, home.tls)
+    if not any(directory.exists() for directory in state):
         return
+    if not home.is_marked:
+        raise FileNotFoundError(
+            f"{home.root} is no state directory of Coinmesh (it has no file {MARKER}), so nothing "
+            "was deleted: correct COINMESH_HOME, or delete the directory by hand"
+        )
     down(home)
-    for directory in (home.data, home.logs, home.run, home.secrets, home.tls):
+    for directory in state:
         shutil.rmtree(directory, ignore_errors=True)
-    for file in (home.root / "endpoints.json", home.ca):
+    for file in (home.root / "endpoints.json", home.ca, home.root / MARKER):
         file.unlink(missing_ok=True)
 
 

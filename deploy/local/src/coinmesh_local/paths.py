@@ -11,6 +11,9 @@ from typing import Any
 #: deploy/local: component definitions, configuration templates and poms lie here, beside the code.
 LOCAL = Path(__file__).resolve().parents[2]
 CHECKOUT = LOCAL.parents[1]
+DEFAULT_HOME = CHECKOUT / ".coinmesh"
+#: The file that marks a state directory.
+MARKER = ".coinmesh-home"
 COMPONENTS = LOCAL / "components"
 POMS = LOCAL / "provision"
 #: The virtual environment's commands: the running interpreter's own, so that any venv works.
@@ -48,7 +51,7 @@ class Home:
     @classmethod
     def from_environment(cls) -> "Home":
         """The directory that COINMESH_HOME names, by default `.coinmesh` in the checkout."""
-        return cls(Path(os.environ.get("COINMESH_HOME") or CHECKOUT / ".coinmesh").absolute())
+        return cls(Path(os.environ.get("COINMESH_HOME") or DEFAULT_HOME).absolute())
 
     @property
     def data(self) -> Path:
@@ -84,14 +87,31 @@ class Home:
     def log(self, instance: str) -> Path:
         return self.logs / f"{instance}.log"
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether a mesh keeps its state here: only such a directory is ever deleted."""
+        # Older meshes have no marker, but always this file.
+        return (self.root / MARKER).exists() or (self.run / "mesh.json").exists()
+
     def create(self) -> None:
-        """Make the directories; raise OSError naming the one that cannot be written."""
+        """Create the directories, open to their owner only.
+
+        Raises:
+            FileExistsError: The directory holds other files.
+            PermissionError: A directory can't be written.
+        """
+        is_known = self.is_marked or self.root == DEFAULT_HOME
+        if not is_known and self.root.is_dir() and any(self.root.iterdir()):
+            raise FileExistsError(
+                f"{self.root} holds other files and is no state directory of Coinmesh: set "
+                "COINMESH_HOME to an empty or a new directory"
+            )
         try:
-            for directory in (self.root, self.data, self.logs):
-                directory.mkdir(parents=True, exist_ok=True)
-            for private in (self.run, self.secrets, self.tls):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for private in (self.root, self.data, self.logs, self.run, self.secrets, self.tls):
                 private.mkdir(exist_ok=True, mode=0o700)
                 private.chmod(0o700)
+            (self.root / MARKER).touch()
         except OSError as error:
             raise PermissionError(
                 f"can't keep the mesh's state in {self.root} ({error.strerror}): set COINMESH_HOME "
