@@ -233,7 +233,7 @@ def _secret_file(name: str, path: Path, *keys: str) -> dict[str, str]:
     """The strings under `keys` in a JSON file that only its owner may read."""
     variable = PREFIX + name
     try:
-        if path.stat().st_mode & stat.S_IRWXO:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SettingsError(f"{variable}: {path} is open to others; run chmod 600 {path}")
         document = cast(dict[str, str], json.loads(path.read_text()))
         return {key: document[key] for key in keys}
