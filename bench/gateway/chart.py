@@ -34,7 +34,7 @@ from market_data import bar, bar_row, instrument  # noqa: E402
 from stack import COMPONENTS, Feeder, Gateway  # noqa: E402
 
 NAME = "binance.BTC-USDT"
-QUERY = f"/v1/instruments/{NAME}/bars:view?interval=1m&limit=500&end_time="
+QUERY = f"/v1/instruments/{NAME}/bars:view?interval=1m&page_size=500&end_time="
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 DAYS = 14
 

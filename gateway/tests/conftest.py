@@ -66,7 +66,9 @@ def bar(index: int) -> bar_pb2.Bar:
         volume="0.02000000",
         trade_count=index,
         final=index > 0,
-        provenance=bar_pb2.Provenance(layer="stream", run="r" * 40, last_trade_id=3_735_683_259),
+        provenance=bar_pb2.Provenance(
+            layer=bar_pb2.LAYER_STREAM, run="r" * 40, last_trade_id=3_735_683_259
+        ),
     )
 
 
@@ -113,7 +115,7 @@ class Market(market_grpc.MarketServiceServicer):
             if request.end_time.seconds
             else ()
         )
-        closes = ["61837.64000000"] * max(1, request.limit)
+        closes = ["61837.64000000"] * max(1, request.page_size)
         document = {"instrument": request.instrument, "close": closes}
         return httpbody_pb2.HttpBody(
             content_type="application/json", data=json.dumps(document).encode()

@@ -26,14 +26,14 @@ def asked(envoy: Any) -> int:
 
 def test_a_reply_that_may_be_kept_is_asked_for_once(cached: Any) -> None:
     before = asked(cached)
-    replies = [cached.rest.get(f"{CLOSED}&limit=1000") for _ in range(5)]
+    replies = [cached.rest.get(f"{CLOSED}&page_size=1000") for _ in range(5)]
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.content for reply in replies}) == 1
     assert asked(cached) == before + 1
 
 
 def test_another_query_is_another_reply(cached: Any) -> None:
-    first, second = (cached.rest.get(f"{CLOSED}&limit={limit}").json() for limit in (1, 2))
+    first, second = (cached.rest.get(f"{CLOSED}&page_size={limit}").json() for limit in (1, 2))
     assert (len(first["close"]), len(second["close"])) == (1, 2)
 
 

@@ -38,7 +38,7 @@ BAR = {
     "final": False,
     "revision": 0,
     "provenance": {
-        "layer": "stream",
+        "layer": "LAYER_STREAM",
         "publication": 0,
         "run": "r" * 40,
         "firstTradeId": "0",
@@ -98,7 +98,7 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
         {"bars": [BAR], "nextPageToken": ""},
     ),
     "ViewBars": (
-        f"GET {I}/{NAME}/bars:view?interval=1m&limit=1",
+        f"GET {I}/{NAME}/bars:view?interval=1m&page_size=1",
         None,
         {"instrument": NAME, "close": ["61837.64000000"]},
     ),
@@ -120,7 +120,7 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
         {"indicators": [VALUE], "nextPageToken": ""},
     ),
     "GetLeaderboard": (
-        "GET /v1/leaderboards/gainers?limit=3",
+        "GET /v1/leaderboards/gainers?page_size=3",
         None,
         {"name": "gainers", "entries": []},
     ),

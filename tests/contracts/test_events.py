@@ -72,6 +72,12 @@ def test_the_leading_fields_are_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVENTS)
+def test_lease_epoch_has_the_same_number_in_every_event(name: str) -> None:
+    (epoch,) = [f for f in EVENTS[name].message_type[0].field if f.name == "epoch"]
+    assert (epoch.number, epoch.type) == (50, FIELD.TYPE_UINT64)
+
+
+@pytest.mark.parametrize("name", EVENTS)
 def test_a_file_holds_one_event_first_and_its_parts(name: str) -> None:
     event, *others = EVENTS[name].message_type
     assert name == f"{PREFIX}v1/{_snake(event.name)}.proto"

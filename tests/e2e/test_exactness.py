@@ -63,7 +63,7 @@ def test_no_trade_is_missing_or_counted_twice(run: Any) -> None:
         assert (min(ids), max(ids)) == (trades[0][0], trades[-1][0])
         for bar in bars.values():
             assert bar["revision"] == 2 * bar["tradeCount"] + 1
-            assert bar["provenance"]["layer"] == "stream"
+            assert bar["provenance"]["layer"] == "LAYER_STREAM"
 
 
 def test_the_columns_for_charts_are_the_same_bars(run: Any, call: Any) -> None:

@@ -131,11 +131,21 @@ def test_a_bar_gives_close_and_volume():
     assert form["metadata"]["final"] is True
 
 
+def test_reference_price_units_print_with_their_own_exponents():
+    event = ReferencePrice(
+        price_units=7697512, price_exponent=-2, market_cap_units=15, market_cap_exponent=3
+    )
+    form = parsed(event)
+    assert form["price"] == Decimal("76975.12")
+    assert form["metadata"]["market_cap"] == "15000"
+    assert "volume_24h" not in form["metadata"]
+
+
 @pytest.mark.parametrize("text", ["", "NaN", "1e5", "0x10", "01", "1,2", '1,"x":2'])
 def test_a_decimal_string_that_is_no_json_number_is_null(text: str):
-    form = parsed(ReferencePrice(price=text))
-    assert form["price"] is None
-    assert form["metadata"]["price"] == text
+    form = parsed(Bar(volume=text))
+    assert form["size"] is None
+    assert form["metadata"]["volume"] == text
 
 
 def test_enums_are_plain_words():

@@ -76,14 +76,14 @@ def test_trades_are_complete_or_their_loss_is_told(
     absent = set(range(last + 1)) - set(ids)
     assert absent <= lost - set(numbers)
     for gap in driver.gaps().values():
-        span = range(gap.first_id - 1000, gap.last_id - 1000 + 1)
+        span = range(gap.ids.first - 1000, gap.ids.last - 1000 + 1)
         missing = [n for n in span if n in absent]
         assert gap.state == (4 if missing else 2), gap
         assert gap.repaired_count == len(span) - len(missing)
     told = {
         n
         for gap in driver.gaps().values()
-        for n in range(gap.first_id - 1000, gap.last_id - 1000 + 1)
+        for n in range(gap.ids.first - 1000, gap.ids.last - 1000 + 1)
     }
     assert absent <= told
     revisions = [(gap.gap_id, gap.revision) for gap in driver.events[GAPS]]

@@ -105,7 +105,7 @@ def test_one_removed_depth_frame_is_exactly_one_gap(
     path = tmp_path / "capture"
     path.write_bytes(b"\n".join(line for n, line in enumerate(part) if n != victim))
     (gap,) = gaps_of(path)
-    assert (gap.channel, gap.first_id, gap.last_id) == ("book", lost["U"], lost["u"])
+    assert (gap.channel, gap.ids.first, gap.ids.last) == ("book", lost["U"], lost["u"])
     assert gap.state == 1  # open: the capture has no later snapshot
 
 

@@ -34,7 +34,7 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
         await eventually(has_moved, "trades are made while the collector is down")
         await world.service.start()
         gap = await world.gap("trade", state=2, cause=3)
-        assert gap.repaired_count == gap.last_id - gap.first_id + 1
+        assert gap.repaired_count == gap.ids.last - gap.ids.first + 1
     await world.published(beyond=5)
     world.assert_complete()
     assert await world.service.end() == 0
@@ -153,7 +153,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         begin = max(1, first - 30)
         operation = await stub.Backfill(
             pb.BackfillRequest(
-                collector="binance", instrument=name, first_trade_id=begin, last_trade_id=last
+                collector="binance", instrument=name, ids=pb.IdRange(first=begin, last=last)
             ),
             metadata=AS_ADMIN,
         )
@@ -199,7 +199,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
             (
                 stub.Backfill(
                     pb.BackfillRequest(
-                        collector="binance", instrument=name, first_trade_id=9, last_trade_id=1
+                        collector="binance", instrument=name, ids=pb.IdRange(first=9, last=1)
                     ),
                     metadata=AS_ADMIN,
                 ),

@@ -26,7 +26,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("ListBars", {"start_time": Timestamp(seconds=10**15)}, INVALID, "BAD_TIME"),
     ("ListBars", {"page_size": -1}, INVALID, "NEGATIVE_SIZE"),
     ("ListBars", {"page_token": "garbage"}, INVALID, "BAD_PAGE_TOKEN"),
-    ("ViewBars", {"limit": 5001}, INVALID, "TOO_LARGE"),
+    ("ViewBars", {"page_size": 5001}, INVALID, "TOO_LARGE"),
     ("ListIndicators", {"interval": "15m"}, INVALID, "UNKNOWN_INTERVAL"),
     ("ListIndicators", {"indicator": "macd"}, INVALID, "UNKNOWN_INDICATOR"),
     ("GetBook", {"depth": 1001}, INVALID, "TOO_LARGE"),

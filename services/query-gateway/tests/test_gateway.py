@@ -80,7 +80,7 @@ def test_bars_are_stored_ones_and_live_ones_by_the_highest_revision(
         "final": True,
         "revision": 5,
         "provenance": {
-            "layer": "stream",
+            "layer": "LAYER_STREAM",
             "run": "checkpoint/7",
             "firstTradeId": str(starts[1]),
             "lastTradeId": str(starts[1] + 1),

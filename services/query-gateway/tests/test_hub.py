@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from market_data import INSTRUMENT, bar, quote, trade
 
 from coinmesh_contracts.market.v1.market_service_pb2 import StreamMarketRequest
-from coinmesh_contracts.market.v1.stream_pb2 import StreamMarketResponse
+from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason, StreamMarketResponse
 from meshkit.errors import InvalidArgument
 from query_gateway import hub as hubs
 from query_gateway import market_stream
@@ -92,7 +92,10 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     for number in range(1, 81):
         market.trade(number)
     gap = await anext(messages)
-    assert (gap.gap.dropped, gap.gap.reason) == (30, "SLOW_READER")
+    assert (gap.gap.dropped, gap.gap.reason) == (
+        30,
+        StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER,
+    )
     assert ids(await anext(messages)) == list(range(31, 81))
 
 
@@ -149,7 +152,7 @@ async def test_a_token_that_is_too_old_is_told_as_a_gap() -> None:
     messages = parsed(MarketStream(market.hub).read(request(resume_token=token)))
     await anext(messages)
     gap = await anext(messages)
-    assert gap.gap.reason == "RESUME_TOKEN_TOO_OLD"
+    assert gap.gap.reason == StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
     assert ids(await anext(messages)) == list(range(21, 31))
 
 

@@ -9,7 +9,7 @@ from market_data import bar, quote, trade
 from stack import NOW_MS, Feeder, Gateway, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
-from coinmesh_contracts.market.v1.stream_pb2 import StreamMarketResponse
+from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason, StreamMarketResponse
 from coinmesh_local.testing import TestMesh
 
 pytestmark = pytest.mark.component
@@ -68,7 +68,7 @@ def test_a_slow_reader_is_told_what_it_lost(gateway: Gateway, feeder: Feeder, na
     while newest < total:
         message = next(stream)
         if message.HasField("gap"):
-            assert message.gap.reason == "SLOW_READER"
+            assert message.gap.reason == StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER
             dropped += message.gap.dropped
         ids = [event.trade.trade_id for event in message.batch.events]
         assert ids == sorted(ids)

@@ -45,7 +45,7 @@ class ArchiveQuery:
         return (
             session.readStream.format("kafka")
             .options(**kafka_options(self._settings))
-            .option("subscribe", ",".join(topic.name for topic in topics.ALL))
+            .option("subscribe", ",".join(topic.name for topic in topics.ARCHIVED))
             .option("includeHeaders", "true")
             .option("maxOffsetsPerTrigger", str(self._settings.spark_archive_max_offsets))
             .load()

@@ -16,13 +16,17 @@ from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 from coinmesh_contracts.events.v1.bar_pb2 import Bar
 from coinmesh_contracts.events.v1.block_header_pb2 import BlockHeader
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
+from coinmesh_contracts.events.v1.checkpoint_pb2 import Checkpoint
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameBatch
 from coinmesh_contracts.events.v1.gap_pb2 import Gap
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
+from coinmesh_contracts.events.v1.liveness_pb2 import Liveness
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.reference_price_pb2 import ReferencePrice
+from coinmesh_contracts.events.v1.sentiment_bar_pb2 import SentimentBar
+from coinmesh_contracts.events.v1.social_post_pb2 import SocialPost
 from coinmesh_contracts.events.v1.token_transfer_pb2 import TokenTransfer
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 
@@ -31,6 +35,15 @@ INSTRUMENT_PARTITIONS: Final = 4
 
 _DAY_MS: Final = 86_400_000
 _FRAMES_MAX_BYTES: Final = 4 << 20
+# Written again and again under few keys: rolled and compacted soon, so that reading the whole topic
+# takes as long as its keys, not as its history.
+_SHORT_LOG: Final = {
+    "segment_ms": "60000",
+    "segment_bytes": str(16 << 20),
+    "min_cleanable_dirty_ratio": "0.1",
+    "delete_retention_ms": "3600000",
+    "max_compaction_lag_ms": "120000",
+}
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,16 @@ BARS: Final = _topic("market.bars.v1", "instrument", Bar, 7)
 INDICATORS: Final = _topic("market.indicators.v1", "instrument", IndicatorValue, 7)
 TRANSFERS: Final = _topic("chain.transfers.v1", "token", TokenTransfer, 30, 1)
 BLOCKS: Final = _topic("chain.blocks.v1", "chain", BlockHeader, 30, 1)
-POSTS: Final = _topic("social.posts.v1", "asset", None, 7, 1)
+POSTS: Final = _topic("social.posts.v1", "asset", SocialPost, 7, 1)
+SENTIMENT: Final = _topic("social.sentiment.v1", "asset", SentimentBar, 7, 1)
 FRAMES: Final = _topic(
     "ingest.frames.v1", "connection", FrameBatch, 3, max_message_bytes=str(_FRAMES_MAX_BYTES)
 )
 GAPS: Final = _topic("ingest.gaps.v1", "instrument", Gap, 400)
+CHECKPOINTS: Final = _topic(
+    "ingest.checkpoints.v1", "source and stream", Checkpoint, None, 1, **_SHORT_LOG
+)
+LIVENESS: Final = _topic("ingest.liveness.v1", "collector", Liveness, None, 1, **_SHORT_LOG)
 DEAD_LETTERS: Final = _topic(
     "ingest.dlq.v1", "original key", DeadLetter, 30, max_message_bytes=str(_FRAMES_MAX_BYTES)
 )
@@ -123,13 +141,19 @@ ALL: Final = (
     TRANSFERS,
     BLOCKS,
     POSTS,
+    SENTIMENT,
     FRAMES,
     GAPS,
+    CHECKPOINTS,
+    LIVENESS,
     DEAD_LETTERS,
     ALERT_RULES,
     ALERT_STATES,
     ALERTS,
     AUDIT,
 )
+
+ARCHIVED: Final = tuple(topic for topic in ALL if topic is not LIVENESS)
+"""What the archive keeps: a sign of life of each second isn't worth keeping for a year."""
 
 BY_NAME: Final[Mapping[str, Topic]] = MappingProxyType({topic.name: topic for topic in ALL})

@@ -41,6 +41,8 @@ def render(event: Message) -> str:
     symbol = fields.symbol or fields.instrument or None
     event_type = _enum_value(event_type_pb2.EventType.DESCRIPTOR, fields.type)
     told = _LEADING | (_TRADE_NUMBERS if event.DESCRIPTOR.name == "Trade" else set())
+    # 0: the writer needs no lease.
+    told |= set() if fields.epoch else {"epoch"}
     metadata = {**fields.metadata, **_facts(event, skip=told)}
     return (
         f'{{"timestamp":{time or "null"},"source":{_json(fields.source)},'
@@ -69,7 +71,7 @@ def _bar(event: Any) -> Numbers:
 
 
 def _reference(event: Any) -> Numbers:
-    return event.price, None
+    return to_string(event.price_units, event.price_exponent), None
 
 
 _NUMBERS: Mapping[str, Callable[[Any], Numbers]] = {
@@ -116,7 +118,9 @@ def _exponent(message: Message, name: str) -> int | None:
     """The exponent that a field of units is scaled by; None for other fields."""
     source = _SCALED.get(name)
     if source is None and name.endswith("_units"):
-        source = "size_exponent" if "size" in name else "price_exponent"
+        own = name.removesuffix("_units").removesuffix("_sum") + "_exponent"
+        shared = "size_exponent" if "size" in name else "price_exponent"
+        source = own if own in message.DESCRIPTOR.fields_by_name else shared
     return getattr(message, source) if source else None
 
 

@@ -32,6 +32,12 @@ from meshkit.errors import InvalidArgument, NotFound, Unavailable
 
 _Context = grpc.aio.ServicerContext[object, object]
 _MOST = 1000
+_STATES = {
+    "live": pb.STREAM_STATE_LIVE,
+    "buffering": pb.STREAM_STATE_BUFFERING,
+    "stale": pb.STREAM_STATE_STALE,
+    "silent": pb.STREAM_STATE_SILENT,
+}
 
 
 class CollectorService(pb_grpc.CollectorServiceServicer):
@@ -134,12 +140,33 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         _check(request.collector)
         self._running()
         symbol = self._collector.catalogue.symbol_of(request.instrument)
-        return self._backfills.start(symbol, request.first_trade_id, request.last_trade_id)
+        if request.WhichOneof("range") != "ids" or {*request.channels} - {Channel.TRADE.value}:
+            raise InvalidArgument(
+                "BACKFILL_UNSUPPORTED",
+                "Binance's history can be read for the channel trade, by ids",
+                field="range",
+            )
+        return self._backfills.start(symbol, request.ids.first, request.ids.last)
 
     async def GetBackfill(self, request: pb.GetBackfillRequest, context: _Context) -> Operation:  # noqa: N802
         """How far a backfill is."""
         _check(request.collector)
         return self._backfills.get(request.backfill)
+
+    async def RetryGap(  # noqa: N802
+        self, request: pb.RetryGapRequest, context: _Context
+    ) -> pb.RetryGapResponse:
+        """Reopen a gap that was given up, or repeat the repair of an open one."""
+        _check(request.collector)
+        self._running()
+        if not self._collector.retry_gap(request.gap_id):
+            raise NotFound(
+                "GAP_NOT_FOUND",
+                f"no gap {request.gap_id!r} is open or was given up; coinmesh tail ingest.gaps.v1 "
+                "lists the gaps",
+                gap_id=request.gap_id,
+            )
+        return pb.RetryGapResponse()
 
     async def Drain(self, request: pb.DrainRequest, context: _Context) -> pb.DrainResponse:  # noqa: N802
         """End the process once this has been answered."""
@@ -177,7 +204,7 @@ def _stream(market: Market, channel: Channel) -> pb.StreamStatus:
     return pb.StreamStatus(
         instrument=market.encoder.instrument,
         channel=channel.value,
-        state=market.state(channel, time.time_ns()),
+        state=_STATES[market.state(channel, time.time_ns())],
         last_id=max(0, stream.last_id or 0),
         event_time=_timestamp(stream.last_time / 1e6) if stream.last_time else None,
         events=stream.events,

@@ -23,7 +23,6 @@ from collector_binance.core.engine import Input
 from collector_binance.core.gaps import Hole, Span
 from collector_binance.core.instruments import VENUE
 from collector_binance.core.market import Market
-from collector_binance.core.messages import Channel
 from meshkit.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -81,14 +80,14 @@ class Backfills:
         if not 0 < first <= last:
             raise InvalidArgument(
                 "TRADE_RANGE_INVALID",
-                f"first_trade_id {first} must be positive and at most last_trade_id {last}",
-                field="first_trade_id",
+                f"ids.first {first} must be positive and at most ids.last {last}",
+                field="ids.first",
             )
         if last - first >= MOST_IDS:
             raise InvalidArgument(
                 "TRADE_RANGE_TOO_LARGE",
                 f"{last - first + 1} ids are more than {MOST_IDS}; ask for parts",
-                field="last_trade_id",
+                field="ids.last",
             )
         engine = self._collector.engine
         market = engine.markets.get(symbol) if engine else None
@@ -103,7 +102,7 @@ class Backfills:
             raise InvalidArgument(
                 "TRADE_RANGE_FUTURE",
                 f"the newest trade has id {newest}",
-                field="first_trade_id",
+                field="ids.first",
             )
         name = secrets.token_hex(8)
         running = Running((first, min(last, newest)))
@@ -146,9 +145,9 @@ class Backfills:
                 spans = [part for span in spans for part in checkpoint.missing_spans(span, known)]
             if spans:
                 self._begin(market, spans)
-                open_holes = market.gaps.open_holes
-                names = [market.gaps.gap_id(Channel.TRADE, span[0]) for span in spans]
-                running.holes = [open_holes[name] for name in names if name in open_holes]
+                running.holes = [
+                    hole for hole in market.trades.holes if (hole.first, hole.last) in spans
+                ]
             running.scanned = True
         except MeshError as error:
             _log.warning("a backfill of %s failed: %s", market.symbol, error.message)
@@ -177,7 +176,7 @@ def _within(number: int, span: Span) -> bool:
 def _operation(name: str, running: Running) -> Operation:
     operation = Operation(name=PREFIX + name, done=running.done)
     operation.metadata.Pack(
-        pb.BackfillMetadata(next_trade_id=running.next_id, published=running.published)
+        pb.BackfillMetadata(next_id=running.next_id, published=running.published)
     )
     if running.error is not None:
         code: int = StatusCode.UNAVAILABLE.value[0]

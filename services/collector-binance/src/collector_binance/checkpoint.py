@@ -122,10 +122,11 @@ async def published_ids(
 def _open_holes(seen: Seen, gaps: list[Gap]) -> list[OpenHole]:
     holes = [
         OpenHole(
-            first_id=gap.first_id,
-            last_id=gap.last_id,
-            missing=missing_spans((gap.first_id, gap.last_id), seen.ids),
+            first_id=gap.ids.first,
+            last_id=gap.ids.last,
+            missing=missing_spans((gap.ids.first, gap.ids.last), seen.ids),
             cause=gap.cause,
+            gap_id=gap.gap_id,
             revision=gap.revision,
             detail=gap.detail,
             start_time=gap.start_time if gap.HasField("start_time") else None,
@@ -134,7 +135,7 @@ def _open_holes(seen: Seen, gaps: list[Gap]) -> list[OpenHole]:
         for gap in gaps
         if gap.state == GapState.GAP_STATE_OPEN
     ]
-    told = [(gap.first_id, gap.last_id) for gap in gaps]
+    told = [(gap.ids.first, gap.ids.last) for gap in gaps]
     for first, last in seen.holes():
         if not any(begin <= last and first <= end for begin, end in told):
             holes.append(OpenHole(first_id=first, last_id=last, missing=[(first, last)]))

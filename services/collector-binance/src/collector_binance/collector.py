@@ -29,6 +29,7 @@ from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine, Input
 from collector_binance.core.frames import FrameRecorder
 from collector_binance.core.instruments import VENUE
+from collector_binance.core.session import RETRY_GAP, RetryGap
 from collector_binance.outlet import Outgoing, Outlet
 from collector_binance.requests import Requests
 from collector_binance.rest import RestClient
@@ -170,6 +171,17 @@ class Collector:
         for given in self.catalogue.inputs(self.rest_connection, [symbol]):
             self.give(given)
         await self.connections.add([symbol])
+
+    def retry_gap(self, gap_id: str) -> bool:
+        """Repair a gap again; False when no gap of that id is open or was given up."""
+        assert self.engine is not None
+        for market in self.engine.markets.values():
+            if market.trades.unrepaired(gap_id) is not None:
+                payload = msgspec.json.encode(RetryGap(market.symbol, gap_id))
+                kind = FrameKind.FRAME_KIND_SUBSCRIPTION
+                self.give(self._input(kind, payload, RETRY_GAP))
+                return True
+        return False
 
     async def close(self) -> None:
         """Close the exchange's connections and send what was received.

@@ -23,7 +23,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 TOPICS: Final = tuple(
     topic.name
     for topic in topics.ALL
-    if topic.message is not None and not topic.name.startswith(("alerts.rules", "audit."))
+    if topic.message is not None
+    and not topic.name.startswith(("alerts.rules", "audit.", "ingest.checkpoints"))
 )
 _MAX_LAST: Final = 10_000
 _CONTENT_TYPE: Final = "application/x-ndjson"

@@ -15,13 +15,14 @@ from typing import Final
 
 import orjson
 
+from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason
 from meshkit.errors import InvalidArgument
 from query_gateway import rendering
 from query_gateway.live_view import News
 
 Partition = tuple[str, int]
-SLOW_READER: Final = "SLOW_READER"
-RESUME_TOKEN_TOO_OLD: Final = "RESUME_TOKEN_TOO_OLD"  # noqa: S105 (a reason code)
+_SLOW_CONSUMER: Final = StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER
+_TOO_OLD: Final = StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
 _MAX_TOKEN: Final = 8192
 
 
@@ -70,7 +71,7 @@ class Subscription:
         self._capacity = capacity
         self._queue: deque[Event] = deque()
         self._position = position
-        self._gap: tuple[int, str] | None = None
+        self._gap: tuple[int, StreamGapReason.ValueType] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event) -> None:
@@ -78,11 +79,11 @@ class Subscription:
         if len(self._queue) >= self._capacity:
             dropped = self._queue.popleft()
             self._position[dropped.partition] = dropped.offset + 1
-            self.lose(1, SLOW_READER)
+            self.lose(1, _SLOW_CONSUMER)
         self._queue.append(event)
         self.wake()
 
-    def lose(self, count: int, reason: str) -> None:
+    def lose(self, count: int, reason: StreamGapReason.ValueType) -> None:
         """Notes that events were left out; `count` 0 when it is not known how many."""
         before = self._gap[0] if self._gap else 0
         self._gap = before + count, reason
@@ -114,7 +115,7 @@ class Subscription:
             timer.cancel()
             self._waiter = None
 
-    def take_gap(self) -> tuple[int, str] | None:
+    def take_gap(self) -> tuple[int, StreamGapReason.ValueType] | None:
         """The events left out since the last call: how many and why."""
         gap, self._gap = self._gap, None
         return gap
@@ -199,7 +200,7 @@ class Hub:
 
     def _replay(self, subscription: Subscription, begin: dict[Partition, int]) -> None:
         if any(begin.get(key, 0) < floor for key, floor in self._floor.items()):
-            subscription.lose(0, RESUME_TOKEN_TOO_OLD)
+            subscription.lose(0, _TOO_OLD)
         missed = [
             event
             for event in self._ring
@@ -208,7 +209,7 @@ class Hub:
         ]
         excess = len(missed) - self._capacity
         if excess > 0:
-            subscription.lose(excess, RESUME_TOKEN_TOO_OLD)
+            subscription.lose(excess, _TOO_OLD)
         for event in missed[max(excess, 0) :]:
             subscription.put(event)
 

@@ -126,7 +126,7 @@ class MarketService(MarketServiceServicer):
         name = self._known(request.instrument)
         interval = intervals.parse(request.interval)
         start, end = requests.time_range(request)
-        limit = requests.strict_size("limit", request.limit, 500, _CHART_ROWS)
+        limit = requests.strict_size("page_size", request.page_size, 500, _CHART_ROWS)
         low, high = (interval.ceil(ms) for ms in (ceil_ms(start, 0), ceil_ms(end, MAX_MS)))
         newest_first = start is None
         version = self._view.series(name, interval.stored).fingerprint
@@ -217,7 +217,7 @@ class MarketService(MarketServiceServicer):
         name = requests.one_of(
             "leaderboard", "UNKNOWN_LEADERBOARD", request.leaderboard, LEADERBOARDS
         )
-        limit = requests.size("limit", request.limit, 10, 1000)
+        limit = requests.size("page_size", request.page_size, 10, 1000)
         if self._ready():
             ranking = texts(self._view.day.ranking(name))
         else:

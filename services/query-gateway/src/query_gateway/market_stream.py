@@ -14,7 +14,12 @@ from coinmesh_contracts.market.v1.market_service_pb2_grpc import (
     MarketServiceServicer,
     add_MarketServiceServicer_to_server,
 )
-from coinmesh_contracts.market.v1.stream_pb2 import Heartbeat, StreamGap, StreamMarketResponse
+from coinmesh_contracts.market.v1.stream_pb2 import (
+    Heartbeat,
+    StreamGap,
+    StreamGapReason,
+    StreamMarketResponse,
+)
 from meshkit.errors import InvalidArgument, Unavailable
 from query_gateway import intervals, requests
 from query_gateway.hub import Hub, Selection, Subscription, varint
@@ -115,7 +120,7 @@ def encode_batch(events: Sequence[bytes], token: str) -> bytes:
     return b"".join((_BATCH_FIELD, varint(len(body)), body, _TOKEN_FIELD, varint(len(text)), text))
 
 
-def _gap(subscription: Subscription, dropped: int, reason: str) -> bytes:
+def _gap(subscription: Subscription, dropped: int, reason: StreamGapReason.ValueType) -> bytes:
     message = StreamMarketResponse(
         gap=StreamGap(dropped=dropped, reason=reason), resume_token=subscription.token
     )

@@ -9,7 +9,7 @@ import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument as InstrumentEvent
-from coinmesh_contracts.market.v1.bar_pb2 import Bar, Provenance
+from coinmesh_contracts.market.v1.bar_pb2 import Bar, Layer, Provenance
 from coinmesh_contracts.market.v1.book_pb2 import Book, Level
 from coinmesh_contracts.market.v1.indicator_pb2 import IndicatorValue
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
@@ -23,7 +23,7 @@ from query_gateway.day_figures import Figures
 from query_gateway.live_view import IndicatorRow, News, QuoteRow
 from query_gateway.trades import TradeRow
 
-_LAYERS: Final = ("stream", "batch")
+_LAYERS: Final = (Layer.LAYER_STREAM, Layer.LAYER_BATCH)
 
 
 def time_of_ms(value: int) -> Timestamp:

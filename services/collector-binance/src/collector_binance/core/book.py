@@ -27,13 +27,12 @@ from collector_binance.core.encode import Encoder, Record
 from collector_binance.core.gaps import GapLog, Hole
 from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
-from collector_binance.core.renewal import Margins, Renewal
+from collector_binance.core.renewal import Margins, Renewal, is_cut
 from collector_binance.core.units import Levels, parse_sides
 
 PUBLISHED_LEVELS: Final = 1000
 SNAPSHOT_EVERY_NS: Final = 60 * 10**9
 BUFFERED_DELTAS: Final = 10_000
-_REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
 
 
@@ -100,6 +99,7 @@ class Book:
         self._held = self._published = Margins()
         self.renewal: Renewal[Delta] | None = None
         self._attempts = 0
+        self._joined = 0
         self._published_ns = 0
         self.observer: BookObserver | None = None
         self.bids, self.asks, self.audit = parts.bids, parts.asks, parts.audit
@@ -286,12 +286,13 @@ class Book:
         self.bids.replace(*bids)
         self.asks.replace(*asks)
         self._trusted = (
-            min(bids[0]) if _is_cut(len(bids[0]), limit) else None,
-            max(asks[0]) if _is_cut(len(asks[0]), limit) else None,
+            min(bids[0]) if is_cut(len(bids[0]), limit) else None,
+            max(asks[0]) if is_cut(len(asks[0]), limit) else None,
         )
         self._held = Margins.of(*self._trusted, self.bids.best()[0], self.asks.best()[0])
         self.renewal = None
         self._attempts = 0
+        self._joined = snapshot.last_update_id
 
     def _on_applicable(self, delta: Delta, out: list[Record]) -> None:
         if self.state is BookState.SYNCED:
@@ -358,7 +359,9 @@ class Book:
 
     def _mismatch(self, receive_ns: int, out: list[Record]) -> None:
         assert self.last_id is not None
-        span = (min(self.audit.last_match + 1, self.last_id), self.last_id)
+        # What came before the last snapshot isn't part of the book that is wrong.
+        right = max(self.audit.last_match, self._joined)
+        span = (min(right + 1, self.last_id), self.last_id)
         cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
         self._break(span, cause, self.audit.detail, receive_ns, out)
 
@@ -392,8 +395,3 @@ def _read(data: DepthData, scale: int, receive_ns: int) -> Delta:
     bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
     time = data.publish_time * scale
     return Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
-
-
-def _is_cut(levels: int, limit: int | None) -> bool:
-    """Whether a side of a snapshot ends where the venue stopped, not where the book ends."""
-    return levels > 0 and (levels >= limit if limit else levels in _REST_LIMITS)

@@ -230,6 +230,9 @@ class Engine:
         if given.context == session.BACKFILL:
             session.backfill(self, given.payload, given.receive_ns, out)
             return
+        if given.context == session.RETRY_GAP:
+            session.retry_gap(self, given.payload, given.receive_ns, out)
+            return
         message = decode_control(given.payload)
         link = self.links.get(given.connection) or Link(given.connection, MILLISECONDS)
         self.links[given.connection] = link

@@ -23,7 +23,6 @@ class Hole:
     """One gap and what is still missing of it.
 
     Attributes:
-        gap_id: Deterministic identity.
         channel: The stream.
         first: First missing id.
         last: Last missing id, inclusive.
@@ -33,11 +32,11 @@ class Hole:
         end_time: The venue's time (µs) of the first event after it.
         missing: What has not been seen yet and may still come, in order.
         lost: What is believed not to be had any more, in order.
+        gap_id: Deterministic identity; given with the first record.
         revision: That of the last record written.
         state: Where the repair stands.
     """
 
-    gap_id: str
     channel: Channel
     first: int
     last: int
@@ -47,6 +46,7 @@ class Hole:
     end_time: int | None = None
     missing: list[Span] = field(default_factory=list)
     lost: list[Span] = field(default_factory=list)
+    gap_id: str = ""
     revision: int = 0
     state: GapState.ValueType = GapState.GAP_STATE_OPEN
 
@@ -74,10 +74,6 @@ class GapLog:
         self.open_holes: dict[str, Hole] = {}
         self.opened: dict[Channel, int] = dict.fromkeys(Channel, 0)
 
-    def gap_id(self, channel: Channel, first_id: int) -> str:
-        """The identity of a gap of this instrument."""
-        return f"{self._encoder.instrument}:gap:{channel}:{first_id}"
-
     def open(
         self,
         channel: Channel,
@@ -90,15 +86,11 @@ class GapLog:
         times: tuple[int | None, int | None] = (None, None),
     ) -> Hole:
         """Begin a gap: state OPEN, all its ids missing."""
-        gap_id = self.gap_id(channel, span[0])
-        hole = Hole(gap_id, channel, *span, cause=cause, detail=detail, missing=[span])
+        hole = Hole(channel, *span, cause=cause, detail=detail, missing=[span])
         hole.start_time, hole.end_time = times
-        known = self.open_holes.get(gap_id)
-        if known is not None:
-            hole.revision = known.revision
-        self.open_holes[gap_id] = hole
         self.opened[channel] += 1
         self._write(hole, receive_ns, out)
+        self.open_holes[hole.gap_id] = hole
         return hole
 
     def close(
@@ -127,26 +119,37 @@ class GapLog:
         times: tuple[int | None, int | None],
     ) -> None:
         """Write a gap that nothing can repair."""
-        hole = self.open(channel, span, receive_ns, [], cause=cause, detail=detail, times=times)
-        hole.revision = 0
-        self.close(hole, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out)
+        hole = Hole(channel, *span, cause=cause, detail=detail, missing=[span])
+        hole.start_time, hole.end_time = times
+        hole.state = GapState.GAP_STATE_UNREPAIRABLE
+        self.opened[channel] += 1
+        self._write(hole, receive_ns, out)
+
+    def reopen(self, hole: Hole, receive_ns: int, out: list[Record], detail: str) -> None:
+        """Take up the repair of a gap that was given up: its lost ids are missing again."""
+        hole.missing, hole.lost = sorted([*hole.missing, *hole.lost]), []
+        hole.state, hole.detail = GapState.GAP_STATE_OPEN, detail
+        self._write(hole, receive_ns, out)
+        self.open_holes[hole.gap_id] = hole
 
     def restore(self, hole: Hole, receive_ns: int, out: list[Record]) -> None:
         """Take over a hole that an earlier run left; one without a record gets its first."""
-        self.open_holes[hole.gap_id] = hole
         if hole.revision == 0:
             self.opened[hole.channel] += 1
             self._write(hole, receive_ns, out)
+        self.open_holes[hole.gap_id] = hole
 
     def _write(self, hole: Hole, receive_ns: int, out: list[Record]) -> None:
-        hole.revision += 1
+        # Grows over restarts, too: what was written last before a crash may be unknown.
+        hole.revision = max(hole.revision + 1, receive_ns // 1_000)
+        if not hole.gap_id:
+            place = f"{hole.revision}-{hole.first}"
+            hole.gap_id = f"{self._encoder.instrument}:gap:{hole.channel}:{place}"
         gap = Gap(
             event_time=hole.start_time,
             gap_id=hole.gap_id,
             revision=hole.revision,
             channel=hole.channel.value,
-            first_id=hole.first,
-            last_id=hole.last,
             start_time=hole.start_time,
             end_time=hole.end_time,
             cause=hole.cause,
@@ -154,4 +157,8 @@ class GapLog:
             repaired_count=hole.repaired if hole.channel is Channel.TRADE else 0,
             detail=hole.detail,
         )
+        if hole.channel is Channel.KLINE:
+            gap.time.start, gap.time.end = hole.first, hole.last
+        else:
+            gap.ids.first, gap.ids.last = hole.first, hole.last
         out.append(self._encoder.gap(gap, receive_ns))

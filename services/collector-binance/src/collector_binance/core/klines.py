@@ -150,7 +150,7 @@ class Klines:
         cause = GapCause.GAP_CAUSE_KLINE_MISMATCH
         self._gaps.note(
             Channel.KLINE,
-            (start, start),
+            (start, end),
             receive_ns,
             out,
             cause=cause,

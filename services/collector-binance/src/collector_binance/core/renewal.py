@@ -15,6 +15,7 @@ from collector_binance.core.messages import BookSnapshot
 # The rest of the way to the cut at which the book is read anew.
 _REST_OF_WAY: Final = 4
 KEPT_DELTAS: Final = 10_000
+_REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
 
 D = TypeVar("D")
 
@@ -60,3 +61,8 @@ class Renewal(Generic[D]):
     def overflown(self) -> bool:
         """Whether deltas had to be forgotten, so that no snapshot can be joined any more."""
         return len(self.deltas) == KEPT_DELTAS
+
+
+def is_cut(levels: int, limit: int | None) -> bool:
+    """Whether a side of a snapshot ends where the venue stopped, not where the book ends."""
+    return levels > 0 and (levels >= limit if limit else levels in _REST_LIMITS)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 BACKFILL: Final = "backfill"
 """The context of a SUBSCRIPTION input whose payload is a `Backfill`."""
 
+RETRY_GAP: Final = "retry-gap"
+"""The context of a SUBSCRIPTION input whose payload is a `RetryGap`."""
+
 STALLED: Final = "stalled"
 CLOSED: Final = "closed"
 """Reasons of a DISCONNECT: the connection was silent; we closed it in favour of another."""
@@ -35,6 +38,7 @@ class OpenHole(Struct):
     last_id: int
     missing: list[tuple[int, int]]
     cause: int = int(GapCause.GAP_CAUSE_DOWNTIME)
+    gap_id: str = ""
     revision: int = 0
     detail: str = ""
     start_time: int | None = None
@@ -63,6 +67,14 @@ class Backfill(Struct):
     spans: list[tuple[int, int]]
 
 
+class RetryGap(Struct):
+    """The repair of a gap of one symbol is to be repeated."""
+
+    symbol: str
+    gap_id: str
+
+
+_decode_retry: Final = msgspec.json.Decoder(RetryGap).decode
 _decode_checkpoint: Final = msgspec.json.Decoder(Checkpoint).decode
 _decode_backfill: Final = msgspec.json.Decoder(Backfill).decode
 
@@ -89,7 +101,6 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
         market.book.continue_after(left.book_id)
     for each in left.holes:
         hole = Hole(
-            gap_id=market.gaps.gap_id(Channel.TRADE, each.first_id),
             channel=Channel.TRADE,
             first=each.first_id,
             last=each.last_id,
@@ -98,6 +109,7 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
             start_time=each.start_time,
             end_time=each.end_time,
             missing=list(each.missing),
+            gap_id=each.gap_id,
             revision=each.revision,
         )
         market.gaps.restore(hole, receive_ns, out)
@@ -108,6 +120,12 @@ def backfill(engine: Engine, payload: bytes, receive_ns: int, out: list[Record])
     """Begin to read trades that the topic lacks."""
     wanted = _decode_backfill(payload)
     engine.market(wanted.symbol).trades.backfill(wanted.spans, receive_ns, out)
+
+
+def retry_gap(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
+    """Repair a gap again."""
+    wanted = _decode_retry(payload)
+    engine.market(wanted.symbol).trades.retry(wanted.gap_id, receive_ns, out)
 
 
 def disconnect_cause(reason: str) -> GapCause.ValueType | None:

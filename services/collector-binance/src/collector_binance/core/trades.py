@@ -103,7 +103,7 @@ class Trades:
                 span,
                 receive_ns,
                 out,
-                cause=GapCause.GAP_CAUSE_DOWNTIME,
+                cause=GapCause.GAP_CAUSE_BACKFILL,
                 detail="asked for: these trades were not collected",
             )
             self.last_id = span[1] if self.last_id is None else max(self.last_id, span[1])
@@ -172,6 +172,22 @@ class Trades:
         else:
             detail = f"all {all_of_it} trades came after all"
             self._gaps.close(hole, GapState.GAP_STATE_REPAIRED, receive_ns, out, detail)
+
+    def unrepaired(self, gap_id: str) -> Hole | None:
+        """The gap of that id that is open or was given up; None when there is none."""
+        holes = (*self.holes, *self._given_up)
+        return next((hole for hole in holes if hole.gap_id == gap_id), None)
+
+    def retry(self, gap_id: str, receive_ns: int, out: list[Record]) -> None:
+        """Repair a gap again, now; one that was given up is reopened."""
+        hole = self.unrepaired(gap_id)
+        if hole is None:
+            return
+        if hole in self._given_up:
+            self._given_up.remove(hole)
+            self._gaps.reopen(hole, receive_ns, out, "reopened: its repair was asked for")
+        self._attempts = 0
+        self._ask()
 
     def resume(self, receive_ns: int, out: list[Record]) -> None:
         """Go on with holes that an earlier run left; some may have been filled since."""
