@@ -71,6 +71,9 @@ def test_trades_keep_their_order_and_values():
         (good(1, price=-5), "INVALID_PRICE"),
         (good(1, size=0), "INVALID_SIZE"),
         (good(1, size_exponent=19), "INVALID_EXPONENT"),
+        (good(1, price_exponent=-(2**31)), "INVALID_EXPONENT"),
+        (good(1, taker_side=128), "INVALID_TAKER_SIDE"),
+        (good(1, taker_side=-1), "INVALID_TAKER_SIDE"),
     ],
 )
 def test_a_bad_record_is_told_apart_and_harms_no_other(record, reason):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from pyarrow import fs
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_spark import failpoints, object_store
+from coinmesh_spark.decode import Decoder
 from coinmesh_spark.schema_texts import SchemaTexts
 from coinmesh_spark.settings import ArchiveSettings
 from coinmesh_spark.sinks import rows
@@ -34,6 +34,7 @@ from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
 from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
+from coinmesh_spark.trades import MICROS
 from meshkit import logs, settings
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
@@ -141,12 +142,20 @@ class _Store:
         Raises:
             Unavailable: The registry doesn't answer.
         """
+        if not 0 < schema_id < 1 << 31:
+            return False
         known = self._accepted.get((topic, schema_id))
         if known is None:
             known = self._registry.accepts_now(topic, schema_id)
             if len(self._accepted) < _MAX_SCHEMAS:
                 self._accepted[topic, schema_id] = known
         return known
+
+    @cached_property
+    def trades(self) -> Decoder:
+        """Which records of the trades' topic are trades; the bars' query judges by the same."""
+        ahead = round(self._settings.spark_ahead_seconds * MICROS)
+        return Decoder(set(), partial(self.accepts, topics.TRADES.name), ahead)
 
     @cached_property
     def _texts(self) -> SchemaTexts:
@@ -244,9 +253,9 @@ def _partition(
         if topic not in _TOLD_ELSEWHERE:
             dead += _dead_letters(store, topic, table, plan.schemas)
         if plan.trades and topic == topics.TRADES.name:
-            trades += store.cassandra.write(trade_rows(table), TRADE_CONCURRENCY)
-    found = json.dumps(dead)
-    report = (topic, partition, appended, objects, records, size, trades, found)
+            found = trade_rows(table, store.trades)
+            trades += store.cassandra.write(found, TRADE_CONCURRENCY)
+    report = (topic, partition, appended, objects, records, size, trades, json.dumps(dead))
     arrays = [pa.array([v], f.type) for v, f in zip(report, _RESULT, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
 
@@ -335,14 +344,10 @@ def _schema_id(value: bytes | None) -> int | None:
     return schema_id if schema_id < 1 << 31 else None
 
 
-def trade_rows(table: pa.Table) -> Iterator[rows.Row]:
+def trade_rows(table: pa.Table, decoder: Decoder) -> Iterator[rows.Row]:
     """Rows of the table of recent trades; records that are none are the bars' to report."""
-    trade: Any
-    for value in table.column("value").to_pylist():
-        try:
-            _, payload = framing.split(value)
-            trade = Trade.FromString(payload)
-        except (framing.FramingError, DecodeError):
-            continue
-        if trade.event_time > 0 and trade.trade_id < 1 << 63 and trade.instrument:
-            yield rows.trade_row(trade)
+    for batch in table.to_batches():
+        values = batch.column("value")
+        for row in decoder.decode(batch).rows.tolist():
+            _, payload = framing.split(values[row].as_py())
+            yield rows.trade_row(Trade.FromString(payload))

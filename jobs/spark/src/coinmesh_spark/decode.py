@@ -16,7 +16,7 @@ import pyarrow.compute
 from google.protobuf.message import DecodeError
 
 from coinmesh_contracts import framing
-from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, Trade
+from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TakerSide, Trade
 from coinmesh_spark import wire
 from coinmesh_spark.trades import MICROS, Flags, Ints, Trades
 
@@ -47,6 +47,7 @@ _STRINGS: Final = frozenset(
         Trade.SYMBOL_FIELD_NUMBER,
     }
 )
+_TAKER_SIDES: Final = np.array(TakerSide.values(), np.uint64)
 _LOW_32: Final = np.uint64(0xFFFF_FFFF)
 _PADDING: Final = 16
 
@@ -102,7 +103,8 @@ class Decoder:
         codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         matches = _equal(data, fields.begins[_INSTRUMENT], fields.lengths[_INSTRUMENT], keys, codes)
         varints = fields.varints
-        side = varints[Trade.TAKER_SIDE_FIELD_NUMBER]
+        side = varints[Trade.TAKER_SIDE_FIELD_NUMBER] & _LOW_32
+        sided = np.isin(side, _TAKER_SIDES)
         trades = Trades(
             instruments=names,
             instrument=codes,
@@ -112,7 +114,7 @@ class Decoder:
             price_exponent=wire.zigzag(varints[Trade.PRICE_EXPONENT_FIELD_NUMBER] & _LOW_32),
             size=wire.zigzag(varints[Trade.SIZE_UNITS_FIELD_NUMBER]),
             size_exponent=wire.zigzag(varints[Trade.SIZE_EXPONENT_FIELD_NUMBER] & _LOW_32),
-            taker_buy=(side & _LOW_32) == TAKER_SIDE_BUY,
+            taker_buy=side == TAKER_SIDE_BUY,
         )
         bad: list[Bad] = []
         good = framed & fields.regular
@@ -121,9 +123,10 @@ class Decoder:
             if event is not None:
                 _fill(trades, row, event)
                 matches[row] = event.instrument == names[codes[row]]
+                sided[row] = event.taker_side in TakerSide.values()
                 good[row] = True
         appended = batch.column("timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)
-        return _checked(trades, good, matches, appended + self._ahead, bad)
+        return _checked(trades, good, matches, sided, appended + self._ahead, bad)
 
     def _framed(self, data: wire.Bytes, begin: Ints, end: Ints) -> Flags:
         """Which values have one of the known headers."""
@@ -204,7 +207,7 @@ def _fill(trades: Trades, row: int, event: Trade) -> None:
 
 
 def _checked(
-    trades: Trades, good: Flags, key_matches: Flags, latest: Ints, bad: list[Bad]
+    trades: Trades, good: Flags, key_matches: Flags, sided: Flags, latest: Ints, bad: list[Bad]
 ) -> Decoded:
     """The `good` trades whose contents hold; the others join the bad ones with the first reason."""
     named = np.array(
@@ -232,6 +235,7 @@ def _checked(
             "INVALID_EXPONENT",
             f"an exponent is beyond ±{MAX_EXPONENT}",
         ),
+        (sided, "INVALID_TAKER_SIDE", "the taker side isn't one of the contract's"),
     )
     for holds, reason, detail in checks:
         failed = good & ~holds
