@@ -66,6 +66,7 @@ def test_trades_keep_their_order_and_values():
         (good(1, instrument="Sim.X"), "INVALID_INSTRUMENT"),
         (good(1, time=0), "NO_EVENT_TIME"),
         (good(1, time=int(APPENDED.timestamp() * 1e6) + 301_000_000), "FUTURE_EVENT_TIME"),
+        (good(0), "INVALID_TRADE_ID"),
         (good(2**63, time=TIME, price=1), "INVALID_TRADE_ID"),
         (good(1, price=0), "INVALID_PRICE"),
         (good(1, price=-5), "INVALID_PRICE"),

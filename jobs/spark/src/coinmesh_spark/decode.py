@@ -226,7 +226,8 @@ def _checked(
             "FUTURE_EVENT_TIME",
             "the event time lies too far after the record's append (SPARK_AHEAD_SECONDS)",
         ),
-        (trades.trade_id >= 0, "INVALID_TRADE_ID", "the trade id exceeds 63 bits"),
+        # 0 is what an absent id reads as: all but the first such trade would be duplicates.
+        (trades.trade_id > 0, "INVALID_TRADE_ID", "the trade id is absent, 0 or exceeds 63 bits"),
         (trades.price > 0, "INVALID_PRICE", "the price isn't positive"),
         (trades.size > 0, "INVALID_SIZE", "the size isn't positive"),
         (
