@@ -136,6 +136,8 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
         "kafka.client.id": settings.service_name,
         "startingOffsets": "earliest",
         "failOnDataLoss": "true",
+        # What a transaction has aborted was never said.
+        "kafka.isolation.level": "read_committed",
     }
     files = certificate_files(settings)
     if files is None:
