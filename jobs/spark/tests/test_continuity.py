@@ -5,7 +5,8 @@ import json
 import pytest
 
 from coinmesh_spark.continuity import Checkpoint, Continuity
-from coinmesh_spark.snapshots import SnapshotError, Snapshots
+from coinmesh_spark.fold import Rules
+from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
 from coinmesh_spark.state import Partition
 
 
@@ -16,12 +17,19 @@ class Pair:
         self.root = root
         self.snapshots = Snapshots(root / "snapshots")
         self.checkpoint = Checkpoint(root / "checkpoint", "trades")
-        self.continuity = Continuity(self.checkpoint, self.snapshots)
+        self.continuity = self.by(Rules())
+
+    def by(self, rules):
+        return Continuity(self.checkpoint, self.snapshots, rules)
 
     def plan(self, batch, ends, identity="a"):
         for name in ("offsets", "commits"):
             (self.checkpoint.directory / name).mkdir(parents=True, exist_ok=True)
         (self.checkpoint.directory / "metadata").write_text(json.dumps({"id": identity}))
+        initial = self.checkpoint.directory / "sources" / "0" / "0"
+        initial.parent.mkdir(parents=True, exist_ok=True)
+        begins = json.dumps({"trades": dict.fromkeys(ends, 3)})
+        initial.write_bytes(b"\x00v1\n" + begins.encode())
         lines = ("v1", json.dumps({"batchWatermarkMs": 0}), json.dumps({"trades": ends}))
         (self.checkpoint.directory / "offsets" / str(batch)).write_text("\n".join(lines))
 
@@ -72,7 +80,7 @@ def test_a_first_batch_may_have_died_after_its_manifest(pair):
     file, _ = pair.snapshots.save(0, 0, Partition())
     pair.continuity.record(0, {0: file})
     pair.continuity.check()
-    assert pair.continuity.starts(0) == {}
+    assert pair.continuity.starts(0) == {0: PartitionState(3)}
 
 
 def test_lost_snapshots_are_refused(pair):
@@ -86,7 +94,7 @@ def test_lost_snapshots_are_refused(pair):
 def test_a_lost_checkpoint_is_refused(pair):
     pair.run(0, {"0": 10})
     pair.run(1, {"0": 20})
-    fresh = Continuity(Checkpoint(pair.root / "other", "trades"), pair.snapshots)
+    fresh = Continuity(Checkpoint(pair.root / "other", "trades"), pair.snapshots, Rules())
     with pytest.raises(SnapshotError, match=r"has run no batch.*coinmesh-spark reset"):
         fresh.check()
 
@@ -105,8 +113,50 @@ def test_offsets_that_differ_are_refused(pair):
         pair.continuity.check()
 
 
-def test_a_changed_partition_count_is_detected(pair):
+def test_changed_partition_count_is_rejected_without_recommending_reset(pair):
     pair.run(0, {"0": 10, "1": 5})
     pair.plan(1, {"0": 12, "1": 6, "2": 3})
-    with pytest.raises(SnapshotError, match=r"has 3 partitions.*made with 2"):
-        pair.continuity.starts(1)
+    for refuses in (lambda: pair.continuity.starts(1), pair.continuity.check_reset):
+        with pytest.raises(SnapshotError, match=r"has 3 partitions.*made with 2") as exc_info:
+            refuses()
+        assert "Don't reset" in str(exc_info.value)
+        assert "coinmesh-spark reset" not in str(exc_info.value)
+
+
+def test_reset_is_allowed_while_the_partition_count_is_the_same(pair):
+    pair.continuity.check_reset()
+    pair.run(0, {"0": 10})
+    pair.continuity.check_reset()
+    pair.plan(1, {"0": 12})
+    pair.continuity.check_reset()
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        (Rules(disorder=3_000_000), r"COINMESH_SPARK_DISORDER_SECONDS=2 \(now 3\)"),
+        (Rules(idle=500_000), r"COINMESH_SPARK_IDLE_SECONDS=10 \(now 0.5\)"),
+        (Rules(horizon=600_000_000), r"COINMESH_SPARK_HORIZON_SECONDS=300 \(now 600\)"),
+        (
+            Rules(indicator_intervals=frozenset({"1m", "1s"})),
+            r"COINMESH_SPARK_INDICATOR_INTERVALS=1s,1m,5m,1h,1d \(now 1s,1m\)",
+        ),
+    ],
+)
+def test_changed_rule_is_rejected_with_its_setting_and_remedy(pair, rules, named):
+    pair.run(0, {"0": 10})
+    pair.by(Rules()).check()
+    with pytest.raises(SnapshotError, match=named + r".*Set these.*coinmesh-spark reset"):
+        pair.by(rules).check()
+
+
+def test_state_of_a_version_without_rules_takes_the_present_ones(pair):
+    pair.run(0, {"0": 10})
+    path = pair.snapshots.directory / f"{0:012d}.json"
+    manifest = json.loads(path.read_text())
+    del manifest["rules"]
+    path.write_text(json.dumps(manifest))
+    pair.continuity.check()
+    pair.run(1, {"0": 20})
+    with pytest.raises(SnapshotError, match="SPARK_IDLE_SECONDS"):
+        pair.by(Rules(idle=1)).check()

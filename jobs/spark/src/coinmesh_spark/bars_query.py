@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import time_ns
 from typing import Final
 
@@ -13,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession, functions
 from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
-from coinmesh_spark import failpoints, fold_task, traces
+from coinmesh_spark import failpoints, fold_task, reads, traces
 from coinmesh_spark.continuity import Checkpoint, Continuity
 from coinmesh_spark.fold_task import Plan, Report
 from coinmesh_spark.gate import Gate
@@ -25,6 +26,15 @@ _log = logging.getLogger(__name__)
 
 NAME: Final = "bars"
 SLOW_SECONDS: Final = 3.0
+
+
+def continuity(settings: StreamSettings) -> Continuity:
+    """How the query's checkpoint and snapshots agree."""
+    return Continuity(
+        Checkpoint(settings.spark_checkpoint_dir.absolute() / NAME, topics.TRADES.name),
+        Snapshots(settings.spark_snapshot_dir.absolute()),
+        settings.rules(),
+    )
 
 
 class BarsQuery:
@@ -42,9 +52,7 @@ class BarsQuery:
         self._rules = settings.rules()
         self._checkpoint = settings.spark_checkpoint_dir.absolute() / NAME
         self._snapshots = settings.spark_snapshot_dir.absolute()
-        self._continuity = Continuity(
-            Checkpoint(self._checkpoint, topics.TRADES.name), Snapshots(self._snapshots)
-        )
+        self._continuity = continuity(settings)
         self._pids = {"driver": os.getpid()}
         self.fatal: Exception | None = None
         self.gate = Gate()
@@ -91,17 +99,31 @@ class BarsQuery:
     def _run_batch(self, frame: DataFrame, batch: int) -> None:
         begun_ns = time_ns()
         try:
-            starts = self._continuity.starts(batch)
+            starts, ends = self._continuity.starts(batch), self._continuity.ends(batch)
         except SnapshotError as error:
             # Running it again would not help.
             self.fatal = error
             raise
         plan = Plan(
-            batch, starts, self._snapshots, self._rules, self._schema_ids, self._pids, begun_ns
+            batch=batch,
+            checkpoint=self._continuity.checkpoint_id,
+            starts=starts,
+            ends=ends,
+            directory=self._snapshots,
+            rules=self._rules,
+            schema_ids=self._schema_ids,
+            pids=self._pids,
+            begun_ns=begun_ns,
         )
         results = frame.mapInArrow(fold_task.function(plan), fold_task.RESULT).collect()
         reports = [msgspec.json.decode(row["report"], type=Report) for row in results]
         failpoints.reach("reported", batch, self._pids)
+        reads.check_reports(
+            [report.partition for report in reports],
+            {number: start.next_offset for number, start in starts.items()},
+            ends,
+            partial(reads.visible_offsets, self._settings, topics.TRADES.name),
+        )
         self._continuity.record(batch, {report.partition: report.file for report in reports})
         failpoints.reach("committed", batch, self._pids)
         self._on_batch(batch, reports)

@@ -126,7 +126,7 @@ class Decoder:
                 sided[row] = event.taker_side in TakerSide.values()
                 good[row] = True
         appended = batch.column("timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)
-        return _checked(trades, good, matches, sided, appended + self._ahead, bad)
+        return _checked(trades, good, _Facts(matches, sided, appended + self._ahead), bad)
 
     def _framed(self, data: wire.Bytes, begin: Ints, end: Ints) -> Flags:
         """Which values have one of the known headers."""
@@ -206,23 +206,36 @@ def _fill(trades: Trades, row: int, event: Trade) -> None:
     trades.taker_buy[row] = event.taker_side == TAKER_SIDE_BUY
 
 
-def _checked(
-    trades: Trades, good: Flags, key_matches: Flags, sided: Flags, latest: Ints, bad: list[Bad]
-) -> Decoded:
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of each record beside its trade.
+
+    Attributes:
+        key_matches: Whether the key is the event's instrument.
+        sided: Whether the taker side is one of the contract's.
+        latest: The latest event time that its append allows, microseconds.
+    """
+
+    key_matches: Flags
+    sided: Flags
+    latest: Ints
+
+
+def _checked(trades: Trades, good: Flags, facts: _Facts, bad: list[Bad]) -> Decoded:
     """The `good` trades whose contents hold; the others join the bad ones with the first reason."""
     named = np.array(
         [INSTRUMENT.fullmatch(name) is not None for name in trades.instruments], dtype=np.bool_
     )
     checks: tuple[tuple[Flags, str, str], ...] = (
-        (key_matches, "KEY_MISMATCH", "the record's key isn't its event's instrument"),
+        (facts.key_matches, "KEY_MISMATCH", "the record's key isn't its event's instrument"),
         (
-            named[trades.instrument] if len(named) else key_matches,
+            named[trades.instrument] if len(named) else facts.key_matches,
             "INVALID_INSTRUMENT",
             "the instrument isn't of the form venue.SYMBOL",
         ),
         (trades.event_time > 0, "NO_EVENT_TIME", "the event time is absent or not positive"),
         (
-            trades.event_time <= latest,
+            trades.event_time <= facts.latest,
             "FUTURE_EVENT_TIME",
             "the event time lies too far after the record's append (SPARK_AHEAD_SECONDS)",
         ),
@@ -236,7 +249,7 @@ def _checked(
             "INVALID_EXPONENT",
             f"an exponent is beyond ±{MAX_EXPONENT}",
         ),
-        (sided, "INVALID_TAKER_SIDE", "the taker side isn't one of the contract's"),
+        (facts.sided, "INVALID_TAKER_SIDE", "the taker side isn't one of the contract's"),
     )
     for holds, reason, detail in checks:
         failed = good & ~holds

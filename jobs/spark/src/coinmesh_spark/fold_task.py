@@ -22,12 +22,13 @@ from coinmesh_contracts import framing, topics
 from coinmesh_spark import failpoints, fold
 from coinmesh_spark.decode import Decoded, Decoder
 from coinmesh_spark.fold import Changes, Rules
+from coinmesh_spark.reads import check_read, visible_offsets
 from coinmesh_spark.settings import WorkerSettings
 from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.sinks.kafka import KafkaSink
-from coinmesh_spark.snapshots import PartitionState, SnapshotError, Snapshots
+from coinmesh_spark.snapshots import PartitionState, Snapshots
 from coinmesh_spark.traces import MicroBatch
 from coinmesh_spark.trades import MICROS, Trades
 from meshkit import logs, settings, tracing
@@ -46,7 +47,9 @@ class Plan:
 
     Attributes:
         batch: The batch's number.
-        starts: Each partition's state before it; empty before the first batch.
+        checkpoint: Id of the checkpoint that it belongs to.
+        starts: Each partition's state before it.
+        ends: The offset after each partition's last one.
         directory: The snapshot directory.
         rules: What the fold goes by.
         schema_ids: The schema id of each topic that is read or written.
@@ -55,7 +58,9 @@ class Plan:
     """
 
     batch: int
+    checkpoint: str
     starts: dict[int, PartitionState]
+    ends: dict[int, int]
     directory: Path
     rules: Rules
     schema_ids: dict[str, int]
@@ -129,6 +134,10 @@ class _Sinks:
         if self._registry is not None:
             self._registry.close()
 
+    def visible_offsets(self, topic: str, partition: int, start: int, end: int) -> list[int]:
+        """As `reads.visible_offsets`."""
+        return visible_offsets(self._settings, topic, partition, start, end)
+
     def accepts(self, schema_id: int) -> bool:
         """Whether a schema that was unknown at start belongs to the trades' topic."""
         if self._registry is None:
@@ -201,18 +210,15 @@ class _Task:
         self._seconds["wait"] = round((begun_ns - plan.begun_ns) / 1e9, 6)
         sinks = _sinks()
         snapshots = Snapshots(plan.directory)
-        known = plan.starts.get(partition)
-        state = snapshots.load(known.file if known else None)
+        known = plan.starts[partition]
+        state = snapshots.load(known.file)
         self._step("load")
 
         records, decoded = self._decode(batches)
         offsets = np.concatenate([batch.column("offset").to_numpy() for batch in records])
         first, last = int(offsets[0]), int(offsets[-1])
-        if known is not None and first < known.next_offset:
-            raise SnapshotError(
-                f"partition {partition} comes from offset {first}, but its snapshot "
-                f"{known.file} has it up to {known.next_offset}"
-            )
+        visible = partial(sinks.visible_offsets, topics.TRADES.name)
+        check_read(partition, offsets, known.next_offset, plan.ends[partition], visible)
         appended = max(_newest_append(batch) for batch in records)
         traced = MicroBatch(
             sinks.tracing,
@@ -235,7 +241,7 @@ class _Task:
         self._reach("folded")
         self._step("fold")
 
-        run_name = f"stream:{partition}:{plan.batch}:{first}-{last}"
+        run_name = f"stream:{plan.checkpoint}:{partition}:{plan.batch}:{first}-{last}"
         self._dead_letters(records, decoded, changes)
         with traced.asking("cassandra", "write bars"):
             written = sinks.cassandra.write(_rows(changes, run_name.encode()))

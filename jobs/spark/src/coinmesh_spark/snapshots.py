@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from coinmesh_spark.fold import Rules
 from coinmesh_spark.state import Entry, Partition
 
 FORMAT: Final = 1
@@ -51,6 +52,7 @@ class Manifest(msgspec.Struct):
         batch: Its number.
         topic: The topic that is folded.
         partitions: Each partition of it.
+        rules: What the state was folded by; older manifests don't have it.
     """
 
     format: int
@@ -58,6 +60,7 @@ class Manifest(msgspec.Struct):
     batch: int
     topic: str
     partitions: dict[int, PartitionState]
+    rules: Rules | None = None
 
 
 _OWN: Final = (".state", ".json")
@@ -117,7 +120,7 @@ class Snapshots:
         try:
             return decode_partition(path.read_bytes())
         except (OSError, SnapshotError) as error:
-            raise SnapshotError(f"can't use snapshot {path}: {error}; {_way_out(self)}") from error
+            raise SnapshotError(f"can't use snapshot {path}: {error}; {_remedy(self)}") from error
 
     def save(self, batch: int, partition: int, state: Partition) -> tuple[str, int]:
         """Write a partition's state after a batch; the file's name and size."""
@@ -138,11 +141,11 @@ class Snapshots:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
-            raise SnapshotError(f"can't use snapshot {path}: {error}; {_way_out(self)}") from error
+            raise SnapshotError(f"can't use snapshot {path}: {error}; {_remedy(self)}") from error
         if manifest.format != FORMAT:
             raise SnapshotError(
                 f"snapshot {path} has format {manifest.format}, this version reads {FORMAT}; "
-                f"{_way_out(self)}"
+                f"{_remedy(self)}"
             )
         return manifest
 
@@ -188,7 +191,7 @@ def _manifest_name(batch: int) -> str:
     return f"{batch:012d}.json"
 
 
-def _way_out(snapshots: Snapshots) -> str:
+def _remedy(snapshots: Snapshots) -> str:
     return (
         f"restore {snapshots.directory}, or run `coinmesh-spark reset` to fold the topic again "
         "from its first record"

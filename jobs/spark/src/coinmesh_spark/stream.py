@@ -239,8 +239,12 @@ def reset(settings: StreamSettings) -> list[Path]:
     """Forget what the bars' query has done, so that it folds the topic from its first record.
 
     The archive goes on where it stands.
+
+    Raises:
+        SnapshotError: The topic's partition count has changed since.
     """
     with _only_one(settings):
+        bars_query.continuity(settings).check_reset()
         removed = [
             settings.spark_checkpoint_dir.absolute() / bars_query.NAME,
             settings.spark_snapshot_dir.absolute(),
