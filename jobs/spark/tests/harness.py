@@ -84,6 +84,15 @@ class Harness:
                 start_new_session=True,
             )
 
+    def reset(self):
+        """Forget the fold's state."""
+        subprocess.run(
+            [COINMESH_SPARK, "reset"],
+            env={**os.environ, **self.environment},
+            check=True,
+            capture_output=True,
+        )
+
     @contextmanager
     def running(self, *arguments, **environment):
         process = self.start(*arguments, **environment)
@@ -193,6 +202,11 @@ class Harness:
             if at not in newest or newest[at].revision < event.revision:
                 newest[at] = event
         return self._own({at: _bar_of_event(event) for at, event in newest.items()})
+
+    def runs(self):
+        """The runs that have written bars of this test's instruments to the topic."""
+        events = [Bar.FromString(value[6:]) for *_, value in self.read(topics.BARS.name)]
+        return {e.run for e in events if e.instrument.startswith(f"{self.venue}.")}
 
     def indicator_events(self):
         """As `bar_events`, by instrument, interval, start and name: (value, revision)."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coinmesh_spark import fold
@@ -320,3 +320,41 @@ def test_the_state_of_a_partition_is_bounded():
     window = folded.state.open("sim.A").windows["1s"]
     assert len(window.closed) <= 2 * 300 + 1
     assert sizes[-1] < sizes[0] * 1.4
+
+
+EXPONENTS = st.sampled_from([-8, -8, -8, -6, -9, -10, -12, 2])
+AMOUNTS = st.one_of(st.integers(1, 10**12), st.sampled_from([10**18, 2**63 - 1, 100, 10**10]))
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["sim.A", "sim.B"]),
+        st.integers(1, 12),
+        st.integers(0, 400),
+        AMOUNTS,
+        AMOUNTS,
+        st.booleans(),
+        st.tuples(EXPONENTS, EXPONENTS),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=60, phases=(Phase.explicit, Phase.generate))
+@given(ROWS, st.sets(st.integers(1, 11)))
+def test_normalization_is_the_same_however_batches_are_cut(rows, cuts):
+    rows = [(*row[:2], START + row[2] * S, *row[3:]) for row in rows]
+    whole, cut = Folded(), Folded()
+    whole.feed(rows)
+    edges = sorted({0, len(rows), *(at for at in cuts if at < len(rows))})
+    rejected = []
+    for begin, end in pairwise(edges):
+        changes = cut.feed(rows[begin:end])
+        rejected += [(begin + row, reason) for row, reason in changes.rejected]
+    assert rejected == whole.rejected
+    # As text: 1.0 and 1.00 are the same number, but not the same bar.
+    assert texts(cut.bars) == texts(whole.bars)
+    assert texts(cut.indicators) == texts(whole.indicators)
+
+
+def texts(values):
+    return {key: str(value) for key, value in values.items()}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa

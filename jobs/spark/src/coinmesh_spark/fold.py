@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from coinmesh_spark import indicators, normalize
 from coinmesh_spark.bars import INTERVALS, Bar
+from coinmesh_spark.normalize import Normalized
 from coinmesh_spark.state import Instrument, Partition, Window
 from coinmesh_spark.trades import MICROS, Ints, Trades, second_bars
 
@@ -87,42 +90,62 @@ class Changes:
 
 def apply(state: Partition, trades: Trades, rules: Rules) -> Changes:
     """Move `state` on by `trades`, which follow those it has seen."""
-    return _Batch(state, trades, rules).run()
+    normalized = normalize.normalize(state, trades)
+    batch = _Batch(state, trades, rules, normalized)
+    edges = sorted({0, len(trades), *(step.row for step in normalized.steps)})
+    for begin, end in pairwise(edges) if len(trades) else [(0, 0)]:
+        for step in normalized.steps:
+            if step.row == begin:
+                state.open(step.instrument).rescale(step.price_exponent, step.size_exponent)
+        batch.run(begin, end)
+        if end < len(trades):
+            batch.detach()
+    return batch.changes
 
 
 class _Batch:
-    def __init__(self, state: Partition, trades: Trades, rules: Rules) -> None:
+    def __init__(
+        self, state: Partition, trades: Trades, rules: Rules, normalized: Normalized
+    ) -> None:
         self._state, self._trades, self._rules = state, trades, rules
-        self._changes = Changes()
+        self._normalized = normalized
+        self.changes = Changes(rejected=normalized.rejected)
+        self._detached = 0
 
-    def run(self) -> Changes:
+    def run(self, begin: int, end: int) -> None:
+        """Move the state on by the trades [begin, end), in which no exponent changes."""
         state, rules = self._state, self._rules
-        seconds = self._admit_all() if len(self._trades) else {}
+        seconds = self._admit_all(begin, end) if end > begin else {}
         floor = state.newest - rules.idle
         for name in seconds.keys() | set(state.closing_by(floor)):
             instrument = state.open(name)
             watermark = max(instrument.watermark, instrument.newest - rules.disorder, floor)
             self._advance(name, instrument, seconds.get(name, []), watermark)
-        return self._changes
 
-    def _admit_all(self) -> dict[str, list[Bar]]:
-        """By instrument of this batch, the bars of one second that its new trades make."""
-        state, trades, changes = self._state, self._trades, self._changes
-        newest = np.maximum.accumulate(np.maximum(trades.event_time, state.newest))
+    def detach(self) -> None:
+        """Give the changes so far bars of their own: the state's are about to change."""
+        bars = self.changes.bars
+        for at in range(self._detached, len(bars)):
+            bars[at] = bars[at]._replace(bar=msgspec.structs.replace(bars[at].bar))
+        self._detached = len(bars)
+
+    def _admit_all(self, begin: int, end: int) -> dict[str, list[Bar]]:
+        """By instrument of these trades, the bars of one second that the new ones make."""
+        state, trades, normalized = self._state, self._trades, self._normalized
+        newest = np.maximum.accumulate(np.maximum(trades.event_time[begin:end], state.newest))
         state.newest = int(newest[-1])
-        units = normalize.Units(trades)
         admitted: list[Ints] = []
         seconds: dict[str, list[Bar]] = {}
-        for code, all_rows in _by_instrument(trades):
+        for code, members in normalize.by_instrument(trades.instrument[begin:end]):
             name = trades.instruments[code]
-            instrument = state.open(name)
-            rows = normalize.to_units(instrument, trades, all_rows, units, changes.rejected)
+            rows = members[normalized.kept[begin:end][members]]
             if len(rows):
                 seconds[name] = []
-                admitted.append(self._admit(instrument, rows, newest[rows] - self._rules.idle))
+                floor = newest[rows] - self._rules.idle
+                admitted.append(self._admit(state.open(name), rows + begin, floor))
         if admitted:
-            rows = np.concatenate(admitted)
-            changes.admitted = len(rows)
+            rows, units = np.concatenate(admitted), normalized.units
+            self.changes.admitted += len(rows)
             for code, bar in second_bars(trades, rows, units.prices(rows), units.sizes(rows)):
                 seconds[trades.instruments[code]].append(bar)
         return seconds
@@ -139,15 +162,15 @@ class _Batch:
         duplicates, too_late = len(rows) - int(fresh.sum()), int(late.sum())
         instrument.duplicates += duplicates
         instrument.late += too_late
-        self._changes.duplicates += duplicates
-        self._changes.late += too_late
+        self.changes.duplicates += duplicates
+        self.changes.late += too_late
         return rows[fresh & ~late]
 
     def _advance(
         self, name: str, instrument: Instrument, seconds: Iterable[Bar], watermark: int
     ) -> None:
         """Join bars of one second with the windows they are in, then close what has ended."""
-        rules, changes = self._rules, self._changes
+        rules, changes = self._rules, self.changes
         exponents = instrument.price_exponent, instrument.size_exponent
         for interval, window in instrument.windows.items():
             length = INTERVALS[interval]
@@ -184,15 +207,6 @@ class _Batch:
                     counted=(watermark - 2 * rules.horizon) // MICROS - length,
                 )
         instrument.watermark = watermark
-
-
-def _by_instrument(trades: Trades) -> Iterator[tuple[int, Ints]]:
-    """Each instrument's rows, in the partition's order."""
-    order = np.argsort(trades.instrument, kind="stable")
-    codes = trades.instrument[order]
-    starts = np.flatnonzero(np.diff(codes)) + 1
-    for rows in np.split(order, starts):
-        yield int(trades.instrument[rows[0]]), rows
 
 
 def _indicators(

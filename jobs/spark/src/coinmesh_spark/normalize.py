@@ -1,23 +1,29 @@
 """One decimal exponent per instrument, whatever its single events use.
 
 A venue's exponent is constant, except that an amount too big for 64 bits comes with a smaller one.
-An instrument takes the finest exponent that its trades need; what then doesn't fit is rejected.
+An instrument takes the finest exponent that its trades have needed so far; what then doesn't fit is
+rejected. Both depend on the trades' order alone, not on how it is cut into batches: trades before
+the one that needs a finer exponent are folded, closed and published at the coarser one.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from coinmesh_spark.state import Instrument
-from coinmesh_spark.trades import Ints, Trades
+from coinmesh_spark.state import Instrument, Partition
+from coinmesh_spark.trades import Flags, Ints, Trades
 
 OUT_OF_RANGE: Final = "VALUE_OUT_OF_RANGE"
 _PRICE_LIMIT: Final = 1 << 63
 _SIZE_LIMIT: Final = 1 << 96
 _QUOTE_LIMIT: Final = 1 << 110
 """A batch's sum of products below this fits 128 bits for 2^17 trades."""
+_SURELY_BELOW: Final = 2.0**109
+"""A product that floats give as below this is below the limit."""
 
 
 class Units:
@@ -48,88 +54,105 @@ class Units:
         return [self._sizes.get(int(row), size) for row, size in zip(rows, sizes, strict=True)]
 
 
-def to_units(
-    instrument: Instrument,
-    trades: Trades,
-    rows: Ints,
-    units: Units,
-    rejected: list[tuple[int, str]],
-) -> Ints:
-    """Bring an instrument's rows to its exponents, which may become finer; the rows that fit."""
+class Step(NamedTuple):
+    """An instrument's exponents become finer at a row."""
+
+    row: int
+    instrument: str
+    price_exponent: int
+    size_exponent: int
+
+
+@dataclass
+class Normalized:
+    """What trades are in their instruments' units.
+
+    Attributes:
+        units: The amounts, each at the exponents that its instrument has at its row.
+        kept: Which rows fit.
+        rejected: The others, each with the reason.
+        steps: Where exponents become finer, by row.
+    """
+
+    units: Units
+    kept: Flags
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+
+def normalize(state: Partition, trades: Trades) -> Normalized:
+    """The trades in their instruments' units; new instruments get their exponents."""
+    found = Normalized(Units(trades), np.ones(len(trades), dtype=np.bool_))
+    for code, rows in by_instrument(trades.instrument):
+        name = trades.instruments[code]
+        instrument = state.open(name)
+        if not _all_plain(instrument, trades, rows):
+            _one_by_one(name, instrument, trades, rows, found)
+    found.rejected.sort()
+    found.steps.sort()
+    return found
+
+
+def by_instrument(instrument: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each instrument's code and rows, in the partition's order."""
+    if not len(instrument):
+        return
+    order = np.argsort(instrument, kind="stable")
+    codes = instrument[order]
+    starts = np.flatnonzero(np.diff(codes)) + 1
+    for rows in np.split(order, starts):
+        yield int(instrument[rows[0]]), rows
+
+
+def _all_plain(instrument: Instrument, trades: Trades, rows: Ints) -> bool:
+    """Whether all rows surely fit and have their instrument's exponents, as nearly always."""
+    prices = trades.price[rows]
     price_exponents, size_exponents = trades.price_exponent[rows], trades.size_exponent[rows]
-    if not instrument.known:
-        instrument.price_exponent = int(price_exponents[0])
-        instrument.size_exponent = int(size_exponents[0])
-    fits = trades.price[rows].astype(np.float64) * trades.size[rows].astype(np.float64) < float(
-        _QUOTE_LIMIT
+    exponents = (
+        (instrument.price_exponent, instrument.size_exponent)
+        if instrument.known
+        else (int(price_exponents[0]), int(size_exponents[0]))
     )
-    plain = (price_exponents == instrument.price_exponent) & (
-        size_exponents == instrument.size_exponent
-    )
-    if bool((plain & fits).all()):
-        return rows
-    return _one_by_one(instrument, trades, rows, units, rejected)
+    products = prices.astype(np.float64) * trades.size[rows].astype(np.float64)
+    plain = (price_exponents == exponents[0]) & (size_exponents == exponents[1])
+    if not bool((plain & (products < _SURELY_BELOW)).all()):
+        return False
+    instrument.price_exponent, instrument.size_exponent = exponents
+    instrument.highest = max(instrument.highest, int(prices.max()))
+    return True
 
 
 def _one_by_one(
-    instrument: Instrument,
-    trades: Trades,
-    rows: Ints,
-    units: Units,
-    rejected: list[tuple[int, str]],
-) -> Ints:
-    instrument_price = _finest(
-        instrument.price_exponent, trades.price[rows], trades.price_exponent[rows]
-    )
-    instrument_size = _finest(
-        instrument.size_exponent, trades.size[rows], trades.size_exponent[rows]
-    )
-    highest = max(
-        (
-            bar.high
-            for window in instrument.windows.values()
-            for bars in (window.open, window.closed)
-            for bar in bars.values()
-        ),
-        default=0,
-    )
-    if highest * 10 ** (instrument.price_exponent - instrument_price) >= _PRICE_LIMIT:
-        instrument_price = instrument.price_exponent
-    instrument.rescale(instrument_price, instrument_size)
-    kept: list[int] = []
+    name: str, instrument: Instrument, trades: Trades, rows: Ints, found: Normalized
+) -> None:
+    known = instrument.known
+    current = instrument.price_exponent, instrument.size_exponent
+    highest = instrument.highest_price()
     for row in rows.tolist():
-        price = _rescaled(
-            int(trades.price[row]), int(trades.price_exponent[row]), instrument.price_exponent
-        )
-        size = _rescaled(
-            int(trades.size[row]), int(trades.size_exponent[row]), instrument.size_exponent
-        )
-        if (
-            price is None
-            or size is None
-            or price >= _PRICE_LIMIT
-            or size >= _SIZE_LIMIT
-            or price * size >= _QUOTE_LIMIT
-        ):
-            rejected.append((row, OUT_OF_RANGE))
-        else:
-            units.set(row, price, size)
-            kept.append(row)
-    return np.array(kept, dtype=np.int64)
+        amounts = int(trades.price[row]), int(trades.size[row])
+        own = int(trades.price_exponent[row]), int(trades.size_exponent[row])
+        needed = own
+        if known:
+            needed = (
+                _finest(current[0], amounts[0], own[0]),
+                _finest(current[1], amounts[1], own[1]),
+            )
+        price = amounts[0] * 10 ** max(own[0] - needed[0], 0) // 10 ** max(needed[0] - own[0], 0)
+        size = amounts[1] * 10 ** max(own[1] - needed[1], 0) // 10 ** max(needed[1] - own[1], 0)
+        grown = max(price, highest * 10 ** (current[0] - needed[0]) if known else 0)
+        if grown >= _PRICE_LIMIT or size >= _SIZE_LIMIT or price * size >= _QUOTE_LIMIT:
+            found.rejected.append((row, OUT_OF_RANGE))
+            found.kept[row] = False
+            continue
+        if not known:
+            instrument.price_exponent, instrument.size_exponent = needed
+        elif needed != current:
+            found.steps.append(Step(row, name, *needed))
+        known, current, highest = True, needed, grown
+        found.units.set(row, price, size)
+    instrument.highest = highest
 
 
-def _finest(exponent: int, amounts: Ints, exponents: Ints) -> int:
-    """The exponent at which all amounts are whole, not coarser than `exponent`."""
-    finest = exponent
-    for amount, own in zip(amounts.tolist(), exponents.tolist(), strict=True):
-        if own < finest and amount % 10 ** (finest - own):
-            finest = own
-    return finest
-
-
-def _rescaled(amount: int, exponent: int, target: int) -> int | None:
-    """The amount in units of 10^target; None if digits would be lost."""
-    if exponent >= target:
-        return amount * 10 ** (exponent - target)
-    whole, rest = divmod(amount, 10 ** (target - exponent))
-    return None if rest else whole
+def _finest(exponent: int, amount: int, own: int) -> int:
+    """The exponent at which an amount is whole, not coarser than `exponent`."""
+    return own if own < exponent and amount % 10 ** (exponent - own) else exponent

@@ -99,6 +99,7 @@ class _Stored(msgspec.Struct, array_like=True):
     late: int
     spans: list[tuple[int, int]]
     windows: dict[str, tuple[list[Bar], msgspec.Raw]]
+    highest: int = 0
 
 
 _instruments = msgspec.json.Decoder(_Stored)
@@ -116,6 +117,8 @@ class Instrument:
         late: Trades that came too late.
         ids: Trade ids seen.
         windows: Bars by interval.
+        highest: Highest price of all trades so far: what a finer exponent must have room for. 0 in
+            states that didn't record it.
     """
 
     def __init__(self, stored: _Stored) -> None:
@@ -127,6 +130,7 @@ class Instrument:
         self.late = stored.late
         self.ids = IdSet(stored.spans)
         self.windows = {name: Window(*window) for name, window in stored.windows.items()}
+        self.highest = stored.highest
 
     @classmethod
     def new(cls) -> Instrument:
@@ -154,6 +158,7 @@ class Instrument:
                 self.late,
                 self.ids.spans,
                 {name: window.stored() for name, window in self.windows.items()},
+                self.highest,
             )
         )
 
@@ -171,6 +176,16 @@ class Instrument:
             if window.open
         )
         return min(ends, default=NEVER) * MICROS if self.known else NEVER
+
+    def highest_price(self) -> int:
+        """`highest`, or that of the bars held if the state didn't record it."""
+        held = (
+            bar.high
+            for window in self.windows.values()
+            for bars in (window.open, window.closed)
+            for bar in bars.values()
+        )
+        return max(self.highest, max(held, default=0))
 
     def rescale(self, price_exponent: int, size_exponent: int) -> None:
         """Express everything at finer exponents."""
