@@ -9,10 +9,11 @@ UV := $(BIN)/uv
 UV_VERSION := 0.11.8
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
-# Every package of the tree, installed editable in this order.
-PACKAGES := libs/contracts libs/meshkit simulators deploy/local deploy/access gateway \
-            observability cli \
-            services/collector-binance services/query-gateway jobs/spark
+# Every package of the tree, installed editable. What has a lock of its own has an environment of its
+# own as well.
+PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml deploy/*/pyproject.toml \
+            */pyproject.toml services/*/pyproject.toml jobs/*/pyproject.toml))
+PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)),$(PACKAGES))
 RUNTIME_STAMP := .venv/.runtime
 DEV_STAMP := .venv/.dev
 PACKAGES_STAMP := .venv/.packages

@@ -20,6 +20,8 @@ from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
 WAIT_SECONDS = 120
+#: The services that stand behind Envoy in its own tests.
+TREE = Path(__file__).parent / "tests" / "tree"
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
@@ -87,7 +89,7 @@ def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFacto
                 secrets_dir=directory,
                 **settings,
             )
-            document = generate(catalogue or catalogues.shipped(), descriptor_set(), settings_)
+            document = generate(catalogue or catalogues.declared(TREE), descriptor_set(), settings_)
             tls = secured(settings_)
             write_all(directory / "envoy.json", document, tls)
             log = cleanup.enter_context((directory / "envoy.log").open("wb"))

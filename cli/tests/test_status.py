@@ -34,6 +34,7 @@ def row(name: str, **changed: Any) -> dict[str, Any]:
         "memory": 300 << 20,
         "ready": True,
         "version": "1.2.3",
+        "vital": name in ("kafka", "query-gateway", "envoy"),
     } | changed
 
 
@@ -118,6 +119,11 @@ def test_verdicts(changed: dict[str, Any], verdict: str, reason: str):
     found = report(**changed)
     assert found.health == verdict
     assert any(reason in one for one in found.reasons), found.reasons
+
+
+def test_without_kafka_the_gateway_or_envoy_nobody_is_served(tmp_path: Path):
+    found = Mesh(Home(tmp_path)).definitions.values()
+    assert {one.name for one in found if one.vital} == {"kafka", "query-gateway", "envoy"}
 
 
 def test_the_loss_of_one_that_is_not_vital_degrades():

@@ -12,18 +12,21 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from coinmesh_contracts.auth.v1 import rule_pb2
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway import catalogue as catalogues
-from coinmesh_gateway.catalogue import CatalogueError, Service, parse, servers, shipped
+from coinmesh_gateway.catalogue import CatalogueError, Service, declared
 from coinmesh_gateway.config import generate
 from coinmesh_gateway.main import main
 from coinmesh_gateway.settings import Settings
 from coinmesh_local.paths import LOCAL
 from meshkit.settings import Address
 
+TREE = Path(__file__).parent / "tree"
 ARGUMENTS = {
     "--listen": "127.0.0.1:0",
     "--admin": "admin.sock",
+    "--tree": str(TREE),
     "--service": "query-gateway=127.0.0.1:50051,gateway.example:50052",
 }
+CATALOGUE = declared(TREE)
 COLLECTOR = ["--service", "collector-binance=[::1]:50061"]
 
 
@@ -82,7 +85,7 @@ def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:
     run(tmp_path / "envoy.json", *COLLECTOR)
     document = json.loads((tmp_path / "envoy.json").read_text())
     clusters = {each["name"]: each for each in document["static_resources"]["clusters"]}
-    assert list(clusters) == list(shipped())
+    assert list(clusters) == list(CATALOGUE)
     assert clusters["query-gateway"]["type"] == "STRICT_DNS"
     assert clusters["collector-binance"]["type"] == "STATIC"
     (locality,) = clusters["query-gateway"]["load_assignment"]["endpoints"]
@@ -126,16 +129,6 @@ def test_a_place_that_cannot_be_written_is_named(
     assert f"can't write {tmp_path}/file" in capsys.readouterr().err
 
 
-def test_the_catalogue_serves_every_api_of_the_contracts() -> None:
-    services = {
-        f"{file.package}.{service.name}"
-        for file in FileDescriptorSet.FromString(descriptor_set()).file
-        for service in file.service
-        if file.package.startswith("coinmesh.")
-    }
-    assert set(servers(shipped())) == services
-
-
 def test_a_new_rpc_needs_no_change_of_the_catalogue() -> None:
     contracts = FileDescriptorSet.FromString(descriptor_set())
     file = next(f for f in contracts.file if f.name.endswith("market_service.proto"))
@@ -144,7 +137,7 @@ def test_a_new_rpc_needs_no_change_of_the_catalogue() -> None:
     method.options.Extensions[annotations_pb2.http].get = "/v1/news/{instrument}"
 
     def routed() -> bool:
-        document = generate(shipped(), contracts.SerializeToString(), settings(shipped()))
+        document = generate(CATALOGUE, contracts.SerializeToString(), settings(CATALOGUE))
         return "/v1/news/[^/]+" in json.dumps(document)
 
     assert not routed(), "its rule lets no user call it"
@@ -170,15 +163,9 @@ def test_services_with_the_same_rpcs_are_told_apart_by_a_bound_variable() -> Non
     assert '"prefix": "/coinmesh.collector.v1.CollectorService/"' not in text
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[a", "not TOML"),
-        ("[a]\n", "a.grpc: Field required"),
-        ("[a]\ngrpc = ['x']\ntimout = 3\n", "a.timout: Extra inputs"),
-        ("[a]\ngrpc = ['x']\ntimeout = 0\n", "a.timeout: Input should be greater than 0"),
-    ],
-)
-def test_a_wrong_catalogue_is_told(text: str, message: str) -> None:
-    with pytest.raises(CatalogueError, match=message):
-        parse(text)
+def test_a_wrong_manifest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "services" / "a" / "service.toml"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text('kind = "service"\n')
+    assert run(tmp_path / "envoy.json", tree=str(tmp_path)) == 2
+    assert f"{wrong}: description: Field required" in capsys.readouterr().err

@@ -1,19 +1,21 @@
 """Errors, a service's and Envoy's own: google.rpc.Status as JSON."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
-from coinmesh_gateway.catalogue import shipped
+from coinmesh_gateway.catalogue import declared
 from coinmesh_gateway.settings import Limits
 
 pytestmark = pytest.mark.component
 
 I = "/v1/instruments"  # noqa: E741
 C = "/v1/collectors/binance"
+TREE = Path(__file__).parent / "tree"
 LARGE = '{"instrument": "%s"}' % ("a" * (2 << 20))
 
 
@@ -108,7 +110,8 @@ def narrow(start_envoy: Any, start_gateway: Any, start_collector: Any) -> Iterat
     backends = {"query-gateway": [start_gateway("1")], "collector-binance": [start_collector()]}
     backends["collector-binance"][0].stop()
     catalogue = {
-        name: service.model_copy(update={"timeout": 0.2}) for name, service in shipped().items()
+        name: service.model_copy(update={"timeout": 0.2})
+        for name, service in declared(TREE).items()
     }
     yield start_envoy(backends, catalogue, limits=Limits(response_bytes=65_536))
     backends["query-gateway"][0].stop()

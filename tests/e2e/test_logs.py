@@ -14,10 +14,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from coinmesh_access import table
-from coinmesh_access.table import HttpAccess
 from coinmesh_cli import log_search
 from coinmesh_cli.log_search import Wanted
 from coinmesh_local.testing import TestMesh, eventually
+from coinmesh_manifests.grants import HttpAccess
 from meshkit import log_lines, logs
 from meshkit.tls import CertificateFiles, RenewingContext
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (
-    re.search(r"^PACKAGES := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    .replace("\\\n", " ")
-    .split()
+# What has a lock of its own has an environment of its own as well.
+PACKAGES = sorted(
+    str(path.parent.relative_to(ROOT))
+    for place in ("*/pyproject.toml", "*/*/pyproject.toml")
+    for path in ROOT.glob(place)
+    if not (path.parent / "requirements.txt").is_file()
 )
 # What a service may import of ours.
 SHARED = {"coinmesh_contracts", "meshkit"}
@@ -39,9 +42,11 @@ def package_of(folder: str) -> str:
     return source.name
 
 
-def test_the_makefile_knows_every_package(tracked: Callable[..., list[Path]]) -> None:
-    projects = tracked("*/pyproject.toml")
-    assert {str(path.parent.relative_to(ROOT)) for path in projects} == set(PACKAGES)
+def test_make_installs_every_package(tracked: Callable[..., list[Path]]) -> None:
+    projects = {str(path.parent.relative_to(ROOT)) for path in tracked("*/pyproject.toml")}
+    show = ["make", "-s", "--eval", "shown: ; @echo $(PACKAGES)", "shown"]
+    made = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert projects == set(PACKAGES) == set(made.stdout.split())
 
 
 @pytest.mark.parametrize("folder", PACKAGES)

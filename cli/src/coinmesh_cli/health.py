@@ -33,8 +33,6 @@ from meshkit.settings import KafkaSettings
 
 #: The report's own version: fields are added to it, none is removed or changes its meaning.
 SCHEMA_VERSION = 1
-#: Without these nobody is served; the loss of any other component is a degradation.
-VITAL = ("kafka", "query-gateway", "envoy")
 MAX_LAG_SECONDS = 30.0
 #: The archive writes once a minute.
 MAX_ARCHIVE_LAG_SECONDS = 300.0
@@ -127,7 +125,8 @@ def _attempt(report: Report, what: str, ask: Callable[[], T]) -> T | None:
 def _components(mesh: Mesh, report: Report) -> list[dict[str, Any]]:
     rows = _attempt(report, "the supervisor", lambda: operations.status(mesh)) or []
     for row in rows:
-        row["version"] = version_of(mesh.definitions[row["component"]])
+        found = mesh.definitions[row["component"]]
+        row |= {"version": version_of(found), "vital": found.vital}
     return rows
 
 
@@ -299,7 +298,7 @@ def _judge(report: Report) -> None:
     """The verdict, with a reason for everything that isn't as it should be."""
     services = [row for row in report.components if row["kind"] == "service"]
     wrong = [row for row in services if not row["ready"]]
-    vital = [row["name"] for row in wrong if row["component"] in VITAL]
+    vital = [row["name"] for row in wrong if row["vital"]]
     reasons = [f"{row['name']} is {_state(row)}" for row in _vital_first(wrong)]
     if report.gaps_open:
         reasons.append(f"{report.gaps_open} gaps are open")
@@ -326,7 +325,7 @@ def _judge(report: Report) -> None:
 
 
 def _vital_first(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: row["component"] not in VITAL)
+    return sorted(rows, key=lambda row: not row["vital"])
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from coinmesh_local import definition as defs
 from coinmesh_local.definition import DefinitionError
+from coinmesh_local.kinds import declared
 from coinmesh_local.mesh import Mesh, OptionError, Options
 from coinmesh_local.paths import LOCAL, Home
 
@@ -15,7 +16,7 @@ MINIMAL = 'description = "x"\ncommand = ["true"]\n'
 def load(directory: Path, **files: str) -> dict[str, defs.Definition]:
     for name, text in files.items():
         (directory / f"{name}.toml").write_text(text)
-    return defs.load([directory])
+    return declared([directory])
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,27 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_step_cannot_be_ready(tmp_path: Path) -> None:
     with pytest.raises(DefinitionError, match="a step can be completed, not ready"):
         load(tmp_path, a=MINIMAL + 'kind = "step"', b=MINIMAL + 'depends_on = {a = "ready"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[exports]\nREDIS_URL = "x"', "a and b both have the exported setting REDIS_URL"),
+        ('[endpoints.rest]\nurl = "x"', "a and b both have the endpoint rest"),
+    ],
+)
+def test_two_components_with_the_same_thing_are_both_named(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        load(tmp_path, a=MINIMAL + text, b=MINIMAL + text)
+
+
+def test_two_components_with_one_port_are_both_named(tmp_path: Path) -> None:
+    text = MINIMAL + 'replicas = "2"\n[ports]\n'
+    load(tmp_path, a=text + "one = 7000", b=text + "other = 7001")
+    with pytest.raises(DefinitionError, match=r"a \(one\) and b \(other\) both have port 7001"):
+        Mesh(Home(tmp_path / "home"), components=(tmp_path,))
 
 
 def test_nothing_can_depend_on_what_comes_later(tmp_path: Path) -> None:

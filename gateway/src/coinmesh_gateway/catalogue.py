@@ -1,10 +1,11 @@
-"""The service catalogue: which services stand behind Envoy (catalogue.toml says what is what)."""
+"""The service catalogue: which services stand behind Envoy, as their manifests say."""
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from coinmesh_manifests.discovery import CHECKOUT, ManifestError, discover
 
 
 class CatalogueError(ValueError):
@@ -12,39 +13,37 @@ class CatalogueError(ValueError):
 
 
 class Service(BaseModel):
-    """One service of the catalogue."""
+    """One service of the catalogue (`coinmesh_manifests.manifest.Binding` says what is what)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     grpc: tuple[str, ...] = Field(min_length=1)
-    bind: dict[str, str] = Field(default_factory=dict)
+    bind: Mapping[str, str] = Field(default_factory=dict)
     front: bool = False
-    timeout: float = Field(15, gt=0)
-    idle: float = Field(3600, gt=0)
+    timeout: float = Field(default=15, gt=0)
+    idle: float = Field(default=3600, gt=0)
 
 
 Catalogue = Mapping[str, Service]
 
-_CATALOGUE = TypeAdapter(dict[str, Service])
 
-
-def parse(text: str) -> dict[str, Service]:
-    """Reads a catalogue's TOML; CatalogueError says what is wrong with it."""
+def declared(tree: Path = CHECKOUT) -> dict[str, Service]:
+    """The services of a tree that serve gRPC; CatalogueError when a manifest is wrong."""
     try:
-        return _CATALOGUE.validate_python(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise CatalogueError(f"the catalogue is not TOML: {error}") from error
-    except ValidationError as error:
-        lines = [
-            f"the catalogue's {'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-            for detail in error.errors(include_url=False)
-        ]
-        raise CatalogueError("\n".join(lines)) from error
-
-
-def shipped() -> dict[str, Service]:
-    """The mesh's own catalogue."""
-    return parse(files("coinmesh_gateway").joinpath("catalogue.toml").read_text())
+        manifests = discover(tree)
+    except ManifestError as error:
+        raise CatalogueError(str(error)) from error
+    return {
+        name: Service(
+            grpc=manifest.serves,
+            bind=manifest.bound,
+            front=manifest.envoy.front,
+            timeout=manifest.envoy.timeout,
+            idle=manifest.envoy.idle,
+        )
+        for name, manifest in manifests.items()
+        if manifest.serves
+    }
 
 
 def servers(catalogue: Catalogue) -> dict[str, list[str]]:

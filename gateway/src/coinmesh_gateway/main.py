@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinmesh_contracts.sources import descriptor_set
-from coinmesh_gateway.catalogue import CatalogueError, shipped
+from coinmesh_gateway.catalogue import CatalogueError, declared
 from coinmesh_gateway.config import generate, secured, write_all
 from coinmesh_gateway.settings import (
     LOOPBACK_ORIGINS,
@@ -17,6 +17,7 @@ from coinmesh_gateway.settings import (
 )
 from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
+from coinmesh_manifests.discovery import CHECKOUT
 from meshkit import logs
 from meshkit.settings import Address, SettingsError, TelemetrySettings, read
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out = Path(options.out).absolute()
     try:
-        catalogue = shipped()
+        catalogue = declared(options.tree)
         settings = Settings(
             listen=parse_address("--listen", options.listen),
             admin=socket_path(options.admin.absolute()),
@@ -83,8 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=HOST:PORT,…",
-        help="the replicas of a service of the catalogue; once for each",
+        help="the replicas of each service of the catalogue; several may stand in one option",
     )
+    add("--tree", type=Path, default=CHECKOUT, metavar="DIR", help="where the manifests lie")
     add("--tls-dir", type=Path, metavar="DIR", help="certificates; plaintext without it")
     add("--vault", metavar="URL", help="https://HOST:PORT; whose tokens let users in")
     add("--vault-ca", type=Path, metavar="FILE", help="the authority of its certificate")

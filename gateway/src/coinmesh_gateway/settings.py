@@ -99,13 +99,13 @@ def socket_path(path: Path) -> Path:
 
 
 def parse_endpoints(catalogue: Catalogue, options: Iterable[str]) -> dict[str, tuple[Address, ...]]:
-    """Reads `NAME=HOST:PORT[,HOST:PORT…]` for every service of the catalogue.
+    """Reads `NAME=HOST:PORT[,HOST:PORT…]`, several to an option, for all of the catalogue.
 
     Raises:
         CatalogueError: One is malformed, unknown, given twice or missing.
     """
     found: dict[str, tuple[Address, ...]] = {}
-    for option in options:
+    for option in " ".join(options).split():
         name, equals, addresses = option.partition("=")
         if not equals or not addresses:
             raise CatalogueError(f"--service {option!r}: expected NAME=HOST:PORT[,HOST:PORT…]")

@@ -1,4 +1,4 @@
-"""Alert rules from `alerts.toml` and `slos.toml`, as Prometheus reads them."""
+"""Alert rules from `alerts.toml`, `slos.toml` and the manifests, as Prometheus reads them."""
 
 import tomllib
 from functools import cache
@@ -7,6 +7,8 @@ from string import Template
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from coinmesh_manifests.discovery import discover
 
 #: Where each alert has its section; relative to the repository, which a setting may not know.
 RUNBOOK = "docs/operations/runbook.md"
@@ -64,14 +66,19 @@ def objectives() -> dict[str, Objective]:
 
 @cache
 def alerts() -> tuple[Alert, ...]:
-    """All alerts, those of the objectives last."""
+    """All alerts: the mesh's, each service's under its name, those of the objectives."""
     table = tomllib.loads((HERE / "alerts.toml").read_text())
     found = [
         Alert(name=name, group=group, **each)
         for group, members in table.items()
         for name, each in members.items()
     ]
-    return (*found, *burn_alerts())
+    own = [
+        Alert(name=alert, group=name, **each.model_dump())
+        for name, manifest in discover().items()
+        for alert, each in manifest.alerts.items()
+    ]
+    return (*found, *own, *burn_alerts())
 
 
 def burns(factor: float, window: str) -> str:

@@ -4,146 +4,40 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from coinmesh_contracts import topics
+from coinmesh_manifests.discovery import ManifestError, discover
+from coinmesh_manifests.grants import Grants, Names, Part
+from coinmesh_manifests.manifest import Manifest
 
 #: deploy/access, where the table lies beside the code.
 TABLE = Path(__file__).resolve().parents[2] / "access.toml"
-
-Names = tuple[str, ...]
 
 
 class AccessError(Exception):
     """The table is wrong; the message names file and entry and what to correct."""
 
 
-def _prefixes(values: Names) -> Names:
-    for value in values:
-        if not value.endswith("/") or value.startswith("/"):
-            raise ValueError(f"prefix {value!r} must end in / and not begin with it")
-    return values
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KafkaAccess(_Part):
-    """What a service may do in Kafka; a name that ends in `*` is a prefix."""
-
-    write: Names = ()
-    read: Names = ()
-    groups: Names = ()
-    transactional_ids: Names = ()
-    configs: Names = ()
-    super: bool = False
-
-
-class CassandraAccess(_Part):
-    """Tables of the keyspace that a service selects from and modifies; `*` is all of them."""
-
-    select: Names = ()
-    modify: Names = ()
-    admin: bool = False
-
-
-class RedisAccess(_Part):
-    """Commands and key patterns of a Redis user."""
-
-    commands: Names = ()
-    keys: Names = ()
-    all: bool = False
-
-
-class S3Access(_Part):
-    """Prefixes of the bucket, or of another one as `bucket:prefix/`; reading covers listing."""
-
-    read: Annotated[Names, AfterValidator(_prefixes)] = ()
-    write: Annotated[Names, AfterValidator(_prefixes)] = ()
-    admin: bool = False
-
-
-class VaultAccess(_Part):
-    """What a service may do in Vault beside having its certificate signed."""
-
-    read: Names = ()
-    sign_audit: bool = False
-    check_audit: bool = False
-
-
-class HttpAccess(NamedTuple):
-    """Requests that an HTTP server takes: methods (none: all) and what its paths must match."""
-
-    methods: tuple[str, ...]
-    path: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads `METHOD|METHOD PATH` or `* PATH`; ValueError when it is neither."""
-        methods, space, path = text.partition(" ")
-        if (
-            not space
-            or not path.startswith("/")
-            or not re.fullmatch(r"\*|[A-Z]+(\|[A-Z]+)*", methods)
-        ):
-            raise ValueError(f"request {text!r}: expected METHOD|METHOD /PATH or * /PATH")
-        try:
-            re.compile(path)
-        except re.error as error:
-            raise ValueError(f"request {text!r}: {error}") from error
-        return cls(() if methods == "*" else tuple(methods.split("|")), path)
-
-
-def _requests(values: Names) -> Names:
-    for value in values:
-        HttpAccess.parse(value)
-    return values
-
-
-class Service(_Part):
+class Service(Grants):
     """One identity."""
 
     description: str = Field(min_length=1)
     listens: bool = True
     also_named: Names = ()
-    kafka: KafkaAccess = KafkaAccess()
-    cassandra: CassandraAccess = CassandraAccess()
-    redis: RedisAccess = RedisAccess()
-    s3: S3Access = S3Access()
-    vault: VaultAccess = VaultAccess()
-    http: Mapping[str, Annotated[Names, AfterValidator(_requests)]] = {}
-
-    @property
-    def has_kafka_acls(self) -> bool:
-        """Whether ACLs, not super user's rights, decide."""
-        kafka = self.kafka
-        return bool(
-            kafka.write or kafka.read or kafka.groups or kafka.transactional_ids or kafka.configs
-        )
-
-    @property
-    def uses_cassandra(self) -> bool:
-        return self.cassandra != CassandraAccess()
-
-    @property
-    def uses_redis(self) -> bool:
-        return self.redis != RedisAccess()
-
-    @property
-    def uses_s3(self) -> bool:
-        return self.s3 != S3Access()
 
 
-class AccessTable(_Part):
+class AccessTable(Part):
     """The whole table."""
 
     trust_domain: str = Field(pattern=r"^[a-z0-9.-]+$")
     keyspace: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     bucket: str = Field(pattern=r"^[a-z0-9.-]{3,63}$")
     component_topics: Names = ()
+    #: Where the tree lies whose manifests add their services, seen from the table's directory.
+    manifests: str | None = None
     services: Mapping[str, Service]
 
     @model_validator(mode="after")
@@ -182,10 +76,13 @@ class AccessTable(_Part):
 def load(path: Path = TABLE) -> AccessTable:
     """Read the table; AccessError when it can't be read or contradicts itself."""
     try:
-        return AccessTable.model_validate(tomllib.loads(path.read_text()))
+        told = tomllib.loads(path.read_text())
+        if "manifests" in told:
+            told["services"] = _with_manifests(path, told)
+        return AccessTable.model_validate(told)
     except OSError as error:
         raise AccessError(f"{path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, ManifestError) as error:
         raise AccessError(f"{path}: {error}") from error
     except ValidationError as error:
         lines = [
@@ -193,3 +90,22 @@ def load(path: Path = TABLE) -> AccessTable:
             for detail in error.errors(include_url=False)
         ]
         raise AccessError("\n".join(lines)) from error
+
+
+def _with_manifests(path: Path, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The table's services and those that manifests declare; each stands in one place."""
+    services = dict(told.get("services", {}))
+    for name, manifest in discover(path.parent / str(told["manifests"])).items():
+        if name in services:
+            raise AccessError(f"{path}: services.{name} is declared by {manifest.path} as well")
+        services[name] = _declared(manifest)
+    return services
+
+
+def _declared(manifest: Manifest) -> Service:
+    granted = manifest.granted()
+    return Service(
+        description=manifest.description,
+        listens=manifest.kind != "job",
+        **{name: getattr(granted, name) for name in Grants.model_fields},
+    )

@@ -77,6 +77,14 @@ class Definition(Strict):
     #: It comes in the background when everything else is up, and nothing waits for it. What takes
     #: long belongs into its `prepare`: the supervisor does that.
     later: bool = False
+    #: It runs only when it is named.
+    on_demand: bool = False
+    #: Without it nobody is served.
+    vital: bool = False
+    #: Envoy routes to its gRPC services.
+    routed: bool = False
+    #: The source that it collects, by the name that RPCs give it.
+    collects: str = ""
     #: Its name in the access table: it waits for its certificate and gets COINMESH_TLS_DIR.
     identity: str = ""
     replicas: str = "1"
@@ -140,16 +148,28 @@ def fill(text: str, context: Mapping[str, str], where: str) -> str:
         raise DefinitionError(f"{where}: {error} (write a plain dollar sign as $$)") from error
 
 
-def load(directories: Iterable[Path]) -> dict[str, Definition]:
-    """All component files of `directories` by name, checked for unknown dependencies and cycles."""
+def load(directory: Path) -> list[Definition]:
+    """The component files of a directory."""
+    found: list[Definition] = []
+    for path in sorted(directory.glob("*.toml")):
+        try:
+            found.append(Definition(name=path.stem, **tomllib.loads(path.read_text())))
+        except (ValidationError, tomllib.TOMLDecodeError, TypeError) as error:
+            raise DefinitionError(f"{path}: {error}") from error
+    return found
+
+
+def check(definitions: Iterable[Definition]) -> dict[str, Definition]:
+    """Definitions by name; DefinitionError when they contradict each other or depend in a circle.
+
+    No two have one name, endpoint or exported setting.
+    """
     found: dict[str, Definition] = {}
-    for directory in directories:
-        for path in sorted(directory.glob("*.toml")):
-            try:
-                told = Definition(name=path.stem, **tomllib.loads(path.read_text()))
-                found[path.stem] = _with_certificates(told)
-            except (ValidationError, tomllib.TOMLDecodeError, TypeError) as error:
-                raise DefinitionError(f"{path}: {error}") from error
+    for definition in definitions:
+        if definition.name in found:
+            raise DefinitionError(f"two components have the name {definition.name}")
+        found[definition.name] = _with_certificates(definition)
+    _check_unique(found.values())
     for definition in found.values():
         for name, condition in definition.depends_on.items():
             if name not in found:
@@ -165,6 +185,19 @@ def load(directories: Iterable[Path]) -> dict[str, Definition]:
                 )
     closure(found, found)
     return found
+
+
+def _check_unique(definitions: Iterable[Definition]) -> None:
+    """What two components must not both have; the error names both."""
+    owners: dict[str, str] = {}
+    for one in definitions:
+        taken = (
+            *(f"the endpoint {name}" for name in one.endpoints),
+            *(f"the exported setting {name}" for name in one.exports),
+        )
+        for thing in taken:
+            if (owner := owners.setdefault(thing, one.name)) != one.name:
+                raise DefinitionError(f"{owner} and {one.name} both have {thing}")
 
 
 def _with_certificates(found: Definition) -> Definition:

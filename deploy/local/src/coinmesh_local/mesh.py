@@ -14,7 +14,8 @@ from coinmesh_access import table as access
 from coinmesh_local import definition as defs
 from coinmesh_local import provision
 from coinmesh_local.definition import Definition, Probe, Profile, fill
-from coinmesh_local.paths import BIN, CHECKOUT, COMPONENTS, LOCAL, Home
+from coinmesh_local.kinds import declared
+from coinmesh_local.paths import BIN, CHECKOUT, DECLARED, LOCAL, Home
 from coinmesh_local.ports import HOST, PortTable
 from meshkit import logs
 
@@ -103,13 +104,13 @@ class Mesh:
     home: Home
     options: Options = field(default_factory=Options)
     environment: dict[str, str] = field(default_factory=dict)
-    components: tuple[Path, ...] = (COMPONENTS,)
+    components: tuple[Path, ...] = DECLARED
 
     def __post_init__(self) -> None:
         option = self.options.context()
         self.definitions: dict[str, Definition] = {
             name: found.with_addition() if self.options.profile == "full" else found
-            for name, found in defs.load(self.components).items()
+            for name, found in declared(self.components).items()
             if self.options.includes(found)
         }
         for name, found in self.definitions.items():
@@ -134,7 +135,7 @@ class Mesh:
             home,
             Options(**state.get("options", {})),
             state.get("environment", {}),
-            tuple(Path(path) for path in state.get("components", [COMPONENTS])),
+            tuple(Path(path) for path in state.get("components", DECLARED)),
         )
 
     def save(self) -> None:
@@ -174,7 +175,11 @@ class Mesh:
     def at_once(self, targets: Iterable[str] = ()) -> list[str]:
         """What `up` waits for: `targets`, or all but what comes later, with its dependencies."""
         named = list(targets)
-        return self.closure(named or [n for n, one in self.definitions.items() if not one.later])
+        return self.closure(named or self.started())
+
+    def started(self) -> list[str]:
+        """Names of what `up` starts by itself and waits for."""
+        return [n for n, one in self.definitions.items() if not one.later and not one.on_demand]
 
     def instances(self, component: str) -> list[Instance]:
         """The processes of one component."""
@@ -242,7 +247,9 @@ class Mesh:
     def context(self, component: str, index: int) -> dict[str, str]:
         """All placeholders of a replica: own names over those that the whole mesh shares."""
         own = self.instance_names(component)[index - 1]
+        users = {d.identity for d in self.definitions.values() if component in d.depends_on}
         context = self._shared | {
+            "clients": ",".join(sorted({*users, DEPLOY})),
             "instance": own,
             "index": str(index),
             "data": str(self.home.data / own),
@@ -279,6 +286,13 @@ class Mesh:
             for port, numbers in ports.items():
                 context[f"{name}.{port}"] = ",".join(f"{HOST}:{number}" for number in numbers)
                 context[f"{name}.{port}_port"] = str(numbers[0])
+        routed = [name for name, found in self.definitions.items() if found.routed]
+        context["routed"] = " ".join(f"{name}={context[f'{name}.grpc']}" for name in routed)
+        context["collectors"] = ",".join(
+            f"{found.collects}={context[f'{name}.grpc'].partition(',')[0]}"
+            for name, found in self.definitions.items()
+            if found.collects
+        )
         return context
 
     def _default_capture(self) -> str:

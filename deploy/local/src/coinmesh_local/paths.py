@@ -15,6 +15,8 @@ DEFAULT_HOME = CHECKOUT / ".coinmesh"
 #: The file that marks a state directory.
 MARKER = ".coinmesh-home"
 COMPONENTS = LOCAL / "components"
+#: Where components are declared: third-party ones in files, our own by the tree's manifests.
+DECLARED = (COMPONENTS, CHECKOUT)
 POMS = LOCAL / "provision"
 #: The virtual environment's commands: the running interpreter's own, so that any venv works.
 BIN = Path(sys.executable).parent

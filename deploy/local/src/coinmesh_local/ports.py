@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from coinmesh_local.definition import Definition
+from coinmesh_local.definition import Definition, DefinitionError
 from coinmesh_local.paths import Home, cache_directory
 
 HOST = "127.0.0.1"
@@ -72,15 +72,12 @@ class PortTable:
     free: bool
 
     def assign(self, definitions: Mapping[str, Definition], replicas: Mapping[str, int]) -> Numbers:
-        """A number per component, port name and replica; recorded free ones are kept."""
+        """A number per component, port name and replica; recorded free ones are kept.
+
+        Raises DefinitionError when two components have one fixed number.
+        """
         if not self.free:
-            return {
-                name: {
-                    port: [first + index for index in range(replicas[name])]
-                    for port, first in definition.ports.items()
-                }
-                for name, definition in definitions.items()
-            }
+            return _fixed(definitions, replicas)
         self.home.create()
         # One lock and one list for all meshes of this user: a port that a mesh has been given stays
         # its own while the mesh's components aren't started yet.
@@ -107,6 +104,21 @@ class PortTable:
             name: {port: recorded[name][port][: replicas[name]] for port in definition.ports}
             for name, definition in definitions.items()
         }
+
+
+def _fixed(definitions: Mapping[str, Definition], replicas: Mapping[str, int]) -> Numbers:
+    """The numbers that the definitions say; DefinitionError names two with one number."""
+    owners: dict[int, str] = {}
+    found: Numbers = {}
+    for name, definition in definitions.items():
+        found[name] = {}
+        for port, first in definition.ports.items():
+            numbers = list(range(first, first + replicas[name]))
+            for number in numbers:
+                if (owner := owners.setdefault(number, f"{name} ({port})")) != f"{name} ({port})":
+                    raise DefinitionError(f"{owner} and {name} ({port}) both have port {number}")
+            found[name][port] = numbers
+    return found
 
 
 def _given(recorded: Numbers) -> set[int]:

@@ -22,7 +22,7 @@ import httpx
 
 from coinmesh_local import control, local_user, operations, processes
 from coinmesh_local.mesh import Mesh, Options
-from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
+from coinmesh_local.paths import CHECKOUT, DECLARED, Home
 from coinmesh_local.steps import dispatch
 from meshkit.settings import MeshSettings
 from meshkit.tls import CertificateFiles, client_ssl_context
@@ -55,7 +55,7 @@ class TestMesh:
     root: Path
     options: Options = field(default_factory=lambda: Options(ports="free"))
     environment: dict[str, str] = field(default_factory=dict)
-    components: tuple[Path, ...] = (COMPONENTS,)
+    components: tuple[Path, ...] = DECLARED
 
     def __post_init__(self) -> None:
         self.home = Home(self.root)

@@ -5,7 +5,7 @@ The deploy step creates them from this table, and services take names and messag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -157,3 +157,24 @@ ARCHIVED: Final = tuple(topic for topic in ALL if topic is not LIVENESS)
 """What the archive keeps: a sign of life of each second isn't worth keeping for a year."""
 
 BY_NAME: Final[Mapping[str, Topic]] = MappingProxyType({topic.name: topic for topic in ALL})
+
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "@all": tuple(BY_NAME),
+        **{
+            f"@{family}": tuple(name for name in BY_NAME if name.startswith(f"{family}."))
+            for family in dict.fromkeys(name.partition(".")[0] for name in BY_NAME)
+        },
+    }
+)
+"""Names for several topics at once: `@all`, and `@market`, `@ingest`, … after their first part."""
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """`names` with each group's topics in its place, once each; ValueError for an unknown group."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name.startswith("@") and name not in GROUPS:
+            raise ValueError(f"there is no topic group {name!r}; there are: {', '.join(GROUPS)}")
+        found |= dict.fromkeys(GROUPS.get(name, (name,)))
+    return tuple(found)

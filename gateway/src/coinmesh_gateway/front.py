@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from coinmesh_access.table import TABLE, AccessError, AccessTable, HttpAccess, load
+from coinmesh_access.table import TABLE, AccessError, AccessTable, load
 from coinmesh_gateway import mutual
 from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_gateway.clusters import loopback_cluster, mutual_cluster
 from coinmesh_gateway.config import write_all
 from coinmesh_gateway.settings import parse_address
 from coinmesh_gateway.tls import Tls
+from coinmesh_manifests.grants import HttpAccess
 from meshkit import logs
 from meshkit.settings import Address
 from meshkit.tls import is_loopback

@@ -1,0 +1,198 @@
+"""Component definitions from manifests: what each kind of service is as a process."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from coinmesh_local.definition import (
+    Definition,
+    DefinitionError,
+    Endpoint,
+    Probe,
+    Scrape,
+    check,
+    load,
+)
+from coinmesh_manifests.discovery import ManifestError, discover
+from coinmesh_manifests.manifest import Kind, Manifest
+
+#: Listener → first number of the block from which a manifest without ports gets its own. Nothing
+#: else has a port there.
+BLOCKS = {"grpc": 10_000, "metrics": 11_000, "public": 12_000, "admin": 13_000, "https": 14_000}
+BLOCK = 1_000
+LISTENERS: Mapping[Kind, tuple[str, ...]] = {
+    "service": ("grpc", "metrics"),
+    "collector": ("grpc", "metrics"),
+    "stream": ("metrics",),
+    "job": (),
+    "simulator": ("public", "admin"),
+    "web": ("https",),
+}
+#: MiB, seconds until it must be ready, seconds until it is killed.
+LIMITS: Mapping[Kind, tuple[int, float, float]] = {
+    "service": (200, 150, 15),
+    "collector": (300, 150, 15),
+    "stream": (1000, 300, 30),
+    "job": (500, 3600, 30),
+    "simulator": (400, 120, 10),
+    "web": (300, 120, 15),
+}
+TELEMETRY = {"COINMESH_OTLP_ENDPOINT": "https://${jaeger.otlp}"}
+INHERITED = ("COINMESH_LOG_LEVEL", "COINMESH_TRACE_*")
+METRICS = "https://${listen.metrics}/metrics"
+
+
+def declared(places: Iterable[Path]) -> dict[str, Definition]:
+    """All components by name: those of trees with manifests, and of directories of component files.
+
+    Raises:
+        DefinitionError: A file is wrong, or two contradict each other.
+    """
+    found: list[Definition] = []
+    for place in places:
+        if (place / "services").is_dir():
+            found += [one for each in _manifests(place) for one in definitions(each)]
+        else:
+            found += load(place)
+    return check(sorted(found, key=lambda one: one.name))
+
+
+def _manifests(tree: Path) -> Iterable[Manifest]:
+    try:
+        return discover(tree).values()
+    except ManifestError as error:
+        raise DefinitionError(str(error)) from error
+
+
+def definitions(manifest: Manifest) -> Iterator[Definition]:
+    """The components of a manifest: one, and for a web server the Envoy before it as well."""
+    yield from BUILDERS[manifest.kind](manifest)
+
+
+def ports(manifest: Manifest) -> dict[str, int]:
+    """The manifest's own numbers, else ones that follow from its name."""
+    offset = crc32(manifest.name.encode()) % BLOCK
+    derived = {name: BLOCKS[name] + offset for name in LISTENERS[manifest.kind]}
+    return derived | dict(manifest.run.ports)
+
+
+def dependencies(manifest: Manifest) -> dict[str, str]:
+    """What its grants imply, and what it names itself."""
+    granted = manifest.granted()
+    found: dict[str, str] = {}
+    if granted.has_kafka_acls:
+        found |= dict.fromkeys(("kafka-access", "topics", "schemas"), "completed")
+    if granted.uses_cassandra:
+        found["cassandra-access"] = "completed"
+    if granted.uses_redis:
+        found["redis"] = "ready"
+    if granted.uses_s3:
+        found["bucket"] = "completed"
+    return found | dict.fromkeys((*granted.http, *manifest.uses), "ready")
+
+
+def _service(manifest: Manifest) -> Iterator[Definition]:
+    """A gRPC server with metrics."""
+    # Each replica writes an audit chain of its own.
+    chain = {"COINMESH_AUDIT_WRITER": f"{manifest.name}-${{index}}"}
+    yield _definition(
+        manifest,
+        command=("${bin}/" + manifest.name, *(["serve"] if manifest.kind == "collector" else [])),
+        environment={
+            **TELEMETRY,
+            "COINMESH_GRPC_LISTEN": "${listen.grpc}",
+            "COINMESH_METRICS_LISTEN": "${listen.metrics}",
+            **(chain if manifest.audit and manifest.run.replicas != "1" else {}),
+        },
+        inherit=INHERITED,
+        ready=Probe(kind="grpc", target="${listen.grpc}"),
+        endpoints={manifest.name: Endpoint(url="${all.grpc}", ca="${ca}")},
+        metrics=Scrape(url=METRICS),
+        routed=True,
+        collects=manifest.source if manifest.kind == "collector" else "",
+    )
+
+
+def _stream(manifest: Manifest) -> Iterator[Definition]:
+    """A process without an API that never ends; its metrics show whether it works."""
+    yield _definition(
+        manifest,
+        command=("${bin}/" + manifest.name,),
+        environment={**TELEMETRY, "COINMESH_METRICS_LISTEN": "${listen.metrics}"},
+        inherit=INHERITED,
+        ready=Probe(kind="http", target=METRICS, expect=manifest.run.ready),
+        metrics=Scrape(url=METRICS),
+    )
+
+
+def _job(manifest: Manifest) -> Iterator[Definition]:
+    """A process that listens nowhere and ends; it runs when it is named, not at each start."""
+    yield _definition(
+        manifest, kind="step", on_demand=True, environment=TELEMETRY, inherit=INHERITED
+    )
+
+
+def _simulator(manifest: Manifest) -> Iterator[Definition]:
+    """A stand-in for the outside world, with a listener for tests that steer it."""
+    told = manifest.name.removeprefix("sim-")
+    yield _definition(
+        manifest,
+        when={"source": "sim"},
+        command=(f"${{bin}}/coinmesh-{manifest.name}",),
+        environment={
+            "COINMESH_SIM_LISTEN": "${listen.public}",
+            "COINMESH_SIM_ADMIN_LISTEN": "${listen.admin}",
+            "COINMESH_SIM_TLS_DIR": "${tls}",
+            "COINMESH_SIM_CLIENTS": "${clients}",
+            "COINMESH_SIM_STATE_DIR": "${data}",
+        },
+        inherit=("COINMESH_SIM_*", "COINMESH_LOG_LEVEL"),
+        ready=Probe(kind="http", target=f"https://${{listen.public}}{manifest.run.ready}"),
+        endpoints={
+            told: Endpoint(url="https://${listen.public}", ca="${ca}"),
+            f"{told}-admin": Endpoint(url="https://${listen.admin}", ca="${ca}"),
+        },
+    )
+
+
+def _web(manifest: Manifest) -> Iterator[Definition]:
+    raise NotImplementedError(manifest.kind)
+
+
+BUILDERS: Mapping[Kind, Callable[[Manifest], Iterator[Definition]]] = {
+    "service": _service,
+    "collector": _service,
+    "stream": _stream,
+    "job": _job,
+    "simulator": _simulator,
+    "web": _web,
+}
+
+
+def _definition(manifest: Manifest, **kind: Any) -> Definition:
+    """What the kind says, and over it what the manifest says."""
+    run = manifest.run
+    memory, timeout, grace = LIMITS[manifest.kind]
+    told: dict[str, Any] = {
+        "name": manifest.name,
+        "description": manifest.description,
+        "identity": manifest.name,
+        "vital": manifest.vital,
+        "profile": run.profile,
+        "later": run.later,
+        "replicas": run.replicas,
+        "provision": run.provision,
+        "depends_on": dependencies(manifest),
+        "ports": ports(manifest),
+        "timeout": run.timeout or timeout,
+        "grace": run.grace or grace,
+        "memory": run.memory or memory,
+        "exports": run.exports,
+        **kind,
+        "inherit": (*run.inherit, *kind["inherit"]),
+        "environment": kind["environment"] | dict(run.environment),
+    }
+    if run.command:
+        told["command"] = run.command
+    return Definition.model_validate(told)

@@ -1,0 +1,1 @@
+"""The manifests of the mesh's own services, jobs and simulators."""
