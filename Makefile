@@ -100,6 +100,12 @@ test-mesh: install $(DEV_STAMP) ## The whole mesh
 	$(BIN)/python -m coinmesh_local.provision jaeger ratelimit
 	$(BIN)/pytest -m e2e
 
+.PHONY: service
+service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
+	$(BIN)/python -m coinmesh_manifests.skeleton $(NAME) $(KIND) $(if $(ABOUT),"$(ABOUT)")
+	$(MAKE) --no-print-directory install
+	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md
+
 .PHONY: fuzz
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0

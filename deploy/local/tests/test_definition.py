@@ -8,7 +8,7 @@ from coinmesh_local import definition as defs
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.kinds import declared
 from coinmesh_local.mesh import Mesh, OptionError, Options
-from coinmesh_local.paths import LOCAL, Home
+from coinmesh_local.paths import COMPONENTS, LOCAL, Home
 
 MINIMAL = 'description = "x"\ncommand = ["true"]\n'
 
@@ -155,8 +155,11 @@ def test_free_ports_are_kept_and_differ_between_homes(tmp_path: Path) -> None:
     assert Mesh(Home(tmp_path / "a"), free).ports == one.ports != other.ports
 
 
-def test_the_readme_lists_every_default_port() -> None:
+def test_the_readme_lists_every_port_of_a_component_file() -> None:
     readme = (LOCAL / "README.md").read_text()
-    for name, found in Mesh(Home(Path("/nowhere")), Options(profile="full")).definitions.items():
+    shipped = defs.load(COMPONENTS)
+    assert shipped
+    for found in (one.with_addition() for one in shipped):
+        name = found.name
         for port, number in found.ports.items():
             assert f"| {name} | {port} | {number} |" in readme

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from coinmesh_local.definition import DefinitionError
-from coinmesh_local.kinds import BLOCK, BLOCKS, declared
+from coinmesh_local.kinds import declared
 from coinmesh_local.mesh import Mesh, Options
 from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
+from coinmesh_manifests.ports import BLOCK, BLOCKS
 
 COLLECTOR = 'kind = "collector"\ndescription = "d"\n'
 
@@ -78,7 +79,7 @@ def test_a_simulator_lets_in_those_who_use_it(tmp_path: Path) -> None:
 
 def test_derived_ports_are_the_same_on_every_machine(tmp_path: Path) -> None:
     found = mesh(tmp_path, collector_x=COLLECTOR).definitions["collector-x"].ports
-    assert found == {"grpc": 10_354, "metrics": 11_354}
+    assert found == {"grpc": 10_599, "metrics": 11_599}
 
 
 def test_nothing_else_has_a_port_in_the_blocks_of_derived_ones(tmp_path: Path) -> None:

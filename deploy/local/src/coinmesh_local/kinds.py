@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from coinmesh_local.definition import (
     Definition,
@@ -14,21 +13,10 @@ from coinmesh_local.definition import (
     check,
     load,
 )
+from coinmesh_manifests import ports
 from coinmesh_manifests.discovery import ManifestError, discover
 from coinmesh_manifests.manifest import Kind, Manifest
 
-#: Listener → first number of the block from which a manifest without ports gets its own. Nothing
-#: else has a port there.
-BLOCKS = {"grpc": 10_000, "metrics": 11_000, "public": 12_000, "admin": 13_000, "https": 14_000}
-BLOCK = 1_000
-LISTENERS: Mapping[Kind, tuple[str, ...]] = {
-    "service": ("grpc", "metrics"),
-    "collector": ("grpc", "metrics"),
-    "stream": ("metrics",),
-    "job": (),
-    "simulator": ("public", "admin"),
-    "web": ("https",),
-}
 #: MiB, seconds until it must be ready, seconds until it is killed.
 LIMITS: Mapping[Kind, tuple[int, float, float]] = {
     "service": (200, 150, 15),
@@ -68,13 +56,6 @@ def _manifests(tree: Path) -> Iterable[Manifest]:
 def definitions(manifest: Manifest) -> Iterator[Definition]:
     """The components of a manifest: one, and for a web server the Envoy before it as well."""
     yield from BUILDERS[manifest.kind](manifest)
-
-
-def ports(manifest: Manifest) -> dict[str, int]:
-    """The manifest's own numbers, else ones that follow from its name."""
-    offset = crc32(manifest.name.encode()) % BLOCK
-    derived = {name: BLOCKS[name] + offset for name in LISTENERS[manifest.kind]}
-    return derived | dict(manifest.run.ports)
 
 
 def dependencies(manifest: Manifest) -> dict[str, str]:
@@ -184,7 +165,7 @@ def _definition(manifest: Manifest, **kind: Any) -> Definition:
         "replicas": run.replicas,
         "provision": run.provision,
         "depends_on": dependencies(manifest),
-        "ports": ports(manifest),
+        "ports": ports.of(manifest),
         "timeout": run.timeout or timeout,
         "grace": run.grace or grace,
         "memory": run.memory or memory,
