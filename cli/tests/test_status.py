@@ -113,6 +113,20 @@ def test_all_is_well():
             "degraded",
             "x has expired",
         ),
+        (
+            {
+                "certificates": [
+                    {
+                        "identity": "kafka",
+                        "remaining_seconds": 3000,
+                        "life_seconds": 3600,
+                        "hook_failures": 3,
+                    }
+                ]
+            },
+            "degraded",
+            "kafka doesn't use its new certificate: 3 attempts failed",
+        ),
     ],
 )
 def test_verdicts(changed: dict[str, Any], verdict: str, reason: str):

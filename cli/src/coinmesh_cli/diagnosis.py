@@ -95,6 +95,11 @@ def certificates(report: Report) -> Iterator[Finding]:
             yield Finding(
                 "certificate", "bad", what, "`coinmesh logs certs`, `coinmesh logs openbao`"
             )
+        if row.get("hook_failures"):
+            late += 1
+            what = f"{row['identity']} doesn't use its new one ({row['hook_failures']} attempts)"
+            do = f"`coinmesh logs certs`; `coinmesh restart {row['identity']}` reads it"
+            yield Finding("certificate", "bad", what, do)
     if report.certificates and not late:
         soonest = min(row["remaining_seconds"] for row in report.certificates)
         what = f"{len(report.certificates)}, the first ends in {soonest // 60} min"

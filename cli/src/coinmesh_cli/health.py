@@ -108,7 +108,7 @@ def gather(mesh: Mesh) -> Report:
     report.freshness = _freshness(samples, now, played=_plays_in_its_own_time(mesh))
     if any(row["component"] == "kafka" and row["ready"] for row in report.components):
         report.dead_letters = _attempt(report, "dead letters", lambda: dead_letters(mesh))
-    report.certificates = _attempt(report, "certificates", lambda: certificates(mesh, now))
+    report.certificates = _attempt(report, "certificates", lambda: certificates(mesh, now, samples))
     report.disk = _attempt(report, "disk", lambda: disk(mesh.home.root))
     _judge(report)
     return report
@@ -245,9 +245,17 @@ def dead_letters(mesh: Mesh) -> int:
         return sum(high - low for low, high in reader.bounds.values())
 
 
-def certificates(mesh: Mesh, now: float) -> list[dict[str, Any]]:
-    """Every identity's certificate as it lies on disk; those in memory are renewed from there."""
+def certificates(mesh: Mesh, now: float, samples: dict[str, Samples]) -> list[dict[str, Any]]:
+    """Every identity's certificate on disk, and how often its component failed to use that one.
+
+    Certificates in memory are renewed from disk.
+    """
     rows: list[dict[str, Any]] = []
+    failures = {
+        labels["peer"]: int(value)
+        for found in samples.values()
+        for _, labels, value in _named(found, "coinmesh_certificate_hooks_pending")
+    }
     for path in sorted((mesh.home.tls).glob("*/current/tls.crt")):
         loaded = x509.load_pem_x509_certificate(path.read_bytes())
         begins = loaded.not_valid_before_utc.timestamp()
@@ -259,6 +267,7 @@ def certificates(mesh: Mesh, now: float) -> list[dict[str, Any]]:
                 "not_after": loaded.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
                 "remaining_seconds": int(ends - now),
                 "life_seconds": int(ends - begins),
+                "hook_failures": failures.get(path.parent.parent.name, 0),
             }
         )
     return rows
@@ -314,6 +323,11 @@ def _judge(report: Report) -> None:
             reasons.append(f"the certificate of {row['identity']} has expired")
         elif row["remaining_seconds"] < MIN_LIFE_LEFT * row["life_seconds"]:
             reasons.append(f"the certificate of {row['identity']} is overdue for renewal")
+        if row.get("hook_failures"):
+            reasons.append(
+                f"{row['identity']} doesn't use its new certificate: "
+                f"{row['hook_failures']} attempts failed"
+            )
     if report.disk is not None and report.disk["free_bytes"] < MIN_FREE:
         reasons.append(f"only {report.disk['free_bytes'] >> 20} MiB of disk are free")
     if report.missing and not vital:

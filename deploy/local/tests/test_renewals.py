@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from coinmesh_local import control, processes, renewals
+from coinmesh_local import control, operations, processes, renewals
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
@@ -48,6 +49,44 @@ def test_stale_without_supervisor_names_running_instance(
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_failed_restart_leaves_unsupervised_components_running(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    for name in ("apicurio", "other"):
+        (tmp_path / f"{name}.toml").write_text(
+            f'description = "listens"\ncommand = {[*FAKE, "serve", "${port.main}"]}\n'
+            '[ports]\nmain = 1\n[ready]\nkind = "tcp"\ntarget = "${listen.main}"\n'
+        )
+    with TestMesh(workspace.root / tmp_path.name, components=(tmp_path,)) as mesh:
+        operations.start(mesh.mesh, []).answer()
+        other = mesh.component("other").pids()
+        kill_supervisor(mesh)
+        (tmp_path / "apicurio.toml").write_text(
+            f'description = "fails"\ncommand = {[*FAKE, "fail"]}\n[ports]\nmain = 1\n'
+            '[ready]\nkind = "tcp"\ntarget = "${listen.main}"\n'
+        )
+        # As the certificate agent's hook does it: from inside a component.
+        script = (
+            "import sys; from pathlib import Path; from coinmesh_local import operations; "
+            "from coinmesh_local.paths import Home; "
+            "operations.ask(Home(Path(sys.argv[1])), 'restart', ['apicurio']).answer()"
+        )
+        mark = processes.mark(mesh.home.root, "certs", "")
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(mesh.home.root)],
+            env=os.environ | {processes.MARK: mark},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert "ended with status 7" in result.stderr
+        assert mesh.component("other").pids() == other
+        assert "certs" not in processes.find(mesh.home.root)
+        rows = mesh.status()
+        assert rows["other"]["state"] == "unsupervised"
+        assert rows["other"]["started"] is not None
+
+
 @pytest.mark.component
 def test_hook_without_effect_fails_and_with_effect_succeeds(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -62,6 +101,7 @@ def test_hook_without_effect_fails_and_with_effect_succeeds(
         monkeypatch.setattr(sys, "argv", ["renewals", str(mesh.home.root), "redis"])
         eventually(lambda: renewals.main() == 0, "the hook takes effect without a supervisor")
         # As after a renewal whose hook does nothing.
+        monkeypatch.setattr(renewals, "EFFECT_SECONDS", 0.5)
         monkeypatch.setattr(renewals, "HOOKS", {"redis": lambda _: None})
         current.write_bytes((mesh.home.tls / "deploy" / "current" / "tls.crt").read_bytes())
         capsys.readouterr()

@@ -86,6 +86,13 @@ class Agent:
         self._hook_failures = metrics.counter(
             "certificate_hook_failures", "Commands after a renewal that failed", labels
         )
+        self._pending_hooks: dict[tuple[str, ...], float] = {}
+        metrics.read_gauge(
+            "certificate_hooks_pending",
+            "Failed attempts to make a component use its newest certificate; 0 once it does",
+            labels,
+            lambda: self._pending_hooks,
+        )
         metrics.read_gauge(
             "certificate_seconds_left",
             "Seconds until a certificate expires, negative afterwards",
@@ -200,13 +207,17 @@ class Agent:
     async def _hooks_until_done(self, place: Place, published: Published) -> None:
         """Run the hooks until they succeed or the next renewal is due."""
         backoff = Backoff(base=0.5, cap=BACKOFF_CAP_SECONDS)
+        peer = (place.service,)
+        self._pending_hooks[peer] = 0
         while not certificates.is_due(published, RENEW_SHARE):
             try:
                 await self._run_hooks(place, published)
             except HookError as error:
+                self._pending_hooks[peer] += 1
                 _log.error("%s; trying again", error, extra={"peer": place.service})
                 await backoff.wait()
             else:
+                self._pending_hooks[peer] = 0
                 return
 
     async def _run_hooks(self, place: Place, published: Published) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from coinmesh_local import processes
 from coinmesh_local.paths import Home
 
 START_TIMEOUT = 30.0
@@ -68,6 +69,8 @@ def connect_or_start(home: Home) -> socket.socket:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    # A component may be who asks, and the supervisor is none of its processes.
+                    env={k: v for k, v in os.environ.items() if k != processes.MARK},
                     start_new_session=True,
                 )
         if time.monotonic() > deadline:

@@ -8,12 +8,17 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 MARK = "COINMESH_INSTANCE"
+#: Of `starttime` in /proc/PID/stat, counted from the field after the command's name (proc(5)).
+_START_FIELD = 19
+#: The state of an instance that runs although its supervisor doesn't know of it.
+UNSUPERVISED = "unsupervised"
 
 
 @dataclass
@@ -37,13 +42,25 @@ class Found:
         return total
 
     def started(self) -> float | None:
-        """Unix time at which the leader started, from /proc; None without a leader."""
-        if self.leader is None:
-            return None
+        """Unix time at which the leader started, from /proc; None without a leader.
+
+        psutil's own figure is up to a second early: it rounds the time of the boot.
+        """
         try:
-            return psutil.Process(self.leader).create_time()
-        except psutil.Error:
+            fields = Path(f"/proc/{self.leader}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
             return None
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return booted + int(fields[_START_FIELD]) / os.sysconf("SC_CLK_TCK")
+
+
+def columns(found: Found | None) -> dict[str, object]:
+    """What /proc shows of an instance, in a row of `coinmesh status`."""
+    return {
+        "pid": found.leader if found else None,
+        "started": found.started() if found else None,
+        "memory": found.memory() if found else 0,
+    }
 
 
 def mark(home: Path, instance: str, digest: str) -> str:

@@ -8,6 +8,7 @@ the failure and retries.
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from coinmesh_local.steps import dispatch
 from meshkit.settings import KafkaSettings, RedisSettings
 
 TIMEOUT = 30.0
+#: How long a component may take to serve a certificate that it has read.
+EFFECT_SECONDS, POLL_SECONDS = 10.0, 0.2
 #: The brokers' listeners, as kafka.properties names them.
 KAFKA_LISTENERS = ("mtls", "controller")
 
@@ -175,7 +178,9 @@ def main() -> int:
     mesh, name = Mesh.recorded(Home(Path(sys.argv[1]))), sys.argv[2]
     if stale(mesh, name):
         HOOKS[name](mesh)
-    problems = outdated_listeners(mesh, name)
+    deadline = time.monotonic() + EFFECT_SECONDS
+    while (problems := outdated_listeners(mesh, name)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

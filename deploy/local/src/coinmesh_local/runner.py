@@ -226,18 +226,13 @@ class Runner:
         return "\n".join(lines[-TAIL_LINES:])
 
     def status(self) -> dict[str, object]:
-        """What `coinmesh status` shows of it, but for readiness."""
-        started = None
-        if self.pid is not None and psutil.pid_exists(self.pid):
-            started = psutil.Process(self.pid).create_time()
+        """What `coinmesh status` shows of it, but for readiness and what /proc shows."""
         return {
             "name": self.instance.name,
             "component": self.instance.component,
             "kind": self.instance.kind,
             "state": self.state,
             "detail": self.detail,
-            "pid": self.pid,
-            "started": started,
             "restarts": self.restarts,
             "ports": self.instance.ports,
             "log": str(self.instance.log),

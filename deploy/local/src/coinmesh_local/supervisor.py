@@ -137,8 +137,9 @@ class Supervisor:
         for component in self.mesh.closure():
             for name in self.mesh.instance_names(component):
                 runner = self.runners.get(name) or self._runner(component, name)
-                row = runner.status()
-                row["memory"] = found[name].memory() if name in found else 0
+                row = runner.status() | processes.columns(found.get(name))
+                if row["state"] == "stopped" and row["pid"] is not None:
+                    row["state"] = processes.UNSUPERVISED
                 rows.append(row)
         runners = [self.runners[str(row["name"])] for row in rows]
         for row, ready in zip(
@@ -150,7 +151,8 @@ class Supervisor:
     @property
     def idle(self) -> bool:
         """Whether nothing of this home runs or is about to."""
-        return all(r.state in ("stopped", "failed", "done") for r in self.runners.values())
+        ended = all(r.state in ("stopped", "failed", "done") for r in self.runners.values())
+        return ended and not processes.find(self.home.root)
 
     async def _retire(self) -> None:
         """Stop instances that the definitions no longer name (a second gateway, a simulator)."""
