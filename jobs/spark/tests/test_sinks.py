@@ -1,6 +1,5 @@
 """What is written: CQL values against the driver's own reader, buckets, timestamps, events."""
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
@@ -16,7 +15,7 @@ from coinmesh_spark import indicators
 from coinmesh_spark.bars import Bar
 from coinmesh_spark.fold import ChangedBar, ChangedIndicators
 from coinmesh_spark.sinks import cql, rows
-from coinmesh_spark.sinks.cassandra import CassandraSink
+from coinmesh_spark.sinks.cassandra import BATCH_ROWS, CassandraSink
 from meshkit.settings import CassandraSettings
 
 START = 1_723_075_260
@@ -93,10 +92,21 @@ def test_indicator_events_share_what_is_common():
     assert upper.revision == 42
 
 
+class ObservedSink(CassandraSink):
+    """Notes after each round of writes what a reader sees then."""
+
+    def __init__(self, settings, read):
+        super().__init__(settings)
+        self.read, self.seen = read, []
+
+    def _execute(self, pending, concurrency):
+        super()._execute(pending, concurrency)
+        self.seen.append(self.read())
+
+
 @pytest.mark.component
-def test_whoever_reads_a_bar_has_all_before_it(harness):
+def test_bar_becomes_readable_after_all_before_it(harness):
     """A catch-up batch of three hours, read while it is written: always a beginning of it."""
-    sink = CassandraSink(harness.mesh.read(CassandraSettings, "spark-stream"))
     name = f"{harness.venue}.ORDER-USDT"
     starts = [
         START - START % 3600 + 3600 * hour + second for hour in range(3) for second in range(600)
@@ -105,22 +115,46 @@ def test_whoever_reads_a_bar_has_all_before_it(harness):
         rows.bar_row(ChangedBar(name, -8, -8, "1s", replace(BAR, start=start), True), b"run")
         for start in starts
     ]
-    buckets = sorted({rows.bucket("1s", start) for start in starts}, reverse=True)
-    with harness.cassandra() as session, ThreadPoolExecutor(1) as pool:
+    buckets = sorted({rows.bucket("1s", start) for start in starts})
+    with harness.cassandra() as session:
         query = session.prepare(
             "SELECT start_time FROM bars_1s WHERE instrument = ? AND bucket = ?"
         )
-        writing = pool.submit(sink.write, written)
-        seen, reads = 0, 0
-        while seen < len(starts):
-            # The newest first: what is read after it was written before it.
-            found = []
-            for bucket in buckets:
-                moment = datetime.fromtimestamp(bucket, UTC)
-                found = [*session.execute(query, (name, moment)), *found]
-            seen, reads = len(found), reads + 1
-            times = sorted(round(row.start_time.replace(tzinfo=UTC).timestamp()) for row in found)
-            assert times == starts[: len(times)]
-            assert not writing.done() or writing.result() == len(starts)
+
+        def read():
+            times = [
+                row.start_time.replace(tzinfo=UTC).timestamp()
+                for bucket in buckets
+                for row in session.execute(query, (name, datetime.fromtimestamp(bucket, UTC)))
+            ]
+            return sorted(map(round, times))
+
+        sink = ObservedSink(harness.mesh.read(CassandraSettings, "spark-stream"), read)
+        assert sink.write(written) == len(starts)
+        sink.close()
+    assert len(sink.seen) == len(starts) // BATCH_ROWS
+    for seen in sink.seen:
+        assert seen == starts[: len(seen)]
+    assert [len(seen) for seen in sink.seen] == sorted({len(seen) for seen in sink.seen})
+
+
+@pytest.mark.component
+def test_batch_is_routed_to_a_replica_of_its_partition(harness):
+    sink = CassandraSink(harness.mesh.read(CassandraSettings, "spark-stream"))
+    bars = [replace(BAR, start=START + 60 * at) for at in range(2)]
+    written = [rows.bar_row(ChangedBar("sim.A", -8, -8, "1m", bar, True), b"run") for bar in bars]
+    ((_, _, batch),) = sink._statements(written)
+    replicas = sink._cluster.metadata.get_replicas(batch.keyspace, batch.routing_key)
     sink.close()
-    assert reads > 1
+    assert replicas
+
+
+@pytest.mark.component
+def test_rows_of_a_second_are_on_disk_for_eight_days_at_most(harness):
+    query = (
+        "SELECT table_name, default_time_to_live, gc_grace_seconds FROM system_schema.tables"
+        " WHERE keyspace_name = 'coinmesh'"
+    )
+    with harness.cassandra() as session:
+        kept = {row[0]: row[1] + row[2] for row in session.execute(query)}
+    assert {kept[f"{table}_1s"] for table in ("bars", "indicators")} == {8 * 86_400}

@@ -82,8 +82,8 @@ class CassandraSink:
             auth_provider=CertificateAuthProvider() if tls else None,
             protocol_version=5,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
-            # Nothing here reads the schema; each DDL would cost a refresh.
-            schema_metadata_enabled=False,
+            # The driver routes by token only if it knows the keyspace's replication.
+            schema_metadata_enabled=True,
             token_metadata_enabled=True,
         )
         try:
