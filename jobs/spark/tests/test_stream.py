@@ -142,3 +142,16 @@ def test_the_archive_keeps_all_as_it_is_and_fills_recent_trades(harness):
         assert archived[at] == [key, value, expected_id]
     with store.open_input_stream(f"{harness.bucket}/raw/_schemas/{schema_id}") as text:
         assert b"message Trade {" in text.read()
+
+
+def test_archive_that_is_behind_does_not_wait_for_its_trigger(harness):
+    """At one batch of 100 records an hour it would take thirty hours."""
+    send(harness, market(harness, 1, 0, count=3_000))
+    quick = {"SPARK_ARCHIVE_TRIGGER": 3600, "SPARK_ARCHIVE_MAX_OFFSETS": 100}
+
+    def archived():
+        objects = harness.archived(topics.TRADES.name).values()
+        return sum(last + 1 - first for found in objects for first, last, _ in found)
+
+    with harness.running("--only", "archive", **quick) as process:
+        harness.until(lambda: archived() > 500, process)

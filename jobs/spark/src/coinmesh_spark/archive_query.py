@@ -16,6 +16,8 @@ from coinmesh_spark.session import ARCHIVE_POOL, jvm_pid, kafka_options
 from coinmesh_spark.settings import StreamSettings
 
 NAME: Final = "archive"
+_POLL_SECONDS: Final = 5.0
+"""How often the query looks whether there is a whole batch."""
 
 
 class ArchiveQuery:
@@ -42,12 +44,17 @@ class ArchiveQuery:
         """Start the query where its checkpoint stands."""
         self._pids["jvm"] = jvm_pid(session)
         session.sparkContext.setLocalProperty("spark.scheduler.pool", ARCHIVE_POOL)
+        most, delay = self._settings.spark_archive_max_offsets, self._settings.spark_archive_trigger
+        poll = min(_POLL_SECONDS, delay)
         return (
             session.readStream.format("kafka")
             .options(**kafka_options(self._settings))
             .option("subscribe", ",".join(topic.name for topic in topics.ARCHIVED))
             .option("includeHeaders", "true")
-            .option("maxOffsetsPerTrigger", str(self._settings.spark_archive_max_offsets))
+            .option("maxOffsetsPerTrigger", str(most))
+            # While it is behind by a whole batch, the next one begins without the delay.
+            .option("minOffsetsPerTrigger", str(most))
+            .option("maxTriggerDelay", f"{round(delay * 1000)}ms")
             .load()
             .select(
                 "topic",
@@ -63,9 +70,7 @@ class ArchiveQuery:
             .option(
                 "checkpointLocation", str(self._settings.spark_checkpoint_dir.absolute() / NAME)
             )
-            .trigger(
-                processingTime=f"{round(self._settings.spark_archive_trigger * 1000)} milliseconds"
-            )
+            .trigger(processingTime=f"{round(poll * 1000)} milliseconds")
             .foreachBatch(self._run)
             .start()
         )

@@ -82,7 +82,10 @@ class StreamSettings(ArchiveSettings, ServiceSettings):
         200_000, gt=0, description="trades per batch at most", examples=["200000"]
     )
     spark_archive_trigger: float = Field(
-        60.0, ge=0, description="seconds between two archive batches", examples=["60"]
+        60.0,
+        gt=0,
+        description="longest time between two archive batches, in seconds",
+        examples=["60"],
     )
     spark_archive_max_offsets: int = Field(
         400_000, gt=0, description="records per archive batch at most", examples=["400000"]
