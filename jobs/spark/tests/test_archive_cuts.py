@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinmesh_spark.archive_task import _runs
+from coinmesh_spark.archive_task import _cut, _runs
 
 PLACES = [("market.quotes.v1", 0), ("market.quotes.v1", 1), ("market.trades.v1", 1)]
 
@@ -32,3 +32,35 @@ def test_each_piece_is_of_one_partition_and_nothing_is_lost(parts, size):
         assert set(piece["partition"].to_pylist()) == {place[1]}
     cuts = sum(a != b for a, b in pairwise(places)) + len(table.to_batches(max_chunksize=size))
     assert len(found) <= cuts
+
+
+def cut(sizes, max_bytes, chunk):
+    """Sizes of the pieces' records, of records with a value of each size, read in chunks."""
+    table = pa.table(
+        {
+            "key": pa.array([None] * len(sizes), pa.binary()),
+            "value": pa.array([b"v" * size for size in sizes], pa.binary()),
+        }
+    )
+    batches = iter(table.to_batches(max_chunksize=chunk))
+    return [
+        [len(value) for value in piece["value"].to_pylist()] for piece in _cut(batches, max_bytes)
+    ]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 60), st.integers(1, 7))
+def test_cut_keeps_each_record_once_below_the_limit(sizes, max_bytes, chunk):
+    pieces = cut(sizes, max_bytes, chunk)
+    assert [size for piece in pieces for size in piece] == sizes
+    for piece in pieces:
+        assert piece
+        assert sum(piece) <= max_bytes or sum(size > 0 for size in piece) == 1
+    for piece, following in pairwise(pieces):
+        assert sum(piece) + following[0] > max_bytes
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 60), st.integers(1, 7))
+def test_cut_does_not_depend_on_how_records_were_read(sizes, max_bytes, chunk):
+    assert cut(sizes, max_bytes, chunk) == cut(sizes, max_bytes, len(sizes) + 1)

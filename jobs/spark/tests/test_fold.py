@@ -188,6 +188,22 @@ def test_bars_and_indicators_equal_the_reference():
     }  # fmt: skip
 
 
+def test_look_backs_of_an_hour_and_a_day_fill():
+    """RSI looks back on 140 bars and EMA on 200: 230 days of a trade every eight hours."""
+    rng = random.Random(7)
+    rows = [
+        ("sim.A", 1 + at, START + at * 8 * 3600 * S, rng.randrange(10**9, 2 * 10**9), 10**6, True)
+        for at in range(3 * 230)
+    ]
+    folded = Folded()
+    for batch in in_batches(rows, range(97, len(rows), 97)):
+        folded.feed(batch)
+    check(folded, rows, watermarks(rows, folded.rules))
+    for interval in ("1h", "1d"):
+        kinds = {key[3] for key in folded.indicators if key[1] == interval}
+        assert {"ema/20/", "rsi/14/"} <= kinds, interval
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 10**6), max_size=12))
 def test_order_repetition_and_batches_change_nothing(seed, cuts):
