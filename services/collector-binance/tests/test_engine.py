@@ -5,62 +5,32 @@ from typing import Any
 
 import msgspec
 import pytest
+from engine_bench import (
+    BOOKS,
+    DEAD,
+    GAPS,
+    INSTRUMENTS,
+    MICRO,
+    PRICE,
+    QUOTES,
+    REST,
+    TRADES,
+    A,
+    B,
+    Bench,
+)
 
-from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core.commands import ControlReply, WantSnapshot, WantTrades
-from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Input
 from collector_binance.core.session import Checkpoint, Continuation, OpenHole
-from collector_binance.digest import parse
 from collector_binance.testing import (
     BEGIN_MS,
-    BEGIN_NS,
     SYMBOL,
     Book,
-    Twins,
     combined,
     past_trade,
     text,
     trade,
 )
-
-TRADES, QUOTES, BOOKS = "market.trades.v1", "market.quotes.v1", "market.books.v1"
-GAPS, DEAD, INSTRUMENTS = "ingest.gaps.v1", "ingest.dlq.v1", "market.instruments.v1"
-A, B, REST = "binance/s/1", "binance/s/2", "binance/s/0"
-STREAMS = [f"{SYMBOL.lower()}@{s}" for s in ("trade", "bookTicker", "depth@100ms", "kline_1m")]
-MICRO = "wss://x/stream?timeUnit=MICROSECOND"
-PRICE = 100 * 10**8
-
-
-class Bench:
-    """An engine, and the events that it has made."""
-
-    def __init__(self, *, admits_any: bool = False) -> None:
-        self.engine = Twins(Headers.offline(), admits_any=admits_any)
-        self.events: list[tuple[str, Any]] = []
-        self.now = BEGIN_NS
-
-    def give(self, kind: str, connection: str = A, payload: bytes = b"", context: str = "") -> None:
-        number = FrameKind.Value(f"FRAME_KIND_{kind}")
-        records = self.engine.apply(Input(number, connection, self.now, payload, context, 200))
-        self.events += [(topic, parse(topic, value)) for topic, _, value in records]
-
-    def open(self, connection: str = A, url: str = "wss://x/stream") -> None:
-        self.give("CONNECT", connection, context=url)
-        control = {"method": "SUBSCRIBE", "params": STREAMS, "id": 1}
-        self.give("SUBSCRIPTION", connection, json.dumps(control).encode())
-
-    def send(self, frame: bytes, connection: str = A, after_ns: int = 1000) -> None:
-        self.now += after_ns
-        self.give("MESSAGE", connection, frame)
-
-    def of(self, topic: str) -> list[Any]:
-        return [event for name, event in self.events if name == topic]
-
-    def commands(self) -> list[Any]:
-        commands = self.engine.commands[:]
-        self.engine.commands.clear()
-        return commands
 
 
 @pytest.fixture
@@ -376,35 +346,6 @@ def test_instruments_are_published_when_they_change(bench: Bench) -> None:
         body = json.dumps({"symbols": [info | {"status": status}]}).encode()
         bench.give("REST", REST, body, "GET /api/v3/exchangeInfo")
     assert [event.status for event in bench.of(INSTRUMENTS)] == ["TRADING", "BREAK"]
-
-
-def test_an_answer_that_refuses_leaves_an_unrepairable_gap(bench: Bench) -> None:
-    bench.send(trade(1))
-    bench.send(trade(3))
-    number = FrameKind.FRAME_KIND_REST
-    target = f"GET /api/v3/historicalTrades?symbol={SYMBOL}&fromId=2&limit=1"
-    records = bench.engine.apply(Input(number, REST, bench.now, b"{}", target, 400))
-    gap = parse(*next((topic, value) for topic, _, value in records))
-    assert gap.state == 4  # type: ignore[attr-defined]
-
-
-def test_given_up_gap_reopens_when_its_repair_is_retried(bench: Bench) -> None:
-    bench.send(trade(1))
-    bench.send(trade(4))
-    target = f"GET /api/v3/historicalTrades?symbol={SYMBOL}&fromId=2&limit=2"
-    refused = Input(FrameKind.FRAME_KIND_REST, REST, bench.now, b"{}", target, 400)
-    (record,) = bench.engine.apply(refused)
-    lost: Any = parse(record[0], record[2])
-    bench.commands()
-    payload = json.dumps({"symbol": SYMBOL, "gap_id": lost.gap_id}).encode()
-    bench.give("SUBSCRIPTION", REST, payload, "retry-gap")
-    assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
-    body = json.dumps([past_trade(2), past_trade(3)]).encode()
-    bench.give("REST", REST, body, target)
-    opened, reopened, repaired = bench.of(GAPS)
-    assert {gap.gap_id for gap in (opened, lost, reopened, repaired)} == {opened.gap_id}
-    assert (opened.state, lost.state, reopened.state, repaired.state) == (1, 4, 1, 2)
-    assert opened.revision < lost.revision < reopened.revision < repaired.revision
 
 
 def test_gap_ids_are_not_reused_when_ids_run_again(bench: Bench) -> None:

@@ -51,6 +51,7 @@ class SlowKafka:
         self.sent: list[Any] = []
         self.asked: list[asyncio.Future[None]] = []
         self.more = asyncio.Event()
+        self.acknowledged = asyncio.Event()
 
     def produce_nowait(self, *record: Any) -> None:
         if len(self.sent) >= self.room:
@@ -69,6 +70,11 @@ class SlowKafka:
         await taken
         self.sent.append(record)
         self.room += 1
+
+    async def flush(self, timeout: float) -> None:  # noqa: ASYNC109
+        del timeout
+        self.sent.append(("flush", b"", b""))
+        await self.acknowledged.wait()
 
     async def take_frames(self, room: int) -> None:
         """Acknowledge the frames that were sent, and make room for events."""
@@ -125,6 +131,22 @@ async def test_an_event_is_sent_when_kafka_has_its_frame() -> None:
     assert sent(kafka, TRADES) == [b"1", b"2"]
     order = [name for name, *_ in kafka.sent]
     assert order == ["ingest.frames.v1", TRADES] * 2
+
+
+async def test_gap_record_waits_until_earlier_trades_are_acknowledged() -> None:
+    """They are on different partitions: a crash between them must not leave a false REPAIRED."""
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=100)
+    feed.put(TRADES, b"a", b"1")
+    feed.put("ingest.gaps.v1", b"a", b"repaired")
+    drained = asyncio.create_task(feed.outlet.drain())
+    await kafka.take_frames(room=5)
+    await until(lambda: ("flush", b"", b"") in kafka.sent)
+    assert sent(kafka, TRADES) == [b"1"]
+    assert sent(kafka, "ingest.gaps.v1") == []
+    kafka.acknowledged.set()
+    await drained
+    assert sent(kafka, "ingest.gaps.v1") == [b"repaired"]
 
 
 async def test_without_kafka_reading_pauses_and_only_quotes_are_replaced() -> None:

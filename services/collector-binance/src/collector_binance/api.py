@@ -124,8 +124,13 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         """Stop collecting an instrument."""
         _check(request.collector)
         _, connections = self._running()
-        symbol = self._collector.catalogue.symbol_of(request.instrument)
-        name = instrument_name(symbol, self._collector.catalogue.infos.get(symbol))
+        # One that the exchange has delisted is no longer in its catalogue.
+        infos = self._collector.catalogue.infos
+        collected = {instrument_name(each, infos.get(each)): each for each in connections.symbols}
+        symbol = collected.get(request.instrument) or request.instrument.upper()
+        if symbol not in connections.symbols:
+            symbol = self._collector.catalogue.symbol_of(request.instrument)
+        name = instrument_name(symbol, infos.get(symbol))
         async with self._on_record(AUDIT_ACTION_SUBSCRIPTION_REMOVE, name, context):
             if not await connections.remove(symbol):
                 raise NotFound(

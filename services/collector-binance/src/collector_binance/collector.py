@@ -76,6 +76,8 @@ class Collector:
         self.rest = RestClient(settings, metrics)
         self.catalogue = Catalogue(self.rest)
         self._recorder: FrameRecorder | None = None
+        # Once seen as trading: what was then removed by RPC isn't added again.
+        self._known: set[str] = set()
         self._outlet: Outlet | None = None
         self._producer: Producer | None = None
         self._requests: Requests | None = None
@@ -116,6 +118,7 @@ class Collector:
         await self._cleanup.enter_async_context(self.rest)
         await self._read_catalogue()
         symbols = self._chosen()
+        self._known = set(self.catalogue.trading())
         left = await checkpoint.read(self.settings, symbols)
         self._wire(ids, self._producer)
         assert self.engine is not None
@@ -144,12 +147,20 @@ class Collector:
         assert outlet is not None
         assert recorder is not None
         sequence = engine.sequence
-        events: Sequence[Outgoing] = engine.process(frame, receive_ns, connection)
+        full = recorder.message(frame, receive_ns, connection, sequence)
+        events: Sequence[Outgoing] = ()
+        try:
+            events = engine.process(frame, receive_ns, connection)
+        except BaseException:
+            # Recorded and counted whatever happens, so that the archived session stays readable.
+            engine.sequence = sequence + 1
+            outlet.put((), full)
+            raise
         traces = self._traces
         traces.wait -= 1
         if traces.wait < 0:
             events = traces.choose(events, receive_ns, connection)
-        outlet.put(events, recorder.message(frame, receive_ns, connection, sequence))
+        outlet.put(events, full)
         if engine.commands:
             self._carry_out()
 
@@ -160,8 +171,14 @@ class Collector:
         assert outlet is not None
         assert recorder is not None
         sequence = engine.sequence
-        events = engine.apply(given)
-        outlet.put(events, recorder.add(given, sequence))
+        full = recorder.add(given, sequence)
+        try:
+            events = engine.apply(given)
+        except BaseException:
+            engine.sequence = sequence + 1
+            outlet.put((), full)
+            raise
+        outlet.put(events, full)
         if engine.commands:
             self._carry_out()
 
@@ -216,8 +233,15 @@ class Collector:
         self.connections = Connections(
             self.settings, self.session, self.give, self.frame, self.metrics
         )
-        self._outlet.on_pressure = self.connections.pause
+        self._outlet.on_pressure = self._pause
         measures.export(self.engine, self.metrics)
+
+    def _pause(self, paused: bool) -> None:
+        """Nothing is read from the exchange while Kafka takes nothing, neither stream nor REST."""
+        assert self.connections is not None
+        assert self._requests is not None
+        self.connections.pause(paused)
+        self._requests.pause(paused)
 
     async def _schema_ids(self) -> SchemaIds:
         wanted: dict[str, type[Message]] = {}
@@ -282,6 +306,8 @@ class Collector:
             except Unavailable as error:
                 _log.warning("%s", error.message, extra={"reason": error.reason})
                 continue
+            if self.settings.symbols is None:
+                await self._follow_listings(self.catalogue.trading())
             symbols = self.connections.symbols
             for given in self.catalogue.inputs(self.rest_connection, symbols):
                 self.give(given)
@@ -290,6 +316,17 @@ class Collector:
                 if info is None or info.status != TRADING:
                     status = info.status if info else "delisted"
                     _log.warning("%s does not trade: %s", symbol, status)
+
+    async def _follow_listings(self, trading: Sequence[str]) -> None:
+        """All that trade are collected: begin with what was listed, stop with what was delisted."""
+        assert self.connections is not None
+        collected = set(self.connections.symbols)
+        for symbol in sorted(set(trading) - collected - self._known):
+            await self.add(symbol)
+        for symbol in sorted(collected - set(self.catalogue.infos)):
+            _log.warning("%s was delisted; it is collected no longer", symbol)
+            await self.connections.remove(symbol)
+        self._known = {*trading, *self._known}
 
     async def _measure_clock(self) -> None:
         """The exchange's clock against ours; told, never used to change a time."""

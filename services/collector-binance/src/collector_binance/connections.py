@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -104,17 +104,27 @@ class Connections:
                 slot.task.add_done_callback(self._slot_ended)
             else:
                 for connection in list(slot.connections):
-                    await self.subscribe(connection, fresh)
+                    await self._change(connection, self.subscribe(connection, fresh))
 
     async def remove(self, symbol: str) -> bool:
         """Stop collecting a symbol; False when it was not collected."""
         for slot in self._slots:
             if symbol in slot.symbols:
                 slot.symbols.remove(symbol)
+                names = stream_names(symbol)
                 for connection in list(slot.connections):
-                    await self._ask(connection, "UNSUBSCRIBE", stream_names(symbol))
+                    asked = self._ask(connection, "UNSUBSCRIBE", names)
+                    await self._change(connection, asked)
                 return True
         return False
+
+    async def _change(self, connection: Connection, change: Awaitable[None]) -> None:
+        """Await a change of subscriptions; a connection that breaks meanwhile is replaced."""
+        try:
+            await change
+        except (OSError, TimeoutError) as error:
+            _log.warning("%s: %s", connection.name, error)
+            self.end(connection, "the subscription failed")
 
     async def watch(self) -> None:
         """Wait for ever; raises when a slot fails by a fault of ours."""
@@ -148,16 +158,29 @@ class Connections:
         for connection in self.open.values():
             connection.socket.pause(paused)
 
-    def is_stalled(self, connection: Connection) -> bool:
-        """Whether a connection has been silent for too long."""
-        silent = (time.time_ns() - connection.socket.last_message_ns) / 1e9
-        return self._reading.is_set() and silent > self._settings.binance_stall_seconds
+    def is_stalled(self, connection: Connection, patience: float = 1.0) -> bool:
+        """Whether a connection has been silent for too long, by a clock that nobody sets."""
+        silent = time.monotonic() - connection.socket.last_message
+        return self._reading.is_set() and silent > patience * self._settings.binance_stall_seconds
+
+    async def align(self, connection: Connection, symbols: list[str]) -> None:
+        """Subscribe what of the symbols a connection lacks, unsubscribe what is none of them."""
+        while True:
+            wanted = {name for symbol in symbols for name in stream_names(symbol)}
+            surplus = sorted(connection.streams - wanted)
+            missing = sorted(wanted - connection.streams)
+            if not missing and not surplus:
+                return
+            for method, names in (("UNSUBSCRIBE", surplus), ("SUBSCRIBE", missing)):
+                for start in range(0, len(names), NAMES_PER_MESSAGE):
+                    await self._ask(connection, method, names[start : start + NAMES_PER_MESSAGE])
 
     def on_reply(self, name: str, frame: bytes) -> None:
         """An answer to a control message, or the announcement of a shutdown."""
         connection = self.open.get(name)
         if connection is None:
             return
+        connection.control_messages += 1
         if b"serverShutdown" in frame:
             _log.info("the exchange will close %s; opening another", name)
             connection.shutdown.set()

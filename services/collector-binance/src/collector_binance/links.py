@@ -51,7 +51,7 @@ class Connection:
     connect_time: datetime
     expires: float
     streams: set[str] = field(default_factory=set)
-    messages: int = 0
+    control_messages: int = 0
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
     replies: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
     control: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast
 
@@ -28,6 +29,7 @@ Outgoing = Record | TracedRecord
 
 _log = logging.getLogger(__name__)
 _QUOTES: Final = topics.QUOTES.name
+_GAPS: Final = topics.GAPS.name
 
 
 class Outlet:
@@ -148,6 +150,10 @@ class Outlet:
         send = cast(Callable[..., None], self._producer.produce_nowait)
         wait = cast(Callable[..., Awaitable[None]], self._producer.produce)
         for record in events:
+            if record[0] == _GAPS:
+                # On another partition than its trades: a gap must not be called repaired before
+                # Kafka has them.
+                await self._producer.flush(math.inf)
             try:
                 send(*record)
             except BufferError:

@@ -27,6 +27,9 @@ DEFAULT_WEIGHT_LIMIT: Final = 6000
 RESERVE: Final = 0.2
 """The share of the minute's weight that is left alone: others may share our address."""
 
+HISTORY_PATH: Final = "/api/v3/historicalTrades"
+"""The one path that the market-data host does not serve."""
+
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
 _HEADERS: Final = {"X-MBX-TIME-UNIT": "MICROSECOND"}
 _WAITS: Final = {429: 5.0, 418: 120.0, 403: 60.0, 451: 300.0}
@@ -90,6 +93,7 @@ class RestClient:
 
     def __init__(self, settings: CollectorSettings, metrics: Metrics) -> None:
         self.url = settings.binance_rest_url
+        self._history_url = settings.history_url
         self._settings = settings
         self.budget = WeightBudget()
         self._blocked_until = 0.0
@@ -155,7 +159,8 @@ class RestClient:
     async def _try(self, target: str) -> Answer | None:
         """One request; None when it is to be repeated."""
         began = time.time_ns()
-        async with self._session.get(self.url + target) as response:
+        base = self._history_url if target.startswith(HISTORY_PATH) else self.url
+        async with self._session.get(base + target) as response:
             body = await response.read()
             status = response.status
             receive_ns = time.time_ns()

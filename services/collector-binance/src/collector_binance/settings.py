@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from meshkit.audit import AuditSettings
 from meshkit.settings import HttpUrl, ServiceSettings
+
+MARKET_DATA_HOST: Final = "data-api.binance.vision"
+HISTORY_URL: Final = "https://api.binance.com"
 
 
 def _ws_url(text: str) -> str:
@@ -38,6 +42,12 @@ class CollectorSettings(ServiceSettings, AuditSettings):
         "https://data-api.binance.vision",
         description="the exchange's REST address without a path",
         examples=["https://data-api.binance.vision"],
+    )
+    binance_history_url: HttpUrl | None = Field(
+        None,
+        description="the REST address for historicalTrades, where it differs: the market-data "
+        "host does not serve it; default https://api.binance.com beside that host, else the same",
+        examples=["https://api1.binance.com"],
     )
     binance_mtls: bool = Field(
         False,
@@ -74,6 +84,18 @@ class CollectorSettings(ServiceSettings, AuditSettings):
         description="events that wait for Kafka before reading from the exchange pauses",
         examples=["20000"],
     )
+
+    @property
+    def history_url(self) -> str:
+        """The REST address that serves historicalTrades.
+
+        https://github.com/binance/binance-spot-api-docs/blob/master/faqs/market_data_only.md lists
+        what the market-data host serves; alternates of the other: api-gcp, api1 to api4.
+        """
+        if self.binance_history_url is not None:
+            return self.binance_history_url
+        is_market_data = urlsplit(self.binance_rest_url).hostname == MARKET_DATA_HOST
+        return HISTORY_URL if is_market_data else self.binance_rest_url
 
     @property
     def symbols(self) -> list[str] | None:

@@ -15,6 +15,7 @@ from meshkit.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 OVERLAP_SECONDS: Final = 2.0
+MOST_PATIENCE: Final = 64.0
 
 
 class Carrier(Protocol):
@@ -24,8 +25,12 @@ class Carrier(Protocol):
         """Open a subscribed connection."""
         ...
 
-    def is_stalled(self, connection: Connection) -> bool:
-        """Whether it has been silent for too long."""
+    async def align(self, connection: Connection, symbols: list[str]) -> None:
+        """Subscribe what of the symbols it lacks, and unsubscribe what is none of them."""
+        ...
+
+    def is_stalled(self, connection: Connection, patience: float) -> bool:
+        """Whether it has been silent for so many times the usual."""
         ...
 
     def end(self, connection: Connection, reason: str) -> None:
@@ -42,6 +47,7 @@ class Slot:
         self.connections: list[Connection] = []
         self.task: asyncio.Task[None] | None = None
         self.subscribed = False
+        self._patience = 1.0
 
     async def run(self) -> None:
         """Do it for ever."""
@@ -72,8 +78,16 @@ class Slot:
             _log.warning("the exchange's streams can't be opened: %s; retrying", problem)
             await backoff.wait()
             return None
-        _log.info("%s carries %d symbols", connection.name, len(self.symbols))
         self.connections.append(connection)
+        # Symbols may have come and gone while it was being opened; from here on `add` and `remove`
+        # reach it.
+        try:
+            await self._all.align(connection, self.symbols)
+        except (OSError, WSError, TimeoutError, ReplyError) as error:
+            self._drop(connection, str(error) or type(error).__name__)
+            await backoff.wait()
+            return None
+        _log.info("%s carries %d symbols", connection.name, len(self.symbols))
         return connection
 
     async def _watch(self, connection: Connection) -> str | None:
@@ -89,7 +103,11 @@ class Slot:
                 )
                 if connection.socket.ended.done():
                     return connection.socket.ended.result()
-                if self._all.is_stalled(connection):
+                if self._all.is_stalled(connection, self._patience):
+                    # A quiet market is no stall: each connection in a row that was silent from its
+                    # beginning is given twice the time of the one before.
+                    quiet = connection.socket.messages <= connection.control_messages
+                    self._patience = min(MOST_PATIENCE, 2 * self._patience) if quiet else 1.0
                     return session.STALLED
                 if shutdown.done() or time.monotonic() >= connection.expires:
                     return None

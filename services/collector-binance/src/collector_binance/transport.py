@@ -33,7 +33,8 @@ class Socket(WSListener):
         self._parts: list[bytes] = []
         self._reason = ""
         self._transport: WSTransport | None = None
-        self.last_message_ns = time.time_ns()
+        self.last_message = time.monotonic()
+        self.messages = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -45,7 +46,8 @@ class Socket(WSListener):
         receive_ns = time.time_ns()
         kind = frame.msg_type
         if kind in (_TEXT, _BINARY, _CONTINUATION):
-            self.last_message_ns = receive_ns
+            self.last_message = time.monotonic()
+            self.messages += 1
             payload = frame.get_payload_as_bytes()
             if not frame.fin:
                 self._parts.append(payload)
@@ -87,7 +89,7 @@ class Socket(WSListener):
         if paused:
             raw.pause_reading()
         else:
-            self.last_message_ns = time.time_ns()
+            self.last_message = time.monotonic()
             raw.resume_reading()
 
 

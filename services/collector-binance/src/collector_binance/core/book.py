@@ -15,6 +15,7 @@ anew without an interruption (`renewal`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -23,16 +24,19 @@ from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
 from collector_binance.core.audit import Audit
 from collector_binance.core.commands import Command, WantSnapshot
+from collector_binance.core.deltas import Delta, read
 from collector_binance.core.encode import Encoder, Record
 from collector_binance.core.gaps import GapLog, Hole
 from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
 from collector_binance.core.renewal import Margins, Renewal, is_cut
-from collector_binance.core.units import Levels, parse_sides
+from collector_binance.core.restart import Restart
+from collector_binance.core.units import parse_sides
 
 PUBLISHED_LEVELS: Final = 1000
 SNAPSHOT_EVERY_NS: Final = 60 * 10**9
-BUFFERED_DELTAS: Final = 10_000
+# A minute: a snapshot is made after its request was sent, so older deltas are covered by it.
+BUFFERED_DELTAS: Final = 600
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
 
 
@@ -43,19 +47,6 @@ class BookState(StrEnum):
     BUFFERING = "buffering"
     SYNCED = "live"
     STALE = "stale"
-
-
-@dataclass(slots=True)
-class Delta:
-    """One depth event, its levels in units; `time` is the venue's, in microseconds."""
-
-    first_id: int
-    last_id: int
-    time: int
-    receive_ns: int
-    bids: Levels
-    asks: Levels
-    data: DepthData
 
 
 @dataclass(slots=True)
@@ -85,6 +76,7 @@ class Book:
         last_id: The update id of the book held; None before the first snapshot.
         last_time: The venue's time (µs) of the last delta applied.
         suspect: Why the next hole would be there, when something happened that can cause one.
+        on_restart: Called when the venue's update ids began anew.
         resyncs: Snapshots joined after the first.
     """
 
@@ -100,6 +92,8 @@ class Book:
         self.renewal: Renewal[Delta] | None = None
         self._attempts = 0
         self._joined = 0
+        self._restart = Restart()
+        self.on_restart: Callable[[], None] = lambda: None
         self._published_ns = 0
         self.observer: BookObserver | None = None
         self.bids, self.asks, self.audit = parts.bids, parts.asks, parts.audit
@@ -127,11 +121,11 @@ class Book:
         Raises:
             DecimalError: A level can't be held; the state is unchanged.
         """
-        self._on_applicable(_read(data, scale, receive_ns), out)
+        self._on_applicable(read(data, scale, receive_ns), out)
 
     def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
         """Nothing but the errors that `on_depth` has with a delta."""
-        delta = _read(data, scale, receive_ns)
+        delta = read(data, scale, receive_ns)
         self._encode(delta)
 
     def _encode(self, delta: Delta) -> Record:
@@ -143,13 +137,21 @@ class Book:
         assert last is not None
         if delta.last_id <= last:
             self.duplicates += 1
+            if self._restart.is_new(delta.last_id, delta.time, self.last_time):
+                detail = f"update ids began anew after {last}"
+                span = (delta.first_id, delta.last_id)
+                cause = GapCause.GAP_CAUSE_SEQUENCE_RESET
+                self._buffer.append(delta)
+                self._break(span, cause, detail, delta.receive_ns, out)
+                self.last_id = 0
+                self.on_restart()
             return
         if delta.first_id > last + 1:
             span = (last + 1, delta.first_id - 1)
             cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
             detail = f"updates jumped from {last} to {delta.first_id}"
-            self._break(span, cause, detail, delta.receive_ns, out)
             self._buffer.append(delta)
+            self._break(span, cause, detail, delta.receive_ns, out)
             return
         self.suspect = None
         if self._apply(delta, out):
@@ -172,7 +174,7 @@ class Book:
 
     def _widen(self, renewal: Renewal[Delta], delta: Delta, out: list[Record]) -> None:
         """Join a newer snapshot once the stream has reached it."""
-        renewal.deltas.append(delta)
+        renewal.add(delta.last_id, delta)
         if renewal.snapshot is not None and renewal.snapshot.last_update_id <= delta.last_id:
             self._renew(renewal, renewal.snapshot, delta.receive_ns, out)
 
@@ -180,13 +182,12 @@ class Book:
         self, renewal: Renewal[Delta], snapshot: BookSnapshot, receive_ns: int, out: list[Record]
     ) -> None:
         last = snapshot.last_update_id
-        if last < renewal.since or renewal.overflown:
-            assert self.last_id is not None
+        if last < renewal.since:
             self._attempts += 1
-            self.renewal = Renewal(self.last_id) if renewal.overflown else renewal
+            renewal.snapshot = None
             self._want()
             return
-        later = [delta for delta in renewal.deltas if delta.last_id > last]
+        later = [delta for last_id, delta in renewal.deltas if last_id > last]
         self._hold(snapshot, renewal.limit)
         for delta in later:
             self.bids.apply(*delta.bids)
@@ -310,9 +311,10 @@ class Book:
         self.suspect = cause
         self.audit.reset()
 
-    def resume(self) -> None:
-        """Ask again for a snapshot that is still needed: the request was lost with its session."""
+    def refused(self) -> None:
+        """The answer to a request for a snapshot can't be used: request it again, later."""
         if self.renewal is not None or self.state in (BookState.BUFFERING, BookState.STALE):
+            self._attempts += 1
             self._want()
 
     def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
@@ -381,17 +383,10 @@ class Book:
         self.suspect = None
         self.renewal = None
         self.audit.reset()
-        self.publish(receive_ns, out, stale=True)
+        # First: what can't be published must not keep the book from being rebuilt.
         self._want()
+        self.publish(receive_ns, out, stale=True)
 
     def _want(self) -> None:
         urgent = self.state is BookState.STALE
         self._commands.append(WantSnapshot(self._encoder.symbol, urgent, self._attempts))
-
-
-def _read(data: DepthData, scale: int, receive_ns: int) -> Delta:
-    if data.first_id > data.last_id:
-        raise ValueError(f"update ids run backwards: {data.first_id} to {data.last_id}")
-    bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
-    time = data.publish_time * scale
-    return Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)

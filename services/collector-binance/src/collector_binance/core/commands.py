@@ -19,12 +19,11 @@ class WantSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class WantTrades:
-    """Up to 1,000 trades of a symbol from an id on, over REST; `attempt` counts from 0."""
+    """Up to 1,000 trades of a symbol from an id on, over REST."""
 
     symbol: str
     first_id: int
     limit: int
-    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,7 +253,7 @@ class Engine:
     def _rest(self, given: Input, out: list[Record]) -> None:
         path, _, query = given.context.partition(" ")[2].partition("?")
         arguments = {name: values[0] for name, values in parse_qs(query).items()}
-        if path.endswith("/exchangeInfo"):
+        if path.endswith("/exchangeInfo") and given.status == 200:
             for raw in decode_exchange_info(given.payload).symbols:
                 self.define(decode_symbol_info(raw), given.receive_ns, out)
             return
@@ -264,13 +264,15 @@ class Engine:
         market = self.markets.get(arguments.get("symbol", ""))
         if market is None:
             return
-        if path.endswith("/depth"):
+        if path.endswith("/depth") and given.status != 200:
+            market.book.refused()
+        elif path.endswith("/depth"):
             try:
                 snapshot = decode_book_snapshot(given.payload)
                 limit = int(arguments["limit"]) if "limit" in arguments else None
                 market.book.on_snapshot(snapshot, given.receive_ns, out, limit)
             except _BAD_INPUT:
-                market.book.resume()
+                market.book.refused()
                 raise
         elif path.endswith("/historicalTrades"):
             self._past_trades(market, given, arguments, out)
@@ -353,7 +355,7 @@ class Engine:
         """A message that can't be used: a dead letter, and the reason of the hole it leaves."""
         cause = GapCause.GAP_CAUSE_MALFORMED_FRAME
         link = self.links[given.connection]
-        for _, market, channel, _ in [route] if route else link.routes.values():
+        for _, market, channel, _ in [route] if route else _named(link, given.payload):
             if channel is Channel.TRADE:
                 market.trades.suspect = market.trades.suspect or cause
             elif channel is Channel.BOOK:
@@ -376,6 +378,14 @@ class Engine:
                 encoder=market.encoder if market else None,
             )
         )
+
+
+def _named(link: Link, frame: bytes) -> list[Route]:
+    """The routes that a damaged frame may belong to: those it names, or the only market's."""
+    routes = list(link.routes.items())
+    named = [route for name, route in routes if name in frame]
+    is_one = len({id(route[1]) for _, route in routes}) == 1
+    return [route for _, route in routes] if is_one and not named else named
 
 
 def _reason(error: Exception) -> str:

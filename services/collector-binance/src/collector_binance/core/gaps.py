@@ -18,6 +18,23 @@ def count(spans: Iterable[Span]) -> int:
     return sum(last - first + 1 for first, last in spans)
 
 
+def split(spans: Iterable[Span], within: Span) -> tuple[list[Span], list[Span]]:
+    """The parts of spans that are inside a span, and those that are outside."""
+    low, high = within
+    inside: list[Span] = []
+    outside: list[Span] = []
+    for first, last in spans:
+        parts = (
+            (outside, first, min(last, low - 1)),
+            (inside, max(first, low), min(last, high)),
+            (outside, max(first, high + 1), last),
+        )
+        for target, begin, end in parts:
+            if begin <= end:
+                target.append((begin, end))
+    return inside, outside
+
+
 @dataclass(slots=True)
 class Hole:
     """One gap and what is still missing of it.
@@ -32,6 +49,9 @@ class Hole:
         end_time: The venue's time (µs) of the first event after it.
         missing: What has not been seen yet and may still come, in order.
         lost: What is believed not to be had any more, in order.
+        failed_attempts: Attempts to repair it that failed since the last one that did not.
+        refused_ns: When the first of them failed; 0 without one.
+        retry_ns: The next attempt is not made before.
         gap_id: Deterministic identity; given with the first record.
         revision: That of the last record written.
         state: Where the repair stands.
@@ -46,6 +66,9 @@ class Hole:
     end_time: int | None = None
     missing: list[Span] = field(default_factory=list)
     lost: list[Span] = field(default_factory=list)
+    failed_attempts: int = 0
+    refused_ns: int = 0
+    retry_ns: int = 0
     gap_id: str = ""
     revision: int = 0
     state: GapState.ValueType = GapState.GAP_STATE_OPEN
@@ -107,6 +130,11 @@ class GapLog:
         self.open_holes.pop(hole.gap_id, None)
         self._write(hole, receive_ns, out)
 
+    def update(self, hole: Hole, receive_ns: int, out: list[Record], detail: str) -> None:
+        """Write an open gap anew, with what has become known."""
+        hole.detail = detail
+        self._write(hole, receive_ns, out)
+
     def note(
         self,
         channel: Channel,
@@ -156,6 +184,7 @@ class GapLog:
             state=hole.state,
             repaired_count=hole.repaired if hole.channel is Channel.TRADE else 0,
             detail=hole.detail,
+            failed_attempts=hole.failed_attempts,
         )
         if hole.channel is Channel.KLINE:
             gap.time.start, gap.time.end = hole.first, hole.last

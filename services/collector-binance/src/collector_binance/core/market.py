@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from collector_binance.core.book import Book, BookState, Parts
@@ -31,6 +32,8 @@ from collector_binance.core.trades import Trades
 
 if TYPE_CHECKING:
     from collector_binance.core._fast import Fast, Lane
+
+D = TypeVar("D")
 
 PARKED_NS: Final = 10**9
 PARKED_EVENTS: Final = 10_000
@@ -58,13 +61,37 @@ class WrongSymbolError(ValueError):
     """A frame's symbol is not that of its stream."""
 
 
+class ByFirstId(Generic[D]):
+    """Parked events, the lowest id first; of a repeated id the last one counts."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._events: dict[int, tuple[D, int, int]] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._events)
+
+    def put(self, first_id: int, event: tuple[D, int, int]) -> None:
+        """Park an event: its data, time unit and receive time."""
+        if first_id not in self._events:
+            heappush(self._ids, first_id)
+        self._events[first_id] = event
+
+    def pop(self, limit: int | None = None) -> tuple[D, int, int] | None:
+        """The event with the lowest id; None when there is none, or none up to the limit."""
+        if not self._ids or (limit is not None and self._ids[0] > limit):
+            return None
+        return self._events.pop(heappop(self._ids))
+
+
 @dataclass(slots=True)
 class Parked:
     """Events that jumped ahead, by their first id, until the deadline (ns)."""
 
     deadline: int
-    trades: dict[int, tuple[TradeData, int, int]] = field(default_factory=dict)
-    deltas: dict[int, tuple[DepthData, int, int]] = field(default_factory=dict)
+    trades: ByFirstId[TradeData] = field(default_factory=ByFirstId[TradeData])
+    deltas: ByFirstId[DepthData] = field(default_factory=ByFirstId[DepthData])
 
 
 Handler = Callable[[bytes, int, int, list[Record]], None]
@@ -95,6 +122,7 @@ class Market:
         self.quotes = Quotes(self.encoder)
         parts = Parts() if fast is None else fast.parts()
         self.book = Book(self.encoder, self.gaps, commands, parts)
+        self.book.on_restart = self.quotes.restart
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
         self.is_doubled = False
@@ -123,7 +151,7 @@ class Market:
             if data.trade_id > trades.last_id + 1:
                 # What can't be held is refused now, not when its turn comes.
                 self.encoder.trade(data, scale, receive_ns)
-                self._park(receive_ns).trades[data.trade_id] = (data, scale, receive_ns)
+                self._park(receive_ns).trades.put(data.trade_id, (data, scale, receive_ns))
                 return
             trades.on_trade(data, scale, receive_ns, out)
             self._unpark_continued(out)
@@ -153,7 +181,7 @@ class Market:
             assert book.last_id is not None
             if data.first_id > book.last_id + 1:
                 book.check(data, scale, receive_ns)
-                self._park(receive_ns).deltas[data.first_id] = (data, scale, receive_ns)
+                self._park(receive_ns).deltas.put(data.first_id, (data, scale, receive_ns))
                 return
             book.on_depth(data, scale, receive_ns, out)
             self._unpark_continued(out)
@@ -169,12 +197,14 @@ class Market:
     @property
     def deadline(self) -> int | None:
         """The next time (ns) at which `on_tick` will do something; None when nothing waits."""
-        deadlines = [self.klines.deadline, self._parked.deadline if self._parked else None]
+        parked = self._parked.deadline if self._parked else None
+        deadlines = [self.klines.deadline, self.trades.deadline, parked]
         return min((each for each in deadlines if each is not None), default=None)
 
     def on_tick(self, now_ns: int, out: list[Record]) -> bool:
         """Act on what waited too long; True when there was such a thing."""
-        acted = self.klines.on_tick(now_ns, out)
+        acted = self.trades.on_tick(now_ns)
+        acted = self.klines.on_tick(now_ns, out) or acted
         if self._parked is not None and now_ns >= self._parked.deadline:
             self.unpark(out)
             acted = True
@@ -228,10 +258,10 @@ class Market:
         parked, self._parked = self._parked, None
         if parked is None:
             return
-        for number in sorted(parked.trades):
-            self.trades.on_trade(*parked.trades[number], out)
-        for number in sorted(parked.deltas):
-            self.book.on_depth(*parked.deltas[number], out)
+        while (one := parked.trades.pop()) is not None:
+            self.trades.on_trade(*one, out)
+        while (delta := parked.deltas.pop()) is not None:
+            self.book.on_depth(*delta, out)
 
     def _park(self, receive_ns: int) -> Parked:
         if self._parked is None:
@@ -245,13 +275,10 @@ class Market:
         parked = self._parked
         if parked is None:
             return
-        for number in sorted(parked.trades):
-            if self.trades.last_id is None or number > self.trades.last_id + 1:
-                break
-            self.trades.on_trade(*parked.trades.pop(number), out)
-        for number in sorted(parked.deltas):
-            if self.book.last_id is None or number > self.book.last_id + 1:
-                break
-            self.book.on_depth(*parked.deltas.pop(number), out)
+        trades, book = self.trades, self.book
+        while (one := parked.trades.pop((trades.last_id or 0) + 1)) is not None:
+            trades.on_trade(*one, out)
+        while (delta := parked.deltas.pop((book.last_id or 0) + 1)) is not None:
+            book.on_depth(*delta, out)
         if not parked.trades and not parked.deltas:
             self._parked = None

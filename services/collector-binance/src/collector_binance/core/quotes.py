@@ -19,6 +19,10 @@ class Quotes:
         self.events = 0
         self.duplicates = 0
 
+    def restart(self) -> None:
+        """The venue's update ids began anew: the next quote is new whatever its id."""
+        self.last_id = -1
+
     def on_quote(self, data: QuoteData, receive_ns: int, out: list[Record]) -> bool:
         """A quote from the stream; False when it is not new.
 

@@ -14,7 +14,7 @@ from collector_binance.core.messages import BookSnapshot
 
 # The rest of the way to the cut at which the book is read anew.
 _REST_OF_WAY: Final = 4
-KEPT_DELTAS: Final = 10_000
+KEPT_DELTAS: Final = 600
 _REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
 
 D = TypeVar("D")
@@ -53,14 +53,15 @@ class Renewal(Generic[D]):
     """
 
     since: int
-    deltas: deque[D] = field(default_factory=lambda: deque(maxlen=KEPT_DELTAS))
+    deltas: deque[tuple[int, D]] = field(default_factory=deque[tuple[int, D]])
     snapshot: BookSnapshot | None = None
     limit: int | None = None
 
-    @property
-    def overflown(self) -> bool:
-        """Whether deltas had to be forgotten, so that no snapshot can be joined any more."""
-        return len(self.deltas) == KEPT_DELTAS
+    def add(self, last_id: int, delta: D) -> None:
+        """Keep a delta; the oldest is forgotten, and a snapshot then has to cover it."""
+        self.deltas.append((last_id, delta))
+        if len(self.deltas) > KEPT_DELTAS:
+            self.since = self.deltas.popleft()[0]
 
 
 def is_cut(levels: int, limit: int | None) -> bool:

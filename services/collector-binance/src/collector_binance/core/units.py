@@ -38,7 +38,7 @@ def parse(text: str) -> int:
     Raises:
         DecimalError: It is not a plain non-negative decimal, or has digits beyond the 8th decimal.
     """
-    if text[-9:-8] == ".":
+    if text[-9:-8] == "." and len(text) <= MAX_LENGTH:
         digits = text.replace(".", "", 1)
         if digits.isdecimal() and digits.isascii() and len(digits) > 8:
             return int(digits)

@@ -1,0 +1,178 @@
+"""Repair of trade gaps: refusals are retried for hours, and only what is certain is given up."""
+
+import json
+from typing import Any
+
+import pytest
+from engine_bench import GAPS, REST, TRADES, A, Bench
+
+from collector_binance.core.commands import WantSnapshot, WantTrades
+from collector_binance.core.trades import GIVE_UP_NS
+from collector_binance.testing import SYMBOL, Book, past_trade, trade
+
+SECOND = 10**9
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Trades 2 to 3 and 5 to 6 are missing."""
+    bench = Bench()
+    bench.open()
+    for number in (1, 4, 7):
+        bench.send(trade(number))
+    assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+    return bench
+
+
+def answer(bench: Bench, first: int, body: Any, status: int = 200) -> None:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    target = f"GET /api/v3/historicalTrades?symbol={SYMBOL}&fromId={first}&limit=2"
+    bench.give("REST", REST, text, target, status)
+
+
+def states(bench: Bench) -> dict[int, tuple[int, str]]:
+    """State and detail of each gap, by its first id."""
+    return {gap.ids.first: (gap.state, gap.detail) for gap in bench.of(GAPS)}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(400, b'{"code":-1121}'), (500, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}")],
+)
+def test_refused_repair_stays_open_and_is_retried(bench: Bench, status: int, body: bytes) -> None:
+    for _ in range(12):
+        answer(bench, 2, body, status)
+        # The other gap is repaired while this one waits.
+        for wanted in bench.commands():
+            assert wanted.first_id == 5
+            answer(bench, 5, [past_trade(5), past_trade(6)])
+        deadline = bench.engine.deadline
+        assert deadline is not None
+        assert 0 < deadline - bench.now <= 300 * SECOND
+        bench.now = deadline
+        bench.give("TICK")
+        assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+    state, detail = states(bench)[2]
+    assert state == 1
+    assert detail != "2 trades after id 1 did not come"
+    assert states(bench)[5][0] == 2
+    answer(bench, 2, [past_trade(2), past_trade(3)])
+    assert states(bench)[2][0] == 2
+    assert sorted(event.trade_id for event in bench.of(TRADES)) == list(range(1, 8))
+
+
+def test_repair_is_given_up_after_hours_and_reopens_on_request(bench: Bench) -> None:
+    begin = bench.now
+    answer(bench, 2, b"no", 400)
+    answer(bench, 5, [past_trade(5), past_trade(6)])
+    bench.now += GIVE_UP_NS
+    bench.give("TICK")
+    assert bench.now - begin >= GIVE_UP_NS
+    answer(bench, 2, b"no", 400)
+    assert states(bench)[2][0] == 4
+    lost = next(gap for gap in bench.of(GAPS) if gap.state == 4)
+    payload = json.dumps({"symbol": SYMBOL, "gap_id": lost.gap_id}).encode()
+    bench.commands()
+    bench.give("SUBSCRIPTION", REST, payload, "retry-gap")
+    assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+    answer(bench, 2, [past_trade(2), past_trade(3)])
+    of_gap = [gap for gap in bench.of(GAPS) if gap.gap_id == lost.gap_id]
+    assert [gap.state for gap in of_gap][-3:] == [4, 1, 2]
+    revisions = [gap.revision for gap in of_gap]
+    assert revisions == sorted(set(revisions))
+
+
+def test_history_that_begins_later_gives_up_only_what_it_skipped(bench: Bench) -> None:
+    answer(bench, 2, [past_trade(3), past_trade(4)])
+    assert states(bench)[2] == (4, "1 of 2 trades are lost: the venue's history lacks them")
+    assert states(bench)[5][0] == 1
+
+
+def test_refusal_concerns_the_requested_gap_only(bench: Bench) -> None:
+    """While 5 to 6 are requested, an older gap is opened by a backfill."""
+    answer(bench, 2, [past_trade(2), past_trade(3)])
+    assert bench.commands() == [WantTrades(SYMBOL, 5, 2)]
+    payload = json.dumps({"symbol": SYMBOL, "spans": [[1, 1]]}).encode()
+    bench.give("SUBSCRIPTION", REST, payload, "backfill")
+    answer(bench, 5, b"no", 400)
+    assert "HTTP 400" in states(bench)[5][1]
+    assert "HTTP 400" not in states(bench)[1][1]
+
+
+def test_refused_snapshot_backs_off_without_dead_letters() -> None:
+    bench = Bench()
+    bench.open()
+    bench.send(Book().change([(True, 5, 5)]))
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    for attempt in range(5):
+        assert bench.commands() == [WantSnapshot(SYMBOL, False, attempt)]
+        bench.give("REST", REST, b"{}", target, 400)
+    assert bench.of("ingest.dlq.v1") == []
+
+
+def test_book_that_cannot_be_published_requests_a_snapshot() -> None:
+    """One size beyond 64 bits and one of a single unit have no common scale."""
+    bench = Bench()
+    bench.open()
+    book = Book()
+    bench.send(book.change([(True, 99 * 10**8, 5 * 10**20), (False, 101 * 10**8, 10**21)]))
+    bench.commands()
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    bench.give("REST", REST, book.snapshot(), target)
+    bench.send(book.change([(True, 98 * 10**8, 1)]))
+    book.change([(True, 97 * 10**8, 1)])
+    bench.send(book.change([(True, 96 * 10**8, 1)]))
+    assert bench.of("ingest.dlq.v1")
+    assert bench.commands() == [WantSnapshot(SYMBOL, True)]
+
+
+def test_ids_that_begin_anew_are_collected_and_reported() -> None:
+    bench = Bench()
+    bench.open()
+    for number in range(1_000_001, 1_000_006):
+        bench.send(trade(number))
+    before = len(bench.of(TRADES))
+    for number in range(10, 16):
+        bench.send(trade(number, T=1_723_170_000_000 + number))
+    ids = [event.trade_id for event in bench.of(TRADES)[before:]]
+    assert ids == [12, 13, 14, 15]
+    gap = next(gap for gap in bench.of(GAPS) if gap.cause == 9)
+    assert (gap.ids.last, gap.state) == (11, 1)
+    assert bench.engine.markets[SYMBOL].trades.last_id == 15
+
+
+def test_late_duplicates_are_no_restart(bench: Bench) -> None:
+    for number in (4, 4, 4, 7, 7):
+        bench.send(trade(number))
+    assert not [gap for gap in bench.of(GAPS) if gap.cause == 9]
+
+
+def test_book_ids_that_begin_anew_resync_the_book() -> None:
+    bench = Bench()
+    bench.open()
+    book = Book(update_id=10**6)
+    bench.send(book.change([(True, 99 * 10**8, 5), (False, 101 * 10**8, 7)]))
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    bench.give("REST", REST, book.snapshot(), target)
+    bench.send(book.change([(True, 98 * 10**8, 5)]))
+    anew = Book(bids=book.bids, asks=book.asks, update_id=50)
+    bench.commands()
+    for size in range(1, 5):
+        frame = json.loads(anew.change([(True, 98 * 10**8, size)]))
+        frame["data"]["E"] += 10_000_000
+        bench.send(json.dumps(frame, separators=(",", ":")).encode())
+    assert bench.commands() == [WantSnapshot(SYMBOL, True)]
+    bench.give("REST", REST, anew.snapshot(), target)
+    assert bench.engine.markets[SYMBOL].book.state == "live"
+    assert {gap.cause for gap in bench.of(GAPS)} == {9}
+
+
+def test_damaged_frame_marks_only_the_stream_that_it_names() -> None:
+    bench = Bench()
+    bench.open()
+    control = {"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}
+    bench.give("SUBSCRIPTION", A, json.dumps(control).encode())
+    bench.send(b'x{"stream":"ethusdt@trade","data":{')
+    markets = bench.engine.markets
+    assert markets["ETHUSDT"].trades.suspect is not None
+    assert markets[SYMBOL].trades.suspect is None

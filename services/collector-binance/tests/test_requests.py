@@ -1,0 +1,102 @@
+"""Requests: what is sent first, what replaces what, and what waits for Kafka."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from collector_binance.core.commands import WantSnapshot, WantTrades
+from collector_binance.requests import Requests
+from collector_binance.rest import Answer
+from meshkit.metrics import Metrics
+
+
+class Exchange:
+    """A REST client whose answers come when the test gives them."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[tuple[str, asyncio.Future[Answer]]] = asyncio.Queue()
+
+    async def get(self, path: str, arguments: dict[str, Any], weight: int) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait((f"{path} {arguments['symbol']}", answer))
+        return await answer
+
+    async def answered(self) -> str:
+        """Answer the next request; which one it was."""
+        target, answer = await self.asked.get()
+        answer.set_result(Answer(f"GET {target}", 200, b"{}", 1, 1))
+        return target
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.exchange = Exchange()
+        self.inputs: list[Any] = []
+        self.requests = Requests(
+            self.exchange,  # type: ignore[arg-type]
+            "c/0",
+            1000,
+            self.inputs.append,
+            Metrics(),
+        )
+
+
+@pytest.fixture
+async def harness() -> Harness:
+    return Harness()
+
+
+async def drained(harness: Harness, count: int) -> list[str]:
+    running = asyncio.create_task(harness.requests.run())
+    targets = [await harness.exchange.answered() for _ in range(count)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return targets
+
+
+async def test_stale_book_goes_before_trades_before_first_snapshot(harness: Harness) -> None:
+    harness.requests.want(WantSnapshot("FIRST", urgent=False))
+    harness.requests.want(WantTrades("TRADES", 1, 10))
+    harness.requests.want(WantSnapshot("STALE", urgent=True))
+    targets = await drained(harness, 3)
+    assert [target.split()[1] for target in targets] == ["STALE", "TRADES", "FIRST"]
+
+
+async def test_urgent_snapshot_replaces_a_queued_one(harness: Harness) -> None:
+    harness.requests.want(WantSnapshot("A", urgent=False))
+    harness.requests.want(WantTrades("B", 1, 10))
+    harness.requests.want(WantSnapshot("A", urgent=True))
+    harness.requests.want(WantSnapshot("A", urgent=False))
+    targets = await drained(harness, 2)
+    assert targets == ["/api/v3/depth A", "/api/v3/historicalTrades B"]
+    assert harness.exchange.asked.empty()
+
+
+async def test_repairs_do_not_starve_a_first_snapshot(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trades are requested again and again; the snapshot's due time comes all the same."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+    harness.requests.want(WantSnapshot("FIRST", urgent=False))
+    now += 9
+    for number in range(8):
+        harness.requests.want(WantTrades(f"T{number}", 1, 10))
+    monkeypatch.undo()
+    targets = await drained(harness, 9)
+    assert targets[0] == "/api/v3/depth FIRST"
+
+
+async def test_nothing_is_requested_while_paused(harness: Harness) -> None:
+    harness.requests.pause(True)
+    harness.requests.want(WantTrades("A", 1, 10))
+    running = asyncio.create_task(harness.requests.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert harness.exchange.asked.empty()
+    harness.requests.pause(False)
+    assert await harness.exchange.answered() == "/api/v3/historicalTrades A"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
