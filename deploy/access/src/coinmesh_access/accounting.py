@@ -1,11 +1,12 @@
 """What operators do by command, on record: without its audit record an action isn't done."""
 
 import asyncio
-import getpass
 import os
+import pwd
 import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import hvac
@@ -17,9 +18,27 @@ from meshkit.audit import AuditLog, AuditSettings
 T = TypeVar("T")
 
 
+#: The user id at login: set once by PAM, inherited through sudo and su (audit(8)).
+LOGIN_UID = Path("/proc/self/loginuid")
+_NO_UID = 2**32 - 1
+
+
 def operator() -> str:
-    """Who sits at the terminal, as the operating system has it; behind sudo the one who called."""
-    return f"os:{os.environ.get('SUDO_USER') or getpass.getuser()}"
+    """The operating system's user who runs this process; behind sudo the one who logged in.
+
+    The kernel is its only source: variables such as SUDO_USER are the caller's to set.
+    """
+    uid = os.getuid()
+    try:
+        login = int(LOGIN_UID.read_text())
+    except (OSError, ValueError):  # a kernel without auditing
+        login = _NO_UID
+    if login != _NO_UID:
+        uid = login
+    try:
+        return f"os:{pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"os:uid-{uid}"
 
 
 def operator_log(settings: AuditSettings) -> AuditLog:
