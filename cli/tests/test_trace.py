@@ -6,9 +6,12 @@ from typing import Any
 import httpx
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from coinmesh_cli import trace
 from coinmesh_cli.jaeger import Jaeger, Span, edges
+from coinmesh_cli.main import app
+from meshkit import tracing
 from meshkit.errors import NotFound, Unavailable
 
 MAIN, OTHER = "a" * 32, "b" * 32
@@ -91,6 +94,57 @@ def test_an_event_leads_to_its_trace(jaeger: Jaeger) -> None:
 def test_a_trace_goes_on_where_a_linked_one_tells_of_the_same_work(jaeger: Jaeger) -> None:
     found = [(depth, one.operation) for depth, one in trace.tree(jaeger.whole(MAIN))]
     assert found == [(0, "receive"), (1, "send"), (2, "micro-batch"), (3, "write"), (4, "process")]
+
+
+def traced(trace_id: str, start: int, *services: str, parent: str = "") -> dict[str, Any]:
+    """The trace of an event that goes from service to service."""
+    spans = [
+        span(
+            trace_id,
+            f"{trace_id[0]}{number}",
+            service,
+            "process",
+            start=start + number,
+            tags={tracing.EVENT_ID: f"event-{trace_id[0]}"},
+            **({"parent": f"{trace_id[0]}{number - 1}"} if number or parent else {}),
+        )
+        for number, service in enumerate(services)
+    ]
+    return answer(*spans)["data"][0]
+
+
+def test_last_is_the_newest_trace_that_reaches_all_services() -> None:
+    whole = [
+        traced(digit * 32, start, "collector", "spark") for digit, start in (("a", 1), ("b", 5))
+    ]
+    request = traced("f" * 32, 9, "collector", "spark")
+    for one in request["spans"]:
+        one["tags"] = []
+    traces = [
+        *whole,
+        traced("c" * 32, 7, "collector"),  # not there yet
+        traced("d" * 32, 8, "collector", "spark", parent="lost"),
+        request,  # of no event
+    ]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/services":
+            return httpx.Response(200, json={"data": ["collector", "spark"]})
+        return httpx.Response(200, json={"data": traces})
+
+    made = Jaeger("http://jaeger", None)
+    made._client = httpx.Client(base_url="http://jaeger", transport=httpx.MockTransport(serve))
+    assert made.last_of_an_event() == "b" * 32
+    traces.clear()
+    with pytest.raises(NotFound, match="no event has been traced yet"):
+        made.last_of_an_event()
+
+
+@pytest.mark.parametrize("words", [[], ["event-1", "--last"]])
+def test_trace_takes_an_event_or_last(words: list[str]) -> None:
+    result = CliRunner().invoke(app, ["trace", *words])
+    assert result.exit_code == 2
+    assert "--last" in result.output
 
 
 def test_an_unknown_trace_is_named(jaeger: Jaeger) -> None:

@@ -112,6 +112,38 @@ class Jaeger:
             )
         return min(found, key=lambda span: span.start).trace_id
 
+    def last_of_an_event(self) -> str:
+        """Return the id of the newest complete trace of an event.
+
+        Complete is a trace that has all its parents and reaches as many services as any of the
+        newest: one that is still on its way, or was cut off, reaches fewer.
+
+        Raises:
+            NotFound: No event has been traced yet.
+        """
+        traces: dict[str, dict[str, Span]] = {}
+        for service in self.services():
+            for span in self.search(service):
+                traces.setdefault(span.trace_id, {})[span.span_id] = span
+        complete = {
+            trace_id: spans
+            for trace_id, spans in traces.items()
+            if any(tracing.EVENT_ID in span.attributes for span in spans.values())
+            and all(not span.parent_id or span.parent_id in spans for span in spans.values())
+        }
+        if not complete:
+            raise NotFound(
+                "NOT_TRACED",
+                "no event has been traced yet: one frame in so many is "
+                "(COINMESH_TRACE_SAMPLING_RATIO, 0.01 by default); try again in some seconds",
+            )
+
+        def rank(trace_id: str) -> tuple[int, int]:
+            spans = complete[trace_id].values()
+            return len({span.service for span in spans}), min(span.start for span in spans)
+
+        return max(complete, key=rank)
+
     def whole(self, trace_id: str) -> list[Span]:
         """A trace and what linked traces tell of the same work, as one tree.
 

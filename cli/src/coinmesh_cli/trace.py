@@ -31,12 +31,22 @@ def register(app: typer.Typer) -> None:
 
 
 def trace(
-    what: Annotated[str, typer.Argument(help="An event id, or a trace id of 32 digits.")],
+    what: Annotated[
+        str, typer.Argument(help="An event id, or a trace id of 32 digits.", show_default=False)
+    ] = "",
+    last: Annotated[
+        bool, typer.Option("--last", help="The newest event that was traced all the way.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Draw the way of an event or a request through the services, with each hop's latency."""
+    if last == bool(what):
+        raise typer.BadParameter("name an event or a trace, or pass --last")
     jaeger = connect(Mesh.recorded(Home.from_environment()))
-    trace_id = what if TRACE_ID.fullmatch(what) else jaeger.of_event(what)
+    if last:
+        trace_id = jaeger.last_of_an_event()
+    else:
+        trace_id = what if TRACE_ID.fullmatch(what) else jaeger.of_event(what)
     spans = jaeger.whole(trace_id)
     if as_json:
         print(json.dumps(document(trace_id, spans), indent=2, ensure_ascii=False))
