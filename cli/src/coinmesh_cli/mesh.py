@@ -77,8 +77,8 @@ def up(
             raise
         if not targets:
             wait_for_first_bar(mesh, progress)
-            for name in operations.start_later(mesh):
-                progress.note(f"{name} comes in the background: see `coinmesh status`")
+            if pending := operations.start_later(mesh):
+                progress.note(operations.pending_line(mesh, pending))
     _print_endpoints(mesh, targets)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coinmesh_local.paths import Home
+from coinmesh_local.definition import load
+from coinmesh_local.paths import COMPONENTS, Home
 from coinmesh_local.provision import (
     ProvisionError,
     cache,
@@ -143,6 +144,60 @@ def test_a_program_is_built_from_its_pins(own_cache: Path, monkeypatch: pytest.M
     with pytest.raises(ProvisionError, match=r"(?s)could not build jaeger.*broken.*Way out"):
         golang.ensure("jaeger", print)
     assert not golang.directory("jaeger").exists()
+
+
+#: Stands in for Go: lists two packages, then "compiles" them, leaving temporary files as one that
+#: is stopped does.
+COMPILER = """#!/bin/sh
+if [ "$1" = list ]; then echo example/a; echo example/b; exit 0; fi
+test -d "$GOTMPDIR" && test "$TMPDIR" = "$GOTMPDIR" || exit 9
+echo "$GOTMPDIR" > {told}
+test -z "$(ls "$GOTMPDIR")" || exit 8
+mkdir "$GOTMPDIR/go-build1"
+echo 'go: downloading example v1' >&2
+echo example/a >&2
+echo example/b >&2
+if [ ! -e {again} ]; then touch {again}; kill -9 $$; fi
+"""
+
+
+def test_temporary_files_of_a_stopped_build_are_removed_at_the_next(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, told = tmp_path / "bin", tmp_path / "told"
+    tools.mkdir()
+    (tools / "go").write_text(COMPILER.format(told=told, again=tmp_path / "again"))
+    (tools / "go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(golang, "PACKAGES_PER_LINE", 1)
+    with pytest.raises(ProvisionError):
+        golang.ensure("jaeger", print)
+    temporary = Path(told.read_text().strip())
+    assert temporary.is_relative_to(own_cache)
+    assert list(temporary.iterdir())
+    lines: list[str] = []
+    golang.ensure("jaeger", lines.append)
+    assert not temporary.exists()
+    assert lines[-1].endswith("2 of 2 packages")
+
+
+def test_background_provisioning_has_the_lowest_priority(tmp_path: Path) -> None:
+    tools, told = tmp_path / "bin", tmp_path / "told"
+    tools.mkdir()
+    (tools / "go").write_text(f"#!/bin/sh\nnice >> {told}; ionice -p $$ >> {told}; exit 1\n")
+    (tools / "go").chmod(0o755)
+    command = [sys.executable, "-m", "coinmesh_local.provision", "--in-background", "jaeger"]
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert told.read_text().splitlines()[:2] == ["19", "idle"]
+
+
+def test_what_comes_later_is_built_in_the_background() -> None:
+    for definition in load(COMPONENTS):
+        if definition.later:
+            assert definition.without, definition.name
+            (command,) = definition.prepare
+            assert "--in-background" in command
 
 
 def test_a_program_with_a_part_of_ours_is_built_anew_when_that_changes(

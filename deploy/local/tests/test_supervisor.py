@@ -119,6 +119,21 @@ def test_what_comes_later_is_not_waited_for(build: Build) -> None:
     assert processes.find(mesh.home.root) == {}
 
 
+def test_progress_of_a_preparation_shows_in_status(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "prepare.sh"
+    script.write_text("""echo '{"message": "building it: 3 of 9 packages"}'\nexec sleep 600\n""")
+    head = f'later = true\nwithout = "nothing is built"\nprepare = [["sh", "{script}"]]\n'
+    mesh = build(base=service(), slow=service(head=head))
+    up(mesh)
+    pending = operations.start_later(mesh.mesh)
+    expected = "building it: 3 of 9 packages"
+    eventually(lambda: mesh.status()["slow"]["detail"] == expected, "the progress shows")
+    assert mesh.status()["slow"]["state"] == "starting"
+    line = operations.pending_line(mesh.mesh, pending)
+    assert line.startswith("still being built: slow; until then nothing is built; all else works")
+    operations.down(mesh.home)
+
+
 def test_what_comes_later_gets_ready_in_the_background(build: Build) -> None:
     mesh = build(base=service(), slow=prepared("step", "${base.main}"))
     up(mesh)

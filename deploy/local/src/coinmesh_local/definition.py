@@ -77,6 +77,8 @@ class Definition(Strict):
     #: It comes in the background when everything else is up, and nothing waits for it. What takes
     #: long belongs into its `prepare`: the supervisor does that.
     later: bool = False
+    #: What the mesh lacks until it has come, as a clause.
+    without: str = ""
     #: It runs only when it is named.
     on_demand: bool = False
     #: Without it nobody is served.

@@ -32,11 +32,25 @@ def start(mesh: Mesh, targets: Iterable[str]) -> control.Conversation:
 
 
 def start_later(mesh: Mesh) -> list[str]:
-    """Have the supervisor start what comes later, in the background; what isn't ready yet."""
+    """Have the supervisor start what comes later, in the background.
+
+    Returns:
+        The instances that aren't ready yet.
+    """
     ask(mesh.home, "later").answer()
     return [
         row["name"] for row in status(mesh) if row["component"] in mesh.later() and not row["ready"]
     ]
+
+
+def pending_line(mesh: Mesh, pending: list[str]) -> str:
+    """What is still being built, and what the mesh lacks until it has come."""
+    components = [name for name in mesh.later() if set(mesh.instance_names(name)) & set(pending)]
+    lacks = [text for name in components if (text := mesh.definitions[name].without)]
+    until = f"until then {' and '.join(lacks)}; all else works" if lacks else "all else works"
+    return (
+        f"still being built: {', '.join(pending)}; {until} (`coinmesh status` shows how far it is)"
+    )
 
 
 def publish_endpoints(mesh: Mesh) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fnmatch
+import json
 import os
 import subprocess
 import time
@@ -40,6 +41,7 @@ class Runner:
         self.state, self.detail, self.restarts = "stopped", "", 0
         self.since = 0
         self.pid: int | None = None
+        self._preparing = False
         self._changed = changed
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -122,11 +124,15 @@ class Runner:
             log.write(logs.line(one.component, "supervisor", f"{one.name} starts"))
             log.flush()
             self.since = log.tell()
-            for command in one.prepare:
-                self._launch(command, log.fileno(), "prepare", _with_tools(one.environment))
-                code = await self._exit_code()
-                if code != 0:
-                    raise self._failure(f"{' '.join(command[:4])} … ended with status {code}")
+            self._preparing = True
+            try:
+                for command in one.prepare:
+                    self._launch(command, log.fileno(), "prepare", _with_tools(one.environment))
+                    code = await self._exit_code()
+                    if code != 0:
+                        raise self._failure(f"{' '.join(command[:4])} … ended with status {code}")
+            finally:
+                self._preparing = False
             self._launch(one.command, log.fileno(), one.digest, one.environment)
 
     def _launch(
@@ -218,6 +224,14 @@ class Runner:
     def _failure(self, reason: str) -> StartFailed:
         return StartFailed(self.instance.name, reason, self.tail())
 
+    def _progress(self) -> str:
+        """What a preparation logged last: how far it is."""
+        last = self.tail().rpartition("\n")[2]
+        try:
+            return str(json.loads(last)["message"])
+        except (ValueError, KeyError, TypeError):
+            return last
+
     def tail(self) -> str:
         """The last lines of the log since this start."""
         with open(self.instance.log, "rb") as log:
@@ -232,7 +246,7 @@ class Runner:
             "component": self.instance.component,
             "kind": self.instance.kind,
             "state": self.state,
-            "detail": self.detail,
+            "detail": (self._progress() if self._preparing else "") or self.detail,
             "restarts": self.restarts,
             "ports": self.instance.ports,
             "log": str(self.instance.log),

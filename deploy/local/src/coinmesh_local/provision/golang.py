@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from coinmesh_local.paths import POMS, cache_directory
@@ -18,6 +18,10 @@ PACKAGES = {
     "jaeger": "github.com/jaegertracing/jaeger",
     "ratelimit": "github.com/envoyproxy/ratelimit",
 }
+
+
+#: Compiled packages from one line of progress to the next.
+PACKAGES_PER_LINE = 25
 
 
 def directory(name: str) -> Path:
@@ -43,30 +47,64 @@ def ensure(name: str, progress: Callable[[str], None]) -> None:
 def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -> None:
     # This build's alone, so that it can be dropped; an interrupted build goes on from it.
     scratch = cache_directory() / f"go-{label}"
+    # Go's own temporary directories hold hundreds of MiB, and a stopped build leaves them.
+    temporary = scratch / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     environment = os.environ | {
+        "TMPDIR": str(temporary),
+        "GOTMPDIR": str(temporary),
         "GOCACHE": str(scratch / "build"),
         "GOMODCACHE": str(scratch / "modules"),
         "GOWORK": "off",
         # A read-only tree could not be removed afterwards.
         "GOFLAGS": "-modcacherw",
     }
-    progress(f"building {label} (some minutes, once)")
+    progress(f"building {label} (some minutes, once): downloading its modules")
+    packages = _packages(name, environment)
+    lines: list[str] = []
+    compiled = 0
+    flags = ["-v", "-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-o={into}/"]
+    with subprocess.Popen(
+        ["go", "build", *flags, "tool"],
+        cwd=POMS / name,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as build:
+        assert build.stderr is not None
+        try:
+            for line in build.stderr:
+                if line.strip() in packages:  # -v names each one that is compiled
+                    compiled += 1
+                    if compiled % PACKAGES_PER_LINE == 0:
+                        progress(f"building {label}: {compiled} of {len(packages)} packages")
+                elif "downloading" not in line:
+                    lines.append(line.rstrip())
+        except BaseException:
+            build.kill()
+            raise
+    if build.returncode != 0:
+        raise ProvisionError(
+            f"Go could not build {label}:\n" + "\n".join(lines[-20:]) + "\n"
+            "Way out: check the network and Go's version, then run the same command again"
+        )
+    # Gigabytes that nothing needs any more.
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _packages(name: str, environment: Mapping[str, str]) -> set[str]:
+    """The packages that the program consists of; empty when Go can't list them."""
     result = subprocess.run(
-        ["go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-o={into}/", "tool"],
+        ["go", "list", "-mod=readonly", "-deps", "tool"],
         cwd=POMS / name,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    if result.returncode != 0:
-        errors = [line for line in result.stderr.splitlines() if "downloading" not in line]
-        raise ProvisionError(
-            f"Go could not build {label}:\n" + "\n".join(errors[-20:]) + "\n"
-            "Way out: check the network and Go's version, then run the same command again"
-        )
-    # Gigabytes that nothing needs any more.
-    shutil.rmtree(scratch, ignore_errors=True)
+    return set(result.stdout.split()) if result.returncode == 0 else set()
 
 
 def version(name: str) -> str:
