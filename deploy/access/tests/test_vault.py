@@ -4,6 +4,7 @@ import base64
 import json
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def test_two_credentials_are_valid_at_once(bao: Any) -> None:
     assert len({first["password"], second["password"], third["password"]}) == 3
 
 
+def test_interrupted_rotation_is_completed_without_dropping_what_clients_hold(
+    bao: Any, tmp_path: Path
+) -> None:
+    admin = bao.admin()
+    for name, kind in credentials.wanted(TABLE):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (current, *_) = credentials.read(admin, name, kind)
+        path = credentials.client_path(tmp_path, name, kind)
+        path.write_text(credentials.client_file(kind, current))
+    path = credentials.client_path(tmp_path, "query-gateway", Kind.REDIS)
+    for _ in range(2):  # the first one ended before clients got the new ones
+        credentials.rotate_all(admin, TABLE, tmp_path)
+        valid = credentials.read(admin, "query-gateway", Kind.REDIS)
+        assert path.read_text() in {credentials.client_file(Kind.REDIS, pair) for pair in valid}
+    path.write_text(credentials.client_file(Kind.REDIS, valid[0]))
+    credentials.rotate_all(admin, TABLE, tmp_path)
+    assert credentials.read(admin, "query-gateway", Kind.REDIS)[1:] == valid[:1]
+
+
 def test_only_the_anchoring_process_may_sign_anchors(bao: Any) -> None:
     signer = Signer(bao.vault, bao.secrets)
     document = audit_anchors.document(1, datetime.now(UTC), {}, 0, "")
@@ -286,6 +306,14 @@ def test_what_is_no_api_key_is_refused(bao: Any, key: str) -> None:
 def test_users_have_a_role_that_exists(bao: Any) -> None:
     with pytest.raises(UserError, match="viewer, editor, admin"):
         users.add(bao.users(), "eve", "root")
+
+
+def test_users_added_at_once_keep_their_roles(bao: Any) -> None:
+    names = [f"at-once-{number}" for number in range(12)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: users.add(bao.users(), name, "editor"), names))
+    roles = {user.name: user.role for user in users.listed(bao.users())}
+    assert [roles[name] for name in names] == ["editor"] * len(names)
 
 
 def test_pods_may_log_in_as_their_service_only(bao: Any) -> None:

@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import hvac
@@ -70,6 +71,24 @@ def rotate(client: hvac.Client, service: str, kind: Kind) -> dict[str, str]:
         rotated["previous"] = data["current"]
     _write(client, service, kind, rotated, version)
     return fresh
+
+
+def rotate_all(client: hvac.Client, table: AccessTable, secrets_dir: Path) -> None:
+    """`rotate` each credential whose client holds the current one.
+
+    A client that still holds the one before is left from a rotation that was interrupted: a further
+    one would drop what it uses. That rotation is completed instead.
+    """
+    for service, kind in wanted(table):
+        current, *_ = read(client, service, kind)
+        path = client_path(secrets_dir, service, kind)
+        if not path.exists() or path.read_text() == client_file(kind, current):
+            rotate(client, service, kind)
+
+
+def client_path(secrets_dir: Path, service: str, kind: Kind) -> Path:
+    """Where a client finds its credential."""
+    return secrets_dir / service / f"{kind}.json"
 
 
 def redis_passwords(client: hvac.Client, table: AccessTable) -> dict[str, list[str]]:

@@ -10,8 +10,6 @@ path "pki_int/*"           { capabilities = ["create", "read", "update", "delete
 path "auth/approle/*"      { capabilities = ["create", "read", "update", "delete", "list"] }
 path "auth/kubernetes/*"   { capabilities = ["create", "read", "update", "delete", "list"] }
 path "identity/oidc/*"     { capabilities = ["create", "read", "update"] }
-path "identity/group"      { capabilities = ["create", "update"] }
-path "identity/group/name/*" { capabilities = ["read"] }
 path "kv/*"                { capabilities = ["create", "read", "update", "delete", "list"] }
 # It makes the key and signs nothing with it.
 path "transit/keys/audit"  { capabilities = ["create", "read", "update"] }

@@ -56,14 +56,16 @@ def run(vault: Vault, secrets_dir: Path, table: AccessTable, setup: Setup) -> li
     """
     client = vault.login(secrets_dir, SETUP)
     try:
-        return _run(client, secrets_dir, table, setup)
+        return _run(vault, client, secrets_dir, table, setup)
     except (VaultError, requests.RequestException) as error:
         raise explained(error, "set Vault up", vault.address) from error
     finally:
         client.logout(revoke_token=False)
 
 
-def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
+def _run(
+    vault: Vault, client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setup
+) -> list[str]:
     done: list[str] = []
     if pki.ensure_authorities(client, setup.lives):
         done.append("made the root and the signing authority")
@@ -80,6 +82,7 @@ def _run(client: hvac.Client, secrets_dir: Path, table: AccessTable, setup: Setu
     client.sys.create_or_update_acl_policy(USERS, rules)
     if ensure_approle(client, secrets_dir, USERS, _approle(USERS, setup)):
         done.append(f"made the login of {USERS}")
+    users.adopt_groups(vault.login(secrets_dir, USERS))
     for name in table.services:
         pki.ensure_role(client, table, name, setup.lives, setup.domains)
         client.sys.create_or_update_acl_policy(name, policy(table, name))

@@ -11,14 +11,12 @@ path "auth/users/users/+" {
   }
 }
 path "auth/users/users/" { capabilities = ["list"] }
-# Policies of an entity or a group would be its users' too.
+# Policies of an entity would be its users' too.
 path "identity/entity/name/+" {
   capabilities       = ["create", "read", "update", "delete"]
   allowed_parameters = { "metadata" = [] }
 }
 path "identity/entity-alias" { capabilities = ["create", "update"] }
-path "identity/group/name/+" {
-  capabilities       = ["read", "update"]
-  allowed_parameters = { "member_entity_ids" = [] }
-}
+# Where roles were kept before (`users.adopt_groups`).
+path "identity/group/name/+" { capabilities = ["read"] }
 path "sys/auth" { capabilities = ["read"] }

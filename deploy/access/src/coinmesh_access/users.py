@@ -1,7 +1,7 @@
 """Users: API keys exchanged for short JWTs that OpenBao signs and rotates (identity tokens).
 
-A user is an entity in the groups of its roles with a login at `auth/users`. An API key is
-`cm_<user>_<secret>`: exchanging it is a login followed by a read of `identity/oidc/token/users`.
+A user is an entity whose metadata hold its role and tier, with a login at `auth/users`. An API key
+is `cm_<user>_<secret>`: exchanging it is a login followed by a read of `identity/oidc/token/users`.
 Envoy checks the JWT against `/v1/identity/oidc/.well-known/keys`.
 """
 
@@ -51,10 +51,7 @@ class User:
 
 
 def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
-    """Signing key, token role, groups and login of users; the issuer's URL.
-
-    The roles claim holds the names of the user's groups.
-    """
+    """Signing key, token role and login of users; the issuer's URL."""
     if f"{MOUNT}/" not in client.sys.list_auth_methods()["data"]:
         client.sys.enable_auth_method("userpass", path=MOUNT)
     # Keys are 256 random bits: guessing is hopeless, locking a user out would not be.
@@ -73,7 +70,7 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
         },
     )
     template = (
-        '{"name": {{identity.entity.name}}, "roles": {{identity.entity.groups.names}}, '
+        '{"name": {{identity.entity.name}}, "roles": [{{identity.entity.metadata.role}}], '
         '"tier": {{identity.entity.metadata.tier}}}'
     )
     client.write_data(
@@ -83,9 +80,6 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
     client.sys.create_or_update_acl_policy(
         POLICY, f'path "identity/oidc/token/{ROLE}" {{ capabilities = ["read"] }}\n'
     )
-    for role in ROLES:
-        if _id(client, "group", role) is None:
-            client.write_data("identity/group", data={"name": role, "type": "internal"})
     return f"{client.url}/v1/identity/oidc"
 
 
@@ -119,20 +113,15 @@ def add(
     )
     # A login lives as long as its entity, whatever becomes of the password.
     client.delete(f"identity/entity/name/{name}")
-    client.write_data(f"identity/entity/name/{name}", data={"metadata": {"tier": tier}})
+    client.write_data(
+        f"identity/entity/name/{name}", data={"metadata": {"role": role, "tier": tier}}
+    )
     entity = _data(client, f"identity/entity/name/{name}")["id"]
     accessor = client.sys.list_auth_methods()["data"][f"{MOUNT}/"]["accessor"]
     client.write_data(
         "identity/entity-alias",
         data={"name": name, "canonical_id": entity, "mount_accessor": accessor},
     )
-    for known in ROLES:
-        group = _data(client, f"identity/group/name/{known}")
-        members = set(group.get("member_entity_ids") or ())
-        members = members | {entity} if known == role else members - {entity}
-        client.write_data(
-            f"identity/group/name/{known}", data={"member_entity_ids": sorted(members)}
-        )
     return f"cm_{name}_{secret}"
 
 
@@ -144,18 +133,29 @@ def remove(client: hvac.Client, name: str) -> None:
 
 def listed(client: hvac.Client) -> list[User]:
     """All users, by name."""
-    roles: dict[str, str] = {}
-    for role in ROLES:
-        group = _data(client, f"identity/group/name/{role}")
-        roles |= dict.fromkeys(group.get("member_entity_ids") or (), role)
     # A service that logs in by AppRole gets an entity too, one without a name of its own.
     logins: Any = client.list(f"auth/{MOUNT}/users")
     found: list[User] = []
     for name in logins["data"]["keys"] if logins else ():
-        entity = _data(client, f"identity/entity/name/{name}")
-        tier = (entity.get("metadata") or {}).get("tier", "")
-        found.append(User(name, roles.get(entity.get("id", ""), ""), tier))
+        metadata = _data(client, f"identity/entity/name/{name}").get("metadata") or {}
+        found.append(User(name, metadata.get("role", ""), metadata.get("tier", "")))
     return sorted(found, key=lambda user: user.name)
+
+
+def adopt_groups(client: hvac.Client) -> None:
+    """Write the roles of users that are members of a role's group, as they were kept before.
+
+    A group's members can be replaced only as a whole, so that two changes at once lost one.
+    """
+    users_without = {user.name: user.tier for user in listed(client) if not user.role}
+    if not users_without:
+        return
+    for role in ROLES:
+        members = _data(client, f"identity/group/name/{role}").get("member_entity_ids") or ()
+        for name, tier in users_without.items():
+            path = f"identity/entity/name/{name}"
+            if _data(client, path).get("id") in members:
+                client.write_data(path, data={"metadata": {"role": role, "tier": tier}})
 
 
 def exchange(client: hvac.Client, api_key: str) -> str:
@@ -176,10 +176,6 @@ def exchange(client: hvac.Client, api_key: str) -> str:
 def rotate_key(client: hvac.Client) -> None:
     """Sign tokens with a new key; those signed with the one before stay valid until they end."""
     client.write_data(f"identity/oidc/key/{KEY}/rotate", data={})
-
-
-def _id(client: hvac.Client, kind: str, name: str) -> str | None:
-    return _data(client, f"identity/{kind}/name/{name}").get("id")
 
 
 def _data(client: hvac.Client, path: str) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def fetch(
                     raise explained(error, f"read kv/{name}/{kind}", address) from error
                 if not valid:
                     raise AccessError(f"kv/{name}/{kind} is empty; run `coinmesh-vault setup`")
-                path = secrets / name / f"{kind}.json"
+                path = credentials.client_path(secrets, name, kind)
                 files.write(path, credentials.client_file(kind, valid[0]))
 
 

@@ -34,7 +34,7 @@ STORE_SECONDS = 20.0
 def rotate(mesh: Mesh) -> list[str]:
     """Replace each Redis password and S3 key, and the key that signs users' tokens.
 
-    Clients find their new ones in their files. After an interruption run it again.
+    Clients find their new ones in their files. After an interruption run it again to complete it.
 
     Returns:
         What was replaced, in words.
@@ -58,8 +58,7 @@ def rotate(mesh: Mesh) -> list[str]:
 def _rotate(mesh: Mesh, client: hvac.Client, table: AccessTable) -> list[str]:
     users.rotate_key(client)
     wanted = list(credentials.wanted(table))
-    for service, kind in wanted:
-        credentials.rotate(client, service, kind)
+    credentials.rotate_all(client, table, mesh.home.secrets)
     passwords = credentials.redis_passwords(client, table)
     files.write(mesh.home.run / "redis/users.acl", redis_users.acl_file(table, passwords))
     settings = dispatch.read(RedisSettings, mesh.settings())
@@ -71,7 +70,7 @@ def _rotate(mesh: Mesh, client: hvac.Client, table: AccessTable) -> list[str]:
         os.kill(leader, signal.SIGHUP)
     for service, kind in sorted(wanted, key=lambda pair: pair[0] != DEPLOY):
         pair, *_ = credentials.read(client, service, kind)
-        path = mesh.home.secrets / service / f"{kind}.json"
+        path = credentials.client_path(mesh.home.secrets, service, kind)
         files.write(path, credentials.client_file(kind, pair))
         if (service, kind) == (DEPLOY, Kind.S3):
             _until_the_store_takes_it(dispatch.read(S3Settings, mesh.settings()))
