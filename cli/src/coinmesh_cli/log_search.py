@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from coinmesh_cli.connections import http_client
+from coinmesh_local import log_files
 from coinmesh_local.mesh import Mesh
 from meshkit import log_lines
 from meshkit.logs import timestamp
@@ -124,7 +125,9 @@ def merged(stored: list[Line], written: Iterable[Line]) -> list[Line]:
 
 def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:
     """Matching lines of every log file, rotated ones too, file by file."""
-    for path in sorted(directory.glob("*.log.1")) + sorted(directory.glob("*.log")):
+    rotated = [path for path in directory.glob("*.log.*") if log_files.number(path)]
+    rotated.sort(key=lambda path: (path.stem, log_files.number(path)))
+    for path in (*rotated, *sorted(directory.glob("*.log"))):
         instance = log_lines.instance_of(path.name)
         if wanted.service not in (None, instance, log_lines.service_of(instance)):
             continue

@@ -85,7 +85,7 @@ async def test_every_log_is_rotated_whoever_writes_it(
     monkeypatch.setattr(log_files, "LIMIT", 10)
     home = Home(tmp_path)
     home.create()
-    names = ("kafka", "openbao-audit-1", "openbao-audit-2", "supervisor")
+    names = ("kafka", "openbao", "supervisor")
     # One that can't be rotated keeps none of the others from it.
     (home.logs / "kafka.log.1").mkdir()
     for name in names:
@@ -101,15 +101,32 @@ async def test_every_log_is_rotated_whoever_writes_it(
     assert home.log("kafka").read_text() == "more than ten bytes"
 
 
+def test_every_copy_of_an_audit_log_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "openbao-audit-1.log"
+    for number in range(1, 12):
+        log.write_text(f"records {number}")
+        assert log_files.set_aside(log, 1)
+        assert not log.exists()
+    kept = [copy.read_text() for copy in log_files.copies(log)]
+    assert kept == [f"records {number}" for number in range(1, 12)]
+
+
 @pytest.mark.component
-def test_vault_writes_on_in_its_emptied_audit_logs(mesh: TestMesh) -> None:
+def test_vault_reopens_audit_logs_that_were_set_aside(mesh: TestMesh) -> None:
     mesh.require("certs")
     place = Vault(mesh.settings["COINMESH_VAULT_ADDR"], Path(mesh.settings["COINMESH_VAULT_CA"]))
     devices = [mesh.home.log(f"openbao-audit-{number}") for number in (1, 2)]
-    for device in devices:
-        assert log_files.rotate(device, 0)
-    place.login(mesh.home.secrets, "deploy")
-    for device in devices:
-        lines = [json.loads(text) for text in device.read_text().splitlines()]
-        assert "auth/approle/login" in {line["request"]["path"] for line in lines}
-        assert os.stat(device.with_suffix(".log.1")).st_mode & 0o777 == 0o600
+    # Twice: no earlier copy goes.
+    for copies in (1, 2):
+        before = [device.read_bytes() for device in devices]
+        for device in devices:
+            assert log_files.set_aside(device, 0)
+        eventually(lambda: all(device.exists() for device in devices), "Vault reopens them")
+        place.login(mesh.home.secrets, "deploy")
+        for device, written in zip(devices, before, strict=True):
+            lines = [json.loads(text) for text in device.read_text().splitlines()]
+            assert "auth/approle/login" in {line["request"]["path"] for line in lines}
+            *_, last = log_files.copies(device)
+            assert last.name == f"{device.name}.{copies}"
+            assert last.read_bytes().startswith(written)
+            assert os.stat(last).st_mode & 0o777 == 0o600

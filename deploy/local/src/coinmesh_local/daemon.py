@@ -15,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from coinmesh_local import log_files
+from coinmesh_local import log_files, processes
 from coinmesh_local.control import socket_address
 from coinmesh_local.paths import Home
 from coinmesh_local.runner import StartFailed
@@ -25,6 +25,8 @@ Message = dict[str, object]
 
 #: A daemon whose command died before it asked for anything ends after this many seconds.
 LONELY = 30.0
+#: The component that writes the audit logs of Vault.
+VAULT = "openbao"
 #: Logs are looked at this often, in seconds.
 ROTATION = 20.0
 
@@ -71,14 +73,25 @@ class Daemon:
         while True:
             await asyncio.sleep(ROTATION)
             for log in self.supervisor.home.logs.glob("*.log"):
+                audit = log.name.startswith(log_files.AUDIT)
+                rotate = log_files.set_aside if audit else log_files.rotate
                 try:
-                    emptied = await asyncio.to_thread(log_files.rotate, log, log_files.LIMIT)
+                    emptied = await asyncio.to_thread(rotate, log, log_files.LIMIT)
                 except OSError as error:  # the next attempt may succeed
                     traceback.print_exception(error)
                     continue
                 for runner in self.supervisor.runners.values():
                     if emptied and runner.instance.log == log:
                         runner.since = 0
+            self._reopen_audit_logs()
+
+    def _reopen_audit_logs(self) -> None:
+        """Make Vault open its audit logs anew where one was set aside."""
+        vault = self.supervisor.runners.get(VAULT)
+        devices = [self.supervisor.home.log(f"{log_files.AUDIT}{index}") for index in (1, 2)]
+        # One that is still starting would end by the signal.
+        if vault and vault.state == "ready" and vault.pid and not all(d.exists() for d in devices):
+            processes.send(vault.pid, signal.SIGHUP)
 
     def finish_when_idle(self) -> None:
         """End when nothing runs and nobody is connected."""

@@ -1,4 +1,4 @@
-"""Keeps log files from filling the disk."""
+"""Keeps log files from filling the disk; of Vault's audit logs nothing is ever removed."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 #: Bytes from which on a log is rotated.
 LIMIT = 64 << 20
 _CHUNK = 1 << 20
+#: The names of Vault's audit logs begin so.
+AUDIT = "openbao-audit-"
 
 
 def rotate(log: Path, limit: int) -> bool:
@@ -29,6 +31,35 @@ def rotate(log: Path, limit: int) -> bool:
             copy.flush()  # not later: nothing is to come between the last read and the emptying
         source.truncate(0)
     return True
+
+
+def set_aside(log: Path, limit: int) -> bool:
+    """Rename an audit log of more than `limit` bytes to the next of `.log.1`, `.log.2`, …
+
+    Nothing is copied, so no record is lost; its writer must then reopen the file.
+
+    Returns:
+        Whether it was renamed.
+
+    Raises:
+        OSError: The log is gone, or the directory can't be written.
+    """
+    if log.stat().st_size <= limit:
+        return False
+    log.rename(log.with_suffix(f".log.{max(map(number, copies(log)), default=0) + 1}"))
+    return True
+
+
+def copies(log: Path) -> list[Path]:
+    """What was rotated of a log, oldest first."""
+    numbered = (path for path in log.parent.glob(f"{log.name}.*") if number(path))
+    return sorted(numbered, key=number)
+
+
+def number(copy: Path) -> int:
+    """The number of a rotated log; 0 when it is none."""
+    suffix = copy.suffix[1:]
+    return int(suffix) if suffix.isdecimal() else 0
 
 
 def _private(path: str, flags: int) -> int:
