@@ -13,7 +13,13 @@ from coinmesh_contracts.events.v1.token_transfer_pb2 import TokenTransfer
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_contracts.sources import proto_text
 from meshkit.errors import FailedPrecondition, Unavailable
-from meshkit.registry import Registry, SchemaIds, SchemaMismatch, SchemaNotRegistered
+from meshkit.registry import (
+    REJECTED_SECONDS,
+    Registry,
+    SchemaIds,
+    SchemaMismatch,
+    SchemaNotRegistered,
+)
 from meshkit.schema_text import contradictions, normalized
 from meshkit.settings import RegistrySettings
 
@@ -64,13 +70,15 @@ class FakeRegistry:
         return 100 * (1 + list(self.subjects).index(subject)) + version
 
 
-def registry(fake: FakeRegistry, wait: float = 60, slept: list[float] | None = None) -> Registry:
+def registry(
+    fake: FakeRegistry, wait: float = 60, slept: list[float] | None = None, **options: Any
+) -> Registry:
     settings = RegistrySettings(
         schema_registry_url="http://127.0.0.1:8081/apis/ccompat/v7",
         schema_registry_wait_seconds=wait,
     )
     sleep = slept.append if slept is not None else lambda _: None
-    return Registry(settings, transport=httpx.MockTransport(fake), sleep=sleep)
+    return Registry(settings, transport=httpx.MockTransport(fake), sleep=sleep, **options)
 
 
 def refused(request: httpx.Request) -> httpx.Response:
@@ -171,6 +179,23 @@ async def test_a_later_id_is_accepted_only_for_its_own_topic():
     assert await client.accepts(TOPIC, 102)
     assert not await client.accepts(TOPIC, 999)
     assert len(fake.requests) == asked
+
+
+async def test_rejected_id_registered_later_is_accepted():
+    fake, now = FakeRegistry(**{TOPIC: [TRADE]}), 100.0
+    client = registry(fake, clock=lambda: now)
+    assert not await client.accepts(TOPIC, 102)
+    fake.subjects[SUBJECT].append(NEWER)
+    now += REJECTED_SECONDS
+    assert await client.accepts(TOPIC, 102)
+
+
+async def test_rejected_ids_are_looked_up_once_in_a_while():
+    fake, now = FakeRegistry(**{TOPIC: [TRADE]}), 100.0
+    client = registry(fake, clock=lambda: now)
+    for _ in range(1_000):
+        assert not await client.accepts(TOPIC, 102)
+    assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize("message", [Trade, Bar, TokenTransfer])

@@ -148,7 +148,7 @@ class _Store:
         known = self._accepted.get((topic, schema_id))
         if known is None:
             known = self._registry.accepts_now(topic, schema_id)
-            if len(self._accepted) < _MAX_SCHEMAS:
+            if known and len(self._accepted) < _MAX_SCHEMAS:
                 self._accepted[topic, schema_id] = known
         return known
 

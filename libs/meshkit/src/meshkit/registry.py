@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REQUEST_SECONDS = 5.0
+#: For how long a rejected id isn't looked up again, so that garbage doesn't load the registry.
+REJECTED_SECONDS = 5.0
+MAX_REJECTED = 1_000
 DEPLOY = "coinmesh deploy schemas"
 _NOT_FOUND_CODES = {40401, 40402, 40403}
 
@@ -76,11 +79,12 @@ class Registry:
         *,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`transport` and `sleep` are for tests."""
+        """`transport`, `sleep` and `clock` are for tests."""
         self.url = settings.schema_registry_url
         self._wait_seconds = settings.schema_registry_wait_seconds
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         verify = client_ssl_context(settings)
         self._http = httpx.Client(
             base_url=self.url,
@@ -88,7 +92,8 @@ class Registry:
             verify=True if verify is None else verify,
             transport=transport,
         )
-        self._accepted: dict[tuple[str, int], bool] = {}
+        self._accepted: set[tuple[str, int]] = set()
+        self._rejected_until: dict[tuple[str, int], float] = {}
 
     def close(self) -> None:
         """Close the connections."""
@@ -100,9 +105,8 @@ class Registry:
 
     async def accepts(self, topic: str, schema_id: int) -> bool:
         """As `accepts_now`, without blocking the event loop."""
-        known = self._accepted.get((topic, schema_id))
-        if known is not None:
-            return known
+        if (topic, schema_id) in self._accepted:
+            return True
         return await asyncio.to_thread(self.accepts_now, topic, schema_id)
 
     def resolve_now(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
@@ -117,27 +121,39 @@ class Registry:
             Unavailable: The registry doesn't answer within its waiting time.
         """
         ids = {topic: self._resolve(topic, message) for topic, message in subjects.items()}
-        self._accepted.update(dict.fromkeys(ids.items(), True))
+        self._accepted.update(ids.items())
         return SchemaIds(ids)
 
     def accepts_now(self, topic: str, schema_id: int) -> bool:
-        """Whether the schema with this id belongs to `topic`; the answer is kept.
+        """Whether the schema with this id belongs to `topic`.
+
+        A positive answer holds for good. A negative one holds for `REJECTED_SECONDS`: the schema
+        may be registered next, as when a newer producer is deployed before its schemas.
 
         Raises:
             Unavailable: The registry doesn't answer within its waiting time.
         """
-        known = self._accepted.get((topic, schema_id))
-        if known is None:
-            versions = self._get(f"/schemas/ids/{schema_id}/versions") or []
-            subjects = {version["subject"] for version in cast(list[dict[str, Any]], versions)}
-            known = self._accepted[topic, schema_id] = _subject(topic) in subjects
-            _log.info(
-                "schema id %s %s",
-                schema_id,
-                "accepted" if known else "is not this topic's",
-                extra={"topic": topic},
-            )
-        return known
+        key = (topic, schema_id)
+        if key in self._accepted:
+            return True
+        if self._clock() < self._rejected_until.get(key, 0.0):
+            return False
+        versions = self._get(f"/schemas/ids/{schema_id}/versions") or []
+        subjects = {version["subject"] for version in cast(list[dict[str, Any]], versions)}
+        accepted = _subject(topic) in subjects
+        if accepted:
+            self._accepted.add(key)
+        else:
+            if len(self._rejected_until) >= MAX_REJECTED:
+                self._rejected_until.clear()
+            self._rejected_until[key] = self._clock() + REJECTED_SECONDS
+        _log.info(
+            "schema id %s %s",
+            schema_id,
+            "accepted" if accepted else "is not this topic's",
+            extra={"topic": topic},
+        )
+        return accepted
 
     def _resolve(self, topic: str, message: type[Message]) -> int:
         subject = _subject(topic)
