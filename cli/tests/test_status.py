@@ -72,7 +72,7 @@ def report(**changed: Any) -> Report:
     )
     for name, value in changed.items():
         setattr(found, name, value)
-    health._judge(found)  # pyright: ignore[reportPrivateUsage]
+    health.judge(found)
     return found
 
 

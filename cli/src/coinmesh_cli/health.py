@@ -110,7 +110,7 @@ def gather(mesh: Mesh) -> Report:
         report.dead_letters = _attempt(report, "dead letters", lambda: dead_letters(mesh))
     report.certificates = _attempt(report, "certificates", lambda: certificates(mesh, now, samples))
     report.disk = _attempt(report, "disk", lambda: disk(mesh.home.root))
-    _judge(report)
+    judge(report)
     return report
 
 
@@ -303,7 +303,7 @@ def _size(directory: Path) -> int:
     return total
 
 
-def _judge(report: Report) -> None:
+def judge(report: Report) -> None:
     """The verdict, with a reason for everything that isn't as it should be."""
     services = [row for row in report.components if row["kind"] == "service"]
     wrong = [row for row in services if not row["ready"]]
