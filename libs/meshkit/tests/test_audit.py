@@ -4,23 +4,30 @@ import asyncio
 import shutil
 import threading
 import uuid
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
-from meshkit import audit, audit_writer, rotation
+from meshkit import audit, rotation
 from meshkit.audit import AuditLog, AuditSettings, AuditUnavailable
 from meshkit.audit_chain import Chains
+from meshkit.audit_writer import ChainWriter
 from meshkit.consumer import read_tail
 from meshkit.errors import PermissionDenied
+from meshkit.kafka import Config
 from meshkit.metrics import Metrics
-from meshkit.settings import ServiceSettings, read
+from meshkit.settings import read
 
 ADD = pb.AUDIT_ACTION_SUBSCRIPTION_ADD
 CALL = pb.AUDIT_ACTION_CALL
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 @pytest.fixture
@@ -49,14 +56,30 @@ async def record(log: AuditLog, what: str) -> None:
     await log.record(ADD, audit.ALLOWED, actor="user:ann", object=what)
 
 
-class Refusing:
+class RefusingWriter:
     """A chain writer for which Kafka doesn't answer."""
 
-    def append(self, events: object) -> None:
+    def append(self, events: Sequence[pb.AuditEvent]) -> None:
         raise AuditUnavailable("no answer")
+
+    def renew_if_due(self) -> None:
+        """Nothing is open."""
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class FailingOnce(RefusingWriter):
+    """A chain writer that Kafka answers from its second attempt on."""
+
+    def __init__(self) -> None:
+        self.attempts, self.written = 0, list[pb.AuditEvent]()
+
+    def append(self, events: Sequence[pb.AuditEvent]) -> None:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise AuditUnavailable("no answer")
+        self.written += events
 
 
 @pytest.mark.component
@@ -85,44 +108,41 @@ async def test_two_processes_of_one_name_take_turns(settings: AuditSettings) -> 
     assert [event.object for event in await written(settings)] == ["a0", "b0", "a1", "b1"]
 
 
+class LosingProducer:
+    """Commits its second transaction, and loses the answer."""
+
+    def __init__(self, producer: confluent_kafka.Producer) -> None:
+        self.commits, self._producer = 0, producer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def commit_transaction(self, timeout: float) -> None:
+        self._producer.commit_transaction(timeout)
+        self.commits += 1
+        if self.commits == 2:
+            raise KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT))
+
+
 @pytest.mark.component
-async def test_a_commit_of_unknown_outcome_is_not_repeated(
-    settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with AuditLog(settings, source="test") as log:
-        await record(log, "first")
-        writer = log._writer
-        producer = writer._producer
-        assert producer is not None
+async def test_commit_of_unknown_outcome_is_not_repeated(settings: AuditSettings) -> None:
+    connections: list[LosingProducer] = []
 
-        class Losing:
-            """Commits, and loses the answer."""
+    def connect(config: Config) -> Any:
+        connections.append(LosingProducer(confluent_kafka.Producer(config)))
+        return connections[-1]
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(producer, name)
-
-            def commit_transaction(self, timeout: float) -> None:
-                producer.commit_transaction(timeout)
-                raise BufferError("the answer is lost")
-
-        monkeypatch.setattr(writer, "_producer", Losing())
-        with pytest.raises(BufferError):
-            await asyncio.to_thread(
-                writer.append,
-                [
-                    event := log._event(
-                        ADD, audit.ALLOWED, actor="user:ann", what="second", detail=""
-                    )
-                ],
-            )
-        await asyncio.to_thread(writer.append, [event])
-        await record(log, "third")
+    writer = ChainWriter(settings, str(settings.audit_writer), connect=connect)
+    async with AuditLog(settings, source="test", writer=writer) as log:
+        for name in ("first", "second", "third"):
+            await record(log, name)
     assert [event.object for event in await written(settings)] == ["first", "second", "third"]
+    assert len(connections) == 2
 
 
 @pytest.mark.component
-async def test_a_renewed_certificate_is_taken_up_with_and_without_something_to_write(
-    settings: AuditSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_renewed_certificate_is_used_with_and_without_pending_records(
+    settings: AuditSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.02)
     assert settings.tls_dir is not None
@@ -134,26 +154,51 @@ async def test_a_renewed_certificate_is_taken_up_with_and_without_something_to_w
         (tmp_path / "next").rename(tmp_path / "current")
 
     renew(0)
-    async with AuditLog(settings.model_copy(update={"tls_dir": tmp_path}), source="test") as log:
-        writer, used = log._writer, list[object]()
+    settings = settings.model_copy(update={"tls_dir": tmp_path})
+    connections: list[weakref.ref[LosingProducer]] = []
+
+    def connect(config: Config) -> Any:
+        producer = LosingProducer(confluent_kafka.Producer(config))
+        producer.commits = 2  # it loses no answer any more
+        connections.append(weakref.ref(producer))
+        return producer
+
+    writer = ChainWriter(settings, str(settings.audit_writer), connect=connect)
+    async with AuditLog(settings, source="test", writer=writer) as log:
         for number in range(1, 4):
             await record(log, str(number))
-            used.append(writer._producer)
             renew(number)
             # A client that read the old files can't be made any more.
             shutil.rmtree(tmp_path / str(number - 1))
             if number == 2:
-                async with asyncio.timeout(30):
-                    while writer._producer is not None:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-        assert len({id(producer) for producer in used} - {id(None)}) == 3
+                await until(lambda: asyncio.sleep(0, connections[-1]() is None))
+    assert len(connections) == 3
     assert len(await written(settings)) == 3
 
 
-def test_an_action_waits_longer_than_one_attempt_that_fails() -> None:
-    assert audit_writer.CONFIG["message.timeout.ms"] < audit_writer.CALL_SECONDS * 1_000
-    assert audit_writer.CALL_SECONDS * 2 < audit.RECORD_SECONDS
-    assert ServiceSettings.model_fields["default_deadline_seconds"].default > audit.RECORD_SECONDS
+async def test_record_outlasts_an_attempt_that_fails() -> None:
+    writer = FailingOnce()
+    async with AuditLog(unconnected(), source="test", writer=writer) as log:
+        await record(log, "x")
+        assert [event.object for event in writer.written] == ["x"]
+
+
+async def test_close_outlasts_an_attempt_that_fails() -> None:
+    writer = FailingOnce()
+    log = AuditLog(unconnected(), source="test", writer=writer)
+    log.note(CALL, audit.DENIED, actor="svc:x", object="/a/B")
+    await log.close()
+    assert [event.object for event in writer.written] == ["/a/B"]
+
+
+async def test_close_without_kafka_reports_the_records_that_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit, "CLOSE_SECONDS", 0.05)
+    log = AuditLog(unconnected(), source="test", writer=RefusingWriter())
+    log.note(CALL, audit.DENIED, actor="svc:x", object="/a/B")
+    with pytest.raises(AuditUnavailable, match="1 records are left"):
+        await log.close()
 
 
 @pytest.mark.component
@@ -174,8 +219,7 @@ def unconnected() -> AuditSettings:
 async def test_an_action_is_refused_without_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "RECORD_SECONDS", 0.05)
     monkeypatch.setattr(audit, "CLOSE_SECONDS", 0.05)
-    log = AuditLog(unconnected(), source="test")
-    log._writer = Refusing()  # pyright: ignore[reportAttributeAccessIssue]
+    log = AuditLog(unconnected(), source="test", writer=RefusingWriter())
     running = asyncio.create_task(log.run())
     with pytest.raises(AuditUnavailable, match="can't be recorded"):
         await record(log, "x")
@@ -193,14 +237,13 @@ async def test_a_record_that_arrives_too_late_is_followed_by_its_failure(
     begun, answered, taken = asyncio.Event(), threading.Event(), list[pb.AuditEvent]()
     loop = asyncio.get_running_loop()
 
-    class Late(Refusing):
-        def append(self, events: list[pb.AuditEvent]) -> None:
+    class Late(RefusingWriter):
+        def append(self, events: Sequence[pb.AuditEvent]) -> None:
             loop.call_soon_threadsafe(begun.set)
             answered.wait()
             taken.extend(events)
 
-    log = AuditLog(unconnected(), source="test")
-    log._writer = Late()  # pyright: ignore[reportAttributeAccessIssue]
+    log = AuditLog(unconnected(), source="test", writer=Late())
     done: list[str] = []
 
     async def act() -> None:
@@ -225,12 +268,11 @@ async def test_a_record_that_arrives_too_late_is_followed_by_its_failure(
 async def test_what_finds_no_room_is_counted_and_told() -> None:
     metrics, taken = Metrics(), list[pb.AuditEvent]()
 
-    class Keeping(Refusing):
-        def append(self, events: list[pb.AuditEvent]) -> None:
+    class Keeping(RefusingWriter):
+        def append(self, events: Sequence[pb.AuditEvent]) -> None:
             taken.extend(events)
 
-    log = AuditLog(unconnected(), source="test", metrics=metrics)
-    log._writer = Keeping()  # pyright: ignore[reportAttributeAccessIssue]
+    log = AuditLog(unconnected(), source="test", metrics=metrics, writer=Keeping())
     for number in range(audit.BUFFERED + 7):
         log.note(CALL, audit.DENIED, actor="svc:x", object=str(number))
     with pytest.raises(AuditUnavailable):

@@ -15,9 +15,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from confluent_kafka import KafkaException
 
@@ -25,7 +25,7 @@ from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_contracts.events.v1 import event_type_pb2
 from meshkit import rotation
-from meshkit.audit_writer import AuditSettings, ChainWriter
+from meshkit.audit_writer import CALL_SECONDS, AuditSettings, ChainWriter
 from meshkit.authz import EDGE
 from meshkit.backoff import Backoff
 from meshkit.calls import Call
@@ -39,9 +39,9 @@ _log = logging.getLogger(__name__)
 USER_HEADER = "x-coinmesh-user"
 BUFFERED = 1_000
 BATCH = 100
-# Longer than an attempt that fails (`audit_writer.CALL_SECONDS`) and a good one after it; less than
-# the deadline of a call that brings none, so that the caller learns why.
-RECORD_SECONDS = 9.0
+# An attempt that fails and a good one after it; less than the deadline of a call that brings none,
+# so that the caller learns why.
+RECORD_SECONDS = 2 * CALL_SECONDS + 1.0
 # For so long equal events are counted together before they are written.
 GATHER_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
@@ -65,6 +65,22 @@ class AuditUnavailable(Unavailable):
         )
 
 
+class Writer(Protocol):
+    """The end of a chain of records; its methods block and run in one thread at a time."""
+
+    def append(self, events: Sequence[pb.AuditEvent]) -> None:
+        """Write `events`, all or none; after an error the same are given again."""
+        ...
+
+    def renew_if_due(self) -> None:
+        """Let go of connections made with a certificate that was renewed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        ...
+
+
 class _Entry:
     """An event on its way, and who waits for it."""
 
@@ -76,7 +92,12 @@ class AuditLog:
     """One writer's log; `run` belongs into the background, `close` into the drain."""
 
     def __init__(
-        self, settings: AuditSettings, *, source: str, metrics: Metrics | None = None
+        self,
+        settings: AuditSettings,
+        *,
+        source: str,
+        metrics: Metrics | None = None,
+        writer: Writer | None = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -84,9 +105,10 @@ class AuditLog:
             settings: Kafka, the registry, and the writer's name.
             source: The service's name.
             metrics: Where the counts go.
+            writer: What appends to the chain, if not a `ChainWriter`.
         """
         self._source = source
-        self._writer = ChainWriter(settings, settings.audit_writer or source)
+        self._writer = writer or ChainWriter(settings, settings.audit_writer or source)
         self._waiting: deque[_Entry] = deque()
         self._sending: list[_Entry] = []
         self._noted: dict[tuple[object, ...], _Entry] = {}
@@ -172,7 +194,8 @@ class AuditLog:
         self._urgent.set()
         assert entry.done is not None
         try:
-            await asyncio.wait_for(entry.done, RECORD_SECONDS)
+            async with asyncio.timeout(RECORD_SECONDS):
+                await entry.done
         except BaseException as error:
             if entry in self._waiting:
                 self._waiting.remove(entry)
@@ -234,24 +257,22 @@ class AuditLog:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_SECONDS):
                     await self._urgent.wait()
-            try:
-                await self._write()
-            except (KafkaException, MeshError) as error:
-                self._problem = error.message if isinstance(error, MeshError) else str(error)
-                _log.warning("the audit log can't be written: %s; retrying", self._problem)
-                await backoff.wait()
-            else:
+            if await self._try_to_write():
                 backoff.reset()
+            else:
+                await backoff.wait()
 
     async def close(self) -> None:
-        """Write what still waits; AuditUnavailable when Kafka doesn't take it in time."""
+        """Write what is pending; AuditUnavailable when Kafka doesn't take it in `CLOSE_SECONDS`."""
+        backoff = Backoff(base=0.1, cap=1.0)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 while self._sending or self._waiting or self._lost:
-                    await self._write()
-        except (TimeoutError, KafkaException, MeshError) as error:
+                    if not await self._try_to_write():
+                        await backoff.wait()
+        except TimeoutError as error:
             left = len(self._sending) + len(self._waiting)
-            raise AuditUnavailable(f"{left} records are left ({error})") from error
+            raise AuditUnavailable(f"{left} records are left ({self._problem})") from error
         finally:
             await asyncio.to_thread(self._writer.close)
 
@@ -265,6 +286,16 @@ class AuditLog:
             async with self._lock:
                 if self._appending is None:
                     await asyncio.to_thread(self._writer.renew_if_due)
+
+    async def _try_to_write(self) -> bool:
+        """Write a batch; False, logged, when Kafka or the registry doesn't take it."""
+        try:
+            await self._write()
+        except (KafkaException, MeshError) as error:
+            self._problem = error.message if isinstance(error, MeshError) else str(error)
+            _log.warning("the audit log can't be written: %s; retrying", self._problem)
+            return False
+        return True
 
     async def _write(self) -> None:
         async with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
@@ -19,6 +19,8 @@ from meshkit.registry import Registry
 from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings, RegistrySettings
 from meshkit.tls import certificate_files
+
+Connect = Callable[[Config], confluent_kafka.Producer]
 
 TOPIC = topics.AUDIT.name
 # One attempt to write fails after this; an action waits for two (`audit.RECORD_SECONDS`).
@@ -50,9 +52,18 @@ class AuditSettings(KafkaSettings, RegistrySettings):
 class ChainWriter:
     """Appends to one writer's chain; blocking, for one thread at a time."""
 
-    def __init__(self, settings: AuditSettings, writer: str) -> None:
-        """Nothing is connected yet; `settings` has Kafka's and the registry's."""
+    def __init__(
+        self, settings: AuditSettings, writer: str, *, connect: Connect | None = None
+    ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            settings: Kafka's and the registry's.
+            writer: The name of the chain.
+            connect: Makes a producer of its configuration, if not `confluent_kafka.Producer`.
+        """
         self._settings, self.writer = settings, writer
+        self._connect = connect or _connect
         self._producer: confluent_kafka.Producer | None = None
         self._header = b""
         self._head = Head(0, GENESIS)
@@ -121,7 +132,7 @@ class ChainWriter:
                 registry.close()
         config = client_config(self._settings, f"audit-{self.writer}") | CONFIG
         config["transactional.id"] = f"audit-{self.writer}"
-        producer = confluent_kafka.Producer(config, logger=client_log())
+        producer = self._connect(config)
         producer.init_transactions(CALL_SECONDS)
         # Only now is nobody else writing this chain.
         self._known = self._tail()
@@ -171,6 +182,10 @@ class ChainWriter:
                 if message.key() == self.writer.encode():
                     found += _head(message.value())
         return found
+
+
+def _connect(config: Config) -> confluent_kafka.Producer:
+    return confluent_kafka.Producer(config, logger=client_log())
 
 
 def _head(value: bytes | None) -> list[Head]:

@@ -106,7 +106,8 @@ class RotatingChannel(grpc.aio.Channel):
             return False
         fresh = self._connect()
         try:
-            await asyncio.wait_for(fresh.channel_ready(), READY_SECONDS)
+            async with asyncio.timeout(READY_SECONDS):
+                await fresh.channel_ready()
         except BaseException:
             await fresh.close()
             raise
