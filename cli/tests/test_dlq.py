@@ -68,7 +68,14 @@ def trade(number: int) -> bytes:
     return framing.header(1) + event.SerializeToString()
 
 
-def letter(number: int, reason: str, value: bytes, topic: str = topics.TRADES.name) -> bytes:
+def letter(
+    number: int,
+    reason: str,
+    value: bytes,
+    topic: str = topics.TRADES.name,
+    *,
+    truncated: bool = False,
+) -> bytes:
     one = DeadLetter(
         event_id=f"dlq:{topic}:0:{FIRST + number}",
         receive_time=1_723_075_200_000_000_000 + number,
@@ -79,6 +86,7 @@ def letter(number: int, reason: str, value: bytes, topic: str = topics.TRADES.na
         key=KEY,
         value=value,
         reporter="test",
+        truncated=truncated,
     )
     return framing.header(1) + one.SerializeToString()
 
@@ -127,6 +135,20 @@ def test_replay_puts_back_the_original_once(mesh: TestMesh, command: Command) ->
     assert records(mesh, topics.TRADES.name) == [bad, trade(2)]
     assert command("dlq", "replay", first, "--force").returncode == 0
     assert len(records(mesh, topics.TRADES.name)) == 3
+
+
+def test_replay_of_a_truncated_dead_letter_is_rejected(mesh: TestMesh, command: Command) -> None:
+    reason = f"CUT_{RUN.hex.upper()}"
+    produce(mesh, topics.DEAD_LETTERS.name, KEY, letter(9, reason, b"begin", truncated=True))
+    before = records(mesh, topics.TRADES.name)
+    every = command("dlq", "replay", "--reason", reason)
+    assert (every.returncode, "only at market.trades.v1" in every.stdout) == (0, True)
+    (listed,) = map(
+        json.loads, command("dlq", "list", "--json", "--reason", reason).stdout.splitlines()
+    )
+    named = command("dlq", "replay", listed["id"])
+    assert (named.returncode, "only at market.trades.v1" in named.stderr) == (1, True)
+    assert records(mesh, topics.TRADES.name) == before
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ class Letter:
 
     @property
     def origin(self) -> str:
-        """`topic partition@offset`, or the connection for input that never reached a topic."""
+        """`topic partition@offset`, or connection and number of input that never reached one."""
         one = self.letter
         if not one.origin_topic:
-            return f"input of {one.key.decode(errors='replace')}"
+            return f"input {one.event_id.removeprefix('dlq:')}"
         return f"{one.origin_topic} {one.origin_partition}@{one.origin_offset}"
 
 
@@ -143,6 +143,11 @@ async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool)
                 if named:
                     raise FailedPrecondition("REPLAYED_BEFORE", f"{when}: --force does it again")
                 print(f"{when}: left out")
+            elif one.letter.truncated:
+                cut = f"{one.id} was cut to fit: the whole record is only at {one.origin}"
+                if named:
+                    raise FailedPrecondition("DEAD_LETTER_TRUNCATED", cut)
+                print(f"{cut}; left out")
             else:
                 # Given up twice, e.g. by a consumer that restarted, it is still one record.
                 chosen.setdefault(one.letter.event_id, one)
@@ -191,6 +196,7 @@ def _facts(one: Letter) -> dict[str, Any]:
         "offset": letter.origin_offset,
         "instrument": letter.instrument or None,
         "key": letter.key.decode(errors="replace") if letter.HasField("key") else None,
+        "truncated": letter.truncated,
     }
 
 

@@ -93,30 +93,26 @@ async def test_what_cannot_be_decoded_becomes_a_dead_letter(
     assert metrics.value("coinmesh_dead_letters_total", topic=TRADES, reason="BAD_MAGIC") == 1
 
 
-async def test_input_without_a_topic_becomes_a_dead_letter(
+async def test_record_near_the_size_limit_becomes_a_truncated_dead_letter(
     mesh: Any, kafka: KafkaSettings, registry: Registry
 ):
-    ids = await registry.resolve({DEAD_LETTERS: DeadLetter})
-    connection = f"binance/{uuid.uuid4().hex}/1"
+    ids = await registry.resolve({TRADES: Trade, DEAD_LETTERS: DeadLetter})
+    value = b"\1".ljust(topics.MAX_MESSAGE_BYTES - 1_000, b"\0")
+    instrument = f"test.{uuid.uuid4().hex}"
     async with (
         Producer(kafka, client_id="p") as producer,
+        Consumer.assigned(kafka, [TRADES], "end", client_id="c") as consumer,
         Consumer.assigned(kafka, [DEAD_LETTERS], "end", client_id="d") as letters,
     ):
-        dead_letters = DeadLetters(producer, ids, reporter="collector", metrics=Metrics())
-        await dead_letters.send_input(
-            connection=connection,
-            sequence=9,
-            receive_time=123,
-            value=b"{not json",
-            reason="BAD_JSON",
-            detail="line 1\nline 2",
-        )
+        dead_letters = DeadLetters(producer, ids, reporter="gateway", metrics=Metrics())
+        decoder = Decoder({TRADES: Trade}, ids, registry, dead_letters)
+        await producer.deliver(TRADES, instrument, value)
+        assert await decoder.decode(await read(consumer, 1)) == []
         (record,) = await read(letters, 1)
     letter = DeadLetter.FromString((record.value() or b"")[6:])
-    assert record.key() == connection.encode()
-    assert letter.event_id == f"dlq:{connection}:9"
-    assert (letter.origin_topic, letter.origin_partition, letter.origin_offset) == ("", -1, -1)
-    assert (letter.receive_time, letter.detail) == (123, "line 1 line 2")
+    assert letter.truncated
+    assert letter.value == value[: len(letter.value)]
+    assert len(letter.value) > len(value) * 0.8
 
 
 async def test_a_missing_schema_stops_the_start(registry: Registry):

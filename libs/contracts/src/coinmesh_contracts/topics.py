@@ -34,7 +34,8 @@ INSTRUMENT_PARTITIONS: Final = 4
 """All instrument-keyed topics have one partition count, so a key has one partition number."""
 
 _DAY_MS: Final = 86_400_000
-_FRAMES_MAX_BYTES: Final = 4 << 20
+MAX_MESSAGE_BYTES: Final = 4 << 20
+"""The largest record that any topic takes, and so any producer sends."""
 # Written again and again under few keys: rolled and compacted soon, so that reading the whole topic
 # takes as long as its keys, not as its history.
 _SHORT_LOG: Final = {
@@ -115,7 +116,7 @@ BLOCKS: Final = _topic("chain.blocks.v1", "chain", BlockHeader, 30, 1)
 POSTS: Final = _topic("social.posts.v1", "asset", SocialPost, 7, 1)
 SENTIMENT: Final = _topic("social.sentiment.v1", "asset", SentimentBar, 7, 1)
 FRAMES: Final = _topic(
-    "ingest.frames.v1", "connection", FrameBatch, 3, max_message_bytes=str(_FRAMES_MAX_BYTES)
+    "ingest.frames.v1", "connection", FrameBatch, 3, max_message_bytes=str(MAX_MESSAGE_BYTES)
 )
 GAPS: Final = _topic("ingest.gaps.v1", "instrument", Gap, 400)
 CHECKPOINTS: Final = _topic(
@@ -123,7 +124,7 @@ CHECKPOINTS: Final = _topic(
 )
 LIVENESS: Final = _topic("ingest.liveness.v1", "collector", Liveness, None, 1, **_SHORT_LOG)
 DEAD_LETTERS: Final = _topic(
-    "ingest.dlq.v1", "original key", DeadLetter, 30, max_message_bytes=str(_FRAMES_MAX_BYTES)
+    "ingest.dlq.v1", "original key", DeadLetter, 30, max_message_bytes=str(MAX_MESSAGE_BYTES)
 )
 ALERT_RULES: Final = _topic("alerts.rules.v1", "rule", None, None, 1)
 ALERT_STATES: Final = _topic("alerts.state.v1", "rule and instrument", None, None, 1)

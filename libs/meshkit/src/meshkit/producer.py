@@ -17,6 +17,7 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
+from coinmesh_contracts import topics
 from meshkit import rotation
 from meshkit.errors import DataLoss, InvalidArgument, Unavailable
 from meshkit.kafka import (
@@ -56,7 +57,7 @@ PRODUCER_CONFIG: Config = {
     "message.timeout.ms": 0,
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 64 << 10,
-    "message.max.bytes": 4 << 20,
+    "message.max.bytes": topics.MAX_MESSAGE_BYTES,
 }
 
 

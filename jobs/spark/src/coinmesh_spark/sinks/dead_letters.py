@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from coinmesh_contracts import topics
-from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
-from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER
+from coinmesh_contracts import dead_letters
 
-TOPIC = topics.DEAD_LETTERS.name
+TOPIC = dead_letters.TOPIC
 
 
 def dead_letter(
@@ -32,20 +30,15 @@ def dead_letter(
     """
     partition, offset = records.column("partition")[row].as_py(), records.column("offset")[row]
     key, value = records.column("key")[row].as_py(), records.column("value")[row].as_py()
-    keyed = topics.BY_NAME[topic].key == "instrument"
-    letter = DeadLetter(
-        event_id=f"dlq:{topic}:{partition}:{offset.as_py()}",
+    message = dead_letters.of_record(
+        topic=topic,
+        partition=partition,
+        offset=offset.as_py(),
         receive_time=records.column("timestamp")[row].cast(pa.int64()).as_py() * 1000,
-        source=reporter,
-        type=EVENT_TYPE_DEAD_LETTER,
-        instrument=(key or b"").decode("utf-8", "replace") if keyed else "",
-        origin_topic=topic,
-        origin_partition=partition,
-        origin_offset=offset.as_py(),
+        key=key,
+        value=value,
         reason=reason,
         detail=detail,
-        key=key,
-        value=value or b"",
         reporter=reporter,
     )
-    return key, letter.SerializeToString()
+    return dead_letters.record_key(message), message.SerializeToString()

@@ -12,9 +12,8 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from coinmesh_contracts import framing, topics
+from coinmesh_contracts import dead_letters, framing, topics
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate, BookUpdateKind
-from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.event_type_pb2 import EventType
 from coinmesh_contracts.events.v1.gap_pb2 import Gap
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
@@ -304,20 +303,16 @@ def dead_letter(
     encoder: Encoder | None = None,
 ) -> Record:
     """Input that could not be used; `origin` is the connection and the sequence number."""
-    message = DeadLetter(
-        event_id=f"dlq:{origin}",
-        receive_time=receive_ns,
+    message = dead_letters.of_input(
+        origin=origin,
         source=VENUE,
-        type=EventType.EVENT_TYPE_DEAD_LETTER,
+        receive_time=receive_ns,
+        value=value,
+        reason=reason,
+        detail=detail,
+        reporter=REPORTER,
         instrument=encoder.instrument if encoder else "",
         symbol=encoder.symbol if encoder else "",
-        origin_partition=-1,
-        origin_offset=-1,
-        reason=reason,
-        detail=detail[:500],
-        value=value,
-        reporter=REPORTER,
-        metadata={"origin": origin},
     )
     key = encoder.key if encoder else origin.rpartition(":")[0].encode()
     return topics.DEAD_LETTERS.name, key, headers[topics.DEAD_LETTERS] + message.SerializeToString()

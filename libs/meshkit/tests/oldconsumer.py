@@ -1,0 +1,361 @@
+"""Kafka consumers as asynchronous batches: assigned partitions or a consumer group.
+
+Nothing is committed by itself: `commit` after the batch's effect. Every call into librdkafka runs
+on the consumer's one thread, so the event loop never blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from meshkit.errors import DataLoss, Unavailable
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
+from meshkit.metrics import Metrics, Read
+from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
+from meshkit.rotation import Renewals
+from meshkit.settings import KafkaSettings
+from meshkit.tls import certificate_files
+
+__all__ = ["Consumer", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+IDLE_SECONDS = 0.25
+TAIL_SECONDS = 60.0
+CONSUMER_CONFIG: Config = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "partition.assignment.strategy": "cooperative-sticky",
+    "queued.max.messages.kbytes": 32 << 10,
+    "fetch.error.backoff.ms": 100,
+}
+# A commit that lost its partition to another member: that one repeats the batch.
+_LOST_PARTITION = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+_FINAL = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._AUTO_OFFSET_RESET,  # pyright: ignore[reportPrivateUsage]
+}
+
+
+class Consumer:
+    """Batches of records; make it by `assigned` or `group` and use it as a context manager."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Iterable[str | Partition],
+        config: Config,
+        *,
+        start: Start | None,
+        metrics: Metrics | None,
+    ) -> None:
+        self._settings, self._wanted = settings, list(topics)
+        self._start: Start | None = start
+        self._failure: DataLoss | None = None
+        reporter = OutageReporter(settings.kafka_bootstrap_servers, self._fatal)
+        merged = {**CONSUMER_CONFIG, **config, "error_cb": reporter}
+        self._config = merged
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
+        self._consumer = confluent_kafka.Consumer(merged, logger=client_log())
+        self._thread = ThreadPoolExecutor(1, "kafka-consumer")
+        self._positions: dict[Partition, int] = {}
+        self._fetching: asyncio.Future[list[Message]] | None = None
+        self._appended: dict[Partition, int] = {}
+        if metrics is not None:
+            self._export(metrics, str(config["client.id"]))
+
+    @classmethod
+    def assigned(
+        cls,
+        settings: KafkaSettings,
+        topics: Iterable[str | Partition],
+        start: Start,
+        *,
+        client_id: str,
+        metrics: Metrics | None = None,
+    ) -> Consumer:
+        """A consumer of all partitions of the topics named, or of single ones, from `start`."""
+        config = client_config(settings, client_id)
+        # Offsets are explicit: one that is gone is an error, not a silent jump.
+        config |= {"group.id": client_id, "auto.offset.reset": "error"}
+        return cls(settings, topics, config, start=start, metrics=metrics)
+
+    @classmethod
+    def group(
+        cls,
+        settings: KafkaSettings,
+        topics: Iterable[str],
+        group_id: str,
+        *,
+        client_id: str,
+        metrics: Metrics | None = None,
+    ) -> Consumer:
+        """A member of the group `group_id`; a group without offsets starts at the beginning."""
+        config = client_config(settings, client_id)
+        config |= {"group.id": group_id, "auto.offset.reset": "earliest"}
+        return cls(settings, topics, config, start=None, metrics=metrics)
+
+    async def __aenter__(self) -> Consumer:
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _open(self) -> None:
+        names = {item if isinstance(item, str) else item[0] for item in self._wanted}
+        counts = await await_topics(self._consumer, self._settings, names)
+        if self._start is None:
+            await self._run(lambda: self._consumer.subscribe(list(names), on_revoke=self._revoked))
+            return
+        partitions: list[Partition] = []
+        for item in self._wanted:
+            if isinstance(item, str):
+                partitions += [(item, number) for number in range(counts[item])]
+            else:
+                partitions.append(item)
+        await self.seek(self._start, partitions)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """The offset after the last record handed out (or the start), by partition."""
+        return dict(self._positions)
+
+    async def seek(self, start: Start, partitions: Iterable[Partition] | None = None) -> None:
+        """Assign `partitions` (those assigned now) from `start`; for assigned consumers."""
+        chosen = list(partitions) if partitions is not None else list(self._positions)
+        self._fetching = None
+        self._positions = await retrying(
+            lambda: self._submit(lambda: offsets(self._consumer, chosen, start)), "start offsets"
+        )
+        self._appended.clear()
+        assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        await self._run(lambda: self._consumer.assign(assignment))
+
+    async def ends(self) -> dict[Partition, int]:
+        """The offset after the last record that Kafka has now, by assigned partition."""
+        keys = list(self._positions)
+        return await retrying(
+            lambda: self._submit(lambda: {key: bounds(self._consumer, key)[1] for key in keys}),
+            "end offsets",
+        )
+
+    async def batches(
+        self, max_messages: int = 500, max_wait: float = 0.0
+    ) -> AsyncGenerator[list[Message], None]:
+        """Batches for ever: of `max_messages`, or what came within `max_wait` s of the first.
+
+        Raises:
+            DataLoss: A topic, an offset or a permission is gone.
+        """
+        while True:
+            if self._fetching is None:
+                await self._renew_if_due()
+                self._fetching = self._submit(lambda: self._collect(max_messages, max_wait))
+            # A cancelled reader doesn't lose what is being fetched: the next one gets it.
+            fetched = await asyncio.shield(self._fetching)
+            self._fetching = None
+            batch = [message for message in fetched if self._is_record(message)]
+            for message in batch:
+                key = cast(Partition, (message.topic(), message.partition()))
+                self._positions[key] = cast(int, message.offset()) + 1
+                self._appended[key] = message.timestamp()[1]
+            if batch:
+                yield batch
+
+    async def _renew_if_due(self) -> None:
+        """Go on with a new consumer when the certificate was renewed, where the old one stands.
+
+        A member of a group leaves it and comes back; what it has not committed is repeated.
+        """
+        version = self._renewals.pending()
+        if version is None:
+            return
+        fresh = confluent_kafka.Consumer(self._config, logger=client_log())
+        old, self._consumer = self._consumer, fresh
+        await self._run(old.close)
+        if self._start is None:
+            self._positions.clear()
+            names = [item if isinstance(item, str) else item[0] for item in self._wanted]
+            await self._run(lambda: fresh.subscribe(names, on_revoke=self._revoked))
+        else:
+            assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+            await self._run(lambda: fresh.assign(assignment))
+        self._renewals.taken(version)
+
+    async def commit(self) -> None:
+        """Commit what was handed out so far: call it after the last batch's effect."""
+        done = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        if not done:
+            return
+        try:
+            await self._run(lambda: self._consumer.commit(offsets=done, asynchronous=False))
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() in _LOST_PARTITION:
+                _log.warning("partitions moved before the commit; their new reader repeats them")
+                return
+            raise Unavailable(
+                "COMMIT_FAILED", f"Kafka did not take the commit: {cause.str()}"
+            ) from error
+
+    async def close(self) -> None:
+        """Leave the group and close the connections."""
+        await self._run(self._consumer.close)
+        self._thread.shutdown(wait=False)
+
+    def lags(self) -> dict[Partition, int]:
+        """Records not handed out yet, by partition, as of the last fetch; asks nobody."""
+        lags: dict[Partition, int] = {}
+        for key, position in list(self._positions.items()):
+            with contextlib.suppress(KafkaException, RuntimeError):
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+                lags[key] = max(0, high - position)
+        return lags
+
+    def lag_seconds(self) -> dict[Partition, float]:
+        """How far behind a partition is: the age of its last record handed out, 0 without lag."""
+        now = time.time()
+        return {
+            key: max(0.0, now - self._appended[key] / 1000) if lag else 0.0
+            for key, lag in self.lags().items()
+            if key in self._appended or not lag
+        }
+
+    def _export(self, metrics: Metrics, client: str) -> None:
+        def by_partition(read: Callable[[], Mapping[Partition, float]]) -> Read:
+            return lambda: {
+                (client, topic, str(partition)): value
+                for (topic, partition), value in read().items()
+            }
+
+        labels = ("client", "topic", "partition")
+        metrics.read_gauge(
+            "consumer_lag_records", "Records not handed out yet", labels, by_partition(self.lags)
+        )
+        metrics.read_gauge(
+            "consumer_lag_seconds",
+            "Age of the newest record handed out while there are newer ones, 0 without lag",
+            labels,
+            by_partition(self.lag_seconds),
+        )
+
+    def _collect(self, max_messages: int, max_wait: float) -> list[Message]:
+        self.dbg = None
+        first = self._consumer.poll(IDLE_SECONDS)
+        self.dbg = first and (first.topic(), first.partition())
+        if first is None:
+            return []
+        if max_messages == 1:
+            return [first]
+        return [first, *self._consumer.consume(max_messages - 1, max_wait)]
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if self._failure is not None:
+            raise self._failure
+        if error is None:
+            return True
+        if error.code() in _FINAL:
+            where = f"{message.topic()}[{message.partition()}]"
+            raise DataLoss("CONSUMER_FAILED", f"can't read {where}: {error.str()}")
+        _log.warning("Kafka: %s; retrying", error.str(), extra={"code": error.name()})
+        return False
+
+    def _revoked(self, _: object, partitions: list[TopicPartition]) -> None:
+        print(
+            "REVOKED",
+            "first taken:",
+            getattr(self, "dbg", 0),
+            [p.partition for p in partitions],
+            flush=True,
+        )
+        for partition in partitions:
+            self._positions.pop((partition.topic, partition.partition), None)
+            self._appended.pop((partition.topic, partition.partition), None)
+
+    def _fatal(self, error: KafkaError) -> None:
+        self._failure = DataLoss("CONSUMER_FAILED", f"Kafka's consumer failed: {error.str()}")
+
+    def _submit(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        return await self._submit(step)
+
+
+async def read_tails(
+    settings: KafkaSettings, wanted: Mapping[Partition, int], *, client_id: str
+) -> dict[Partition, list[Message]]:
+    """The last records of several partitions as they are now, at most as many as wanted of each.
+
+    Waits for Kafka without limit; a missing topic is FailedPrecondition, a read that takes longer
+    than a minute Unavailable.
+    """
+    config = client_config(settings, client_id) | CONSUMER_CONFIG
+    config |= {"group.id": client_id, "auto.offset.reset": "earliest"}
+    consumer = confluent_kafka.Consumer(config, logger=client_log())
+    try:
+        await await_topics(consumer, settings, {topic for topic, _ in wanted})
+        return await retrying(lambda: asyncio.to_thread(_read_tails, consumer, wanted), "tails")
+    finally:
+        await asyncio.to_thread(consumer.close)
+
+
+async def read_tail(
+    settings: KafkaSettings, topic: str, partition: int, count: int, *, client_id: str
+) -> list[Message]:
+    """The last `count` records of one partition; as `read_tails`."""
+    tails = await read_tails(settings, {(topic, partition): count}, client_id=client_id)
+    return tails[topic, partition]
+
+
+def _read_tails(
+    consumer: confluent_kafka.Consumer, wanted: Mapping[Partition, int]
+) -> dict[Partition, list[Message]]:
+    tails: dict[Partition, list[Message]] = {key: [] for key in wanted}
+    pending: dict[Partition, int] = {}
+    starts: list[TopicPartition] = []
+    for key, count in wanted.items():
+        low, high = bounds(consumer, key)
+        first = max(low, high - count)
+        if count > 0 and first < high:
+            pending[key] = high
+            starts.append(TopicPartition(*key, first))
+    consumer.assign(starts)
+    deadline = time.monotonic() + TAIL_SECONDS
+    while pending:
+        if time.monotonic() >= deadline:
+            raise Unavailable("TAIL_TIMEOUT", f"the tail of {sorted(pending)} could not be read")
+        for message in consumer.consume(1000, IDLE_SECONDS):
+            key = cast(Partition, (message.topic(), message.partition()))
+            error = message.error()
+            if error is None and key in pending and cast(int, message.offset()) < pending[key]:
+                tails[key].append(message)
+            elif error is not None and error.code() in _FINAL:
+                raise DataLoss("CONSUMER_FAILED", f"can't read the tail of {key}: {error.str()}")
+        # The position also passes offsets that hold no record any more.
+        for place in consumer.position([TopicPartition(*key) for key in pending]):
+            if place.offset >= pending[place.topic, place.partition]:
+                del pending[place.topic, place.partition]
+    return tails
