@@ -17,10 +17,10 @@ from coinmesh_cli.findings import Finding
 from coinmesh_cli.health import MAX_AGE_SECONDS, MIN_LIFE_LEFT, Report, is_late
 from coinmesh_contracts import topics
 from coinmesh_local.mesh import Mesh
-from coinmesh_local.paths import write_atomically
 from coinmesh_local.steps import dispatch
 from coinmesh_local.steps.errors import StepError
 from coinmesh_local.steps.schemas import contracts
+from meshkit.files import write_atomically
 from meshkit.kafka import client_config
 from meshkit.kafka_admin import AdminClient, ConfigResource, ResourceType
 from meshkit.settings import KafkaSettings

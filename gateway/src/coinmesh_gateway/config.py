@@ -14,6 +14,7 @@ from coinmesh_gateway.routes import virtual_hosts
 from coinmesh_gateway.settings import Settings
 from coinmesh_gateway.tls import Tls
 from coinmesh_gateway.transcoder import transcoder
+from meshkit.files import write_atomically
 
 #: `cluster.<name>.grpc.14` is one of the counters `envoy_cluster_grpc` with a label.
 _GRPC_STATUS = r"^cluster\..+\.grpc(\.(\d+))$"
@@ -107,11 +108,7 @@ def write_all(out: Path, document: Mapping[str, Any], tls: Tls | None) -> None:
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a document as JSON (which is YAML too) for its user alone; replaces it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _admin(settings: Settings) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from meshkit.files import write_atomically as write
+
+__all__ = ["alone_in", "private_directory", "sync_directory", "write"]
 
 
 def private_directory(path: Path) -> Path:
@@ -13,22 +16,6 @@ def private_directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path
-
-
-def write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
-    """Replace `path` in one step; a reader or a crash sees the old content or the new."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from pathlib import Path
 from coinmesh_access import cassandra_session, table
 from coinmesh_access.table import AccessError
 from coinmesh_local.mesh import DEPLOY
-from coinmesh_local.paths import write_atomically
 from meshkit import logs
+from meshkit.files import write_atomically
 
 DONE = "adopted"
 TIMEOUT, STOP_TIMEOUT, PAUSE = 240.0, 60.0, 0.5

@@ -15,8 +15,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from coinmesh_local.paths import write_atomically
 from meshkit import logs
+from meshkit.files import write_atomically
 
 META = "meta.properties"
 _log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from coinmesh_local.paths import write_atomically
 from meshkit import logs
+from meshkit.files import write_atomically
 
 
 def forget_election(data: Path) -> None:

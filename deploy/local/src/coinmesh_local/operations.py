@@ -10,7 +10,8 @@ from typing import Any
 from coinmesh_local import control, processes, provision
 from coinmesh_local.definition import closure
 from coinmesh_local.mesh import Mesh
-from coinmesh_local.paths import MARKER, Home, write_atomically
+from coinmesh_local.paths import MARKER, Home
+from meshkit.files import write_atomically
 
 Event = dict[str, Any]
 

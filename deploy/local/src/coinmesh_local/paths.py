@@ -3,10 +3,11 @@
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from meshkit.files import write_atomically
 
 #: deploy/local: component definitions, configuration templates and poms lie here, beside the code.
 LOCAL = Path(__file__).resolve().parents[2]
@@ -26,22 +27,6 @@ def cache_directory() -> Path:
     """The user's cache directory of Coinmesh: downloads, and the tools' own caches below it."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "coinmesh"
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` by `text` in one step: a reader or a crash sees the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            os.fchmod(handle, mode)
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import psutil
 
 from coinmesh_local import ports, probes, processes
 from coinmesh_local.mesh import Instance
-from coinmesh_local.paths import Home, write_atomically
+from coinmesh_local.paths import Home
 from meshkit import logs
+from meshkit.files import write_atomically
 
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 #: A component that ran this long before it crashed begins with the first backoff again.

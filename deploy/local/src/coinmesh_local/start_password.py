@@ -10,8 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from coinmesh_local.paths import write_atomically
 from meshkit import logs
+from meshkit.files import write_atomically
 
 PLACE = "@PASSWORD@"
 
