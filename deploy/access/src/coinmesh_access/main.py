@@ -35,6 +35,8 @@ from coinmesh_access.settings import (
 )
 from coinmesh_access.table import AccessError, AccessTable, load
 from meshkit import logs
+from meshkit.kafka import client_config
+from meshkit.settings import KafkaSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 #: Who applies the table to components.
@@ -84,16 +86,9 @@ def kafka(
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
     """Make Kafka's ACLs equal to the table's."""
-    current = tls_dir / "current"
-    configuration = {
-        "bootstrap.servers": bootstrap,
-        "security.protocol": "ssl",
-        "ssl.ca.location": str(current / "ca.crt"),
-        "ssl.certificate.location": str(current / "tls.crt"),
-        "ssl.key.location": str(current / "tls.key"),
-    }
+    settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, tls_dir=tls_dir)
     with _told():
-        done = kafka_acls.apply(configuration, load(table))
+        done = kafka_acls.apply(client_config(settings, "coinmesh-access"), load(table))
     logs.tell(__name__, f"{len(done.create)} ACLs created, {len(done.delete)} deleted")
 
 
