@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-import httpx
-
-from meshkit.errors import Unavailable
+from meshkit.registry_client import RegistryClient
 from meshkit.settings import RegistrySettings
-from meshkit.tls import client_ssl_context
 
 
 class SchemaTexts:
     """Reads schemas and what they import from the registry."""
 
     def __init__(self, settings: RegistrySettings) -> None:
-        verify = client_ssl_context(settings)
-        self._url = settings.schema_registry_url
-        self._http = httpx.Client(
-            base_url=self._url, timeout=5.0, verify=True if verify is None else verify
-        )
+        self._client = RegistryClient(settings)
 
     def read(self, schema_id: int) -> tuple[str, dict[str, str]] | None:
         """A schema's text and those of its imports by path; None if the registry has no such id.
@@ -47,13 +39,4 @@ class SchemaTexts:
                 self._imports(found, imports)
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        try:
-            response = self._http.get(path)
-            if response.status_code == HTTPStatus.NOT_FOUND:
-                return None
-            response.raise_for_status()
-            return response.json()
-        except httpx.HTTPError as error:
-            raise Unavailable(
-                "REGISTRY_UNREACHABLE", f"the registry at {self._url} doesn't answer: {error}"
-            ) from error
+        return cast(dict[str, Any] | None, self._client.get(path))

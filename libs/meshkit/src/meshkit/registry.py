@@ -20,20 +20,17 @@ from google.protobuf.message import Message
 from coinmesh_contracts import framing
 from coinmesh_contracts.sources import proto_text
 from meshkit import schema_text
-from meshkit.backoff import Backoff
-from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.errors import FailedPrecondition
+from meshkit.registry_client import RegistryClient
 from meshkit.settings import RegistrySettings
-from meshkit.tls import client_ssl_context
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-REQUEST_SECONDS = 5.0
 #: For how long a rejected id isn't looked up again, so that garbage doesn't load the registry.
 REJECTED_SECONDS = 5.0
 MAX_REJECTED = 1_000
 DEPLOY = "coinmesh deploy schemas"
-_NOT_FOUND_CODES = {40401, 40402, 40403}
 
 
 class SchemaNotRegistered(FailedPrecondition):
@@ -71,7 +68,7 @@ class SchemaIds:
 
 
 class Registry:
-    """A client for the registry's Confluent-compatible API; usable from any thread."""
+    """The ids of schemas, resolved and accepted; usable from any thread."""
 
     def __init__(
         self,
@@ -82,22 +79,14 @@ class Registry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`transport`, `sleep` and `clock` are for tests."""
-        self.url = settings.schema_registry_url
-        self._wait_seconds = settings.schema_registry_wait_seconds
-        self._sleep, self._clock = sleep, clock
-        verify = client_ssl_context(settings)
-        self._http = httpx.Client(
-            base_url=self.url,
-            timeout=REQUEST_SECONDS,
-            verify=True if verify is None else verify,
-            transport=transport,
-        )
+        self._client = RegistryClient(settings, transport=transport, sleep=sleep)
+        self._clock = clock
         self._accepted: set[tuple[str, int]] = set()
         self._rejected_until: dict[tuple[str, int], float] = {}
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client.close()
 
     async def resolve(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
         """As `resolve_now`, without blocking the event loop."""
@@ -138,7 +127,7 @@ class Registry:
             return True
         if self._clock() < self._rejected_until.get(key, 0.0):
             return False
-        versions = self._get(f"/schemas/ids/{schema_id}/versions") or []
+        versions = self._client.get(f"/schemas/ids/{schema_id}/versions") or []
         subjects = {version["subject"] for version in cast(list[dict[str, Any]], versions)}
         accepted = _subject(topic) in subjects
         if accepted:
@@ -158,16 +147,16 @@ class Registry:
     def _resolve(self, topic: str, message: type[Message]) -> int:
         subject = _subject(topic)
         path = f"/subjects/{quote(subject, safe='')}/versions"
-        latest = cast(dict[str, Any] | None, self._get(f"{path}/latest"))
+        latest = cast(dict[str, Any] | None, self._client.get(f"{path}/latest"))
         if latest is None:
-            raise SchemaNotRegistered(subject, self.url)
+            raise SchemaNotRegistered(subject, self._client.url)
         descriptor = cast(Descriptor, message.DESCRIPTOR)
         ours = schema_text.normalized(proto_text(descriptor.file.name))
         if schema_text.normalized(latest["schema"]) == ours:
             return latest["id"]
-        versions = cast(list[int], self._get(path) or [])
+        versions = cast(list[int], self._client.get(path) or [])
         for version in sorted(versions, reverse=True):
-            older = cast(dict[str, Any] | None, self._get(f"{path}/{version}"))
+            older = cast(dict[str, Any] | None, self._client.get(f"{path}/{version}"))
             if older is not None and schema_text.normalized(older["schema"]) == ours:
                 _log.warning(
                     "%s: the registry has version %s, this build knows version %s and writes that",
@@ -187,60 +176,6 @@ class Registry:
         )
         return latest["id"]
 
-    def _get(self, path: str) -> object | None:
-        """The document at `path`, None if there is no such subject, version or id."""
-        backoff = Backoff(base=0.25, cap=5.0)
-        deadline = time.monotonic() + self._wait_seconds
-        while True:
-            try:
-                response = self._http.get(path)
-                if response.status_code == 404 and _is_missing(response):
-                    return None
-                if response.status_code < 500:
-                    return _document(response, self.url)
-                problem = f"status {response.status_code}"
-            except httpx.TransportError as error:
-                problem = str(error) or type(error).__name__
-            if time.monotonic() >= deadline:
-                raise Unavailable(
-                    "REGISTRY_UNREACHABLE",
-                    f"the registry at {self.url} doesn't answer ({problem}); start it, or correct "
-                    "COINMESH_SCHEMA_REGISTRY_URL",
-                )
-            delay = next(backoff)
-            _log.warning(
-                "the registry at %s doesn't answer (%s); retrying in %.1f s",
-                self.url,
-                problem,
-                delay,
-            )
-            self._sleep(delay)
-
 
 def _subject(topic: str) -> str:
     return f"{topic}-value"
-
-
-def _is_missing(response: httpx.Response) -> bool:
-    try:
-        return response.json().get("error_code") in _NOT_FOUND_CODES
-    except (ValueError, AttributeError):
-        return False
-
-
-def _document(response: httpx.Response, url: str) -> object:
-    try:
-        response.raise_for_status()
-        return response.json()
-    except (httpx.HTTPStatusError, ValueError) as error:
-        if response.status_code == 403:
-            raise FailedPrecondition(
-                "REGISTRY_REFUSES",
-                f"{response.url} refuses this service; its entry in access.toml needs "
-                "http.registry",
-            ) from error
-        raise FailedPrecondition(
-            "REGISTRY_ANSWER",
-            f"{response.url} answered {response.status_code} and no registry document; is {url} "
-            "the Confluent-compatible API (…/apis/ccompat/v7)?",
-        ) from error

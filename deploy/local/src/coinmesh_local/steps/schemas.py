@@ -6,21 +6,19 @@ unresolved imports are accepted), then every contract after those that it import
 """
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-import httpx
-
 from coinmesh_contracts import sources, topics
 from coinmesh_local.steps.errors import StepError
+from meshkit.errors import MeshError
+from meshkit.registry_client import RegistryClient
 from meshkit.settings import RegistrySettings
-from meshkit.tls import client_ssl_context
 
 COMPATIBILITY = "BACKWARD_TRANSITIVE"
 RULES = {"INTEGRITY": "FULL", "VALIDITY": "FULL"}
-ATTEMPTS = 5
+REQUEST_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -50,34 +48,26 @@ def contracts() -> Iterator[Contract]:
     yield from values
 
 
-class Registry:
+class SchemaDeployment:
     """The few calls of the registry that a deployment makes."""
 
-    def __init__(self, settings: RegistrySettings, timeout: float = 30) -> None:
-        url = settings.schema_registry_url
-        tls = client_ssl_context(settings)
-        self._client = httpx.Client(base_url=url, timeout=timeout, verify=tls or True)
-        parts = urlsplit(url)
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
+        parts = urlsplit(registry.url)
         self._admin = f"{parts.scheme}://{parts.netloc}/apis/registry/v3/admin/rules"
-
-    def __enter__(self) -> "Registry":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
 
     def set_rules(self) -> None:
         """Set the global rules; those of Apicurio's own API only where it exists."""
-        self._call("PUT", "/config", {"compatibility": COMPATIBILITY})
-        listed = self._client.get(self._admin)
+        self._registry.request("PUT", "/config", {"compatibility": COMPATIBILITY})
+        listed = self._registry.request("GET", self._admin, accepted={404})
         if listed.status_code == 404:
             return
         for kind, config in RULES.items():
             rule = {"ruleType": kind, "config": config}
-            if kind in listed.raise_for_status().json():
-                self._call("PUT", f"{self._admin}/{kind}", rule)
+            if kind in listed.json():
+                self._registry.request("PUT", f"{self._admin}/{kind}", rule)
             else:
-                self._call("POST", self._admin, rule)
+                self._registry.request("POST", self._admin, rule)
 
     def register(self, contract: Contract) -> int:
         """Register one contract, its references at their latest versions; the schema's id.
@@ -90,7 +80,7 @@ class Registry:
         ]
         body = {"schemaType": "PROTOBUF", "schema": contract.text, "references": references}
         path = f"/subjects/{quote(contract.subject, safe='')}/versions"
-        answer = self._call("POST", path, body, refusals={409, 422})
+        answer = self._registry.request("POST", path, body, accepted={409, 422})
         if answer.status_code in (409, 422):
             why = answer.json().get("message", answer.text)
             raise StepError(
@@ -101,34 +91,18 @@ class Registry:
 
     def _latest(self, subject: str) -> int:
         path = f"/subjects/{quote(subject, safe='')}/versions/latest"
-        return int(self._call("GET", path).json()["version"])
-
-    def _call(
-        self, method: str, path: str, body: object = None, refusals: Iterable[int] = ()
-    ) -> httpx.Response:
-        """One request, tried again while the registry is unreachable or answers 5xx."""
-        why = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(0.5 * 2**attempt)
-            try:
-                answer = self._client.request(method, path, json=body)
-            except httpx.TransportError as error:
-                why = str(error)
-                continue
-            if answer.is_success or answer.status_code in refusals:
-                return answer
-            why = f"{answer.status_code} {answer.text[:500]}"
-            if answer.status_code < 500:
-                break
-        raise StepError(f"the schema registry failed at {method} {path}: {why}")
+        return int(self._registry.request("GET", path).json()["version"])
 
 
 def register_all(settings: RegistrySettings) -> dict[str, int]:
     """Set the rules and register every contract; the ids by subject."""
-    with Registry(settings) as registry:
-        registry.set_rules()
-        ids = {contract.subject: registry.register(contract) for contract in contracts()}
+    try:
+        with RegistryClient(settings, request_seconds=REQUEST_SECONDS) as registry:
+            deployment = SchemaDeployment(registry)
+            deployment.set_rules()
+            ids = {contract.subject: deployment.register(contract) for contract in contracts()}
+    except MeshError as error:
+        raise StepError(error.message) from error
     for subject, number in ids.items():
         _log.info("schema %d is %s", number, subject)
     return ids
