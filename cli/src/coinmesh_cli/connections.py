@@ -6,6 +6,8 @@ from pathlib import Path
 
 import httpx
 
+from meshkit.tls import CertificateFiles, trusting_ssl_context
+
 #: The command line's name in the access table.
 IDENTITY = "cli"
 
@@ -20,8 +22,6 @@ def http_client(
     ca = endpoint.get("ca")
     verify: ssl.SSLContext | bool = True
     if ca:
-        verify = ssl.create_default_context(cafile=ca)
-        current = tls / IDENTITY / "current"
-        if current.is_dir():
-            verify.load_cert_chain(current / "tls.crt", current / "tls.key")
+        files = CertificateFiles(tls / IDENTITY)
+        verify = trusting_ssl_context(ca, files if files.chain.is_file() else None)
     return httpx.Client(base_url=str(endpoint["url"]), verify=verify, timeout=timeout)

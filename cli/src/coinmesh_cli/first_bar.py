@@ -1,6 +1,5 @@
 """Waits until the mesh serves a new bar to a visitor, as a visitor would ask for it."""
 
-import ssl
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from coinmesh_cli.progress import Progress
 from coinmesh_local import local_user
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.mesh import Mesh
+from meshkit.tls import trusting_ssl_context
 
 DEADLINE = 600.0
 
@@ -24,7 +24,7 @@ def wait_for_first_bar(mesh: Mesh, progress: Progress) -> None:
     why = "no instrument yet"
     progress.note("waiting for the first bar")
     rest = mesh.endpoints()["rest"]
-    trusted = ssl.create_default_context(cafile=rest["ca"])
+    trusted = trusting_ssl_context(str(rest["ca"]))
     bearer = local_user.Bearer(mesh)
     with httpx.Client(base_url=str(rest["url"]), verify=trusted, auth=bearer, timeout=10) as client:
         while time.monotonic() < deadline:

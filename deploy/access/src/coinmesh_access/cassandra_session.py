@@ -1,6 +1,5 @@
 """A Cassandra session that says who it is by its client certificate alone."""
 
-import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from cassandra.cluster import Cluster, NoHostAvailable
 from coinmesh_access import cassandra_roles
 from coinmesh_access.table import AccessError, AccessTable
 from meshkit.cassandra import CertificateAuthProvider
+from meshkit.settings import MeshSettings
+from meshkit.tls import client_ssl_context
 
 
 @contextmanager
@@ -23,14 +24,11 @@ def connect(
 
     `password` (user, password) is for a new node that knows no certificate yet (see `adopt`).
     """
-    current = tls_dir / "current"
-    context = ssl.create_default_context(cafile=str(current / "ca.crt"))
-    context.load_cert_chain(current / "tls.crt", current / "tls.key")
     addresses = [address.rpartition(":") for address in contact_points.split(",")]
     cluster = Cluster(
         [host for host, _, _ in addresses],
         port=int(addresses[0][2]),
-        ssl_context=context,
+        ssl_context=client_ssl_context(MeshSettings(tls_dir=tls_dir)),
         auth_provider=PlainTextAuthProvider(*password) if password else CertificateAuthProvider(),
         protocol_version=5,
         connect_timeout=10,

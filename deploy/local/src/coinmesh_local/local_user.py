@@ -2,7 +2,6 @@
 
 import base64
 import json
-import ssl
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 from coinmesh_access.login import Vault
 from coinmesh_local.mesh import Mesh
 from meshkit.errors import Unauthenticated, Unavailable
+from meshkit.tls import trusting_ssl_context
 
 #: Below the secrets directory; the step `default-user` writes it.
 KEY = Path("users/local/api-key")
@@ -35,7 +35,7 @@ def token(mesh: Mesh, key: str | None = None) -> str:
     """
     rest = mesh.endpoints()["rest"]
     request = _login(httpx.URL(str(rest["url"])), _own_key(mesh) if key is None else key)
-    trusted = ssl.create_default_context(cafile=rest["ca"])
+    trusted = trusting_ssl_context(str(rest["ca"]))
     try:
         with httpx.Client(verify=trusted, timeout=TIMEOUT_SECONDS) as client:
             answer = client.send(request)

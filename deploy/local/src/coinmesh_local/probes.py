@@ -12,6 +12,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coinmesh_local.definition import Probe
+from meshkit.tls import CertificateFiles, trusting_ssl_context
 
 ATTEMPT = 3.0
 
@@ -46,15 +47,10 @@ async def attempt(  # noqa: PLR0911 (one return per kind of probe)
 
 def _tls(probe: Probe) -> ssl.SSLContext | None:
     """How the probe is secured: with a certificate of its own, or against another authority."""
-    current = Path(probe.tls, "current")
-    roots = probe.ca or (str(current / "ca.crt") if probe.tls else "")
-    if not roots:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(roots)
     if probe.tls:
-        context.load_cert_chain(current / "tls.crt", current / "tls.key")
-    return context
+        files = CertificateFiles(Path(probe.tls))
+        return trusting_ssl_context(probe.ca or files.roots, files)
+    return trusting_ssl_context(probe.ca) if probe.ca else None
 
 
 async def _connect(target: str, probe: Probe) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

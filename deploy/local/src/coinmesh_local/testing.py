@@ -25,7 +25,7 @@ from coinmesh_local.mesh import Mesh, Options
 from coinmesh_local.paths import CHECKOUT, DECLARED, Home
 from coinmesh_local.steps import dispatch
 from meshkit.settings import MeshSettings
-from meshkit.tls import CertificateFiles, client_ssl_context
+from meshkit.tls import CertificateFiles, client_ssl_context, trusting_ssl_context
 
 READY_TIMEOUT = 180.0
 S = TypeVar("S", bound=MeshSettings)
@@ -124,7 +124,7 @@ class TestMesh:
         """A client of the public listener, as the local user."""
         return httpx.Client(
             base_url=self.endpoints["rest"],
-            verify=ssl.create_default_context(cafile=self.home.ca),
+            verify=trusting_ssl_context(self.home.ca),
             auth=local_user.Bearer(self.mesh),
             timeout=30,
         )

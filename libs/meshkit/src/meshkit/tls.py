@@ -251,6 +251,20 @@ def client_ssl_context(settings: MeshSettings) -> RenewingContext | None:
     return RenewingContext(files, ssl.PROTOCOL_TLS_CLIENT)
 
 
+def trusting_ssl_context(ca: Path | str, files: CertificateFiles | None = None) -> ssl.SSLContext:
+    """The context for a client of one server: trusts `ca` only, and presents `files` if given.
+
+    For listeners with a CA of their own, such as Vault's or the public one. It doesn't follow
+    renewals: make it for each use.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(ca)
+    if files is not None:
+        context.load_cert_chain(files.chain, files.key)
+    return context
+
+
 def server_ssl_context(files: CertificateFiles) -> ssl.SSLContext:
     """The context for listeners that aren't gRPC; clients must show a certificate of the mesh."""
     return RenewingContext(files, ssl.PROTOCOL_TLS_SERVER)

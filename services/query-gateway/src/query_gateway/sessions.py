@@ -11,7 +11,6 @@ import base64
 import json
 import re
 import secrets
-import ssl
 from typing import Any, Final, cast
 
 import grpc.aio
@@ -27,6 +26,7 @@ from meshkit import cookies
 from meshkit.audit import ALLOWED, DENIED, FAILED, AuditLog
 from meshkit.authz import user
 from meshkit.errors import InvalidArgument, MeshError, Unauthenticated, Unavailable
+from meshkit.tls import trusting_ssl_context
 from query_gateway.settings import GatewaySettings
 
 add_session_service = add_SessionServiceServicer_to_server
@@ -43,9 +43,11 @@ class Sessions(SessionServiceServicer):
         self._log = log
         self._client: httpx.AsyncClient | None = None
         if settings.vault_addr is not None:
-            trusted = ssl.create_default_context(cafile=settings.vault_ca)
+            ca = settings.vault_ca
             self._client = httpx.AsyncClient(
-                base_url=f"{settings.vault_addr}/v1", verify=trusted, timeout=_TIMEOUT_SECONDS
+                base_url=f"{settings.vault_addr}/v1",
+                verify=trusting_ssl_context(ca) if ca else True,
+                timeout=_TIMEOUT_SECONDS,
             )
 
     async def CreateSession(  # noqa: N802
