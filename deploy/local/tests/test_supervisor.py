@@ -386,7 +386,7 @@ def test_status_of_a_home_without_supervisor_starts_nothing(build: Build) -> Non
 def seen(mesh: TestMesh) -> Callable[[str, str], float | None]:
     """`value(metric, component)` of an exporter that asks the supervisor each time."""
     metrics = Metrics()
-    components = Components(mesh.home, metrics)
+    components = Components(mesh.home, metrics, 60)
 
     def value(name: str, component: str) -> float | None:
         components.look()

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from meshkit.service import Running, serve
 from meshkit.settings import KafkaSettings, ServiceSettings
 from meshkit.tls import channel
@@ -46,6 +47,13 @@ class Started:
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Started]]
+
+
+class Part(Resource):
+    """A resource whose methods are given as functions; what isn't given does nothing."""
+
+    def __init__(self, **methods: Callable[..., Any]) -> None:
+        vars(self).update(methods)
 
 
 def echo(unary: Handler | None = None, stream: Handler | None = None) -> tuple[Any, object]:

@@ -150,7 +150,7 @@ async def test_an_outage_at_start_and_a_kill_in_mid_run_lose_and_repeat_nothing(
             for number in range(count):
                 await producer.produce(topic, f"key-{number % 50}", str(number).encode())
 
-        assert not await producer.is_reachable()
+        assert not await producer.is_ready()
         feeding = asyncio.create_task(feed())
         checking = asyncio.create_task(producer.check_topics([topic]))
         while "doesn't answer; retrying" not in caplog.text:  # noqa: ASYNC110
@@ -165,7 +165,7 @@ async def test_an_outage_at_start_and_a_kill_in_mid_run_lose_and_repeat_nothing(
         await asyncio.to_thread(broker.wait_ready)
         await producer.flush(120)
         assert producer.acked == count
-        assert await producer.is_reachable()
+        assert await producer.is_ready()
     by_key: dict[bytes, list[int]] = {}
     async with Consumer.assigned(kafka, [topic], "beginning", client_id="c") as consumer:
         for record in await read(consumer, count):
@@ -181,7 +181,7 @@ async def test_a_record_that_kafka_refuses_is_never_silent(
     producer = Producer(kafka, client_id="p", config={"compression.type": "none"})
     with pytest.raises(DataLoss):  # noqa: PT012 - leaving the producer raises too
         async with producer:
-            watching = asyncio.create_task(producer.watch())
+            watching = asyncio.create_task(producer.run())
             await producer.produce(topic, "k", b"x" * 5000)
             with pytest.raises(DataLoss, match=topic):
                 await watching

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from conftest import Part
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -90,7 +91,9 @@ async def test_readiness_follows_its_checks(service: Any, until: Any, monkeypatc
             raise ConnectionError("refused")
         return True
 
-    async with service(unary=answer, readiness={"kafka": kafka, "redis": redis}) as started:
+    async with service(
+        unary=answer, resources=[Part(is_ready=kafka), Part(is_ready=redis)]
+    ) as started:
 
         async def is_serving() -> bool:
             return await health(started) == SERVING
@@ -107,7 +110,7 @@ async def test_readiness_follows_its_checks(service: Any, until: Any, monkeypatc
         await until(is_serving)
 
 
-async def test_drain_finishes_calls_then_tasks_then_steps(service: Any):
+async def test_drain_finishes_calls_then_tasks_then_closes_backwards(service: Any):
     order: list[str] = []
     inside, finish = asyncio.Event(), asyncio.Event()
 
@@ -126,10 +129,12 @@ async def test_drain_finishes_calls_then_tasks_then_steps(service: Any):
     async def flush() -> None:
         order.append("flush")
 
+    async def disconnect() -> None:
+        order.append("disconnect")
+
     settings = ServiceSettings(drain_grace_seconds=30)
-    async with service(
-        unary=slow, settings=settings, background=[background], on_drain=[flush]
-    ) as started:
+    parts = [Part(close=flush), Part(run=background, close=disconnect)]
+    async with service(unary=slow, settings=settings, resources=parts) as started:
         call = asyncio.ensure_future(started.unary())
         await inside.wait()
         watch = health_pb2_grpc.HealthStub(started.channel).Watch(health_pb2.HealthCheckRequest())
@@ -141,13 +146,13 @@ async def test_drain_finishes_calls_then_tasks_then_steps(service: Any):
         finish.set()
         assert await call == b"done"
         assert await started.status == 0
-        assert order == ["call", "task", "flush"]
+        assert order == ["call", "task", "disconnect", "flush"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await started.unary(timeout=1)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_failing_background_task_ends_the_service_with_its_traceback(
+async def test_failing_resource_ends_the_service_with_its_traceback(
     service: Any, caplog: pytest.LogCaptureFixture
 ):
     begin = asyncio.Event()
@@ -161,28 +166,28 @@ async def test_a_failing_background_task_ends_the_service_with_its_traceback(
     async def flush() -> None:
         flushed.set()
 
-    async with service(unary=answer, background=[fails], on_drain=[flush]) as started:
+    async with service(unary=answer, resources=[Part(run=fails, close=flush)]) as started:
         begin.set()
         assert await started.status == 1
         assert flushed.is_set()
-    (record,) = [r for r in caplog.records if "background task failed" in r.getMessage()]
+    (record,) = [r for r in caplog.records if "Part failed" in r.getMessage()]
     assert record.exc_info is not None
     assert vars(record)["reason"] == "NOT_DELIVERED"
 
 
-async def test_a_background_task_that_returns_has_done_its_work(service: Any):
+async def test_resource_whose_run_returns_does_not_end_the_service(service: Any):
     done = asyncio.Event()
 
     async def once() -> None:
         done.set()
 
-    async with service(unary=answer, background=[once]) as started:
+    async with service(unary=answer, resources=[Part(run=once)]) as started:
         await done.wait()
         assert await started.unary(b"still") == b"still"
         assert await started.stop() == 0
 
 
-async def test_a_failing_drain_step_fails_the_service_but_not_the_next_step(service: Any):
+async def test_failing_close_fails_the_service_but_not_the_next_close(service: Any):
     flushed = asyncio.Event()
 
     async def fails() -> None:
@@ -191,7 +196,7 @@ async def test_a_failing_drain_step_fails_the_service_but_not_the_next_step(serv
     async def flush() -> None:
         flushed.set()
 
-    async with service(unary=answer, on_drain=[fails, flush]) as started:
+    async with service(unary=answer, resources=[Part(close=flush), Part(close=fails)]) as started:
         assert await started.stop() == 1
         assert flushed.is_set()
 

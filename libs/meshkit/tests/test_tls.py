@@ -20,9 +20,11 @@ from coinmesh_contracts.market.v1 import market_service_pb2 as market
 from coinmesh_contracts.market.v1 import market_service_pb2_grpc as market_grpc
 from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
 from meshkit import authz
-from meshkit.authz import ROLES_HEADER, USER_HEADER, OnDenied, rules, user
-from meshkit.errors import error_info
+from meshkit.authz import ROLES_HEADER, USER_HEADER, rules, user
+from meshkit.calls import Call
+from meshkit.errors import MeshError, error_info
 from meshkit.peer import caller
+from meshkit.resources import Resource
 from meshkit.rotation import RotatingChannel
 from meshkit.settings import MeshSettings, ServiceSettings, SettingsError
 from meshkit.tls import (
@@ -186,8 +188,12 @@ async def test_everybody_else_is_denied_but_for_health(
 ):
     settings = server(authority.issue("query-gateway"))
     told: list[tuple[str, str]] = []
-    keep: OnDenied = lambda call, denial: told.append((call.name, denial.reason))  # noqa: E731
-    async with service(settings=settings, servicers=MARKET, on_denied=keep) as started:
+
+    class Denials(Resource):
+        def on_denied(self, call: Call, denial: MeshError) -> None:
+            told.append((call.name, denial.reason))
+
+    async with service(settings=settings, servicers=MARKET, resources=[Denials()]) as started:
         peer = client(authority.issue(name, directory="peer"))
         async with channel(target(started), peer) as to_it:
             error = await failure(stub(to_it).GetInstrument(REQUEST, metadata=metadata))

@@ -181,7 +181,7 @@ async def test_a_draining_replica_says_so_after_the_last_events() -> None:
     messages = parsed(MarketStream(market.hub).read(request()))
     await anext(messages)
     market.trade(1)
-    market.hub.close()
+    market.hub.on_stopping()
     assert ids(await anext(messages)) == [1]
     last = await anext(messages)
     assert last.error.code == 14

@@ -27,6 +27,7 @@ from meshkit.audit_store import AnchorExists, AnchorStore, AuditStoreSettings
 from meshkit.consumer import Consumer, Partition
 from meshkit.errors import FailedPrecondition, MeshError
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from meshkit.settings import KafkaSettings, ServiceSettings
 
 NAME = "audit-anchor"
@@ -88,7 +89,7 @@ class Signer:
             client.logout(revoke_token=False)
 
 
-class Anchoring:
+class Anchoring(Resource):
     """Follows the topic and anchors what it saw."""
 
     def __init__(

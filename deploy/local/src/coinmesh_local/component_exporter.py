@@ -17,6 +17,7 @@ from pydantic import Field
 from coinmesh_local import control, processes
 from coinmesh_local.paths import Home
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from meshkit.service import configure, run, serve
 from meshkit.settings import ServiceSettings
 
@@ -43,10 +44,11 @@ class Use:
     max_fds: int
 
 
-class Components:
+class Components(Resource):
     """Asks the supervisor again and again; a scrape gets its last answer."""
 
-    def __init__(self, home: Home, metrics: Metrics) -> None:
+    def __init__(self, home: Home, metrics: Metrics, interval_seconds: float) -> None:
+        self._interval_seconds = interval_seconds
         self._home = home
         self._rows: list[dict[str, Any]] = []
         self._use: dict[str, Use] = {}
@@ -87,11 +89,11 @@ class Components:
         )
         gauge("component_max_fds", "That process's limit", LABELS, lambda: self._used("max_fds"))
 
-    async def watch(self, interval: float) -> None:
-        """Look for ever; pauses are `interval` seconds."""
+    async def run(self) -> None:
+        """Look for ever."""
         while True:
             await asyncio.to_thread(self.look)
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval_seconds)
 
     def look(self) -> None:
         """Ask once; without an answer nothing is known of any component."""
@@ -173,12 +175,9 @@ def _ask(home: Home) -> list[dict[str, Any]] | None:
 async def export(settings: ExporterSettings) -> int:
     """Runs the exporter; its exit status."""
     metrics = Metrics()
-    components = Components(Home.from_environment(), metrics)
-
-    async def watch() -> None:
-        await components.watch(settings.components_interval_seconds)
-
-    return await serve(settings, servicers=[], background=[watch], metrics=metrics)
+    home, seconds = Home.from_environment(), settings.components_interval_seconds
+    components = Components(home, metrics, seconds)
+    return await serve(settings, servicers=[], resources=[components], metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from meshkit.calls import Call
 from meshkit.errors import MeshError, Unavailable
 from meshkit.metrics import Metrics
 from meshkit.peer import caller
+from meshkit.resources import Resource
 
 __all__ = ["AuditLog", "AuditSettings", "AuditUnavailable", "actor_of", "name_of"]
 _log = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class _Entry:
         self.event, self.done = event, done
 
 
-class AuditLog:
-    """One writer's log; `run` belongs into the background, `close` into the drain."""
+class AuditLog(Resource):
+    """One writer's log."""
 
     def __init__(
         self,
@@ -239,8 +240,8 @@ class AuditLog:
             self.note(action, FAILED, actor=actor, object=object, detail=why, metadata=metadata)
             raise
 
-    def denied(self, call: Call, denial: MeshError) -> None:
-        """The hook for `serve(on_denied=…)`."""
+    def on_denied(self, call: Call, denial: MeshError) -> None:
+        """Note a call that authorization rejected."""
         self.note(
             pb.AUDIT_ACTION_CALL,
             DENIED,

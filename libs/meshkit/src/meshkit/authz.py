@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -82,7 +82,7 @@ def rules(
     return table
 
 
-def authz_layer(table: Mapping[str, Rule], on_denied: OnDenied | None = None) -> Layer:
+def authz_layer(table: Mapping[str, Rule], on_denied: Sequence[OnDenied] = ()) -> Layer:
     """The layer that lets through only what `table` allows."""
 
     @asynccontextmanager
@@ -91,8 +91,8 @@ def authz_layer(table: Mapping[str, Rule], on_denied: OnDenied | None = None) ->
             try:
                 _check(call, table.get(call.method))
             except MeshError as denial:
-                if on_denied is not None:
-                    on_denied(call, denial)
+                for report in on_denied:
+                    report(call, denial)
                 raise
         yield
 

@@ -29,6 +29,7 @@ from meshkit.kafka import (
     is_reachable,
 )
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
 from meshkit.tls import certificate_files
@@ -61,10 +62,10 @@ PRODUCER_CONFIG: Config = {
 }
 
 
-class Producer:
+class Producer(Resource):
     """A producer for one event loop; use it as an asynchronous context manager.
 
-    `watch` belongs into the service's background tasks: it raises when a record was refused.
+    As a resource of a service it ends the service when a record was refused.
     """
 
     def __init__(
@@ -130,8 +131,8 @@ class Producer:
         """Wait for Kafka; the partition counts, or FailedPrecondition naming a missing topic."""
         return await await_topics(self._producer, self._settings, topics, wait_seconds)
 
-    async def is_reachable(self) -> bool:
-        """Whether Kafka answers now: a readiness check."""
+    async def is_ready(self) -> bool:
+        """Whether Kafka answers now."""
         return self._failure is None and await is_reachable(self._producer)
 
     def produce_nowait(
@@ -232,7 +233,7 @@ class Producer:
             await asyncio.sleep(FLUSH_LOOK_SECONDS)
         return left
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
         """Wait for ever; DataLoss as soon as a record is refused for good."""
         await self._failed.wait()
         if self._failure is not None:

@@ -1,43 +1,46 @@
-"""Health that follows readiness checks."""
+"""Health that follows the readiness of a service's resources."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health
 
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 
 _log = logging.getLogger(__name__)
 
 READINESS_SECONDS = 1.0
 READINESS_TIMEOUT_SECONDS = 5.0
 
-Check = Callable[[], Awaitable[bool]]
-
 
 class Readiness:
-    """Keeps health equal to what the checks say."""
+    """Keeps health equal to whether all resources are ready."""
 
     def __init__(
         self,
         servicer: health.HealthServicer,
         names: Sequence[str],
-        checks: Mapping[str, Check],
+        resources: Sequence[Resource],
         metrics: Metrics,
     ) -> None:
-        """`names` are the services whose health it is, `checks` by the names told in the log."""
-        self._servicer, self._names, self._checks = servicer, names, checks
+        """`names` are the services whose health follows the resources."""
+        self._servicer, self._names, self._resources = servicer, names, resources
         self._ready = metrics.gauge("ready", "1 while all readiness checks pass")
 
     async def run(self) -> None:
         """Check for ever; log each change."""
         before: list[str] | None = None
         while True:
-            failing = [name for name in self._checks if not await self._passes(name)]
+            failing = [
+                type(resource).__name__
+                for resource in self._resources
+                if not await self._passes(resource)
+            ]
             if failing != before:
                 await self._set(failing)
                 before = failing
@@ -53,11 +56,12 @@ class Readiness:
         else:
             _log.info("ready")
 
-    async def _passes(self, name: str) -> bool:
+    async def _passes(self, resource: Resource) -> bool:
         try:
             # Not wait_for: before Python 3.12 it may lose a cancellation, and `run` would go on.
             async with asyncio.timeout(READINESS_TIMEOUT_SECONDS):
-                return await self._checks[name]()
+                return await resource.is_ready()
         except Exception as error:
-            _log.debug("readiness check %s failed: %r", name, error)
+            name = type(resource).__name__
+            _log.debug("readiness check of %s failed: %r", name, error)
             return False

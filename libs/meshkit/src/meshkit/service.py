@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -27,12 +27,13 @@ from grpc_reflection.v1alpha import reflection
 
 from meshkit import logs
 from meshkit import metrics as mesh_metrics
-from meshkit.authz import OnDenied, Rule, authz_layer, rules
+from meshkit.authz import Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
 from meshkit.deadlines import deadline_layer
 from meshkit.errors import MeshError, error_layer
 from meshkit.metrics import Metrics, MetricsServer
-from meshkit.readiness import Check, Readiness
+from meshkit.readiness import Readiness
+from meshkit.resources import Resource
 from meshkit.rotation import follow
 from meshkit.settings import Address, ServiceSettings, SettingsError, load
 from meshkit.tls import CertificateFiles, bind, certificate_files
@@ -56,7 +57,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 STEP_SECONDS = 15.0
 
 Servicers = Sequence[tuple[Callable[[Any, Any], None], object]]
-Step = Callable[[], Awaitable[None]]
 S = TypeVar("S", bound=ServiceSettings)
 
 
@@ -95,30 +95,27 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
 async def serve(
     settings: ServiceSettings,
+    servicers: Servicers = (),
+    resources: Sequence[Resource] = (),
     *,
-    servicers: Servicers,
-    background: Sequence[Step] = (),
-    on_drain: Sequence[Step] = (),
-    readiness: Mapping[str, Check] | None = None,
     metrics: Metrics | None = None,
     tracing: Tracing | None = None,
     on_started: Callable[[Running], None] | None = None,
-    on_stopping: Callable[[], None] | None = None,
-    on_denied: OnDenied | None = None,
 ) -> int:
-    """Run a service until SIGTERM, SIGINT or the failure of a background task; the exit status.
+    """Run a service until SIGTERM, SIGINT or the failure of a resource; return the exit status.
 
-    `servicers` are pairs of a generated `add_…_to_server` and a servicer. `background` are
-    coroutine functions that run beside the server: one that returns has done its work, one that
-    raises ends the process with status 1. `readiness` checks are named for the log; health is
-    SERVING while all are true. `on_drain` steps run last, in order: the place to flush producers.
-    `tracing` is given where more than the RPCs makes spans; it is shut down at the end.
-    `on_stopping` is called when draining begins: the place to end long streams with a last word.
-    `on_denied` is told of every call that authorization refused.
+    Args:
+        settings: The service's settings.
+        servicers: Pairs of a generated `add_…_to_server` and a servicer.
+        resources: What the service has beside its RPCs, each after those that it uses. Health is
+            SERVING while all are ready.
+        metrics: The process's metrics, if the resources have some.
+        tracing: Given where more than the RPCs makes spans; it is shut down at the end.
+        on_started: Called with the addresses once the server listens.
     """
     metrics = metrics or Metrics()
     tracing = tracing or Tracing(settings, metrics)
-    server, health_servicer, names = _server(settings, servicers, metrics, tracing, on_denied)
+    server, health_servicer, names = _server(settings, servicers, resources, metrics, tracing)
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
         cleanup.push_async_callback(asyncio.to_thread, tracing.shutdown)
@@ -126,7 +123,7 @@ async def serve(
         scraped = _serve_metrics(settings, metrics, cleanup)
         await server.start()
         _stop_on_signals(stopping, cleanup)
-        watch = Readiness(health_servicer, ("", *names), readiness or {}, metrics)
+        watch = Readiness(health_servicer, ("", *names), resources, metrics)
         tasks = [
             asyncio.create_task(watch.run(), name="readiness"),
             asyncio.create_task(mesh_metrics.watch_loop(metrics), name="event loop"),
@@ -134,7 +131,10 @@ async def serve(
         if files := certificate_files(settings):
             renew = _Renewal(files, metrics)
             tasks.append(asyncio.create_task(follow(files.version, renew), name="certificate"))
-        tasks += [asyncio.ensure_future(_step(step)) for step in background]
+        tasks += [
+            asyncio.create_task(resource.run(), name=type(resource).__name__)
+            for resource in resources
+        ]
         scraped_at = scraped.address if scraped else None
         _log.info("serving", extra={"grpc": str(address), "metrics": str(scraped_at)})
         if on_started is not None:
@@ -144,12 +144,12 @@ async def serve(
             failed = await _until_stopped(stopping, tasks)
         finally:
             _log.info("draining", extra={"grace_seconds": settings.drain_grace_seconds})
-            if on_stopping is not None:
-                on_stopping()
+            for resource in resources:
+                resource.on_stopping()
             await health_servicer.enter_graceful_shutdown()
             await server.stop(settings.drain_grace_seconds)
             await _cancel(tasks)
-            failed = not await _run_steps(on_drain) or failed
+            failed = not await _close(resources) or failed
         _log.info("stopped", extra={"failed": failed})
         return 1 if failed else 0
 
@@ -157,9 +157,9 @@ async def serve(
 def _server(
     settings: ServiceSettings,
     servicers: Servicers,
+    resources: Sequence[Resource],
     metrics: Metrics,
     tracing: Tracing,
-    on_denied: OnDenied | None,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
     layers: list[Layer] = [
         # Outermost, so that the durations measured inside lead to the trace.
@@ -170,7 +170,7 @@ def _server(
     ]
     table: dict[str, Rule] = {}
     if settings.tls_dir is not None:
-        layers.append(authz_layer(table, on_denied))
+        layers.append(authz_layer(table, [resource.on_denied for resource in resources]))
     options = [*SERVER_OPTIONS, *_ages(certificate_files(settings))]
     server = grpc.aio.server(interceptors=[LayeredInterceptor(layers)], options=options)
     registrar = _Registrar(server)
@@ -247,10 +247,6 @@ def _stop_on_signals(stopping: asyncio.Event, cleanup: AsyncExitStack) -> None:
         cleanup.callback(loop.remove_signal_handler, number)
 
 
-async def _step(step: Step) -> None:
-    await step()
-
-
 async def _until_stopped(stopping: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> bool:
     """Wait for the stop signal (False) or the first failed task (True, logged)."""
     asked = asyncio.create_task(stopping.wait())
@@ -260,14 +256,16 @@ async def _until_stopped(stopping: asyncio.Event, tasks: Sequence[asyncio.Task[N
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {asked}:
                 if task.cancelled():
-                    _log.critical("the background task %s was cancelled", task.get_name())
+                    _log.critical("the task %s was cancelled", task.get_name())
                     return True
-                if error := task.exception():
+                if failure := task.exception():
+                    error = _cause(failure)
                     reason = error.reason if isinstance(error, MeshError) else type(error).__name__
                     _log.critical(
-                        "a background task failed: %s",
+                        "%s failed: %s",
+                        task.get_name(),
                         error,
-                        exc_info=error,
+                        exc_info=failure,
                         extra={"reason": reason},
                     )
                     return True
@@ -277,21 +275,32 @@ async def _until_stopped(stopping: asyncio.Event, tasks: Sequence[asyncio.Task[N
         asked.cancel()
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The error itself; of a group the first with a reason, else the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_cause(each) for each in cast(BaseExceptionGroup[BaseException], error).exceptions]
+    return next(
+        (cause for cause in causes if isinstance(cause, MeshError | SettingsError)), causes[0]
+    )
+
+
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     _, stuck = await asyncio.wait(tasks, timeout=STEP_SECONDS)
     for task in stuck:
-        _log.error("the background task %r doesn't end", task.get_coro())
+        _log.error("the task %s doesn't end: %r", task.get_name(), task.get_coro())
 
 
-async def _run_steps(steps: Sequence[Step]) -> bool:
-    """Run all, even if one fails; False if one did."""
+async def _close(resources: Sequence[Resource]) -> bool:
+    """Close all in reverse order, even if one fails; False if one did."""
     well = True
-    for step in steps:
+    for resource in reversed(resources):
         try:
-            await asyncio.wait_for(step(), STEP_SECONDS)
+            async with asyncio.timeout(STEP_SECONDS):
+                await resource.close()
         except Exception:
-            _log.exception("a drain step failed")
+            _log.exception("%s could not be closed", type(resource).__name__)
             well = False
     return well

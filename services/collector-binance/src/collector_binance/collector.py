@@ -36,11 +36,12 @@ from collector_binance.rest import RestClient
 from collector_binance.settings import CollectorSettings
 from collector_binance.traces import FrameTraces
 from meshkit.backoff import Backoff
-from meshkit.errors import MeshError, Unavailable
+from meshkit.errors import Unavailable
 from meshkit.kafka import Config
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry, SchemaIds
+from meshkit.resources import Resource
 from meshkit.settings import SettingsError
 from meshkit.tracing import Tracing
 
@@ -55,8 +56,8 @@ _LOOK_NS: Final = 5 * 10**9
 _TOPICS: Final = (*WRITTEN, topics.FRAMES)
 
 
-class Collector:
-    """Everything that runs; `run` is the service's background task, `close` its drain step.
+class Collector(Resource):
+    """Everything that runs.
 
     Attributes:
         engine: The logic and its state; None until the schemas are known.
@@ -97,13 +98,6 @@ class Collector:
         return self.connections is not None and self.connections.is_live
 
     async def run(self) -> None:
-        """Collect for ever; errors as `_run`."""
-        try:
-            await self._run()
-        except BaseExceptionGroup as group:
-            raise reason_of(group) from group
-
-    async def _run(self) -> None:
         """Wait for what is needed, then collect.
 
         Raises:
@@ -132,7 +126,7 @@ class Collector:
         _log.info("collecting %d symbols", len(symbols), extra={"session": self.session})
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outlet.run())
-            group.create_task(self._producer.watch())
+            group.create_task(self._producer.run())
             group.create_task(self._requests.run())
             group.create_task(self.connections.watch())
             group.create_task(self._wake_forever())
@@ -354,14 +348,3 @@ class Collector:
 
     def _input(self, kind: FrameKind.ValueType, payload: bytes = b"", context: str = "") -> Input:
         return Input(kind, self.rest_connection, time.time_ns(), payload, context)
-
-
-def reason_of(error: BaseException) -> BaseException:
-    """The first error of our own inside a group, or the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            found = reason_of(each)
-            if isinstance(found, MeshError | SettingsError):
-                return found
-        return reason_of(error.exceptions[0])
-    return error

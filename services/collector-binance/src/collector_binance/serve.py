@@ -35,11 +35,8 @@ async def _serve() -> int:
     return await serve_mesh(
         settings,
         servicers=[(add_CollectorServiceServicer_to_server, service)],
-        background=[collector.run, log.run],
-        on_drain=[collector.close, log.close],
-        readiness={"connections": collector.is_ready},
+        resources=[log, collector],
         metrics=metrics,
         tracing=tracing,
         on_started=started.append,
-        on_denied=log.denied,
     )

@@ -14,6 +14,7 @@ from typing import Final
 
 from meshkit.backoff import Backoff
 from meshkit.errors import Unavailable
+from meshkit.resources import Resource
 from query_gateway import latest
 from query_gateway.cache import Cache
 from query_gateway.history import History
@@ -28,7 +29,7 @@ _MINUTES: Final = 1440
 _GC_ALLOCATIONS: Final = 20_000  # a chart of 500 bars is a few thousand
 
 
-class Bootstrap:
+class Bootstrap(Resource):
     """Fills the view.
 
     Args:
@@ -68,6 +69,10 @@ class Bootstrap:
             self.done.set()
             backoff.healthy()
             await asyncio.sleep(_CHECK_SECONDS)
+
+    async def is_ready(self) -> bool:
+        """Whether the view was filled."""
+        return self.done.is_set()
 
     async def _fill(self, names: list[str]) -> None:
         if not names:

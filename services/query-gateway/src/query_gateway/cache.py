@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from meshkit.metrics import Metrics
 from meshkit.redis_options import redis_options
+from meshkit.resources import Resource
 from meshkit.settings import RedisSettings
 from meshkit.tracing import Tracing
 
@@ -80,7 +81,7 @@ class Versioned(NamedTuple):
     data: bytes
 
 
-class Cache:
+class Cache(Resource):
     """Redis, or the lack of it: no method raises because Redis is down."""
 
     def __init__(self, settings: RedisSettings, metrics: Metrics, tracing: Tracing) -> None:

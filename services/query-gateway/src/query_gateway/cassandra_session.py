@@ -33,6 +33,7 @@ from meshkit.backoff import Backoff
 from meshkit.cassandra import CertificateAuthProvider
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from meshkit.rotation import CHECK_SECONDS, Renewals
 from meshkit.settings import CassandraSettings, SettingsError
 from meshkit.tls import certificate_files, client_ssl_context
@@ -59,7 +60,7 @@ class _Link:
     prepared: Mapping[str, PreparedStatement]
 
 
-class CassandraSession:
+class CassandraSession(Resource):
     """A connection to the cluster that is made in the background and mends itself.
 
     When the certificate is renewed new connections are made, and the old ones are closed.

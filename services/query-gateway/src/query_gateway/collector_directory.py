@@ -12,23 +12,26 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coinmesh_contracts.query.v1 import collector_directory_service_pb2 as api
 from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
     CollectorDirectoryServiceServicer,
+    add_CollectorDirectoryServiceServicer_to_server,
 )
-from meshkit.settings import MeshSettings
+from meshkit.resources import Resource
 from meshkit.tls import channel
+from query_gateway.settings import GatewaySettings, parse_collectors
 
+add_collector_directory = add_CollectorDirectoryServiceServicer_to_server
 Context = grpc.aio.ServicerContext[Any, Any]
 _CHECK_SECONDS: Final = 2.0
 
 
-class CollectorDirectory(CollectorDirectoryServiceServicer):
+class CollectorDirectory(CollectorDirectoryServiceServicer, Resource):
     """Lists collectors.
 
     Args:
-        settings: How connections are opened.
-        collectors: Address by name.
+        settings: The collectors, and how connections are opened.
     """
 
-    def __init__(self, settings: MeshSettings, collectors: dict[str, str]) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
+        collectors = parse_collectors(settings.collectors)
         self._channels = {
             name: channel(address, settings) for name, address in sorted(collectors.items())
         }

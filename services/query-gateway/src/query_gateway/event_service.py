@@ -11,7 +11,10 @@ from google.api.httpbody_pb2 import HttpBody
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.query.v1 import event_service_pb2 as api
-from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceServicer
+from coinmesh_contracts.query.v1.event_service_pb2_grpc import (
+    EventServiceServicer,
+    add_EventServiceServicer_to_server,
+)
 from meshkit import minimal
 from meshkit.consumer import Consumer, Tail
 from meshkit.decoding import Decoder
@@ -19,6 +22,7 @@ from meshkit.errors import InvalidArgument, ResourceExhausted, Unavailable
 from query_gateway import requests
 from query_gateway.settings import GatewaySettings
 
+add_event_service = add_EventServiceServicer_to_server
 Context = grpc.aio.ServicerContext[Any, Any]
 TOPICS: Final = tuple(
     topic.name

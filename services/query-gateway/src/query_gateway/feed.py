@@ -23,6 +23,7 @@ from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics, exemplar
 from meshkit.registry import Registry
+from meshkit.resources import Resource
 from meshkit.tracing import Tracing, of_record
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
@@ -49,7 +50,7 @@ class CountedLetters(DeadLetters):
         _log.warning("skipped a record: %s", detail, extra={"reason": reason})
 
 
-async def decoder(registry: Registry, metrics: Metrics) -> Decoder:
+async def create_decoder(registry: Registry, metrics: Metrics) -> Decoder:
     """A decoder for every topic that has a contract.
 
     Raises:
@@ -61,7 +62,7 @@ async def decoder(registry: Registry, metrics: Metrics) -> Decoder:
     return Decoder(messages, ids, registry, CountedLetters(metrics))
 
 
-class Feed:
+class Feed(Resource):
     """Reads the live topics into the view and the hub.
 
     Args:
@@ -107,11 +108,24 @@ class Feed:
         self.connected = False
 
     async def run(self) -> None:
-        """Reads for ever.
+        """Reads for ever, and keeps `connected` equal to whether Kafka answers.
 
         Raises:
             DataLoss: An offset or a topic is gone: the process begins anew.
         """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._probe())
+            tasks.create_task(self._read())
+
+    def is_connected(self) -> bool:
+        """Whether Kafka answers."""
+        return self.connected
+
+    def is_live(self) -> bool:
+        """Whether what is shown is what Kafka has now."""
+        return self.connected and self.caught_up.is_set()
+
+    async def _read(self) -> None:
         names = [topic.name for topic in LIVE_TOPICS]
         consumer = Consumer.assigned(
             self._settings,
@@ -129,8 +143,7 @@ class Feed:
                 if not self.caught_up.is_set():
                     self._check(consumer, ends)
 
-    async def probe(self) -> None:
-        """Keeps `connected` equal to whether Kafka answers."""
+    async def _probe(self) -> None:
         client = AdminClient(
             client_config(self._settings, f"{self._settings.service_name}-probe"),
             logger=client_log(),

@@ -17,6 +17,7 @@ import orjson
 
 from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason
 from meshkit.errors import InvalidArgument
+from meshkit.resources import Resource
 from query_gateway import rendering
 from query_gateway.live_view import News
 
@@ -137,7 +138,7 @@ class Subscription:
         return make_token(self._position)
 
 
-class Hub:
+class Hub(Resource):
     """Takes the news of the live topics and hands them to the readers."""
 
     def __init__(self, kept_events: int, queue_capacity: int) -> None:
@@ -191,7 +192,7 @@ class Hub:
         """Forgets a reader."""
         self._subscriptions.discard(subscription)
 
-    def close(self) -> None:
+    def on_stopping(self) -> None:
         """Tells every reader that the stream ends."""
         self.closed = True
         for subscription in self._subscriptions:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 import orjson
 
+from meshkit.resources import Resource
 from query_gateway.bars import BarRow
 from query_gateway.cache import Cache, Versioned, latest_key
 from query_gateway.day_figures import LEADERBOARDS, texts
@@ -62,7 +63,7 @@ async def load(cache: Cache, view: LiveView, instruments: Iterable[str]) -> None
             view.put_quote(name, best)
 
 
-class LatestWriter:
+class LatestWriter(Resource):
     """Writes what is new to Redis a few times a second, each value at most once."""
 
     def __init__(self, cache: Cache, view: LiveView) -> None:

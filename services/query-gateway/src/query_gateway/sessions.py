@@ -26,6 +26,7 @@ from meshkit import cookies
 from meshkit.audit import ALLOWED, DENIED, FAILED, AuditLog
 from meshkit.authz import user
 from meshkit.errors import InvalidArgument, MeshError, Unauthenticated, Unavailable
+from meshkit.resources import Resource
 from meshkit.tls import trusting_ssl_context
 from query_gateway.settings import GatewaySettings
 
@@ -36,7 +37,7 @@ _TIMEOUT_SECONDS: Final = 10.0
 _REFUSED: Final = frozenset({400, 401, 403, 404})
 
 
-class Sessions(SessionServiceServicer):
+class Sessions(SessionServiceServicer, Resource):
     """Exchanges keys and logins at Vault."""
 
     def __init__(self, settings: GatewaySettings, log: AuditLog) -> None:
