@@ -101,6 +101,7 @@ def service() -> Serve:
         if status.done():
             status.result()
         running = await started
+        assert running.grpc is not None
         async with channel(f"localhost:{running.grpc.port}", settings) as to_it:
             yield Started(running, metrics, to_it, status)
             running.stop()

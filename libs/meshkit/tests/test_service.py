@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
-from conftest import Part
+from conftest import Part, echo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import DataLoss
-from meshkit.service import SERVER_OPTIONS, run, serve
+from meshkit.service import SERVER_OPTIONS, Running, run, serve
 from meshkit.settings import ServiceSettings, SettingsError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -77,6 +78,36 @@ async def test_metrics_are_served_over_http(service: Any):
         page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         assert 'coinmesh_rpc_seconds_count{rpc_method="Unary",rpc_service="test.Echo"} 1.0' in page
         assert "process_resident_memory_bytes" in page
+
+
+async def test_service_without_rpcs_reports_readiness_beside_its_metrics(
+    until: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("meshkit.readiness.READINESS_SECONDS", 0.01)
+    settings = ServiceSettings(metrics_listen="127.0.0.1:0", drain_grace_seconds=0)
+    started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+    ready = False
+
+    async def is_ready() -> bool:
+        return ready
+
+    resources = [Part(is_ready=is_ready)]
+    status = asyncio.create_task(
+        serve(settings, resources=resources, on_started=started.set_result)
+    )
+    running = await started
+    assert running.grpc is None
+    async with httpx.AsyncClient(base_url=f"http://{running.metrics}") as client:
+        assert (await client.get("/ready")).status_code == 503
+        assert "coinmesh_ready 0.0" in (await client.get("/metrics")).text
+        ready = True
+
+        async def is_reported() -> bool:
+            return (await client.get("/ready")).status_code == 200
+
+        await until(is_reported)
+    running.stop()
+    assert await status == 0
 
 
 async def test_readiness_follows_its_checks(service: Any, until: Any, monkeypatch: Any):
@@ -205,7 +236,7 @@ async def test_a_taken_port_is_named(service: Any):
     async with service(unary=answer) as started:
         taken = str(started.running.grpc)
         with pytest.raises(SettingsError, match=f"can't listen on {taken}"):
-            await serve(ServiceSettings(grpc_listen=taken), servicers=[])
+            await serve(ServiceSettings(grpc_listen=taken), [echo(answer)])
 
 
 async def test_a_taken_metrics_port_is_named(service: Any):
@@ -213,7 +244,7 @@ async def test_a_taken_metrics_port_is_named(service: Any):
     async with service(unary=answer, settings=first) as started:
         taken = str(started.running.metrics)
         with pytest.raises(SettingsError, match=f"METRICS_LISTEN: can't listen on {taken}"):
-            await serve(ServiceSettings(metrics_listen=taken), servicers=[])
+            await serve(ServiceSettings(metrics_listen=taken))
 
 
 def test_run_turns_errors_into_exit_statuses(capsys: pytest.CaptureFixture[str]):
@@ -239,7 +270,7 @@ from meshkit.settings import ServiceSettings
 
 async def main() -> int:
     settings = configure(ServiceSettings)
-    return await serve(settings, servicers=[])
+    return await serve(settings)
 
 
 raise SystemExit(run(main()))

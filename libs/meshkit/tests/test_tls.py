@@ -367,7 +367,7 @@ async def test_plaintext_stays_on_the_loopback_interface(host: str):
 async def test_plaintext_listening_stays_on_the_loopback_interface(service: Any):
     settings = ServiceSettings(grpc_listen="0.0.0.0:0")
     with pytest.raises(SettingsError, match="refusing to listen on"):
-        async with service(settings=settings, servicers=[]):
+        async with service(settings=settings, servicers=MARKET):
             pass
 
 
@@ -394,7 +394,7 @@ async def test_metrics_are_served_over_mutual_tls_and_follow_renewals(
     monkeypatch.setattr("meshkit.rotation.CHECK_SECONDS", 0.01)
     tls_dir = authority.issue("query-gateway")
     settings = server(tls_dir, metrics_listen="localhost:0")
-    async with service(settings=settings, servicers=[]) as started:
+    async with service(settings=settings, servicers=MARKET) as started:
         url = f"https://{started.running.metrics}/metrics"
         scraper = client(authority.issue("prometheus"))
         assert "coinmesh_ready" in await asyncio.to_thread(fetch, url, client_ssl_context(scraper))
@@ -424,7 +424,7 @@ async def test_a_scrape_that_fails_is_one_line_of_the_log(
     service: Any, authority: Authority, until: Any, caplog: Any, capfd: Any
 ):
     settings = server(authority.issue("query-gateway"), metrics_listen="localhost:0")
-    async with service(settings=settings, servicers=[]) as started:
+    async with service(settings=settings, servicers=MARKET) as started:
         started.metrics.read_gauge("broken", "Can't be read", (), lambda: {(): 1 / 0})
         url = f"https://{started.running.metrics}/metrics"
         scraper = client_ssl_context(client(authority.issue("prometheus")))

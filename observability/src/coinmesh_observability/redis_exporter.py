@@ -75,7 +75,7 @@ async def export(settings: ExporterSettings) -> int:
     """Runs the exporter; its exit status."""
     metrics = Metrics()
     metrics.registry.register(RedisInfo(settings))
-    return await serve(settings, servicers=[], metrics=metrics)
+    return await serve(settings, metrics=metrics)
 
 
 def main() -> None:

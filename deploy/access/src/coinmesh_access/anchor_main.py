@@ -19,4 +19,4 @@ async def _serve() -> int:
     metrics = Metrics()
     signer = Signer(Vault(settings.vault_addr, settings.vault_ca), settings.secrets_dir)
     anchoring = Anchoring(settings, AnchorStore(settings), signer, metrics)
-    return await serve(settings, servicers=[], resources=[anchoring], metrics=metrics)
+    return await serve(settings, resources=[anchoring], metrics=metrics)

@@ -177,7 +177,7 @@ async def export(settings: ExporterSettings) -> int:
     metrics = Metrics()
     home, seconds = Home.from_environment(), settings.components_interval_seconds
     components = Components(home, metrics, seconds)
-    return await serve(settings, servicers=[], resources=[components], metrics=metrics)
+    return await serve(settings, resources=[components], metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     make_wsgi_app,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -180,35 +179,51 @@ class MetricsServer:
 
 
 def start(
-    listen: Address, metrics: Metrics, files: CertificateFiles | None = None
+    listen: Address,
+    metrics: Metrics,
+    files: CertificateFiles | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> MetricsServer:
-    """Serve `metrics` at `http://listen/metrics`; with `files` over mutual TLS."""
-    if files is not None:
-        return serve(listen, make_wsgi_app(metrics.registry), files)
-    server, _ = start_http_server(listen.port, listen.host, metrics.registry)
-    return MetricsServer(server, listen.host)
+    """Serve `metrics` at `/metrics` and readiness at `/ready` (status 200 or 503).
+
+    Over HTTP, or with `files` over mutual TLS.
+    """
+    return serve(listen, _with_readiness(make_wsgi_app(metrics.registry), is_ready), files)
 
 
-def serve(listen: Address, app: Any, files: CertificateFiles) -> MetricsServer:
-    """Serve a WSGI application over mutual TLS to those who scrape."""
-    server = make_server(listen.host, listen.port, _for_scrapers(app), _SecuredServer, _PeerHandler)
-    server.socket = server_ssl_context(files).wrap_socket(
-        server.socket, server_side=True, do_handshake_on_connect=False
-    )
+def serve(listen: Address, app: Any, files: CertificateFiles | None) -> MetricsServer:
+    """Serve a WSGI application; with `files` over mutual TLS to those who scrape."""
+    if files is None:
+        server = make_server(listen.host, listen.port, app, _ThreadingServer, _QuietHandler)
+    else:
+        app = _for_scrapers(app)
+        server = make_server(listen.host, listen.port, app, _SecuredServer, _PeerHandler)
+        server.socket = server_ssl_context(files).wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return MetricsServer(server, listen.host)
 
 
-class _SecuredServer(ThreadingMixIn, WSGIServer):
-    """A thread for each request; those that come without a certificate leave no trace."""
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    """A thread for each request."""
 
     daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has there)
+        del format, args
+
+
+class _SecuredServer(_ThreadingServer):
+    """Requests that come without a certificate leave no trace."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         del request, client_address
 
 
-class _PeerHandler(WSGIRequestHandler):
+class _PeerHandler(_QuietHandler):
     """Tells the application which service asks, and is silent."""
 
     # A client that doesn't go on is let go.
@@ -234,8 +249,18 @@ class _PeerHandler(WSGIRequestHandler):
         peer = peer_service(cast(ssl.SSLSocket, self.connection).getpeercert())
         return {**super().get_environ(), _PEER: peer}
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has there)
-        del format, args
+
+def _with_readiness(app: Any, is_ready: Callable[[], bool]) -> Any:
+    def answer(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] != "/ready":
+            return app(environ, start_response)
+        status, body = ("200 OK", b"ready\n")
+        if not is_ready():
+            status, body = ("503 Service Unavailable", b"not ready\n")
+        start_response(status, [("Content-Type", "text/plain")])
+        return [body]
+
+    return answer
 
 
 def _for_scrapers(app: Any) -> Any:

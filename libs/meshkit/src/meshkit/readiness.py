@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health
+from collections.abc import Awaitable, Callable, Sequence
 
 from meshkit.metrics import Metrics
 from meshkit.resources import Resource
@@ -17,23 +14,19 @@ _log = logging.getLogger(__name__)
 READINESS_SECONDS = 1.0
 READINESS_TIMEOUT_SECONDS = 5.0
 
+OnChange = Callable[[bool], Awaitable[None]]
+
 
 class Readiness:
-    """Keeps health equal to whether all resources are ready."""
+    """Whether all resources are ready, as of the last check: `ready`."""
 
-    def __init__(
-        self,
-        servicer: health.HealthServicer,
-        names: Sequence[str],
-        resources: Sequence[Resource],
-        metrics: Metrics,
-    ) -> None:
-        """`names` are the services whose health follows the resources."""
-        self._servicer, self._names, self._resources = servicer, names, resources
-        self._ready = metrics.gauge("ready", "1 while all readiness checks pass")
+    def __init__(self, resources: Sequence[Resource], metrics: Metrics) -> None:
+        self._resources = resources
+        self._gauge = metrics.gauge("ready", "1 while all readiness checks pass")
+        self.ready = False
 
-    async def run(self) -> None:
-        """Check for ever; log each change."""
+    async def run(self, on_change: OnChange | None = None) -> None:
+        """Check indefinitely; log each change and report it to `on_change`."""
         before: list[str] | None = None
         while True:
             failing = [
@@ -42,19 +35,16 @@ class Readiness:
                 if not await self._passes(resource)
             ]
             if failing != before:
-                await self._set(failing)
+                self.ready = not failing
+                self._gauge.set(self.ready)
+                if on_change is not None:
+                    await on_change(self.ready)
+                if failing:
+                    _log.warning("not ready: %s", ", ".join(failing))
+                else:
+                    _log.info("ready")
                 before = failing
             await asyncio.sleep(READINESS_SECONDS)
-
-    async def _set(self, failing: list[str]) -> None:
-        response = health_pb2.HealthCheckResponse
-        for name in self._names:
-            await self._servicer.set(name, response.NOT_SERVING if failing else response.SERVING)
-        self._ready.set(0 if failing else 1)
-        if failing:
-            _log.warning("not ready: %s", ", ".join(failing))
-        else:
-            _log.info("ready")
 
     async def _passes(self, resource: Resource) -> bool:
         try:

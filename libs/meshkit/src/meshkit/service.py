@@ -64,7 +64,7 @@ S = TypeVar("S", bound=ServiceSettings)
 class Running:
     """What a started service tells: where it listens, and how to ask it to drain."""
 
-    grpc: Address
+    grpc: Address | None
     metrics: Address | None
     stop: Callable[[], None]
 
@@ -106,26 +106,28 @@ async def serve(
 
     Args:
         settings: The service's settings.
-        servicers: Pairs of a generated `add_…_to_server` and a servicer.
-        resources: What the service has beside its RPCs, each after those that it uses. Health is
-            SERVING while all are ready.
+        servicers: Pairs of a generated `add_…_to_server` and a servicer. Without any there is no
+            gRPC listener, and only `/ready` of the metrics listener reports readiness.
+        resources: What the service has beside its RPCs, each after those that it uses. The service
+            is ready while all are.
         metrics: The process's metrics, if the resources have some.
         tracing: Given where more than the RPCs makes spans; it is shut down at the end.
         on_started: Called with the addresses once the server listens.
     """
     metrics = metrics or Metrics()
     tracing = tracing or Tracing(settings, metrics)
-    server, health_servicer, names = _server(settings, servicers, resources, metrics, tracing)
+    rpc = _rpc(settings, servicers, resources, metrics, tracing) if servicers else None
+    readiness = Readiness(resources, metrics)
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
         cleanup.push_async_callback(asyncio.to_thread, tracing.shutdown)
-        address = bind(server, settings.grpc_listen, settings)
-        scraped = _serve_metrics(settings, metrics, cleanup)
-        await server.start()
+        address = bind(rpc.server, settings.grpc_listen, settings) if rpc else None
+        scraped = _serve_metrics(settings, metrics, readiness, cleanup)
+        if rpc is not None:
+            await rpc.server.start()
         _stop_on_signals(stopping, cleanup)
-        watch = Readiness(health_servicer, ("", *names), resources, metrics)
         tasks = [
-            asyncio.create_task(watch.run(), name="readiness"),
+            asyncio.create_task(readiness.run(rpc and rpc.set_health), name="readiness"),
             asyncio.create_task(mesh_metrics.watch_loop(metrics), name="event loop"),
         ]
         if files := certificate_files(settings):
@@ -146,21 +148,36 @@ async def serve(
             _log.info("draining", extra={"grace_seconds": settings.drain_grace_seconds})
             for resource in resources:
                 resource.on_stopping()
-            await health_servicer.enter_graceful_shutdown()
-            await server.stop(settings.drain_grace_seconds)
+            if rpc is not None:
+                await rpc.health.enter_graceful_shutdown()
+                await rpc.server.stop(settings.drain_grace_seconds)
             await _cancel(tasks)
             failed = not await _close(resources) or failed
         _log.info("stopped", extra={"failed": failed})
         return 1 if failed else 0
 
 
-def _server(
+@dataclass(frozen=True, slots=True)
+class _Rpc:
+    """The gRPC server, its health, and the names of its services."""
+
+    server: grpc.aio.Server
+    health: health.HealthServicer
+    names: Sequence[str]
+
+    async def set_health(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *self.names):
+            await self.health.set(name, status.SERVING if ready else status.NOT_SERVING)
+
+
+def _rpc(
     settings: ServiceSettings,
     servicers: Servicers,
     resources: Sequence[Resource],
     metrics: Metrics,
     tracing: Tracing,
-) -> tuple[grpc.aio.Server, health.HealthServicer, list[str]]:
+) -> _Rpc:
     layers: list[Layer] = [
         # Outermost, so that the durations measured inside lead to the trace.
         trace_layer(tracing),
@@ -182,7 +199,7 @@ def _server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflected = [*registrar.names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
     reflection.enable_server_reflection([*reflected, reflection.SERVICE_NAME], server)
-    return server, health_servicer, registrar.names
+    return _Rpc(server, health_servicer, registrar.names)
 
 
 def _ages(files: CertificateFiles | None) -> list[tuple[str, int]]:
@@ -211,13 +228,14 @@ class _Registrar:
 
 
 def _serve_metrics(
-    settings: ServiceSettings, metrics: Metrics, cleanup: AsyncExitStack
+    settings: ServiceSettings, metrics: Metrics, readiness: Readiness, cleanup: AsyncExitStack
 ) -> MetricsServer | None:
     if settings.metrics_listen is None:
         return None
     listen = Address.parse(settings.metrics_listen)
     try:
-        server = mesh_metrics.start(listen, metrics, certificate_files(settings))
+        files = certificate_files(settings)
+        server = mesh_metrics.start(listen, metrics, files, lambda: readiness.ready)
     except OSError as error:
         raise SettingsError(
             f"COINMESH_METRICS_LISTEN: can't listen on {listen}: {error.strerror}; "
