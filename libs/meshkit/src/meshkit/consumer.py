@@ -21,6 +21,7 @@ from meshkit.errors import DataLoss, Unavailable
 from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
 from meshkit.metrics import Metrics, Read
 from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
+from meshkit.resources import Resource
 from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
 from meshkit.tls import certificate_files
@@ -52,7 +53,7 @@ _FINAL = {
 }
 
 
-class Consumer:
+class Consumer(Resource):
     """Batches of records; make it by `assigned` or `group` and use it as a context manager."""
 
     def __init__(
@@ -75,6 +76,7 @@ class Consumer:
         self._consumer = confluent_kafka.Consumer(merged, logger=client_log())
         self._thread = ThreadPoolExecutor(1, "kafka-consumer")
         self._positions: dict[Partition, int] = {}
+        self._taken: list[Message] = []
         self._fetching: asyncio.Future[list[Message]] | None = None
         self._appended: dict[Partition, int] = {}
         if metrics is not None:
@@ -205,11 +207,8 @@ class Consumer:
 
     async def commit(self) -> None:
         """Commit what was handed out so far: call it after the last batch's effect."""
-        done = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
-        if not done:
-            return
         try:
-            await self._run(lambda: self._consumer.commit(offsets=done, asynchronous=False))
+            await self._run(self._commit)
         except KafkaException as error:
             cause: KafkaError = error.args[0]
             if cause.code() in _LOST_PARTITION:
@@ -260,13 +259,39 @@ class Consumer:
             by_partition(self.lag_seconds),
         )
 
+    def _commit(self) -> None:
+        # Read on this thread: a fetch before it may have served a rebalance.
+        done = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
+        if done:
+            self._consumer.commit(offsets=done, asynchronous=False)
+
     def _collect(self, max_messages: int, max_wait: float) -> list[Message]:
         first = self._consumer.poll(IDLE_SECONDS)
         if first is None:
             return []
         if max_messages == 1:
             return [first]
-        return [first, *self._consumer.consume(max_messages - 1, max_wait)]
+        if self._start is not None:
+            return [first, *self._consumer.consume(max_messages - 1, max_wait)]
+        return self._collect_as_member(first, max_messages, max_wait)
+
+    def _collect_as_member(
+        self, first: Message, max_messages: int, max_wait: float
+    ) -> list[Message]:
+        """Poll record by record, so that a rebalance is served between two of them.
+
+        `_revoked` then removes the records of the partitions that went to another member. In
+        `consume` it couldn't: a rebalance would be served with some of the records taken already.
+        """
+        taken = self._taken = [first]
+        deadline = time.monotonic() + max_wait
+        while len(taken) < max_messages:
+            message = self._consumer.poll(max(0.0, deadline - time.monotonic()))
+            if message is None:
+                break
+            taken.append(message)
+        self._taken = []
+        return taken
 
     def _is_record(self, message: Message) -> bool:
         error = message.error()
@@ -281,9 +306,13 @@ class Consumer:
         return False
 
     def _revoked(self, _: object, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            self._positions.pop((partition.topic, partition.partition), None)
-            self._appended.pop((partition.topic, partition.partition), None)
+        lost = {(partition.topic, partition.partition) for partition in partitions}
+        for key in lost:
+            self._positions.pop(key, None)
+            self._appended.pop(key, None)
+        self._taken[:] = [
+            message for message in self._taken if (message.topic(), message.partition()) not in lost
+        ]
 
     def _fatal(self, error: KafkaError) -> None:
         self._failure = DataLoss("CONSUMER_FAILED", f"Kafka's consumer failed: {error.str()}")
