@@ -276,11 +276,6 @@ CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     ("seaweedfs", "filer"): _nothing_at("/"),
     **{("seaweedfs", f"{name}_grpc"): _handshake for name in ("master", "volume", "filer", "s3")},
     ("collector-binance", "grpc"): _grpc("/coinmesh.collector.v1.CollectorService/GetStatus"),
-    # They have nothing but their health there.
-    **{
-        (component, "grpc"): _grpc("/coinmesh.any/Any", (grpc.StatusCode.UNIMPLEMENTED,))
-        for component in ("audit-anchor", "component-exporter", "redis-exporter")
-    },
     ("ratelimit", "grpc"): _handshake,
     ("log-store", "https"): _http,
     ("opensearch", "http"): _opensearch,
