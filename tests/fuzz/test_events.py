@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inputs import FUZZ, damaged
 
-from coinmesh_contracts import framing, topics
+from coinmesh_contracts import decimals, framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from coinmesh_contracts.minimal import render
 from coinmesh_spark.decode import Decoder as SparkDecoder
-from meshkit import decimals
 from meshkit.audit_chain import Chains
 from meshkit.decoding import Decoder, UndecodableError
-from meshkit.minimal import render
 from meshkit.registry import SchemaIds
 
 MESSAGES = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}

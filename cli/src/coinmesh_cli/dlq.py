@@ -18,10 +18,10 @@ from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_DEAD_LETTER_REPLAY
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
+from coinmesh_contracts.minimal import render
 from coinmesh_local.paths import Home
 from meshkit.audit import AuditLog, AuditSettings
 from meshkit.errors import FailedPrecondition, InvalidArgument, NotFound
-from meshkit.minimal import render
 from meshkit.producer import Producer
 from meshkit.settings import KafkaSettings
 

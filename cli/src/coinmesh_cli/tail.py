@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 
 from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
+from coinmesh_contracts.minimal import render
 from meshkit.errors import InvalidArgument
-from meshkit.minimal import render
 from meshkit.settings import KafkaSettings
 
 #: How far back records of one key are looked for, per partition.

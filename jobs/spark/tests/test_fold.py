@@ -10,12 +10,12 @@ import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from coinmesh_contracts.decimals import to_decimal
 from coinmesh_spark import fold
 from coinmesh_spark.bars import INTERVALS
 from coinmesh_spark.snapshots import decode_partition, encode_partition
 from coinmesh_spark.state import Partition
 from coinmesh_spark.trades import Trades
-from meshkit.decimals import to_decimal
 
 EXPONENT = -8
 S = 1_000_000

@@ -10,6 +10,7 @@ from typing import IO, Final
 import msgspec
 from google.protobuf.json_format import MessageToJson
 
+from coinmesh_contracts.decimals import to_string
 from collector_binance.capture import CaptureError, is_archive, read_archive, read_text
 from collector_binance.core.book import Book, BookObserver
 from collector_binance.core.compiled import load
@@ -22,7 +23,6 @@ from collector_binance.core.units import EXPONENT, DecimalError, parse
 from collector_binance.digest import Digests
 from collector_binance.digest import parse as parse_event
 from collector_binance.snapshots_inline import InlineSnapshots
-from meshkit.decimals import to_string
 
 _TICK_NS: Final = 10**9
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Final, NamedTuple
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
-from meshkit.decimals import to_string
 from query_gateway.intervals import Interval
 
 _EXACT: Final = Context(prec=200, rounding=ROUND_HALF_EVEN)

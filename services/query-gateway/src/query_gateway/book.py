@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.book_update_pb2 import BOOK_UPDATE_KIND_SNAPSHOT, BookUpdate
-from meshkit.decimals import to_string
 
 PUBLISHED_LEVELS: Final = 1000
 """A snapshot has so many levels a side at most; what lies beyond them is not known."""

@@ -9,13 +9,12 @@ from typing import Any, Final
 import grpc.aio
 from google.api.httpbody_pb2 import HttpBody
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import minimal, topics
 from coinmesh_contracts.query.v1 import event_service_pb2 as api
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import (
     EventServiceServicer,
     add_EventServiceServicer_to_server,
 )
-from meshkit import minimal
 from meshkit.consumer import Consumer, Tail
 from meshkit.decoding import Decoder
 from meshkit.errors import InvalidArgument, ResourceExhausted, Unavailable

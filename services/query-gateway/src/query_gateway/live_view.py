@@ -12,13 +12,13 @@ from typing import Final, NamedTuple, TypeAlias
 from google.protobuf.message import Message
 
 from coinmesh_contracts import topics
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote as QuoteEvent
 from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
-from meshkit.decimals import to_string
 from query_gateway import bars, trades
 from query_gateway.bars import BarRow
 from query_gateway.book import OrderBook

@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument as InstrumentEvent
 from coinmesh_contracts.market.v1.bar_pb2 import Bar, Layer, Provenance
 from coinmesh_contracts.market.v1.book_pb2 import Book, Level
@@ -16,7 +17,6 @@ from coinmesh_contracts.market.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.market.v1.stream_pb2 import IntervalBar, MarketEvent, Quote
 from coinmesh_contracts.market.v1.ticker_pb2 import Ticker
 from coinmesh_contracts.market.v1.trade_pb2 import Trade
-from meshkit.decimals import to_string
 from query_gateway.bars import BarRow, plain
 from query_gateway.book import BookView
 from query_gateway.day_figures import Figures

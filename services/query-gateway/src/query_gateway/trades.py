@@ -6,9 +6,9 @@ from bisect import bisect_left, insort
 from itertools import pairwise
 from typing import NamedTuple
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TAKER_SIDE_SELL
 from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
-from meshkit.decimals import to_string
 
 SIDES = {TAKER_SIDE_BUY: "buy", TAKER_SIDE_SELL: "sell"}
 

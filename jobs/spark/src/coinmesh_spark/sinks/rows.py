@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_BAR, EVENT_TYPE_INDICATOR
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
@@ -19,7 +20,6 @@ from coinmesh_spark.fold import ChangedBar, ChangedIndicators
 from coinmesh_spark.indicators import SCALE, Output
 from coinmesh_spark.sinks import cql
 from coinmesh_spark.trades import MICROS
-from meshkit.decimals import to_string
 
 STREAM_LAYER: Final = 0
 LAYER_STEP: Final = 10**10

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from coinmesh_contracts import decimals
 from collector_binance.core.messages import decode_levels
-from meshkit import decimals
 
 EXPONENT: Final = -8
 _MAX: Final = (1 << 63) - 1

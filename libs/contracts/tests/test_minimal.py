@@ -19,7 +19,7 @@ from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.reference_price_pb2 import ReferencePrice
 from coinmesh_contracts.events.v1.token_transfer_pb2 import TokenTransfer
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_SELL, Trade
-from meshkit.minimal import render
+from coinmesh_contracts.minimal import render
 
 KEYS = ["timestamp", "source", "type", "symbol", "price", "size", "metadata"]
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshkit.decimals import parse, rescale, to_decimal, to_string
+from coinmesh_contracts.decimals import parse, rescale, to_decimal, to_string
 
 UNITS = st.integers(-(10**40), 10**40)
 EXPONENTS = st.integers(-30, 30)

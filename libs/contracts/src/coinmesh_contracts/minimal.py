@@ -18,8 +18,8 @@ from typing import Any, cast
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1 import event_type_pb2
-from meshkit.decimals import to_string
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 # The leading fields of every event; instrument and event_id go to the metadata, the others don't.
