@@ -15,9 +15,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from confluent_kafka import KafkaException
 
@@ -25,7 +25,7 @@ from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_contracts.events.v1 import event_type_pb2
 from meshkit import rotation
-from meshkit.audit_writer import CALL_SECONDS, AuditSettings, ChainWriter
+from meshkit.audit_writer import CALL_SECONDS, AuditSettings, ChainWriter, Writer
 from meshkit.authz import EDGE
 from meshkit.backoff import Backoff
 from meshkit.calls import Call
@@ -64,22 +64,6 @@ class AuditUnavailable(Unavailable):
             f"not done, because it can't be recorded on {TOPIC}: {why}; try again once "
             "`coinmesh status` shows Kafka and the registry ready",
         )
-
-
-class Writer(Protocol):
-    """The end of a chain of records; its methods block and run in one thread at a time."""
-
-    def append(self, events: Sequence[pb.AuditEvent]) -> None:
-        """Write `events`, all or none; after an error the same are given again."""
-        ...
-
-    def renew_if_due(self) -> None:
-        """Let go of connections made with a certificate that was renewed."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        ...
 
 
 class _Entry:

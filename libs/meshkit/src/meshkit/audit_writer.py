@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
@@ -47,6 +48,22 @@ class AuditSettings(KafkaSettings, RegistrySettings):
         description="whose chain it is, the service's name if unset; each replica needs its own",
         examples=["query-gateway-1"],
     )
+
+
+class Writer(Protocol):
+    """The end of a chain of records; its methods block and run in one thread at a time."""
+
+    def append(self, events: Sequence[AuditEvent]) -> None:
+        """Write `events`, all or none; after an error the same are given again."""
+        ...
+
+    def renew_if_due(self) -> None:
+        """Let go of connections made with a certificate that was renewed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        ...
 
 
 class ChainWriter:

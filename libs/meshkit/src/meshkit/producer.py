@@ -18,16 +18,9 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from coinmesh_contracts import topics
-from meshkit import rotation
+from meshkit import kafka, rotation
 from meshkit.errors import DataLoss, InvalidArgument, Unavailable
-from meshkit.kafka import (
-    Config,
-    OutageReporter,
-    await_topics,
-    client_config,
-    client_log,
-    is_reachable,
-)
+from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log
 from meshkit.metrics import Metrics
 from meshkit.resources import Resource
 from meshkit.rotation import Renewals
@@ -133,7 +126,7 @@ class Producer(Resource):
 
     async def is_ready(self) -> bool:
         """Whether Kafka answers now."""
-        return self._failure is None and await is_reachable(self._producer)
+        return self._failure is None and await kafka.is_reachable(self._producer)
 
     def produce_nowait(
         self,
