@@ -373,3 +373,13 @@ def test_book_mismatch_before_any_match_starts_after_the_snapshot(
         bench.send(json.dumps(wrong, separators=(",", ":")).encode())
     gap = next(gap for gap in bench.of(GAPS) if gap.cause == 7)
     assert gap.ids.first == joined + 1
+
+
+def test_each_session_publishes_its_instruments(bench: Bench) -> None:
+    """An archive of several sessions replays to what each of them published."""
+    info = {"symbol": SYMBOL, "status": "TRADING", "baseAsset": "BTC", "quoteAsset": "USDT"}
+    body = json.dumps({"symbols": [info]}).encode()
+    for _ in range(2):
+        bench.give("CONNECT", REST, b"{}", "http://x")
+        bench.give("REST", REST, body, "GET /api/v3/exchangeInfo")
+    assert len(bench.of(INSTRUMENTS)) == 2

@@ -184,6 +184,10 @@ def test_an_instruments_file_names_the_instruments(
         (b"1 {}\nx {}\n", "line 2"),
         (gzip.compress(b'1 {"e":"trade"}\n' * 10_000)[:-30], "truncated"),
         (gzip.compress(b'1 {"e":"x"}\n' * 9)[:20] + b"\xff" * 40, "gzip"),
+        (b'1 {"e":"depthUpdate","E":1,"T":1,"s":"BTCUSDT","U":1,"u":2,"pu":0}\n', "USD-M futures"),
+        (b'1 {"e":"bookTicker","u":1,"s":"BTCUSDT","b":"1","B":"1"}\n', "USD-M futures"),
+        (b'1 {"e":"trade","s":"BTCUSDT","t":1,"X":"MARKET"}\n', "USD-M futures"),
+        (b'1 {"e":"depthUpdate","s":"BTCUSD_PERP","ps":"BTCUSD","pu":0}\n', "COIN-M futures"),
     ],
 )
 def test_a_malformed_capture_is_told_with_its_place(

@@ -91,6 +91,18 @@ def _opened(path: Path) -> IO[bytes]:
         raise CaptureError(f"can't read the capture {path}: {error.strerror}") from error
 
 
+def unsupported_market(frame: bytes) -> str | None:
+    """The market of a frame that isn't spot's; None for a spot frame, or one that doesn't tell.
+
+    Futures' depth events name the previous update (pu), their bookTicker has an event type and
+    their trades a kind (X), which spot's lack; COIN-M names a pair (ps) or a perpetual symbol.
+    https://developers.binance.com/docs/derivatives
+    """
+    if b'"pu":' in frame or b'"e":"bookTicker"' in frame or b'"X":"' in frame:
+        return "COIN-M futures" if b'"ps":' in frame or b"USD_" in frame else "USD-M futures"
+    return None
+
+
 class _Timed(Struct):
     event_time: int | None = msgspec.field(name="E", default=None)
 

@@ -11,7 +11,13 @@ import msgspec
 from google.protobuf.json_format import MessageToJson
 
 from coinmesh_contracts.decimals import to_string
-from collector_binance.capture import CaptureError, is_archive, read_archive, read_text
+from collector_binance.capture import (
+    CaptureError,
+    is_archive,
+    read_archive,
+    read_text,
+    unsupported_market,
+)
 from collector_binance.core.book import Book, BookObserver
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers, Record
@@ -133,11 +139,17 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
     engine.anonymous_snapshot = snapshots.take
     next_tick = 0
     for number, given in read_text(capture):
+        market = unsupported_market(given.payload)
+        if market is not None:
+            raise CaptureError(
+                f"{capture}, line {number}: a capture of Binance {market}; only spot is supported"
+            )
         if given.receive_ns >= next_tick:
             yield engine.tick(given.receive_ns) or []
             next_tick = given.receive_ns + _TICK_NS
         out = engine.apply(given)
-        snapshots.retry(engine, out)
+        if b'"depthUpdate"' in given.payload:
+            snapshots.retry(engine, out)
         engine.commands.clear()
         if engine.counters.dead_letters.get("NOT_JSON"):
             raise CaptureError(f"{capture}, line {number}: the frame is not valid JSON")

@@ -28,6 +28,7 @@ class Waiting:
 
     snapshot: BookSnapshot
     receive_ns: int
+    middle: float | None
 
 
 class InlineSnapshots:
@@ -38,7 +39,8 @@ class InlineSnapshots:
 
     def take(self, engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
         """A snapshot line."""
-        waiting = Waiting(decode_book_snapshot(payload), receive_ns)
+        snapshot = decode_book_snapshot(payload)
+        waiting = Waiting(snapshot, receive_ns, _middle(snapshot))
         if not self._place(engine, waiting, out):
             self._waiting = [*self._waiting, waiting][-_KEPT:]
 
@@ -49,7 +51,7 @@ class InlineSnapshots:
 
     def _place(self, engine: Engine, waiting: Waiting, out: list[Record]) -> bool:
         snapshot = waiting.snapshot
-        middle = _middle(snapshot)
+        middle = waiting.middle
         best: tuple[float, Market] | None = None
         for market in engine.markets.values():
             book = market.book

@@ -84,6 +84,8 @@ def begin(engine: Engine, payload: bytes) -> None:
     checkpoint = _decode_checkpoint(payload)
     engine.markets.clear()
     engine.links.clear()
+    # What a session says of its instruments is published whatever an earlier one has said.
+    engine.infos.clear()
     engine.sequence = 1
     engine.restored = checkpoint.symbols
 
