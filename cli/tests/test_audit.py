@@ -12,14 +12,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
 from coinmesh_access import accounting
+from coinmesh_audit.anchors import object_name
+from coinmesh_audit.log import ALLOWED, AuditSettings
+from coinmesh_audit.store import AnchorStore, AuditStoreSettings
 from coinmesh_cli import audit
 from coinmesh_cli.main import app
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.audit import ALLOWED, AuditSettings
-from meshkit.audit_anchors import object_name
-from meshkit.audit_store import AnchorStore, AuditStoreSettings
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
 

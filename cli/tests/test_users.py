@@ -12,12 +12,12 @@ import pytest
 from coinmesh_access import users
 from coinmesh_access.accounting import operator
 from coinmesh_access.login import USERS
+from coinmesh_audit.log import ALLOWED, DENIED
 from coinmesh_cli import audit
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local import local_user
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit.audit import ALLOWED, DENIED
 
 pytestmark = pytest.mark.component
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inputs import FUZZ, damaged
 
+from coinmesh_audit.chain import Chains
 from coinmesh_contracts import decimals, framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_contracts.minimal import render
 from coinmesh_spark.decode import Decoder as SparkDecoder
-from meshkit.audit_chain import Chains
 from meshkit.decoding import Decoder, UndecodableError
 from meshkit.registry import SchemaIds
 

@@ -13,12 +13,12 @@ import typer
 from confluent_kafka import Message
 from google.protobuf.message import DecodeError
 
+from coinmesh_audit.anchors import Anchor, AnchorError, broken_links, open_sealed
+from coinmesh_audit.chain import Chains
+from coinmesh_audit.log import name_of
 from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
-from meshkit.audit import name_of
-from meshkit.audit_anchors import Anchor, AnchorError, broken_links, open_sealed
-from meshkit.audit_chain import Chains
 from meshkit.settings import KafkaSettings, MeshSettings
 
 READERS = 8
@@ -111,7 +111,7 @@ def read_anchors() -> tuple[list[Anchor], list[str]]:
     # S3's and Vault's clients are slow to import: no other command waits for them.
     from coinmesh_access.anchoring import Signer
     from coinmesh_access.login import Vault
-    from meshkit.audit_store import AnchorStore, AuditStoreSettings, Kept
+    from coinmesh_audit.store import AnchorStore, AuditStoreSettings, Kept
 
     store, vault = AnchorStore(settings_of(AuditStoreSettings)), settings_of(VaultSettings)
     signer = Signer(Vault(vault.vault_addr, vault.vault_ca), vault.secrets_dir, "cli")

@@ -13,6 +13,7 @@ import typer
 from google.protobuf.message import DecodeError
 
 from coinmesh_access.accounting import operator, operator_log
+from coinmesh_audit.log import AuditLog, AuditSettings
 from coinmesh_cli import replays
 from coinmesh_cli.records import TopicReader, settings_of
 from coinmesh_contracts import framing, topics
@@ -20,7 +21,6 @@ from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_DEAD_LETTE
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.minimal import render
 from coinmesh_local.paths import Home
-from meshkit.audit import AuditLog, AuditSettings
 from meshkit.errors import FailedPrecondition, InvalidArgument, NotFound
 from meshkit.producer import Producer
 from meshkit.settings import KafkaSettings

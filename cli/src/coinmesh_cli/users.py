@@ -12,11 +12,11 @@ from hvac.exceptions import VaultError
 
 from coinmesh_access import accounting, users
 from coinmesh_access.login import USERS, explained
+from coinmesh_audit.log import AuditSettings
 from coinmesh_cli.records import settings_of
 from coinmesh_local import local_user
 from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
-from meshkit.audit import AuditSettings
 
 user_app = typer.Typer(no_args_is_help=True, help="Users and their API keys.")
 

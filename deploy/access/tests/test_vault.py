@@ -24,7 +24,7 @@ from coinmesh_access.login import SETUP, USERS, Vault, VaultUnavailableError, re
 from coinmesh_access.pki import ForeignMountError
 from coinmesh_access.testing import Server
 from coinmesh_access.users import UserError
-from meshkit import audit_anchors
+from coinmesh_audit import anchors as audit_anchors
 
 pytestmark = pytest.mark.component
 TABLE = table.load()

@@ -13,12 +13,12 @@ import pytest
 
 from coinmesh_access import users
 from coinmesh_access.testing import Server
+from coinmesh_audit.log import AuditLog
 from coinmesh_contracts.session.v1 import session_service_pb2 as api
 from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
     SessionServiceStub,
     add_SessionServiceServicer_to_server,
 )
-from meshkit.audit import AuditLog
 from meshkit.calls import LayeredInterceptor
 from meshkit.cookies import CSRF_COOKIE, LOGIN_COOKIE, TOKEN_COOKIE
 from meshkit.errors import error_info, error_layer

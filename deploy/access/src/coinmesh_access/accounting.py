@@ -12,8 +12,8 @@ from typing import TypeVar
 import hvac
 
 from coinmesh_access import users
+from coinmesh_audit.log import AuditLog, AuditSettings
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
-from meshkit.audit import AuditLog, AuditSettings
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import sys
 
 from coinmesh_access.anchoring import Anchoring, AnchorSettings, Signer
 from coinmesh_access.login import Vault
-from meshkit.audit_store import AnchorStore
+from coinmesh_audit.store import AnchorStore
 from meshkit.metrics import Metrics
 from meshkit.service import configure, run, serve
 

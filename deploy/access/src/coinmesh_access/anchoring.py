@@ -19,11 +19,11 @@ from hvac.exceptions import VaultError
 from pydantic import Field
 
 from coinmesh_access.login import Vault, VaultUnavailableError, explained
+from coinmesh_audit import anchors as audit_anchors
+from coinmesh_audit.anchors import Anchor, AnchorError, open_sealed
+from coinmesh_audit.chain import Chains, Head
+from coinmesh_audit.store import AnchorExists, AnchorStore, AuditStoreSettings
 from coinmesh_contracts import topics
-from meshkit import audit_anchors
-from meshkit.audit_anchors import Anchor, AnchorError, open_sealed
-from meshkit.audit_chain import Chains, Head
-from meshkit.audit_store import AnchorExists, AnchorStore, AuditStoreSettings
 from meshkit.consumer import Consumer, Partition
 from meshkit.errors import FailedPrecondition, MeshError
 from meshkit.metrics import Metrics

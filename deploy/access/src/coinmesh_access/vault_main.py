@@ -30,8 +30,8 @@ from coinmesh_access.settings import (
 )
 from coinmesh_access.table import AccessError, load
 from coinmesh_access.users import UserError
+from coinmesh_audit.log import AuditSettings
 from meshkit import logs
-from meshkit.audit import AuditSettings
 from meshkit.errors import MeshError
 from meshkit.settings import SettingsError, read
 

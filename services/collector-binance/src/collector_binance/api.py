@@ -13,6 +13,7 @@ import grpc.aio
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from coinmesh_audit.log import AuditLog, actor_of
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.collector.v1 import collector_service_pb2_grpc as pb_grpc
 from coinmesh_contracts.events.v1.audit_event_pb2 import (
@@ -27,7 +28,6 @@ from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel
-from meshkit.audit import AuditLog, actor_of
 from meshkit.errors import InvalidArgument, NotFound, Unavailable
 
 _Context = grpc.aio.ServicerContext[object, object]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from coinmesh_audit.log import AuditLog
 from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import (
     add_CollectorServiceServicer_to_server,
 )
 from collector_binance.api import CollectorService
 from collector_binance.collector import Collector
 from collector_binance.settings import CollectorSettings
-from meshkit.audit import AuditLog
 from meshkit.metrics import Metrics
 from meshkit.service import Running, configure, run
 from meshkit.service import serve as serve_mesh

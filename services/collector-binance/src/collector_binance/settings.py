@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from meshkit.audit import AuditSettings
+from coinmesh_audit.log import AuditSettings
 from meshkit.settings import HttpUrl, ServiceSettings
 
 MARKET_DATA_HOST: Final = "data-api.binance.vision"

@@ -1,6 +1,6 @@
 """The query-gateway's process: settings in, objects wired, served."""
 
-from meshkit.audit import AuditLog
+from coinmesh_audit.log import AuditLog
 from meshkit.metrics import Metrics
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve

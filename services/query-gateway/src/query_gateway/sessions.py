@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import grpc.aio
 import httpx
 
+from coinmesh_audit.log import ALLOWED, DENIED, FAILED, AuditLog
 from coinmesh_contracts.events.v1.audit_event_pb2 import AUDIT_ACTION_LOGIN, AuditOutcome
 from coinmesh_contracts.session.v1 import session_service_pb2 as api
 from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
@@ -23,7 +24,6 @@ from coinmesh_contracts.session.v1.session_service_pb2_grpc import (
     add_SessionServiceServicer_to_server,
 )
 from meshkit import cookies
-from meshkit.audit import ALLOWED, DENIED, FAILED, AuditLog
 from meshkit.authz import user
 from meshkit.errors import InvalidArgument, MeshError, Unauthenticated, Unavailable
 from meshkit.resources import Resource

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from meshkit.audit import AuditSettings
+from coinmesh_audit.log import AuditSettings
 from meshkit.settings import (
     Address,
     CassandraSettings,

@@ -5,8 +5,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from coinmesh_audit.store import AnchorStore, AuditStoreSettings
 from coinmesh_local.steps.errors import StepError
-from meshkit.audit_store import AnchorStore, AuditStoreSettings
 from meshkit.s3 import make_bucket, s3_client
 from meshkit.settings import S3Settings
 

@@ -38,8 +38,8 @@ def run(name: str, settings: Mapping[str, str]) -> None:
             read(CassandraSettings, settings), CHECKOUT / "deploy" / "cassandra" / "migrations"
         )
     elif name == "bucket":
+        from coinmesh_audit.store import AuditStoreSettings
         from coinmesh_local.steps import bucket
-        from meshkit.audit_store import AuditStoreSettings
 
         bucket.create(read(S3Settings, settings))
         bucket.create_locked(read(AuditStoreSettings, settings))

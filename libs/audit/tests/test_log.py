@@ -13,12 +13,13 @@ import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from coinmesh_audit import log as audit
+from coinmesh_audit.chain import Chains
+from coinmesh_audit.log import AuditLog, AuditSettings, AuditUnavailable
+from coinmesh_audit.writer import ChainWriter
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
-from meshkit import audit, rotation
-from meshkit.audit import AuditLog, AuditSettings, AuditUnavailable
-from meshkit.audit_chain import Chains
-from meshkit.audit_writer import ChainWriter
+from meshkit import rotation
 from meshkit.consumer import read_tail
 from meshkit.errors import PermissionDenied
 from meshkit.kafka import Config

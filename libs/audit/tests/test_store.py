@@ -6,7 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from meshkit.audit_store import AnchorStore, AuditStoreSettings
+from coinmesh_audit.store import AnchorStore, AuditStoreSettings
 
 NOTHING = b"<ListVersionsResult><IsTruncated>false</IsTruncated></ListVersionsResult>"
 

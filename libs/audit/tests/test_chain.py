@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coinmesh_audit import anchors as audit_anchors
+from coinmesh_audit.anchors import AnchorError
+from coinmesh_audit.chain import GENESIS, Anchored, Chains, Fault, Finding, Head, hash_of
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
-from meshkit import audit_anchors
-from meshkit.audit_anchors import AnchorError
-from meshkit.audit_chain import GENESIS, Anchored, Chains, Fault, Finding, Head, hash_of
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 YEAR = timedelta(days=365)

@@ -11,9 +11,9 @@ from confluent_kafka import KafkaException, TopicPartition
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
+from coinmesh_audit.chain import GENESIS, Head, hash_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
-from meshkit.audit_chain import GENESIS, Head, hash_of
 from meshkit.errors import Unavailable
 from meshkit.kafka import Config, client_config, client_log
 from meshkit.registry import Registry

@@ -14,7 +14,7 @@ from typing import Any, cast
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field
 
-from meshkit.audit_anchors import PREFIX, object_name
+from coinmesh_audit.anchors import PREFIX, object_name
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.s3 import make_bucket, s3_client
 from meshkit.settings import S3Settings

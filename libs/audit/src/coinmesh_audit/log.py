@@ -21,11 +21,11 @@ from typing import Any, cast
 
 from confluent_kafka import KafkaException
 
+from coinmesh_audit.writer import CALL_SECONDS, AuditSettings, ChainWriter, Writer
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_contracts.events.v1 import event_type_pb2
 from meshkit import rotation
-from meshkit.audit_writer import CALL_SECONDS, AuditSettings, ChainWriter, Writer
 from meshkit.authz import EDGE
 from meshkit.backoff import Backoff
 from meshkit.calls import Call

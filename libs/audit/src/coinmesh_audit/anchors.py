@@ -19,7 +19,7 @@ from typing import Any, cast
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from meshkit.audit_chain import Anchored, Head
+from coinmesh_audit.chain import Anchored, Head
 
 PREFIX = "audit/"
 KEY = "audit"
