@@ -6,11 +6,12 @@ import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from coinmesh_simulators.testing import Bench, CaptureFile, Listener, Simulator
+from coinmesh_simulators.testing import Bench, CaptureFile, Listener, LocalSimulator, Simulator
 
 
 @pytest.fixture
@@ -64,10 +65,24 @@ def recorded() -> Path:
 
 @pytest.fixture
 async def simulator(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
+    """Starts simulators, each a process of its own."""
+    async with starting(Simulator, tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
+    """Starts simulators in the test's own process, for all that needs no kill and no speed."""
+    async with starting(LocalSimulator, tmp_path) as start:
+        yield start
+
+
+@asynccontextmanager
+async def starting(kind: type[Simulator], directory: Path) -> AsyncIterator[Callable[..., object]]:
     started: list[Simulator] = []
 
     async def start(context: ssl.SSLContext | None = None, **settings: object) -> Simulator:
-        one = Simulator(tmp_path / f"state{len(started)}", settings, context)
+        one = kind(directory / f"state{len(started)}", settings, context)
         started.append(one)
         await one.start()
         return one

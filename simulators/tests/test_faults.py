@@ -22,8 +22,8 @@ async def depths(ws, symbol: str, count: int) -> list[dict]:
 
 
 @pytest.fixture
-async def sim(simulator):
-    return await simulator(symbols="BTCUSDT,ETHUSDT", rate=500, speed=5)
+async def sim(local):
+    return await local(symbols="BTCUSDT,ETHUSDT", rate=500, speed=5)
 
 
 async def test_a_dropped_frame_is_missing_for_its_symbol_only(sim):

@@ -21,12 +21,12 @@ async def ask(ws, message: object) -> dict:
     await ws.send_str(message if isinstance(message, str) else json.dumps(message))
     while True:
         answer = json.loads((await ws.receive()).data)
-        if "result" in answer or "error" in answer:
+        if answer.keys() & {"result", "error", "code"}:
             return answer
 
 
-async def test_subscriptions_are_acknowledged_listed_and_ended(simulator):
-    sim = await simulator(symbols="BTCUSDT,ETHUSDT", rate=500, messages_per_second=100)
+async def test_subscriptions_are_acknowledged_listed_and_ended(local):
+    sim = await local(symbols="BTCUSDT,ETHUSDT", rate=500, messages_per_second=100)
     async with sim.connect("/stream") as ws:
         names = ["btcusdt@trade", "ethusdt@bookTicker", "btcusdt@depth@1000ms"]
         answer = await ask(ws, {"method": "SUBSCRIBE", "params": names, "id": "first"})
@@ -45,8 +45,8 @@ async def test_subscriptions_are_acknowledged_listed_and_ended(simulator):
             assert frame["data"].keys() == {"u", "s", "b", "B", "a", "A"}
 
 
-async def test_the_combined_property_changes_the_envelope(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=500, messages_per_second=100)
+async def test_the_combined_property_changes_the_envelope(local):
+    sim = await local(symbols="BTCUSDT", rate=500, messages_per_second=100)
     async with sim.connect("/ws/btcusdt@bookTicker") as ws:
         assert "u" in await ws.receive_json()
         get = {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}
@@ -63,7 +63,6 @@ async def test_the_combined_property_changes_the_envelope(simulator):
         ("{", 3, "Invalid JSON"),
         ('{"id": 1}', 2, "missing field `method`"),
         ({"method": "NOPE", "id": 1}, 2, "unknown variant `NOPE`"),
-        ({"method": "SUBSCRIBE", "params": ["a@b"], "id": 1}, 2, "invalid stream"),
         ({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1.5}, 2, "request ID"),
         ({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": "x" * 37}, 2, "request ID"),
         ({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1, "z": 1}, 2, "too many"),
@@ -72,16 +71,17 @@ async def test_the_combined_property_changes_the_envelope(simulator):
         ({"method": "SET_PROPERTY", "params": ["combined", 1], "id": 1}, 1, "expected Boolean"),
     ],
 )
-async def test_errors_have_their_codes(simulator, message, code, text):
-    sim = await simulator(symbols="BTCUSDT", rate=1)
+async def test_errors_have_their_codes(local, message, code, text):
+    sim = await local(symbols="BTCUSDT", rate=1)
     async with sim.connect("/stream") as ws:
-        error = (await ask(ws, message))["error"]
-        assert error["code"] == code
-        assert text in error["msg"]
+        answer = await ask(ws, message)
+        assert answer["code"] == code
+        assert text in answer["msg"]
+        assert ("id" in answer) == (code == 0)  # as the venue's table of errors has it
 
 
-async def test_too_many_messages_in_a_second_cut_the_connection(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0)
+async def test_too_many_messages_in_a_second_cut_the_connection(local):
+    sim = await local(symbols="BTCUSDT", rate=0)
     async with sim.connect("/stream") as ws:
         for number in range(6):
             await ws.send_json({"method": "LIST_SUBSCRIPTIONS", "id": number})
@@ -90,18 +90,20 @@ async def test_too_many_messages_in_a_second_cut_the_connection(simulator):
         assert answers[-1].data == 1008
 
 
-async def test_a_connection_holds_a_limited_number_of_streams(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0)
+async def test_a_connection_holds_a_limited_number_of_streams(local):
+    sim = await local(symbols="BTCUSDT", rate=0, messages_per_second=100)
     names = [f"s{number}usdt@trade" for number in range(1025)]
     async with sim.connect("/stream") as ws:
-        answer = await ask(ws, {"method": "SUBSCRIBE", "params": names[:1024], "id": 1})
-        assert answer["result"] is None
-        answer = await ask(ws, {"method": "SUBSCRIBE", "params": names[1024:], "id": 2})
-        assert "too many streams" in answer["error"]["msg"]
+        for first in range(0, 1024, 256):
+            params = names[first : first + 256]
+            answer = await ask(ws, {"method": "SUBSCRIBE", "params": params, "id": first})
+            assert answer == {"result": None, "id": first}
+        answer = await ask(ws, {"method": "SUBSCRIBE", "params": names[1024:], "id": 19})
+        assert answer == {"error": {"code": 4, "msg": "Too many subscriptions"}, "id": 19}
 
 
-async def test_pings_must_be_answered_with_their_payload(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0, ping_interval=0.2, pong_timeout=4)
+async def test_pings_must_be_answered_with_their_payload(local):
+    sim = await local(symbols="BTCUSDT", rate=0, ping_interval=0.2, pong_timeout=4)
     async with (
         sim.connect("/ws/btcusdt@trade", autoping=False) as careful,
         sim.connect("/ws/btcusdt@trade", autoping=False) as careless,
@@ -120,15 +122,15 @@ async def test_pings_must_be_answered_with_their_payload(simulator):
         assert (await careful.receive()).type is WSMsgType.PING
 
 
-async def test_a_connection_ends_after_its_lifetime(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0, connection_lifetime=0.5)
+async def test_a_connection_ends_after_its_lifetime(local):
+    sim = await local(symbols="BTCUSDT", rate=0, connection_lifetime=0.5)
     async with sim.connect("/stream?streams=btcusdt@trade") as ws:
         message = await ws.receive()
         assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
 
 
-async def test_a_slow_reader_is_cut_and_others_go_on(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=3000, buffer_bytes=20_000, speed=4)
+async def test_a_slow_reader_is_cut_and_others_go_on(local):
+    sim = await local(symbols="BTCUSDT", rate=3000, buffer_bytes=20_000, speed=4)
     streams = "btcusdt@trade/btcusdt@bookTicker/btcusdt@depth@100ms/btcusdt@depth20@100ms"
     async with sim.connect(f"/stream?streams={streams}") as reader:
         slow = await sim.session.ws_connect(sim.ws + f"/stream?streams={streams}")
@@ -139,8 +141,8 @@ async def test_a_slow_reader_is_cut_and_others_go_on(simulator):
         assert (await reader.receive()).type is WSMsgType.TEXT
 
 
-async def test_urls_may_be_encoded_and_the_unit_is_checked(simulator):
-    sim = await simulator(symbols="这是测试币USDT,BTCUSDT", rate=500)
+async def test_urls_may_be_encoded_and_the_unit_is_checked(local):
+    sim = await local(symbols="这是测试币USDT,BTCUSDT", rate=500)
     name = "%E8%BF%99%E6%98%AF%E6%B5%8B%E8%AF%95%E5%B8%81usdt%40bookTicker"
     async with sim.connect(f"/stream?streams={name}&timeUnit=microsecond") as ws:
         frame = await ws.receive_json()
@@ -150,8 +152,8 @@ async def test_urls_may_be_encoded_and_the_unit_is_checked(simulator):
         assert response.status == 400
 
 
-async def test_connection_attempts_are_limited(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0, connections_per_5m=2)
+async def test_connection_attempts_are_limited(local):
+    sim = await local(symbols="BTCUSDT", rate=0, connections_per_5m=2)
     path = "/ws/btcusdt@trade"
     async with (
         sim.connect(path),
@@ -185,11 +187,11 @@ def own_certificate(before: timedelta, after: timedelta) -> tuple[bytes, bytes]:
     return certificate.public_bytes(Encoding.PEM), private
 
 
-async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
+async def test_both_listeners_speak_tls_when_told_to(local, tmp_path):
     certificate, key = own_certificate(timedelta(hours=1), timedelta(hours=1))
     (tmp_path / "cert.pem").write_bytes(certificate)
     (tmp_path / "key.pem").write_bytes(key)
-    sim = await simulator(
+    sim = await local(
         symbols="BTCUSDT", tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", rate=500
     )
     trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
@@ -201,7 +203,7 @@ async def test_both_listeners_speak_tls_when_told_to(simulator, tmp_path):
         assert (await response.json())["phase"] == "generated"
 
 
-async def test_a_connection_ends_before_its_certificate(simulator, tmp_path):
+async def test_a_connection_ends_before_its_certificate(local, tmp_path):
     certificate, key = own_certificate(timedelta(seconds=1), timedelta(seconds=19))
     current = tmp_path / "tls" / "current"
     current.mkdir(parents=True)
@@ -209,7 +211,7 @@ async def test_a_connection_ends_before_its_certificate(simulator, tmp_path):
         (current / name).write_bytes(pem)
     context = ssl.create_default_context(cafile=str(current / "ca.crt"))
     context.load_cert_chain(current / "tls.crt", current / "tls.key")
-    sim = await simulator(
+    sim = await local(
         context, symbols="BTCUSDT", rate=0, tls_dir=current.parent, clients="exchange"
     )
     async with sim.connect("/stream?streams=btcusdt@trade") as ws:

@@ -6,9 +6,9 @@ import pytest
 
 
 @pytest.fixture
-async def sim(simulator):
+async def sim(local):
     """A market with some history, still going on."""
-    one = await simulator(symbols="BTCUSDT,ETHUSDT", rate=200, speed=50, weight_per_minute=100_000)
+    one = await local(symbols="BTCUSDT,ETHUSDT", rate=200, speed=50, weight_per_minute=100_000)
     while (await one.truth("BTCUSDT"))["trades"] < 1_500:
         await one.json("ping")
     return one
@@ -104,15 +104,15 @@ async def test_exchange_info_lists_instruments_and_limits(sim):
         ("exchangeInfo", {"symbol": "NOPE"}, -1121),
     ],
 )
-async def test_errors_have_their_codes(simulator, path, params, code):
-    sim = await simulator(symbols="BTCUSDT", rate=0)
+async def test_errors_have_their_codes(local, path, params, code):
+    sim = await local(symbols="BTCUSDT", rate=0)
     status, body, _ = await sim.get(path, **params)
     assert (status, body["code"]) == (400, code)
     assert body["msg"]
 
 
-async def test_weights_are_charged_and_the_budget_ends_in_429_then_418(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=0, weight_per_minute=1000)
+async def test_weights_are_charged_and_the_budget_ends_in_429_then_418(local):
+    sim = await local(symbols="BTCUSDT", rate=0, weight_per_minute=1000)
     charged = 0
     for path, params, weight in (
         ("ping", {}, 1),

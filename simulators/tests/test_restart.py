@@ -42,7 +42,9 @@ async def history(sim, symbol: str, first: int, last: int) -> dict[int, tuple]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_the_generated_market_goes_on_without_reusing_an_id(simulator, number):
-    sim = await simulator(symbols="BTCUSDT", rate=800, speed=3, weight_per_minute=10**6)
+    sim = await simulator(
+        symbols="BTCUSDT", rate=800, speed=3, weight_per_minute=10**6, database_lag=0
+    )
     chance = random.Random(4)
     events: list[dict] = []
     last_depth = 0

@@ -12,10 +12,10 @@ from inputs import FUZZ, bodies
 from multidict import CIMultiDict, MultiDict
 from pydantic import ValidationError
 
+from coinmesh_simulators.exchange.control import Control
 from coinmesh_simulators.exchange.faults import FaultRequest
-from coinmesh_simulators.exchange.rest import ApiError, Query
+from coinmesh_simulators.exchange.parameters import ApiError, Query
 from coinmesh_simulators.exchange.settings import SimulatorSettings
-from coinmesh_simulators.exchange.websockets import WebSocketServer
 from coinmesh_simulators.testing import Bench
 
 CONTROL = {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}
@@ -41,12 +41,12 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @example([json.dumps(CONTROL).encode()])
 @given(st.lists(bodies(CONTROL), max_size=4))
 def test_control_messages(exchange: Any, messages: list[bytes]) -> None:
-    server = WebSocketServer(exchange, SimulatorSettings(), Any)  # type: ignore[arg-type]
-    connection = Client()
+    control = Control(exchange.hub, SimulatorSettings())
+    connection: Any = Client()
     for message in messages:
-        answer = server._control(connection, message)  # type: ignore[arg-type]
-        assert json.dumps(answer)
-        assert ("result" in answer) != ("error" in answer)
+        answer = control.answer(connection, message)
+        assert answer is None or json.dumps(answer)
+        assert answer is None or len(answer.keys() & {"result", "error", "code"}) == 1
     exchange.hub.unsubscribe(connection, list(connection.streams))
 
 
@@ -59,7 +59,7 @@ def test_rest_parameters(exchange: Any, pairs: list[tuple[str, str]], unit: str)
     headers = CIMultiDict({"X-MBX-TIME-UNIT": unit})
     request: Any = SimpleNamespace(query=MultiDict(pairs), headers=headers)
     try:
-        query = Query(exchange, request, {"symbol", "limit", "startTime", "endTime"})
+        query = Query(exchange, request, frozenset({"symbol", "limit", "startTime", "endTime"}))
         assert query.limit(500, 1000) <= 1000
         query.times()
         query.market()

@@ -36,6 +36,7 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
         gap = await world.gap("trade", state=2, cause=3)
         assert gap.repaired_count == gap.ids.last - gap.ids.first + 1
     await world.published(beyond=5)
+    await world.repaired()
     world.assert_complete()
     assert await world.service.end() == 0
     # Whatever a killed session published, its frames were there before.
@@ -73,6 +74,7 @@ async def test_faults_are_told_and_repaired(world: World) -> None:
     await fault(kind="stall", duration_s=8)
     await world.gap("book", state=3, cause=4)
     await world.published(beyond=5)
+    await world.repaired()
     world.assert_complete()
     dead = [parse(DEAD, message.value()) for message in world.log.read(DEAD)]
     assert {letter.reason for letter in dead if letter.symbol == world.symbol} == {"NOT_JSON"}

@@ -217,6 +217,15 @@ class World:
         assert main(["replay", str(directory / "raw"), "--out", str(directory / "out")]) == 0
         return directory / "out"
 
+    async def repaired(self) -> None:
+        """Wait until no trade is missing: the exchange's history lags behind its stream."""
+
+        def is_whole() -> bool:
+            ids = set(self.log.trade_ids(self.symbol))
+            return len(ids) == max(ids) - min(ids) + 1
+
+        await eventually(is_whole, f"all trades of {self.symbol} are repaired")
+
     def assert_complete(self) -> None:
         """No trade is missing, and none is there twice."""
         ids = self.log.trade_ids(self.symbol)

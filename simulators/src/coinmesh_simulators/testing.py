@@ -9,6 +9,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from coinmesh_simulators.exchange.generator import Generator
 from coinmesh_simulators.exchange.hub import Hub
 from coinmesh_simulators.exchange.instruments import listed
 from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.server import Server
+from coinmesh_simulators.exchange.settings import SimulatorSettings
 from coinmesh_simulators.exchange.store import Store
 
 BEGIN = 1_723_161_298_000_000  # µs, two seconds before a full minute
@@ -105,7 +108,7 @@ class Bench:
                     market.klines.roll(at, at)
                     market.second(at)
         market = self.random.choice(list(self.markets.values()))
-        self.generator.event(market, self.now, True)
+        self.generator.event(market, self.now, self.now + 2_000, True)
 
 
 class CaptureFile:
@@ -144,7 +147,9 @@ class Simulator:
     async def start(self) -> None:
         """Start the process and wait until it listens."""
         self._process = self._spawn()
-        ports = await asyncio.to_thread(self._ports)
+        self._connect(await asyncio.to_thread(self._ports))
+
+    def _connect(self, ports: Sequence[int | str]) -> None:
         scheme = "https" if self._context else "http"
         self.base, self.admin = (f"{scheme}://127.0.0.1:{port}" for port in ports)
         self.ws = self.base.replace("http", "ws")
@@ -203,6 +208,13 @@ class Simulator:
         """What the simulator knows of a symbol."""
         return await self.json(f"{self.admin}/admin/market/{symbol}")
 
+    async def listing(self, symbol: str, **change: Any) -> dict[str, Any]:
+        """Change a symbol's status (`status="HALT"`) or listing (`action="delist"`)."""
+        url = f"{self.admin}/admin/market/{symbol}"
+        async with self.session.post(url, json=change) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
     async def status(self) -> dict[str, Any]:
         """Phase, position, connections."""
         return await self.json(f"{self.admin}/admin/status")
@@ -225,3 +237,28 @@ class Simulator:
     def connect(self, path: str, **options: Any) -> Any:
         """A WebSocket connection, as a context manager."""
         return self.session.ws_connect(self.ws + path, **options)
+
+
+class LocalSimulator(Simulator):
+    """A simulator in the test's own process and event loop: quick to start, can't be killed."""
+
+    def __init__(
+        self, state: Path, settings: dict[str, Any], context: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(state, settings, context)
+        values: dict[str, Any] = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+        values |= {"state_dir": state, **settings}
+        self._settings = SimulatorSettings(**values)
+        self._stop = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start it on free ports."""
+        server = Server(self._settings)
+        self._connect(await server.listen())
+        self._running = asyncio.create_task(server.run(self._stop.wait()))
+
+    async def end(self, number: int) -> None:
+        """Stop it, as a signal would."""
+        self._stop.set()
+        await self._running
+        await self.session.close()

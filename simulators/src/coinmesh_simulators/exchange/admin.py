@@ -1,14 +1,38 @@
 """The admin endpoint: faults on request, and the truth for tests."""
 
 import asyncio
+from typing import Literal, Self
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from coinmesh_simulators.exchange.exchange import Exchange
+from coinmesh_simulators.exchange.exchange import Exchange, ListingChange
 from coinmesh_simulators.exchange.faults import FaultRequest, Kind
+from coinmesh_simulators.exchange.listings import ListingError
+from coinmesh_simulators.exchange.market import SymbolStatus
 from coinmesh_simulators.exchange.rest import RestApi
 from coinmesh_simulators.exchange.websockets import WebSocketServer
+
+
+class ListingRequest(BaseModel):
+    """The body of `POST /admin/market/{symbol}`: a new status, or something else, not both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: SymbolStatus | None = None
+    action: Literal["list", "delist", "start_over"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.status is None) == (self.action is None):
+            raise ValueError("give either status or action")
+        return self
+
+    def change(self) -> ListingChange:
+        """What is to be done."""
+        change = self.status or self.action
+        assert change is not None
+        return change
 
 
 class AdminApi:
@@ -24,6 +48,7 @@ class AdminApi:
         """Register the paths."""
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/market/{symbol}", self._market)
+        app.router.add_post("/admin/market/{symbol}", self._change_market)
         app.router.add_get("/admin/faults", self._list)
         app.router.add_post("/admin/faults", self._add)
         app.router.add_delete("/admin/faults", self._clear)
@@ -47,6 +72,18 @@ class AdminApi:
             return web.json_response({"error": "no such symbol"}, status=404)
         return web.json_response(market.truth())
 
+    async def _change_market(self, request: web.Request) -> web.Response:
+        symbol = request.match_info["symbol"]
+        try:
+            wanted = ListingRequest.model_validate_json(await request.read())
+            self._exchange.change_listing(symbol, wanted.change())
+        except ValidationError as error:
+            return _invalid(error)
+        except ListingError as error:
+            return web.json_response({"error": str(error)}, status=409)
+        market = self._exchange.markets.get(symbol)
+        return web.json_response(market.truth() if market else {"symbol": symbol})
+
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response({"faults": self._exchange.faults.report()})
 
@@ -54,15 +91,14 @@ class AdminApi:
         try:
             wanted = FaultRequest.model_validate_json(await request.read())
         except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False, include_input=False)
-            return web.json_response({"error": details}, status=400)
+            return _invalid(error)
         if wanted.symbol != "*" and wanted.symbol.upper() not in self._exchange.markets:
             return web.json_response({"error": f"no symbol {wanted.symbol}"}, status=400)
         fault = self._exchange.faults.add(wanted)
         if wanted.kind is Kind.STALE_SNAPSHOT:
-            self._rest.freeze(wanted.symbol)
-        elif wanted.kind is Kind.STALL:
-            self._sockets.mark_stalled()
+            self._rest.data.freeze(wanted.symbol)
+        elif wanted.kind in (Kind.STALL, Kind.SKEW):
+            self._sockets.hold_back()
         elif wanted.kind in (Kind.DISCONNECT, Kind.SERVER_SHUTDOWN):
             task = asyncio.create_task(self._sockets.strike(fault))
             self._strikes.add(task)
@@ -74,5 +110,10 @@ class AdminApi:
         if number is not None and not number.isdigit():
             return web.json_response({"error": f"{number} is not a fault's id"}, status=400)
         ended = self._exchange.faults.clear(int(number) if number is not None else None)
-        self._sockets.mark_stalled()
+        self._sockets.hold_back()
         return web.json_response({"cleared": ended})
+
+
+def _invalid(error: ValidationError) -> web.Response:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return web.json_response({"error": details}, status=400)

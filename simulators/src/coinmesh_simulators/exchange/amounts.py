@@ -23,11 +23,14 @@ def to_text(units: int) -> str:
     return f"{units // ONE}.{units % ONE:08d}"
 
 
+def quote_amount(price: int, quantity: int) -> int:
+    """Price times size in units of 10^-16, cut to the eight decimals that the venue keeps."""
+    return price * quantity // ONE * ONE
+
+
 def quote_text(units: int) -> str:
-    """Units of 10^-16 (price times size) with as many decimals as are exact, at least eight."""
-    square = ONE * ONE
-    fraction = f"{units % square:016d}"
-    return f"{units // square}.{fraction[:8]}{fraction[8:].rstrip('0')}"
+    """A quote amount (units of 10^-16) with eight decimals, as the venue prints all amounts."""
+    return to_text(units // ONE)
 
 
 def power_of_ten_below(divisor: int) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from coinmesh_simulators.exchange.amounts import quote_text, to_text
+from coinmesh_simulators.exchange.amounts import quote_amount, quote_text, to_text
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -81,10 +81,11 @@ class Bar:
         self.last_trade = trade_id
         self.trades += 1
         self.volume += quantity
-        self.quote += price * quantity
+        amount = quote_amount(price, quantity)
+        self.quote += amount
         if not buyer_is_maker:
             self.taker_volume += quantity
-            self.taker_quote += price * quantity
+            self.taker_quote += amount
 
     def extended(self, later: "Bar") -> "Bar":
         """This bar followed by a later one of the same window, as one bar."""

@@ -2,28 +2,27 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Iterator
-from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from coinmesh_simulators.exchange.bars import MINUTE, SECOND, window
 from coinmesh_simulators.exchange.capture import Frame, Survey, frames, identity, survey
 from coinmesh_simulators.exchange.clock import ExchangeClock
+from coinmesh_simulators.exchange.coverage import Coverage
 from coinmesh_simulators.exchange.faults import Faults
-from coinmesh_simulators.exchange.generator import Generator
+from coinmesh_simulators.exchange.flow import TENTH, EventFlow
 from coinmesh_simulators.exchange.hub import Hub
-from coinmesh_simulators.exchange.instruments import Instrument, listed
-from coinmesh_simulators.exchange.market import SymbolMarket
+from coinmesh_simulators.exchange.listings import ListingError, Listings
+from coinmesh_simulators.exchange.market import SymbolStatus
 from coinmesh_simulators.exchange.playback import Playback
 from coinmesh_simulators.exchange.settings import SimulatorSettings, TimeMode
 from coinmesh_simulators.exchange.store import StateError, Store
 
 _log = logging.getLogger(__name__)
 
-_SLOT = 10_000  # µs of market time that are generated at once
-_TENTH = 100_000
+ListingChange = SymbolStatus | Literal["list", "delist", "start_over"]
+
 _SHORTEST_SLEEP = 0.002  # wall seconds
 _BATCH = 1_000  # frames between two commits while catching up
 _PRUNE_EVERY = 60.0  # wall seconds
@@ -41,9 +40,9 @@ class Exchange:
         self.store = Store(settings.state_dir)
         self.faults = Faults()
         self.hub = Hub(self.faults)
-        self.hub.on_subscribed = self._check_coverage
-        self.markets: dict[str, SymbolMarket] = {}
-        self._covered = asyncio.Event()
+        self.listings = Listings(self.store, self.hub)
+        self.markets = self.listings.markets
+        self._coverage = Coverage(self.hub, self.markets)
         self._frames: Iterator[Frame] = iter(())
         self._playback: Playback | None = None
         self._saved_at = 0.0
@@ -57,22 +56,17 @@ class Exchange:
             self._survey = survey(settings.capture)
         self._shift: int | None = meta.get("shift")
         self._trade_from: int = meta.get("trade_from", 0)
-        self._slots: int = meta.get("slots", 0)
         self.line: int = meta.get("line", 0)  # of the capture, the last one played
-        self._random = random.Random(f"{settings.seed}/{self._slots}")
-        self._generator = Generator(self._random)
-        self._load_symbols()
+        self.listings.load(settings.symbols, self._survey, generated=self.phase == "generated")
+        self._flow = EventFlow(self.markets, settings.rate, settings.seed, meta.get("slots", 0))
         self.clock = ExchangeClock(settings.speed, self._resume_time(meta.get("clock")))
-        self._tenths = self.clock.now() // _TENTH
-        self._slot_time = 0
+        self._tenths = self.clock.now() // TENTH
         if self.phase == "capture":
             self._prepare_capture(self.line)
         else:
             for market in self.markets.values():
                 market.klines.resume(self.clock.now())
             self._start_generated(self.clock.now())
-        self._weights = list(accumulate(1 / rank for rank in range(1, len(self.markets) + 1)))
-        self._by_rank = list(self.markets.values())
 
     # -- starting -------------------------------------------------------------------------------
 
@@ -92,26 +86,6 @@ class Exchange:
             )
         self.store.set_meta(capture=given or kept)
 
-    def _load_symbols(self) -> None:
-        for key, symbol, state in self.store.symbols():
-            if state:
-                instrument = Instrument(symbol, state["tick"], state["lot"], state["price"])
-                self._add(key, instrument, state if self.phase == "generated" else {})
-            elif self._survey and symbol in self._survey.symbols:
-                self._add(key, self._survey.symbols[symbol].instrument(), {})
-            else:
-                self._add(key, listed(symbol)[0], {})
-        if self._survey:
-            wanted = [entry.instrument() for entry in self._survey.symbols.values()]
-        else:
-            wanted = listed(self._settings.symbols) if not self.store.meta().get("capture") else []
-        for instrument in wanted:
-            if instrument.symbol not in self.markets:
-                self._add(self.store.add_symbol(instrument.symbol), instrument, {})
-
-    def _add(self, key: int, instrument: Instrument, state: dict[str, object]) -> None:
-        self.markets[instrument.symbol] = SymbolMarket(key, instrument, self.hub, self.store, state)
-
     def _resume_time(self, kept: int | None) -> int:
         wall = time.time_ns() // 1000
         as_kept = self._settings.time is TimeMode.KEPT
@@ -127,7 +101,7 @@ class Exchange:
         if self._shift is None and self._settings.time is TimeMode.KEPT:
             self._shift = 0
         self._frames = frames(self._survey.path)
-        self._tenths = (self._survey.begin_us + (self._shift or 0)) // _TENTH
+        self._tenths = (self._survey.begin_us + (self._shift or 0)) // TENTH
         self._playback = Playback(self._survey, self.markets, self._shift or 0)
         if line:
             for frame in self._frames:
@@ -142,30 +116,26 @@ class Exchange:
             "capture %s is ready at line %d; it plays when its streams are subscribed to: %s",
             self._survey.path,
             line,
-            " ".join(sorted(" or ".join(group) for group in self._required())),
+            " ".join(sorted(" or ".join(group) for group in self._coverage.required())),
         )
 
-    def _required(self) -> list[tuple[str, ...]]:
-        """The streams that a capture waits for: of each group one must be subscribed to."""
-        groups: list[tuple[str, ...]] = []
-        for market in self.markets.values():
-            name = market.instrument.stream
-            groups += [
-                (f"{name}@{kind}",) for kind in ("trade", "bookTicker") if kind in market.recorded
-            ]
-            if market.recorded & {"depth", "depth@100ms"}:
-                groups.append((f"{name}@depth@100ms", f"{name}@depth"))
-        return groups or [
-            (f"{market.instrument.stream}@{kind}",)
-            for market in self.markets.values()
-            for kind in market.recorded
-        ]
+    # -- listings -------------------------------------------------------------------------------
 
-    def _check_coverage(self) -> None:
-        if self.phase == "capture" and not self._covered.is_set():
-            groups = self._required()
-            if all(any(self.hub.wanted(stream) for stream in group) for group in groups):
-                self._covered.set()
+    def change_listing(self, symbol: str, change: ListingChange) -> None:
+        """List, delist, start over or change the status of a symbol. Raises ListingError."""
+        if self.phase != "generated":
+            raise ListingError("a capture is playing: its symbols can't be changed")
+        match change:
+            case SymbolStatus():
+                self.listings.set_status(symbol, change)
+            case "delist":
+                self.listings.delist(symbol)
+            case "list":
+                self._flow.populate(self.listings.add(symbol))
+            case "start_over":
+                self._flow.populate(self.listings.start_over(symbol))
+        self._flow.rank()
+        self._commit()
 
     # -- running --------------------------------------------------------------------------------
 
@@ -173,7 +143,7 @@ class Exchange:
         """Play or generate until cancelled."""
         try:
             if self.phase == "capture":
-                await self._covered.wait()
+                await self._coverage.wait()
                 await self._play()
             await self._generate()
         finally:
@@ -187,7 +157,7 @@ class Exchange:
         for frame in self._frames:
             due = playback.market_time(frame)
             while True:
-                wait = self.clock.wall_seconds_until(min(due, (self._tenths + 1) * _TENTH))
+                wait = self.clock.wall_seconds_until(min(due, (self._tenths + 1) * TENTH))
                 if wait or count >= _BATCH:
                     self._commit()
                     count = 0
@@ -208,7 +178,7 @@ class Exchange:
         assert self._playback is not None
         begin = capture.begin_us + self._shift
         self.clock.start(max(self.clock.now(), begin) if self.line else begin)
-        self._tenths = max(self._tenths, self.clock.now() // _TENTH)
+        self._tenths = max(self._tenths, self.clock.now() // TENTH)
         _log.info("capture %s plays from line %d", capture.path, self.line)
         return self._playback
 
@@ -216,7 +186,7 @@ class Exchange:
         assert self._survey is not None
         end = self._survey.end_us + (self._shift or 0)
         for market in self.markets.values():
-            market.flush_aggregate(end)
+            market.aggregates.flush(end)
             market.end_capture()
         if self._settings.time is TimeMode.KEPT:
             # No bar mixes recorded and generated trades.
@@ -225,48 +195,37 @@ class Exchange:
             end = max(end, time.time_ns() // 1000)
         self._playback = None
         self.phase = "generated"
-        self.clock.start(max(end, self._tenths * _TENTH))
+        self.clock.start(max(end, self._tenths * TENTH))
         _log.info("the capture has ended; the generated market goes on")
         self._start_generated(self.clock.now())
         self._commit(force=True)
 
     def _start_generated(self, now: int) -> None:
-        for market in self.markets.values():
-            self._generator.populate(market)
-        self._slot_time = now // _SLOT * _SLOT
-        self._tenths = max(self._tenths, now // _TENTH)
+        for place, market in enumerate(self.markets.values()):
+            # The busiest book is deeper than any snapshot.
+            self._flow.populate(market, 0 if place else self._settings.deep_levels)
+        self._flow.begin(now, self._trade_from)
+        self._tenths = max(self._tenths, now // TENTH)
         self.clock.start(now)
 
     async def _generate(self) -> None:
         while True:
             now = self.clock.now()
             done = 0
-            while self._slot_time + _SLOT <= now and done < _BATCH:
-                done += self._slot()
+            while (due := self._flow.due) <= now and done < _BATCH:
+                done += self._flow.step() + 1
+                self._tenths_until(due)
             self._commit()
-            wait = self.clock.wall_seconds_until(self._slot_time + _SLOT)
+            wait = self.clock.wall_seconds_until(self._flow.due)
             await asyncio.sleep(max(wait, _SHORTEST_SLEEP))
             if time.monotonic() - self._pruned_at > _PRUNE_EVERY:
                 self._prune()
 
-    def _slot(self) -> int:
-        """Generate the next slot of market time; returns how much was done."""
-        start, end = self._slot_time, self._slot_time + _SLOT
-        expected = self._settings.rate * _SLOT / SECOND
-        count = int(expected + self._random.random())
-        for at in sorted(self._random.randrange(start, end) for _ in range(count)):
-            market = self._random.choices(self._by_rank, cum_weights=self._weights)[0]
-            self._generator.event(market, at, at >= self._trade_from)
-        self._slot_time = end
-        self._slots += 1
-        self._tenths_until(end)
-        return count + 1
-
     def _tenths_until(self, time_us: int) -> None:
         """Let the tenths of a second up to a market time pass."""
-        while (self._tenths + 1) * _TENTH <= time_us:
+        while (self._tenths + 1) * TENTH <= time_us:
             self._tenths += 1
-            now = self._tenths * _TENTH
+            now = self._tenths * TENTH
             grace = 2 * SECOND if self.phase == "capture" else 0
             full = self._tenths % 10 == 0
             for market in self.markets.values():
@@ -274,14 +233,19 @@ class Exchange:
                     market.tenth(now)
             if full:
                 for market in self.markets.values():
-                    market.klines.roll(now - grace, now)
-                    market.second(now)
+                    if market.status is SymbolStatus.TRADING:
+                        market.klines.roll(now - grace, now)
+                        market.second(now)
                 self._all_tickers(now)
 
     def _all_tickers(self, now: int) -> None:
-        """Publish `!miniTicker@arr`."""
+        """Publish `!miniTicker@arr`: only symbols that changed are in it."""
         if self.hub.wanted("!miniTicker@arr"):
-            traded = [market.klines for market in self.markets.values() if market.last_trade]
+            traded = [
+                market.klines for market in self.markets.values() if market.klines.is_news(now)
+            ]
+            if not traded:
+                return
 
             def build(micro: bool) -> bytes:
                 return b"[" + b",".join(k.mini_ticker(now, micro) for k in traded) + b"]"
@@ -303,7 +267,7 @@ class Exchange:
                 shift=self._shift,
                 clock=self.clock.now(),
                 trade_from=self._trade_from,
-                slots=self._slots,
+                slots=self._flow.slots,
             )
             self.store.commit()
         self.hub.flush()

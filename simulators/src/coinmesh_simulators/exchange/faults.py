@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from coinmesh_simulators.exchange.refusals import Body
+
 
 class Kind(StrEnum):
     """What a fault does; the README lists them with their parameters."""
@@ -18,22 +20,49 @@ class Kind(StrEnum):
     DELAY = "delay"
     MALFORMED = "malformed"
     STALL = "stall"
+    SKEW = "skew"
+    UNANSWERED = "unanswered"
     DISCONNECT = "disconnect"
     SERVER_SHUTDOWN = "server_shutdown"
     RATE_LIMIT = "rate_limit"
     BAN = "ban"
+    STATUS = "status"
+    TIMEOUT = "timeout"
+    SLOW = "slow"
+    RESET = "reset"
+    TRUNCATE = "truncate"
+    HALF_BODY = "half_body"
+    EMPTY_LIST = "empty_list"
     STALE_SNAPSHOT = "stale_snapshot"
+    HISTORY_LAG = "history_lag"
+    HISTORY_FLOOR = "history_floor"
+    VOID_AGGREGATE = "void_aggregate"
 
 
 FRAME_KINDS = (Kind.DROP, Kind.DUPLICATE, Kind.REORDER, Kind.DELAY, Kind.MALFORMED)
+#: Faults of a whole REST answer, whatever the route.
+ANSWER_KINDS = (
+    Kind.RATE_LIMIT,
+    Kind.BAN,
+    Kind.STATUS,
+    Kind.TIMEOUT,
+    Kind.SLOW,
+    Kind.RESET,
+    Kind.TRUNCATE,
+    Kind.HALF_BODY,
+    Kind.EMPTY_LIST,
+)
+#: Of these, the ones that refuse; a WebSocket's handshake, too, when a fault's `path` names it.
+REFUSING_KINDS = (Kind.RATE_LIMIT, Kind.BAN, Kind.STATUS, Kind.TIMEOUT, Kind.RESET)
+_CONNECTION_KINDS = (Kind.STALL, Kind.SKEW)
 
 
 class FaultRequest(BaseModel):
     """The body of `POST /admin/faults`.
 
-    `stream` and `path` are shell patterns; `symbol` a venue symbol. A fault ends after `count`
-    effects or `duration_s` wall seconds, whichever comes first; `probability` (with `seed`) thins
-    it out. `skip` lets that many matching frames or requests pass first.
+    `stream`, `path` and `host` are shell patterns; `symbol` a venue symbol. A fault ends after
+    `count` effects or `duration_s` wall seconds, whichever comes first; `probability` (with
+    `seed`) thins it out. `skip` lets that many matching frames or requests pass first.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +70,8 @@ class FaultRequest(BaseModel):
     kind: Kind
     symbol: str = "*"
     stream: str = "*"
-    path: str = "*"
+    path: str = "/api/*"
+    host: str = "*"
     count: Annotated[int, Field(ge=1)] | None = None
     duration_s: Annotated[float, Field(gt=0)] | None = None
     probability: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -50,6 +80,11 @@ class FaultRequest(BaseModel):
     delay_ms: Annotated[float, Field(ge=0, le=600_000)] = 200.0
     retry_after_s: Annotated[int, Field(ge=0, le=259_200)] = 5
     grace_s: Annotated[float, Field(ge=0, le=600)] = 1.0
+    close_code: Annotated[int, Field(ge=1000, le=4999)] | None = None
+    status: Annotated[int, Field(ge=400, le=599)] = 503
+    body: Body | None = None
+    code: int | None = None
+    floor_id: Annotated[int, Field(ge=0)] = 0
 
 
 class Fault:
@@ -114,7 +149,7 @@ class Faults:
         self._faults: list[Fault] = []
         self._numbers = 0
         self.active = False
-        self.stalling = False
+        self.holding = False  # a fault that holds back whole connections was asked for
 
     def add(self, request: FaultRequest) -> Fault:
         """Activate a fault."""
@@ -122,7 +157,7 @@ class Faults:
         fault = Fault(self._numbers, request)
         self._faults.append(fault)
         self.active = True
-        self.stalling = self.stalling or request.kind is Kind.STALL
+        self.holding = self.holding or request.kind in _CONNECTION_KINDS
         return fault
 
     def clear(self, number: int | None = None) -> int:
@@ -132,7 +167,7 @@ class Faults:
             fault for fault in self._faults if number is not None and fault.number != number
         ]
         self.active = bool(self._faults)
-        self.stalling = any(fault.request.kind is Kind.STALL for fault in self._faults)
+        self.holding = any(fault.request.kind in _CONNECTION_KINDS for fault in self._faults)
         return before - len(self._faults)
 
     def report(self) -> list[dict[str, object]]:
@@ -149,12 +184,31 @@ class Faults:
 
     def stalls(self, streams: dict[str, None]) -> bool:
         """Whether a connection with these streams gets nothing at present."""
+        return self._covering(Kind.STALL, streams) is not None
+
+    def skew(self, streams: dict[str, None]) -> float:
+        """Seconds by which every second connection with these streams gets everything later."""
+        fault = self._covering(Kind.SKEW, streams)
+        return fault.request.delay_ms / 1000 if fault is not None else 0.0
+
+    def unanswered(self, streams: list[str]) -> bool:
+        """Whether a control message that names these streams gets no answer."""
+        return any(
+            fault.request.kind is Kind.UNANSWERED
+            and (fault.covers("*") or any(fault.covers(stream) for stream in streams))
+            and fault.strikes()
+            for fault in self._faults
+        )
+
+    def _covering(self, kind: Kind, streams: dict[str, None]) -> Fault | None:
+        """The fault of a kind that is in force and covers one of the streams."""
         for fault in self._faults:
-            stalling = fault.request.kind is Kind.STALL and not fault.over
-            if stalling and any(fault.covers(stream) for stream in streams):
+            if fault.request.kind is not kind or fault.over:
+                continue
+            if any(fault.covers(stream) for stream in streams):
                 fault.matched += 1
-                return True
-        return False
+                return fault
+        return None
 
     def repeating(self) -> list[Fault]:
         """Disconnections that go on."""
@@ -164,11 +218,18 @@ class Faults:
             if fault.request.kind is Kind.DISCONNECT and not fault.over
         ]
 
-    def request_fault(self, kinds: tuple[Kind, ...], path: str, symbol: str) -> Fault | None:
-        """The fault that strikes a REST request, if one does."""
+    def request_fault(
+        self, kinds: tuple[Kind, ...], path: str, symbol: str = "*", host: str = ""
+    ) -> Fault | None:
+        """The fault that strikes a request, if one does; `path` is without a host's name."""
         for fault in self._faults:
             request = fault.request
-            fits = request.kind in kinds and request.symbol in ("*", symbol)
-            if fits and fnmatchcase(path, request.path) and fault.strikes():
+            fits = (
+                request.kind in kinds
+                and request.symbol in ("*", symbol)
+                and fnmatchcase(path, request.path)
+                and fnmatchcase(host, request.host)
+            )
+            if fits and fault.strikes():
                 return fault
         return None

@@ -9,6 +9,7 @@ from coinmesh_simulators.exchange.store import TradeRow
 
 _LEVELS = 200  # a side is filled up to this when the market opens
 _MOST_LEVELS = 1500
+_ANYWHERE = 0.1  # share of the changes deeper in the book that may be at any of its levels
 _FEWEST_LEVELS = 20
 _TYPICAL_VALUE = 2_000 * ONE  # of an order, in quote units
 _GRAIN = 5e-6  # distance of neighbouring levels as a fraction of the price
@@ -20,8 +21,9 @@ class Generator:
     def __init__(self, source: random.Random) -> None:
         self._random = source
 
-    def populate(self, market: SymbolMarket) -> None:
-        """Fill the sides of a book that has none, around the last price."""
+    def populate(self, market: SymbolMarket, levels: int = 0) -> None:
+        """Fill the sides of a book that has none, around the last price; `levels` if that is more
+        than usual."""
         price = market.last_price or market.instrument.price or 100 * ONE
         tick = market.instrument.tick
         middle = max(price // tick, 1_000) * tick
@@ -31,7 +33,7 @@ class Generator:
             if not best:
                 opposite = market.book.best(Side(1 - side)) or middle
                 best = opposite + (tick if side else -tick)
-                for _ in range(_LEVELS):
+                for _ in range(max(levels, _LEVELS)):
                     changes.append(Change(side, best, self._quantity(market, best)))
                     best += (1 if side else -1) * self._step(market, best)
                     if best < tick:
@@ -42,17 +44,20 @@ class Generator:
                 market.opened()
         market.last_price = price
 
-    def event(self, market: SymbolMarket, time: int, trading: bool) -> None:
-        """One event at `time` (µs): a trade, a change at the top, or one deeper in the book."""
+    def event(self, market: SymbolMarket, time: int, published: int, trading: bool) -> None:
+        """One event at `time` (µs): a trade, a change at the top, or one deeper in the book.
+
+        `published` is when its frames leave: a trade's event time E, which is not its time T.
+        """
         draw = self._random.random()
         if draw < 0.3 and trading:
-            self._take(market, time)
+            self._take(market, time, published)
         elif draw < 0.75:
             self._move_top(market)
         else:
             self._move_deep(market)
 
-    def _take(self, market: SymbolMarket, time: int) -> None:
+    def _take(self, market: SymbolMarket, time: int, published: int) -> None:
         """A market order fills the best resting orders."""
         side = self._side()
         book = market.book
@@ -65,27 +70,24 @@ class Generator:
             if len(book.levels(side)) <= _FEWEST_LEVELS:
                 self._extend(market, side)
             taken = min(wanted, resting)
-            self._fill(market, best, taken, time, side is Side.BID)
+            trade = TradeRow(0, best, taken, time, side is Side.BID, -1)
+            self._fill(market, trade, published)
             changes = [Change(side, best, resting - taken)]
             market.change(changes)
             wanted -= taken
             if wanted < lot:
                 break
 
-    def _fill(
-        self, market: SymbolMarket, price: int, quantity: int, time: int, buyer_is_maker: bool
-    ) -> None:
-        # Several resting orders make one level: each gives a trade of its own.
-        lot = market.instrument.lot
+    def _fill(self, market: SymbolMarket, order: TradeRow, published: int) -> None:
+        """Publish the trades of an order: several resting orders make one level, each its own."""
+        lot, quantity = market.instrument.lot, order.quantity
         while quantity:
             part = quantity
             if quantity >= 2 * lot and self._random.random() < 0.2:
                 part = self._random.randrange(1, quantity // lot) * lot
-            market.trade(
-                TradeRow(market.last_trade + 1, price, part, time, buyer_is_maker, -1), time
-            )
+            market.trade(order._replace(id=market.last_trade + 1, quantity=part), published)
             quantity -= part
-        market.flush_aggregate(time)
+        market.aggregates.flush(published)
 
     def _move_top(self, market: SymbolMarket) -> None:
         side = self._side()
@@ -111,7 +113,10 @@ class Generator:
         levels = market.book.levels(side)
         if len(levels) < _FEWEST_LEVELS:
             self._extend(market, side)
-        depth = min(int(self._random.expovariate(0.05)) + 1, len(levels) - 1)
+        if self._random.random() < _ANYWHERE:
+            depth = self._random.randrange(len(levels))
+        else:
+            depth = min(int(self._random.expovariate(0.05)) + 1, len(levels) - 1)
         price = levels.keys()[depth if side else -1 - depth]
         draw = self._random.random()
         if draw < (0.8 if len(levels) < _LEVELS else 0.4):
@@ -119,7 +124,7 @@ class Generator:
             if price < market.instrument.tick:
                 return
             market.change([Change(side, price, self._quantity(market, price))])
-        elif len(levels) > _MOST_LEVELS or draw > 0.9:
+        elif len(levels) > max(_MOST_LEVELS, market.opening_levels) or draw > 0.9:
             market.change([Change(side, price, 0)])
         else:
             market.change([Change(side, price, self._quantity(market, price))])

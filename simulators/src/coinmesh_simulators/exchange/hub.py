@@ -47,7 +47,7 @@ class Hub:
     """Who is subscribed to what, and the delivery of frames to them."""
 
     def __init__(self, faults: Faults) -> None:
-        self._faults = faults
+        self.faults = faults
         self._subscribers: dict[str, dict[tuple[bool, bool], set[Subscriber]]] = {}
         self._dirty: set[Subscriber] = set()
         self._held: dict[str, list[tuple[tuple[bool, bool], bytes]]] = {}
@@ -88,7 +88,7 @@ class Hub:
         built: dict[bool, bytes] = {}
         frames: list[tuple[tuple[bool, bool], bytes]] = []
         malformed = False
-        fates = self._faults.fates(stream) if self._faults.active else ()
+        fates = self.faults.fates(stream) if self.faults.active else ()
         if "malformed" in fates:
             malformed = True
         for form in forms:

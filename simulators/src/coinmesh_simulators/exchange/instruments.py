@@ -50,13 +50,13 @@ class Instrument:
         cut = max(1, len(self.symbol) - 3)
         return self.symbol[:cut], self.symbol[cut:] or self.symbol
 
-    def info(self) -> dict[str, object]:
+    def info(self, status: str = "TRADING") -> dict[str, object]:
         """The symbol's entry in `GET /api/v3/exchangeInfo`."""
         base, quote = self.assets()
         tick, lot = to_text(self.tick), to_text(self.lot)
         return {
             "symbol": self.symbol,
-            "status": "TRADING",
+            "status": status,
             "baseAsset": base,
             "baseAssetPrecision": SCALE,
             "quoteAsset": quote,

@@ -29,6 +29,7 @@ class Klines:
         self._sent: dict[str, int] = {}
         self._day: tuple[int, Bar] | None = None
         self._last_trade = -1
+        self._last_time = 0
 
     def resume(self, now: int) -> None:
         """Rebuild the open bars from the kept trades; trades of an older minute close it."""
@@ -50,6 +51,7 @@ class Klines:
             bar.add(row.id, row.price, row.quantity, row.buyer_is_maker)
         self._price = row.price
         self._last_trade = row.id
+        self._last_time = row.time
 
     def roll(self, time: int, now: int) -> None:
         """Close the bars that end at or before `time`, publishing at `now`."""
@@ -182,6 +184,10 @@ class Klines:
             return self._store.price_before(self._key, start)
         minute = self._store.last_minute(self._key, start)
         return minute.close if minute else 0
+
+    def is_news(self, now: int) -> bool:
+        """Whether there was a trade since a second before `now` (µs)."""
+        return self._last_time >= now - SECOND
 
     def mini_ticker(self, now: int, micro: bool) -> bytes:
         """The payload of `<symbol>@miniTicker` over the last 24 h."""

@@ -1,4 +1,9 @@
-"""Request weights per IP: 429 above the budget, 418 for those who go on, with Retry-After."""
+"""Limits per IP, whatever host is asked: weights, raw requests, connections, bans.
+
+Above a limit 429, for those who go on 418, both with Retry-After; bans grow from 2 minutes to 3
+days (rest-api.md, "IP Limits"). WebSocket connections cut for too many messages may lead to a ban,
+too (web-socket-streams.md, "WebSocket Limits"); how many is not documented.
+"""
 
 import time
 from collections import deque
@@ -8,7 +13,8 @@ from dataclasses import dataclass, field
 _STRIKES = 10  # requests after a 429 within the same minute that lead to a ban
 _FIRST_BAN = 120.0
 _LONGEST_BAN = 3 * 86_400.0
-_CONNECTION_WINDOW = 300.0
+_FIVE_MINUTES = 300.0
+_CUTS = 5  # connections cut within five minutes for too many messages that lead to a ban
 
 
 @dataclass(slots=True)
@@ -18,7 +24,10 @@ class _Client:
     strikes: int = 0
     bans: int = 0
     banned_until: float = 0.0
+    raw_window: int = -1
+    raw: int = 0
     connections: deque[float] = field(default_factory=deque)
+    cuts: deque[float] = field(default_factory=deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,55 +37,91 @@ class Verdict:
     status: int
     used: int
     retry_after: int = 0
-    banned_until_ms: int = 0
+    message: str = ""
 
 
 class Limits:
     """Budgets of all clients, by IP. Minutes are those of the wall clock."""
 
     def __init__(
-        self, weight_per_minute: int, connections: int, now: Callable[[], float] = time.time
+        self,
+        weight_per_minute: int,
+        connections: int,
+        now: Callable[[], float] = time.time,
+        raw_requests: int = 300_000,
     ) -> None:
         self.weight_per_minute = weight_per_minute
+        self.raw_requests = raw_requests
         self._connections = connections
         self._now = now
         self._clients: dict[str, _Client] = {}
 
     def charge(self, address: str, weight: int) -> Verdict:
-        """Count a request's weight."""
+        """Count a request and its weight."""
         now = self._now()
         client = self._clients.setdefault(address, _Client())
         if now < client.banned_until:
             return self._ban_verdict(client, now)
-        minute = int(now // 60)
+        minute, window = int(now // 60), int(now // _FIVE_MINUTES)
         if minute != client.minute:
             client.minute, client.used, client.strikes = minute, 0, 0
+        if window != client.raw_window:
+            client.raw_window, client.raw = window, 0
         client.used += weight
-        if client.used <= self.weight_per_minute:
+        client.raw += 1
+        if client.raw > self.raw_requests:
+            wait = max(1, int(_FIVE_MINUTES - now % _FIVE_MINUTES))
+            message = f"Too many requests; current limit is {self.raw_requests} per 5 MINUTE."
+        elif client.used > self.weight_per_minute:
+            wait = max(1, 60 - int(now % 60))
+            message = (
+                f"Too much request weight used; current limit is {self.weight_per_minute} request "
+                "weight per 1 MINUTE. Please use WebSocket Streams for live updates to avoid "
+                "polling the API."
+            )
+        else:
             return Verdict(200, client.used)
         client.strikes += 1
         if client.strikes > _STRIKES:
-            self.ban(address, min(_FIRST_BAN * 2**client.bans, _LONGEST_BAN))
+            self.ban(address)
             return self._ban_verdict(client, now)
-        return Verdict(429, client.used, max(1, 60 - int(now % 60)))
+        return Verdict(429, client.used, wait, message)
 
-    def ban(self, address: str, seconds: float) -> None:
-        """Ban an address."""
+    def ban(self, address: str) -> None:
+        """Ban an address, each time for twice as long."""
         client = self._clients.setdefault(address, _Client())
+        seconds = min(_FIRST_BAN * 2**client.bans, _LONGEST_BAN)
         client.bans += 1
         client.strikes = 0
         client.banned_until = self._now() + seconds
 
+    def is_banned(self, address: str) -> bool:
+        """Whether an address is banned at present."""
+        client = self._clients.get(address)
+        return client is not None and self._now() < client.banned_until
+
     def _ban_verdict(self, client: _Client, now: float) -> Verdict:
-        return Verdict(
-            418, client.used, int(client.banned_until - now) + 1, int(client.banned_until * 1000)
+        message = (
+            f"Way too much request weight used; IP banned until {int(client.banned_until * 1000)}. "
+            "Please use WebSocket Streams for live updates to avoid bans."
         )
+        return Verdict(418, client.used, int(client.banned_until - now) + 1, message)
 
     def connect(self, address: str) -> bool:
         """Count a connection attempt; false when there were too many in five minutes."""
-        now = self._now()
         attempts = self._clients.setdefault(address, _Client()).connections
-        while attempts and attempts[0] <= now - _CONNECTION_WINDOW:
-            attempts.popleft()
-        attempts.append(now)
-        return len(attempts) <= self._connections
+        return self._count(attempts) <= self._connections
+
+    def cut(self, address: str) -> None:
+        """Count a connection that was cut for too many messages; repeated ones lead to a ban."""
+        cuts = self._clients.setdefault(address, _Client()).cuts
+        if self._count(cuts) > _CUTS:
+            cuts.clear()
+            self.ban(address)
+
+    def _count(self, times: deque[float]) -> int:
+        now = self._now()
+        while times and times[0] <= now - _FIVE_MINUTES:
+            times.popleft()
+        times.append(now)
+        return len(times)

@@ -5,12 +5,16 @@ snapshots, trades, klines and streams agree. A stream that a capture being playe
 (`recorded`) is passed on as it was; all others are derived.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from coinmesh_simulators.exchange import payloads
+from coinmesh_simulators.exchange.aggregates import Aggregates
 from coinmesh_simulators.exchange.amounts import to_text
 from coinmesh_simulators.exchange.book import Change, OrderBook, Side, Top
+from coinmesh_simulators.exchange.freshness import DatabaseView
 from coinmesh_simulators.exchange.hub import Hub, Payload
 from coinmesh_simulators.exchange.instruments import Instrument
 from coinmesh_simulators.exchange.klines import Klines
@@ -19,13 +23,22 @@ from coinmesh_simulators.exchange.store import Store, TradeRow
 PARTIAL_DEPTHS = (5, 10, 20)
 
 
-def per_unit(micro: bool) -> int:
-    """Microseconds per published unit of time."""
-    return 1 if micro else 1000
+class SymbolStatus(StrEnum):
+    """The statuses of a symbol that enums.md and the change log name."""
+
+    TRADING = "TRADING"
+    END_OF_DAY = "END_OF_DAY"
+    HALT = "HALT"
+    BREAK = "BREAK"
+    CANCEL_ONLY = "CANCEL_ONLY"
 
 
-def _pairs(changes: Iterable[tuple[int, int]]) -> str:
-    return ",".join(f'["{to_text(price)}","{to_text(size)}"]' for price, size in changes)
+class SnapshotAge(StrEnum):
+    """Which moment a depth snapshot shows: now, the last depth event, or the one before it."""
+
+    NOW = "now"
+    LAST_EVENT = "last_event"
+    EVENT_BEFORE = "event_before"
 
 
 class SymbolMarket:
@@ -36,12 +49,13 @@ class SymbolMarket:
     ) -> None:
         self.key = key
         self.instrument = instrument
+        self.status = SymbolStatus(state.get("status", SymbolStatus.TRADING))
         self.book = OrderBook()
         self.recorded: set[str] = set()
         self.last_trade: int = state.get("trade", 0)
-        self.last_aggregate: int = state.get("aggregate", 0)
         self.last_price: int = state.get("price", 0)
         self.depth_id: int = state.get("depth", 0)
+        self.opening_levels: int = state.get("levels", 0)  # of a side, at most
         self.dirty = False  # changed since it was saved
         self.touched = False  # changed since the last tenth of a second
         self._hub = hub
@@ -50,11 +64,14 @@ class SymbolMarket:
         self._slow_id = self.depth_id
         self._fast: dict[tuple[Side, int], int] = {}
         self._before: dict[tuple[Side, int], int] = {}  # what the levels in _fast were
+        # The same of the last depth event, and the id of the one before it.
+        self._before_last: dict[tuple[Side, int], int] = {}
+        self._id_before_last = self.depth_id
         self._slow: dict[tuple[Side, int], int] = {}
-        self._aggregate: list[TradeRow] = []
-        self._recorded_aggregate = (0, 1, 0)
         self._top = Top(0, 0, 0, 0)
         self._quote_id = 0
+        self.database = DatabaseView(self.last_trade)
+        self.aggregates = Aggregates(key, instrument, hub, store, state.get("aggregate", 0))
         self.klines = Klines(key, instrument, hub, store, self.last_price)
         if state:
             self.touched = True
@@ -69,66 +86,30 @@ class SymbolMarket:
     def trade(self, trade: TradeRow, event_time: int, payload: Payload | None = None) -> None:
         """Take a trade without its aggregate's id, and publish it; `payload` is a recorded one."""
         self.klines.roll(trade.time, event_time)
-        row = trade._replace(aggregate=self._aggregate_of(trade, event_time))
+        if "aggTrade" in self.recorded:
+            row = self.aggregates.assign_recorded(trade)
+        else:
+            row = self.aggregates.assign(trade, event_time)
         self._store.add_trade(self.key, row)
         self.klines.add(row)
         self.last_trade = row.id
         self.last_price = row.price
         self.dirty = self.touched = True
         self._hub.publish(
-            self._prefix + "trade", payload or partial(self._trade_payload, row, event_time)
+            self._prefix + "trade", payload or self._payload(payloads.trade, row, event_time)
         )
-
-    def _aggregate_of(self, trade: TradeRow, now: int) -> int:
-        if "aggTrade" in self.recorded:
-            aggregate, first, last = self._recorded_aggregate
-            return aggregate if first <= trade.id <= last else -1
-        last = self._aggregate[-1] if self._aggregate else None
-        if last is None or not _same_order(last, trade):
-            self.flush_aggregate(now)
-            self.last_aggregate += 1
-        row = trade._replace(aggregate=self.last_aggregate)
-        self._aggregate.append(row)
-        return self.last_aggregate
-
-    def flush_aggregate(self, now: int) -> None:
-        """Publish the open aggregate trade: the order that made it is filled."""
-        if self._aggregate:
-            rows, self._aggregate = self._aggregate, []
-            self._hub.publish(
-                self._prefix + "aggTrade", partial(self._aggregate_payload, rows, now)
-            )
 
     def recorded_aggregate(
         self, aggregate: int, first: int, last: int, price: int, payload: Payload
     ) -> None:
         """Take a recorded aggregate trade and pass it on."""
-        self._recorded_aggregate = (aggregate, first, last)
-        self._store.set_aggregate(self.key, aggregate, first, last)
-        self.last_aggregate = aggregate
         self.last_trade = max(self.last_trade, last)
         self.last_price = price
         self.dirty = self.touched = True
-        self._hub.publish(self._prefix + "aggTrade", payload)
+        self.aggregates.pass_on(aggregate, first, last, payload)
 
-    def _trade_payload(self, row: TradeRow, event_time: int, micro: bool) -> bytes:
-        unit = per_unit(micro)
-        return (
-            f'{{"e":"trade","E":{event_time // unit},"s":"{self.instrument.symbol}",'
-            f'"t":{row.id},"p":"{to_text(row.price)}","q":"{to_text(row.quantity)}",'
-            f'"T":{row.time // unit},"m":{"true" if row.buyer_is_maker else "false"},"M":true}}'
-        ).encode()
-
-    def _aggregate_payload(self, rows: list[TradeRow], event_time: int, micro: bool) -> bytes:
-        unit = per_unit(micro)
-        first = rows[0]
-        return (
-            f'{{"e":"aggTrade","E":{event_time // unit},"s":"{self.instrument.symbol}",'
-            f'"a":{first.aggregate},"p":"{to_text(first.price)}",'
-            f'"q":"{to_text(sum(row.quantity for row in rows))}",'
-            f'"f":{first.id},"l":{rows[-1].id},"T":{first.time // unit},'
-            f'"m":{"true" if first.buyer_is_maker else "false"},"M":true}}'
-        ).encode()
+    def _payload(self, build: Callable[..., bytes], *values: object) -> Payload:
+        return partial(build, self.instrument.symbol, *values)
 
     # -- book -----------------------------------------------------------------------------------
 
@@ -149,9 +130,10 @@ class SymbolMarket:
 
     def opened(self) -> None:
         """The book as it is now is the beginning: no depth event tells of what made it."""
-        for changes in (self._fast, self._slow, self._before):
+        self.opening_levels = max(len(self.book.levels(side)) for side in Side)
+        for changes in (self._fast, self._slow, self._before, self._before_last):
             changes.clear()
-        self.depth_id = self._slow_id = self.book.update_id
+        self.depth_id = self._slow_id = self._id_before_last = self.book.update_id
 
     def _quote(self) -> None:
         top = self.book.top()
@@ -159,15 +141,8 @@ class SymbolMarket:
             self._top = top
             self._hub.publish(
                 self._prefix + "bookTicker",
-                partial(self._quote_payload, top, self.book.update_id),
+                self._payload(payloads.quote, top, self.book.update_id),
             )
-
-    def _quote_payload(self, top: Top, update_id: int, _micro: bool) -> bytes:
-        return (
-            f'{{"u":{update_id},"s":"{self.instrument.symbol}",'
-            f'"b":"{to_text(top.bid)}","B":"{to_text(top.bid_quantity)}",'
-            f'"a":"{to_text(top.ask)}","A":"{to_text(top.ask_quantity)}"}}'
-        ).encode()
 
     def recorded_quote(self, update_id: int, top: Top, payload: Payload) -> None:
         """Take a recorded bookTicker and pass it on."""
@@ -219,20 +194,27 @@ class SymbolMarket:
                 self._store.set_level(self.key, Change(side, price, quantity))
         self.dirty = self.touched = True
 
-    def snapshot(self, limit: int) -> dict[str, object]:
-        """The answer of `GET /api/v3/depth`: the book as of the last event on `depth@100ms`.
+    def snapshot(self, limit: int, age: SnapshotAge = SnapshotAge.NOW) -> dict[str, object]:
+        """The answer of `GET /api/v3/depth`.
 
-        While a capture plays it may be ahead of the stream, by the snapshot it begins with.
+        The book as it is now may be between two depth events; while a capture plays it may be
+        ahead of the stream, by the snapshot it begins with.
         """
-        for (side, price), size in self._before.items():
+        update_id, before = self.book.update_id, {}
+        if age is not SnapshotAge.NOW and self._fast:
+            update_id, before = self.depth_id, self._before
+        if age is SnapshotAge.EVENT_BEFORE and self._before_last:
+            update_id, before = self._id_before_last, before | self._before_last
+        now = [Change(side, price, self.book.quantity(side, price)) for side, price in before]
+        for (side, price), size in before.items():
             self.book.set(Change(side, price, size))
         answer: dict[str, object] = {
-            "lastUpdateId": self.depth_id if self._fast else self.book.update_id,
+            "lastUpdateId": update_id,
             "bids": self.book.ladder(Side.BID, limit),
             "asks": self.book.ladder(Side.ASK, limit),
         }
-        for (side, price), size in self._fast.items():
-            self.book.set(Change(side, price, size))
+        for change in now:
+            self.book.set(change)
         return answer
 
     def pass_on(self, kind: str, payload: Payload) -> None:
@@ -244,9 +226,12 @@ class SymbolMarket:
     def tenth(self, now: int) -> None:
         """A tenth of a market second passed: publish the fast depth streams."""
         self.touched = False
-        self.flush_aggregate(now)
+        self.database.note(self.last_trade)
+        self.aggregates.flush(now)
         if self._fast and "depth@100ms" not in self.recorded:
-            changes, self._fast, self._before = self._fast, {}, {}
+            changes, self._fast = self._fast, {}
+            self._before_last, self._before = self._before, {}
+            self._id_before_last = self.depth_id
             self._depth("depth@100ms", self.depth_id + 1, self.book.update_id, changes, now)
             self.depth_id = self.book.update_id
         self._partial("@100ms")
@@ -263,34 +248,15 @@ class SymbolMarket:
     def _depth(
         self, kind: str, first: int, last: int, changes: dict[tuple[Side, int], int], now: int
     ) -> None:
-        build = partial(self._depth_payload, first, last, changes, now)
-        self._hub.publish(self._prefix + kind, build)
-
-    def _depth_payload(
-        self, first: int, last: int, changes: dict[tuple[Side, int], int], now: int, micro: bool
-    ) -> bytes:
-        items = sorted(changes.items())
-        bids = _pairs((price, size) for (side, price), size in reversed(items) if not side)
-        asks = _pairs((price, size) for (side, price), size in items if side)
-        return (
-            f'{{"e":"depthUpdate","E":{now // per_unit(micro)},"s":"{self.instrument.symbol}",'
-            f'"U":{first},"u":{last},"b":[{bids}],"a":[{asks}]}}'
-        ).encode()
+        event = payloads.DepthEvent(first, last, changes)
+        self._hub.publish(self._prefix + kind, self._payload(payloads.depth, event, now))
 
     def _partial(self, suffix: str) -> None:
         for limit in PARTIAL_DEPTHS:
             kind = f"depth{limit}{suffix}"
             if kind not in self.recorded and self._hub.wanted(self._prefix + kind):
-                self._hub.publish(self._prefix + kind, partial(self._partial_payload, limit))
-
-    def _partial_payload(self, limit: int, _micro: bool) -> bytes:
-        bids, asks = (
-            ",".join(f'["{price}","{size}"]' for price, size in self.book.ladder(side, limit))
-            for side in Side
-        )
-        return (
-            f'{{"lastUpdateId":{self.book.update_id},"bids":[{bids}],"asks":[{asks}]}}'
-        ).encode()
+                build = partial(payloads.partial_depth, self.book, limit)
+                self._hub.publish(self._prefix + kind, build)
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -303,11 +269,13 @@ class SymbolMarket:
             self.key,
             {
                 "trade": self.last_trade,
-                "aggregate": self.last_aggregate,
+                "aggregate": self.aggregates.last_id,
                 "price": self.last_price,
                 "update": self.book.update_id,
                 "depth": self.depth_id,
                 "fast": [(*place, size, self._before[place]) for place, size in self._fast.items()],
+                "status": self.status,
+                "levels": self.opening_levels,
                 "tick": self.instrument.tick,
                 "lot": self.instrument.lot,
             },
@@ -318,20 +286,13 @@ class SymbolMarket:
         top = self.book.top()
         return {
             "symbol": self.instrument.symbol,
+            "status": self.status,
             "lastTradeId": self.last_trade,
-            "lastAggregateId": self.last_aggregate,
+            "lastAggregateId": self.aggregates.last_id,
             "lastUpdateId": self.book.update_id,
             "lastDepthId": self.depth_id,
             "bid": [to_text(top.bid), to_text(top.bid_quantity)],
             "ask": [to_text(top.ask), to_text(top.ask_quantity)],
+            "levels": [len(self.book.levels(side)) for side in Side],
             "trades": self._store.trade_count(self.key),
         }
-
-
-def _same_order(one: TradeRow, other: TradeRow) -> bool:
-    """Whether two trades count as fills of one taker order: same time, price and side."""
-    return (one.time, one.price, one.buyer_is_maker) == (
-        other.time,
-        other.price,
-        other.buyer_is_maker,
-    )

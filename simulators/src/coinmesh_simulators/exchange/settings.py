@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from coinmesh_simulators.exchange.freshness import LONGEST_LAG
 
 
 class TimeMode(StrEnum):
@@ -47,7 +50,31 @@ class SimulatorSettings(BaseSettings):
     streams_per_connection: int = Field(default=1024, ge=1)
     connections_per_5m: int = Field(default=300, ge=1)
     weight_per_minute: int = Field(default=6_000, ge=1)
+    raw_requests_per_5m: int = Field(default=300_000, ge=1)
     buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+
+    #: The venue's refusals and delays off, those below that are not set included.
+    permissive: bool = False
+    database_lag: float = Field(default=1.0, ge=0, le=LONGEST_LAG)
+    skew_ms: float = Field(default=20.0, ge=0, le=10_000)
+    aligned_snapshots: bool = False
+    deep_levels: int = Field(default=6_000, ge=0, le=100_000)
+    control_bytes: int = Field(default=8_192, ge=0)
+    flat_errors: bool = True
+
+    @model_validator(mode="after")
+    def _permit(self) -> Self:
+        lenient = {
+            "database_lag": 0.0,
+            "skew_ms": 0.0,
+            "aligned_snapshots": True,
+            "deep_levels": 0,
+            "control_bytes": 0,
+        }
+        if self.permissive:
+            for name in lenient.keys() - self.model_fields_set:
+                setattr(self, name, lenient[name])
+        return self
 
     @field_validator("capture", "tls_cert", "tls_key", "tls_dir", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ Every tick is committed before its frames leave, so no id is ever given to two c
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS minutes (
     symbol INTEGER, start INTEGER, bar TEXT NOT NULL,
     PRIMARY KEY (symbol, start)) WITHOUT ROWID;
 """
+_MOST = (1 << 63) - 1
 _TRADE_COLUMNS = "id, price, quantity, time, buyer_is_maker, aggregate"
 
 
@@ -78,6 +79,7 @@ class Store:
         self._symbols: dict[int, str] = {}
         self._minutes: list[tuple[int, int, str]] = []
         self._meta: dict[str, str] = {}
+        self._kept_meta: dict[str, str] = {}
 
     def close(self) -> None:
         """Commit and close."""
@@ -89,8 +91,11 @@ class Store:
         return {key: json.loads(value) for key, value in self._db.execute("SELECT * FROM meta")}
 
     def set_meta(self, **values: object) -> None:
-        """Keep JSON values with the next commit."""
-        self._meta.update({key: json.dumps(value) for key, value in values.items()})
+        """Keep JSON values with the next commit; those that are kept already cost nothing."""
+        for key, value in values.items():
+            text = json.dumps(value)
+            if self._kept_meta.get(key) != text:
+                self._kept_meta[key] = self._meta[key] = text
 
     def symbols(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Key, name and state of every symbol."""
@@ -104,6 +109,12 @@ class Store:
         if cursor.lastrowid is None:
             raise StateError(f"{symbol} could not be added")
         return cursor.lastrowid
+
+    def forget(self, key: int) -> None:
+        """Drop a symbol's trades, book and bars; its name and key stay."""
+        self.commit()
+        for table in ("levels", "trades", "minutes"):
+            self._db.execute(f"DELETE FROM {table} WHERE symbol=?", (key,))  # noqa: S608
 
     def set_state(self, key: int, state: dict[str, Any]) -> None:
         """Keep a symbol's state with the next commit."""
@@ -135,28 +146,28 @@ class Store:
         """Write what gathered as one transaction."""
         if not (self._trades or self._levels or self._symbols or self._minutes or self._meta):
             return
-        run = self._db.executemany
         self._db.execute("BEGIN")
-        if self._trades:
-            run("INSERT OR IGNORE INTO trades VALUES (?,?,?,?,?,?,?)", self._trades)
-        if self._aggregates:
-            run(
-                "UPDATE trades SET aggregate=? WHERE symbol=? AND id BETWEEN ? AND ?",
-                self._aggregates,
-            )
-            self._aggregates.clear()
-        if self._levels:
-            put = [(*place, size) for place, size in self._levels.items() if size]
-            gone = [place for place, size in self._levels.items() if not size]
-            run("INSERT OR REPLACE INTO levels VALUES (?,?,?,?)", put)
-            run("DELETE FROM levels WHERE symbol=? AND side=? AND price=?", gone)
+        self._run("INSERT OR IGNORE INTO trades VALUES (?,?,?,?,?,?,?)", self._trades)
+        self._run(
+            "UPDATE trades SET aggregate=? WHERE symbol=? AND id BETWEEN ? AND ?", self._aggregates
+        )
+        put = [(*place, size) for place, size in self._levels.items() if size]
+        gone = [place for place, size in self._levels.items() if not size]
+        self._run("INSERT OR REPLACE INTO levels VALUES (?,?,?,?)", put)
+        self._run("DELETE FROM levels WHERE symbol=? AND side=? AND price=?", gone)
         states = [(state, key) for key, state in self._symbols.items()]
-        run("UPDATE symbols SET state=? WHERE id=?", states)
-        run("INSERT OR REPLACE INTO minutes VALUES (?,?,?)", self._minutes)
-        run("INSERT OR REPLACE INTO meta VALUES (?,?)", list(self._meta.items()))
+        self._run("UPDATE symbols SET state=? WHERE id=?", states)
+        self._run("INSERT OR REPLACE INTO minutes VALUES (?,?,?)", self._minutes)
+        self._run("INSERT OR REPLACE INTO meta VALUES (?,?)", list(self._meta.items()))
         self._db.execute("COMMIT")
-        for gathered in (self._trades, self._levels, self._symbols, self._minutes, self._meta):
+        for gathered in (self._trades, self._aggregates, self._minutes):
             gathered.clear()
+        for gathered in (self._levels, self._symbols, self._meta):
+            gathered.clear()
+
+    def _run(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            self._db.executemany(statement, rows)
 
     def prune(self, key: int, below: int) -> None:
         """Forget trades with ids below a bound."""
@@ -174,9 +185,9 @@ class Store:
         """Up to `limit` trades from an id on, oldest first."""
         return self._select("id>=? ORDER BY id LIMIT ?", (key, trade_id, limit))
 
-    def last_trades(self, key: int, limit: int) -> list[TradeRow]:
-        """The newest `limit` trades, oldest first."""
-        return self._select("id>=0 ORDER BY id DESC LIMIT ?", (key, limit))[::-1]
+    def last_trades(self, key: int, limit: int, last: int = _MOST) -> list[TradeRow]:
+        """The newest `limit` trades up to an id, oldest first."""
+        return self._select("id<=? ORDER BY id DESC LIMIT ?", (key, last, limit))[::-1]
 
     def trades_between(self, key: int, start: int, end: int, limit: int = -1) -> list[TradeRow]:
         """Trades with start <= time < end (µs), oldest first; -1 is no limit."""

@@ -1,0 +1,355 @@
+"""What the real streams and history do that a kind simulator would not: a test for each case."""
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import WSMsgType, WSServerHandshakeError
+
+from coinmesh_simulators.exchange.freshness import DatabaseView
+from coinmesh_simulators.exchange.limits import Limits
+from coinmesh_simulators.exchange.market import SnapshotAge
+from coinmesh_simulators.testing import Listener, LocalBook
+
+
+async def answer(ws) -> dict:
+    """The next control answer; data frames in between are passed over."""
+    while True:
+        message = json.loads((await ws.receive()).data)
+        if message.keys() & {"result", "error", "code"}:
+            return message
+
+
+# -- streams ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["BTCUSDT@trade", "nope@trade", "a@b", "btcusdt@nope", "x"])
+async def test_wrong_stream_is_acknowledged_and_silent(local, name):
+    sim = await local(symbols="BTCUSDT", rate=2_000)
+    async with sim.connect("/stream") as ws, sim.connect("/ws/btcusdt@trade") as busy:
+        await ws.send_json({"method": "SUBSCRIBE", "params": [name], "id": 1})
+        assert await answer(ws) == {"result": None, "id": 1}
+        for _ in range(20):
+            await busy.receive_json()
+        await ws.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 2})
+        assert await ws.receive_json() == {"result": [name], "id": 2}
+
+
+async def test_permissive_mode_refuses_wrong_streams(local):
+    sim = await local(symbols="BTCUSDT", rate=0, permissive=True)
+    async with sim.connect("/stream") as ws:
+        await ws.send_json({"method": "SUBSCRIBE", "params": ["a@b"], "id": 1})
+        assert (await answer(ws))["code"] == 2
+
+
+async def test_second_subscription_to_a_stream_delivers_once(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000)
+    async with sim.connect("/stream?streams=btcusdt@trade") as ws:
+        await ws.send_json({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1})
+        assert await answer(ws) == {"result": None, "id": 1}
+        ids = [(await ws.receive_json())["data"]["t"] for _ in range(50)]
+        assert ids == list(range(ids[0], ids[0] + 50))
+
+
+async def test_message_that_is_too_long_gets_no_answer(local):
+    sim = await local(symbols="BTCUSDT", rate=0)
+    names = [f"symbol{number}usdt@aggTrade" for number in range(437)]
+    async with sim.connect("/stream") as ws:
+        await ws.send_json({"method": "SUBSCRIBE", "params": names, "id": 1})
+        await ws.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 2})
+        assert await ws.receive_json() == {"result": [], "id": 2}
+
+
+async def test_unanswered_fault_swallows_a_subscription(local):
+    sim = await local(symbols="BTCUSDT,ETHUSDT", rate=0)
+    await sim.fault(kind="unanswered", symbol="BTCUSDT", count=1)
+    async with sim.connect("/stream") as ws:
+        for number, name in enumerate(("btcusdt@trade", "ethusdt@trade")):
+            await ws.send_json({"method": "SUBSCRIBE", "params": [name], "id": number})
+        assert await ws.receive_json() == {"result": None, "id": 1}
+        await ws.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 2})
+        assert (await ws.receive_json())["result"] == ["ethusdt@trade"]
+
+
+async def test_frames_without_end_dropped_leave_an_acknowledged_silent_stream(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000)
+    await sim.fault(kind="drop", stream="btcusdt@trade")
+    async with sim.connect("/stream") as ws:
+        params = ["btcusdt@trade", "btcusdt@bookTicker"]
+        await ws.send_json({"method": "SUBSCRIBE", "params": params, "id": 1})
+        assert await answer(ws) == {"result": None, "id": 1}
+        streams = {(await ws.receive_json())["stream"] for _ in range(50)}
+        assert streams == {"btcusdt@bookTicker"}
+
+
+async def test_connections_receive_at_different_times(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, skew_ms=10_000)
+    path = "/ws/btcusdt@bookTicker"
+    async with sim.connect(path) as first, sim.connect(path) as second:
+        pending = asyncio.create_task(second.receive())
+        for _ in range(100):
+            await first.receive()
+        assert not pending.done()
+        pending.cancel()
+
+
+async def test_skew_fault_delays_every_second_connection(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, skew_ms=0)
+    path = "/ws/btcusdt@bookTicker"
+    await sim.fault(kind="skew", symbol="BTCUSDT", delay_ms=60_000)
+    async with sim.connect(path) as first, sim.connect(path) as second:
+        pending = asyncio.create_task(second.receive())
+        for _ in range(100):
+            await first.receive()
+        assert not pending.done()
+        await sim.clear()
+        assert (await sim.faults()) == []
+        pending.cancel()
+
+
+async def test_event_time_is_later_than_trade_time(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000)
+    async with sim.connect("/ws/btcusdt@trade?timeUnit=MICROSECOND") as ws:
+        lags = [(frame := await ws.receive_json())["E"] - frame["T"] for _ in range(100)]
+    assert min(lags) > 0
+    assert len(set(lags)) > 20
+
+
+async def test_only_changed_symbols_are_in_the_array_of_tickers(local):
+    sim = await local(symbols="BTCUSDT,ETHUSDT", rate=100, speed=20)
+    async with sim.connect("/ws/!miniTicker@arr") as ws:
+        both = {"BTCUSDT", "ETHUSDT"}
+        while {entry["s"] for entry in await ws.receive_json()} != both:
+            pass
+        await sim.listing("ETHUSDT", status="HALT")
+        while {entry["s"] for entry in await ws.receive_json()} == both:
+            pass
+
+
+# -- connections --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 1011])
+async def test_disconnect_fault_closes_with_the_code_asked_for(local, code):
+    sim = await local(symbols="BTCUSDT", rate=0)
+    async with sim.connect("/ws/btcusdt@trade") as ws:
+        await sim.fault(kind="disconnect", close_code=code)
+        message = await ws.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, code)
+
+
+async def test_handshake_fault_needs_the_path_of_streams(local):
+    sim = await local(symbols="BTCUSDT", rate=0)
+    await sim.fault(kind="status", status=451)  # of REST, as no path is given
+    async with sim.connect("/stream"):
+        pass
+    await sim.fault(kind="status", status=503, path="/stream", count=1)
+    with pytest.raises(WSServerHandshakeError) as exc_info:
+        await sim.session.ws_connect(sim.ws + "/stream")
+    assert exc_info.value.status == 503
+
+
+def test_repeated_cuts_for_too_many_messages_ban_the_address():
+    now = 0.0
+    limits = Limits(100, 10, lambda: now)
+    for _ in range(5):
+        limits.cut("a")
+    assert not limits.is_banned("a")
+    limits.cut("a")
+    assert limits.is_banned("a")
+    assert limits.charge("a", 1).status == 418
+    now = 121.0
+    assert not limits.is_banned("a")
+
+
+# -- books --------------------------------------------------------------------------------------
+
+
+def test_snapshot_may_be_between_two_depth_events_or_older(bench):
+    made = bench("BTCUSDT", 3)
+    market = made.markets["BTCUSDT"]
+    listener = Listener(made.hub, ["btcusdt@depth@100ms"])
+    ages: dict[SnapshotAge, list[int]] = {age: [] for age in SnapshotAge}
+    books: list[tuple[LocalBook, int]] = []
+    for _ in range(400):
+        made.step(20_000)
+        events = [data for _, data in listener.frames]
+        for age in SnapshotAge:
+            snapshot = market.snapshot(5000, age)
+            ids = [snapshot["lastUpdateId"] - event["u"] for event in events[-2:]]
+            if len(ids) == 2:
+                ages[age].append(ids[0 if age is SnapshotAge.EVENT_BEFORE else 1])
+                books.append((LocalBook(snapshot), len(events) - 2))
+    assert set(ages[SnapshotAge.LAST_EVENT]) == {0}
+    assert set(ages[SnapshotAge.EVENT_BEFORE]) == {0}
+    assert max(ages[SnapshotAge.NOW]) > 0
+    made.step(200_000)
+    truth = LocalBook(market.snapshot(5000, SnapshotAge.LAST_EVENT))
+    events = [data for _, data in listener.frames]
+    for book, position in books:
+        for event in events[position:]:
+            book.apply(event)
+        assert (book.update_id, book.sides) == (truth.update_id, truth.sides)
+
+
+async def test_snapshots_of_all_ages_are_served_unless_aligned(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, deep_levels=0, weight_per_minute=10**6)
+    seen = set()
+    while len(seen) < 3:
+        before = (await sim.truth("BTCUSDT"))["lastDepthId"]
+        served = (await sim.json("depth", symbol="BTCUSDT", limit=5))["lastUpdateId"]
+        seen.add((served > before) - (served < before))
+    assert seen == {-1, 0, 1}
+
+
+# -- history ------------------------------------------------------------------------------------
+
+
+def test_database_shows_what_was_made_a_while_ago():
+    now = 100.0
+    view = DatabaseView(7, lambda: now)
+    assert view.last_id(1.0) == 7
+    for at, last in ((100.0, 8), (100.01, 9), (100.5, 10), (102.0, 12)):
+        now = at
+        view.note(last)
+    assert [view.last_id(lag) for lag in (0.0, 1.0, 1.6, 2.5)] == [12, 10, 9, 7]
+    now = 300.0
+    view.note(13)
+    assert view.last_id(60.0) == 12
+
+
+@pytest.mark.parametrize("route", ["historicalTrades", "aggTrades"])
+async def test_history_lags_behind_the_stream(local, route):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=60)
+    async with sim.connect("/ws/btcusdt@trade") as ws:
+        first = (await ws.receive_json())["t"]
+        for _ in range(100):
+            await ws.receive_json()
+    assert await sim.json(route, symbol="BTCUSDT", fromId=first if "his" in route else 1) == []
+    assert (await sim.json("trades", symbol="BTCUSDT", limit=1))[0]["id"] >= first + 100
+
+
+async def test_history_lag_fault_ends_with_its_count(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 10:
+        await sim.status()
+    await sim.fault(kind="history_lag", symbol="BTCUSDT", delay_ms=60_000, count=1)
+    assert await sim.json("historicalTrades", symbol="BTCUSDT", fromId=1) == []
+    assert (await sim.json("historicalTrades", symbol="BTCUSDT", fromId=1))[0]["id"] == 1
+
+
+async def test_id_below_the_floor_returns_later_ids_with_200(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 60:
+        await sim.status()
+    await sim.fault(kind="history_floor", symbol="BTCUSDT", floor_id=40)
+    for route, name, number in (("historicalTrades", "id", 40), ("aggTrades", "a", 40)):
+        rows = await sim.json(route, symbol="BTCUSDT", fromId=1, limit=5)
+        assert rows[0][name] == number
+    rows = await sim.json("historicalTrades", symbol="BTCUSDT", fromId=50, limit=1)
+    assert rows[0]["id"] == 50
+
+
+async def test_void_aggregate_row_has_no_trades(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 30:
+        await sim.status()
+    await sim.fault(kind="void_aggregate", symbol="BTCUSDT", count=1)
+    rows = await sim.json("aggTrades", symbol="BTCUSDT", fromId=1, limit=5)
+    void = [row for row in rows if row["f"] == -1]
+    assert [(row["p"], row["q"], row["l"]) for row in void] == [("0", "0", -1)]
+
+
+async def test_end_time_alone_returns_the_newest_up_to_it(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 60:
+        await sim.status()
+    rows = await sim.json("aggTrades", symbol="BTCUSDT", fromId=1, limit=20)
+    end = rows[-1]["T"]
+    newest = await sim.json("aggTrades", symbol="BTCUSDT", endTime=end, limit=5)
+    assert newest[-1]["T"] == end
+    assert len(newest) == 5
+
+
+# -- listings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["HALT", "BREAK", "CANCEL_ONLY", "END_OF_DAY"])
+async def test_halted_symbol_is_listed_and_its_streams_are_silent(local, status):
+    sim = await local(symbols="BTCUSDT,ETHUSDT", rate=1_000, deep_levels=0)
+    async with sim.connect("/stream?streams=btcusdt@trade/ethusdt@trade") as ws:
+        assert (await sim.listing("ETHUSDT", status=status))["status"] == status
+        last = (await sim.truth("ETHUSDT"))["lastTradeId"]
+        for _ in range(100):
+            frame = (await ws.receive_json())["data"]
+            assert frame["s"] == "BTCUSDT" or frame["t"] <= last
+        info = await sim.json("exchangeInfo")
+        assert [entry["status"] for entry in info["symbols"]] == ["TRADING", status]
+        trading = await sim.json("exchangeInfo", symbolStatus="TRADING")
+        assert [entry["symbol"] for entry in trading["symbols"]] == ["BTCUSDT"]
+        assert (await sim.get("depth", symbol="ETHUSDT"))[0] == 200
+        await sim.listing("ETHUSDT", status="TRADING")
+        while (await ws.receive_json())["data"]["s"] != "ETHUSDT":
+            pass
+
+
+async def test_delisted_symbol_is_gone_after_a_restart_too(local, tmp_path):
+    sim = await local(symbols="BTCUSDT,ETHUSDT", rate=1_000, deep_levels=0)
+    async with sim.connect("/stream?streams=btcusdt@trade/ethusdt@trade") as ws:
+        await sim.listing("ETHUSDT", action="delist")
+        status, body, _ = await sim.get("depth", symbol="ETHUSDT")
+        assert (status, body["code"]) == (400, -1121)
+        quiet = 0  # frames that left before may still be on their way
+        while quiet < 100:
+            frame = await ws.receive_json()
+            quiet = quiet + 1 if frame["data"]["s"] == "BTCUSDT" else 0
+    await sim.end(15)
+    again = await local(
+        symbols="BTCUSDT,ETHUSDT", rate=0, state_dir=tmp_path / "state0", deep_levels=0
+    )
+    assert (await again.status())["symbols"] == ["BTCUSDT"]
+    await again.listing("ETHUSDT", action="list")
+    assert (await again.status())["symbols"] == ["BTCUSDT", "ETHUSDT"]
+
+
+async def test_symbol_that_starts_over_counts_from_1_again(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, deep_levels=0, database_lag=0)
+    async with sim.connect("/ws/btcusdt@trade") as ws:
+        while (await ws.receive_json())["t"] < 20:
+            pass
+        await sim.listing("BTCUSDT", action="start_over")
+        while (await ws.receive_json())["t"] != 1:
+            pass
+        assert (await ws.receive_json())["t"] == 2
+    assert (await sim.json("historicalTrades", symbol="BTCUSDT", fromId=1))[0]["id"] == 1
+
+
+async def test_impossible_listing_changes_are_explained(local):
+    sim = await local(symbols="BTCUSDT", rate=0, deep_levels=0)
+    url = f"{sim.admin}/admin/market"
+    for symbol, body, status in (
+        ("NOPE", {"status": "HALT"}, 409),
+        ("BTCUSDT", {"action": "list"}, 409),
+        ("BTCUSDT", {"status": "NOPE"}, 400),
+        ("BTCUSDT", {}, 400),
+    ):
+        async with sim.session.post(f"{url}/{symbol}", json=body) as response:
+            assert response.status == status
+            assert "error" in await response.json()
+
+
+# -- amounts ------------------------------------------------------------------------------------
+
+
+async def test_amounts_of_fine_symbols_have_eight_decimals(local):
+    sim = await local(symbols="ETHBTC", rate=1_000, speed=50, deep_levels=0, database_lag=0)
+    while (await sim.truth("ETHBTC"))["trades"] < 300:
+        await sim.status()
+    rows = await sim.json("klines", symbol="ETHBTC", interval="1s", limit=1000)
+    trades = await sim.json("historicalTrades", symbol="ETHBTC", fromId=1, limit=1000)
+    amounts = [row[place] for row in rows for place in (7, 10)]
+    amounts += [trade["quoteQty"] for trade in trades]
+    async with sim.connect("/ws/ethbtc@kline_1s") as ws:
+        kline = (await ws.receive_json())["k"]
+    amounts += [kline["q"], kline["Q"]]
+    assert {len(amount.partition(".")[2]) for amount in amounts} == {8}
