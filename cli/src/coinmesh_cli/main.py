@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from coinmesh_access.login import VaultUnavailableError
+from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.users import UserError
 from coinmesh_cli import audit, dlq, doctor, mesh, status, tail, trace, users
 from coinmesh_cli.log_search import SearchError
@@ -55,6 +56,7 @@ EXPECTED = (
 def main() -> None:
     """Run the command line; exit status 1 for a failure, 2 for wrong usage, 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    bypass_for_loopback()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app()

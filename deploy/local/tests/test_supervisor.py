@@ -179,6 +179,16 @@ def test_a_preparation_finds_the_users_tools_and_the_component_does_not(
     assert "found by way of http://127.0.0.1:9" in mesh.component("one").log()
 
 
+def test_probes_of_loopback_use_no_proxy(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    words = [sys.executable, "-m", "http.server", "${port.main}", "--bind", "127.0.0.1"]
+    text = f'description = "answers"\ncommand = {words}\ntimeout = 60\n[ports]\nmain = 1\n'
+    mesh = build(web=text + '[ready]\nkind = "http"\ntarget = "http://${listen.main}/"\n')
+    up(mesh)
+    assert mesh.status()["web"]["ready"]
+
+
 def test_what_comes_later_and_fails_leaves_the_rest_alone(build: Build) -> None:
     mesh = build(base=service(), slow=prepared("fail"))
     up(mesh)

@@ -22,6 +22,7 @@ from coinmesh_access import (
     store_key,
 )
 from coinmesh_access.login import VaultAwayError, VaultUnavailableError, explained
+from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
     DEFAULT_CA,
@@ -50,6 +51,7 @@ TlsOption = Annotated[
 @app.callback()
 def coinmesh_access() -> None:
     """The access table, and what makes components hold to it."""
+    bypass_for_loopback()
     logs.configure_command()
 
 

@@ -17,6 +17,7 @@ from coinmesh_access import setup as vault_setup
 from coinmesh_access.credentials import Kind
 from coinmesh_access.login import SETUP, USERS, VaultUnavailableError, explained
 from coinmesh_access.pki import Lives
+from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
     DEFAULT_CA,
@@ -47,6 +48,7 @@ app.add_typer(user_app, name="user")
 @app.callback()
 def coinmesh_vault() -> None:
     """Vault as the access table wants it, and its users."""
+    bypass_for_loopback()
     logs.configure_command()
 
 

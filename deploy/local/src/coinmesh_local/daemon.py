@@ -15,6 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_local import log_files, processes
 from coinmesh_local.control import socket_address
 from coinmesh_local.paths import Home
@@ -178,6 +179,7 @@ async def run(home: Home) -> None:
 
 def main() -> None:
     """`python -m coinmesh_local.daemon HOME`; does nothing when another one serves this home."""
+    bypass_for_loopback()
     home = Home(Path(sys.argv[1]))
     home.create()
     with open(home.run / "supervisor.lock", "w") as lock:
