@@ -23,10 +23,18 @@ from meshkit import authz
 from meshkit.authz import ROLES_HEADER, USER_HEADER, rules, user
 from meshkit.calls import Call
 from meshkit.errors import MeshError, error_info
+from meshkit.kafka import client_config
 from meshkit.peer import caller
+from meshkit.redis_options import redis_options
 from meshkit.resources import Resource
 from meshkit.rotation import RotatingChannel
-from meshkit.settings import MeshSettings, ServiceSettings, SettingsError
+from meshkit.settings import (
+    KafkaSettings,
+    MeshSettings,
+    RedisSettings,
+    ServiceSettings,
+    SettingsError,
+)
 from meshkit.tls import (
     CertificateFiles,
     KeyPair,
@@ -369,6 +377,30 @@ async def test_plaintext_listening_stays_on_the_loopback_interface(service: Any)
     with pytest.raises(SettingsError, match="refusing to listen on"):
         async with service(settings=settings, servicers=MARKET):
             pass
+
+
+async def test_plaintext_metrics_stay_on_the_loopback_interface(service: Any):
+    settings = ServiceSettings(metrics_listen="0.0.0.0:0")
+    with pytest.raises(SettingsError, match="refusing to serve metrics on"):
+        async with service(settings=settings, servicers=[]):
+            pass
+
+
+def test_plaintext_kafka_beyond_loopback_is_rejected() -> None:
+    servers = "127.0.0.1:9092,kafka.example:9092"
+    settings = KafkaSettings(kafka_bootstrap_servers=servers)
+    with pytest.raises(SettingsError, match=r"refusing to connect to kafka\.example in plaintext"):
+        client_config(settings, "test")
+    assert client_config(settings.model_copy(update={"insecure": True}), "test")
+    assert client_config(KafkaSettings(kafka_bootstrap_servers="[::1]:9092"), "test")
+
+
+def test_plaintext_redis_beyond_loopback_is_rejected(tmp_path: Path) -> None:
+    for url in ("redis://:word@redis.example:6379/0", "redis://10.0.0.1:6379/0"):
+        with pytest.raises(SettingsError, match="refusing to connect to"):
+            redis_options(RedisSettings(redis_url=url, tls_dir=tmp_path))
+        assert redis_options(RedisSettings(redis_url=url, insecure=True)) == {}
+    assert redis_options(RedisSettings(redis_url="redis://localhost:6379/0")) == {}
 
 
 @pytest.mark.parametrize(

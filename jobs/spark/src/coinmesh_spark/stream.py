@@ -33,7 +33,7 @@ from meshkit.kafka import await_topics, client_config
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
 from meshkit.settings import PREFIX, Address, SettingsError
-from meshkit.tls import certificate_files
+from meshkit.tls import certificate_files, require_plaintext_allowed
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         server = None
         if settings.metrics_listen:
             listen = Address.parse(settings.metrics_listen)
+            if certificate_files(settings) is None:
+                require_plaintext_allowed(listen.host, settings, "serve metrics on")
             server = metrics.start(listen, numbers, certificate_files(settings))
         spark = session.start(settings)
         try:

@@ -12,8 +12,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from meshkit.backoff import Backoff, RetriesExhaustedError
 from meshkit.errors import FailedPrecondition, Unavailable
-from meshkit.settings import KafkaSettings
-from meshkit.tls import kafka_client_config
+from meshkit.settings import Address, KafkaSettings
+from meshkit.tls import certificate_files, kafka_client_config, require_plaintext_allowed
 
 Config = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -42,7 +42,14 @@ class Client(Protocol):
 
 
 def client_config(settings: KafkaSettings, client_id: str) -> Config:
-    """librdkafka's settings that every client has; security comes from `meshkit.tls`."""
+    """librdkafka's settings that every client has; security comes from `meshkit.tls`.
+
+    Raises:
+        SettingsError: A broker beyond loopback would be reached in plaintext.
+    """
+    if certificate_files(settings) is None:
+        for part in settings.kafka_bootstrap_servers.split(","):
+            require_plaintext_allowed(Address.parse(part).host, settings, "connect to")
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "client.id": client_id,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.credentials import CredentialProvider
 
 from meshkit.settings import RedisSettings
-from meshkit.tls import certificate_files
+from meshkit.tls import certificate_files, require_plaintext_allowed
 
 
 class _Credentials(CredentialProvider):
@@ -23,8 +24,15 @@ class _Credentials(CredentialProvider):
 
 
 def redis_options(settings: RedisSettings) -> dict[str, Any]:
-    """Arguments for `from_url` beside the URL; SettingsError when the credentials can't be read."""
+    """Arguments for `from_url` beside the URL.
+
+    Raises:
+        SettingsError: The credentials can't be read, or would go beyond loopback in plaintext.
+    """
     options: dict[str, Any] = {}
+    url = urlsplit(settings.redis_url)
+    if url.scheme == "redis":
+        require_plaintext_allowed(url.hostname or "localhost", settings, "connect to")
     files = certificate_files(settings)
     if files is not None and settings.redis_url.startswith("rediss"):
         options |= {
