@@ -256,18 +256,21 @@ def certificates(mesh: Mesh, now: float, samples: dict[str, Samples]) -> list[di
         for found in samples.values()
         for _, labels, value in _named(found, "coinmesh_certificate_hooks_pending")
     }
-    for path in sorted((mesh.home.tls).glob("*/current/tls.crt")):
+    found = [(path.parent.parent.name, path) for path in mesh.home.tls.glob("*/current/tls.crt")]
+    # Vault's own listener's, which isn't the mesh's authority's.
+    listener = mesh.home.secrets / "openbao" / "tls.crt"
+    for identity, path in sorted([*found, *([("openbao", listener)] if listener.exists() else [])]):
         loaded = x509.load_pem_x509_certificate(path.read_bytes())
         begins = loaded.not_valid_before_utc.timestamp()
         ends = loaded.not_valid_after_utc.timestamp()
         rows.append(
             {
-                "identity": path.parent.parent.name,
+                "identity": identity,
                 "serial": f"{loaded.serial_number:x}",
                 "not_after": loaded.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
                 "remaining_seconds": int(ends - now),
                 "life_seconds": int(ends - begins),
-                "hook_failures": failures.get(path.parent.parent.name, 0),
+                "hook_failures": failures.get(identity, 0),
             }
         )
     return rows

@@ -24,6 +24,7 @@ from coinmesh_access import certificates
 from coinmesh_access.agent import Agent, Place
 from coinmesh_access.certificates import CertificateError
 from coinmesh_access.login import VaultUnavailableError
+from coinmesh_access.testing import BIN
 from coinmesh_local.testing import eventually
 from meshkit.metrics import Metrics
 from meshkit.tls import CertificateFiles
@@ -244,6 +245,17 @@ def test_the_agent_renews_and_says_so(bao: Any, tmp_path: Path) -> None:
     assert "PRIVATE" not in log.read_text()
     assert login.read_text() != first
     assert login.read_text() not in log.read_text()
+
+
+def test_certificates_are_renewed_without_the_callers_proxy(
+    bao: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    words = [BIN / "coinmesh-certs", "agent", "--service", "redis", "--dir", tmp_path, "--once"]
+    at = ["--address", bao.vault.address, "--ca", bao.vault.ca, "--secrets", bao.secrets]
+    subprocess.run([*words, *at], check=True)
+    assert certificates.current(tmp_path) is not None
 
 
 def test_a_hangup_renews_what_is_not_due(bao: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
+from cryptography import x509
 from hvac.exceptions import VaultError
 
 from coinmesh_access import certificates
@@ -71,10 +72,13 @@ class Agent:
         hooks: Hooks,
         metrics: Metrics,
         *,
+        watched: Mapping[str, Path] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Prepare to renew; `watched` are certificates of others that are only measured."""
         self._vault, self._secrets, self._table = vault, secrets_dir, table
         self._hooks, self._now = hooks, now
+        self._watched = dict(watched or {})
         self._known: dict[str, Published] = {}
         self._asked: dict[str, asyncio.Event] = {}
         self._hooking = asyncio.Lock()
@@ -102,7 +106,12 @@ class Agent:
 
     def _left(self) -> Mapping[tuple[str, ...], float]:
         now = self._now()
-        return {(name,): found.seconds_left(now) for name, found in self._known.items()}
+        left = {(name,): found.seconds_left(now) for name, found in self._known.items()}
+        for name, path in self._watched.items():
+            with contextlib.suppress(OSError, ValueError):  # not there yet
+                certificate = x509.load_pem_x509_certificate(path.read_bytes())
+                left[name,] = (certificate.not_valid_after_utc - now).total_seconds()
+        return left
 
     async def once(self, places: Sequence[Place]) -> None:
         """Renew what is due and run its hooks; VaultUnavailableError when one can't be renewed.

@@ -13,6 +13,7 @@ import typer
 
 from coinmesh_access.agent import Agent, HookError, Place, read_hooks
 from coinmesh_access.login import VaultUnavailableError
+from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.settings import (
     DEFAULT_ADDRESS,
     DEFAULT_CA,
@@ -28,8 +29,8 @@ from coinmesh_access.table import AccessError, load
 from meshkit import logs
 from meshkit import metrics as mesh_metrics
 from meshkit.metrics import Metrics
-from meshkit.settings import Address
-from meshkit.tls import CertificateFiles
+from meshkit.settings import Address, MeshSettings, SettingsError, read
+from meshkit.tls import CertificateFiles, require_plaintext_allowed
 
 #: The agent's own identity and name in logs: its metrics are served with that certificate.
 OWN = "certs"
@@ -39,6 +40,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def certs() -> None:
     """Certificates from Vault, as files that services watch."""
+    bypass_for_loopback()
 
 
 @app.command()
@@ -56,6 +58,10 @@ def agent(
     once: Annotated[bool, typer.Option(help="renew what is due, then end")] = False,
     hooks: Annotated[
         Path | None, typer.Option(envvar="COINMESH_CERT_HOOKS", help="commands after a renewal")
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: a certificate that is only measured, such as Vault's own"),
     ] = None,
     metrics_listen: Annotated[
         str | None, typer.Option(envvar="COINMESH_METRICS_LISTEN", help="host:port for Prometheus")
@@ -84,7 +90,8 @@ def agent(
         raise typer.BadParameter("name one --service for --dir, several services, or --all")
     places = [Place(name, directory or tls / name) for name in names]
     metrics = Metrics()
-    keeper = Agent(vault(address, ca), secrets, known, chosen, metrics)
+    watched = {name: Path(path) for name, _, path in (each.partition("=") for each in watch or ())}
+    keeper = Agent(vault(address, ca), secrets, known, chosen, metrics, watched=watched)
     try:
         if once:
             asyncio.run(keeper.once(places))
@@ -92,11 +99,14 @@ def agent(
             server = None
             if metrics_listen:
                 own = CertificateFiles(tls / OWN) if OWN in names else None
-                server = mesh_metrics.start(Address.parse(metrics_listen), metrics, own)
+                listen = Address.parse(metrics_listen)
+                if own is None:
+                    require_plaintext_allowed(listen.host, read(MeshSettings), "serve metrics on")
+                server = mesh_metrics.start(listen, metrics, own)
             asyncio.run(_until_stopped(keeper, places))
             if server is not None:
                 server.close()
-    except (VaultUnavailableError, HookError) as error:
+    except (VaultUnavailableError, HookError, SettingsError) as error:
         logging.getLogger(__name__).error("%s", error)
         sys.exit(1)
 

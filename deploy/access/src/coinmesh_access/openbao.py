@@ -20,7 +20,8 @@ from coinmesh_access import files
 
 #: Clients reach Vault by this certificate alone, so it can't come from Vault: it is made here.
 LISTENER_LIFE = timedelta(days=365)
-LISTENER_LEFT = timedelta(days=30)
+#: A start renews it from here on, as `coinmesh status` asks for.
+LISTENER_LEFT = LISTENER_LIFE / 3
 SEAL_KEY_BYTES = 32
 
 
