@@ -106,6 +106,8 @@ def test_replicas_and_names_reach_the_clusters(tmp_path: Path) -> None:
         (["--service", "collector-binance=localhost"], {}, "expected host:port"),
         (COLLECTOR, {"listen": "127.0.0.1:99999"}, "--listen '127.0.0.1:99999': port"),
         (COLLECTOR, {"admin": "a" * 100}, "has at most 107 bytes"),
+        ([*COLLECTOR, "--web", "notebook"], {}, "--web 'notebook': expected NAME=HOST:PORT"),
+        ([*COLLECTOR, "--web", "notebook=127.0.0.1:1"], {}, "--web needs certificates"),
         (COLLECTOR, {"metrics": "127.0.0.1:0"}, "shown under mutual TLS only"),
     ],
 )

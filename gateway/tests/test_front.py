@@ -46,7 +46,12 @@ def arguments(tmp_path: Path, **changed: str) -> list[str]:
 
 @pytest.mark.component
 @pytest.mark.parametrize(
-    ("server", "changed"), [("registry", {}), ("log-store", {"upstream": "opensearch"})]
+    ("server", "changed"),
+    [
+        ("registry", {}),
+        ("log-store", {"upstream": "opensearch"}),
+        ("registry", {"route": "/=unix:/run/server.sock"}),
+    ],
 )
 def test_envoy_accepts_what_the_command_writes(
     tmp_path: Path, server: str, changed: dict[str, str]
@@ -64,6 +69,7 @@ def test_envoy_accepts_what_the_command_writes(
         ("cassandra", {}, "nobody in the table has http.cassandra"),
         ("registry", {"route": "/=10.0.0.1:80"}, "--route /=10.0.0.1:80: must be on the loopback"),
         ("registry", {"route": "127.0.0.1:80"}, "expected /PREFIX=HOST:PORT"),
+        ("registry", {"route": f"/=unix:/{'a' * 120}"}, "has at most 107 bytes"),
         ("registry", {"listen": "nowhere"}, "--listen 'nowhere'"),
     ],
 )

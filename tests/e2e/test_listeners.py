@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import declared
 import grpc
 import httpx
 import listeners as walk
@@ -51,13 +52,10 @@ def test_every_stated_port_is_among_those_that_listen(last_run: Any, found: list
         ("registry", "https"),
         ("seaweedfs", "s3"),
         ("seaweedfs", "volume"),
-        ("sim-exchange", "public"),
-        ("collector-binance", "grpc"),
-        ("query-gateway", "metrics"),
+        *declared.LISTENERS,
         ("envoy", "public"),
         ("openbao", "cluster"),
         ("certs", "metrics"),
-        ("spark-stream", "metrics"),
     } <= seen
 
 
@@ -269,18 +267,18 @@ PLAINTEXT: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
 }
 CHECKS: dict[tuple[str, str], Callable[[TestMesh, Listener], bool]] = {
     ("", "metrics"): _http,
-    ("sim-exchange", "public"): _http,
-    ("sim-exchange", "admin"): _http,
+    **{each: _http for each in declared.LISTENERS if each[1] in ("public", "admin", "https")},
     # The master would say where to write to, and sign it; the filer would list and read.
     ("seaweedfs", "master"): _nothing_at("/dir/assign"),
     ("seaweedfs", "filer"): _nothing_at("/"),
     **{("seaweedfs", f"{name}_grpc"): _handshake for name in ("master", "volume", "filer", "s3")},
-    ("collector-binance", "grpc"): _grpc("/coinmesh.collector.v1.CollectorService/GetStatus"),
+    **{
+        (name, "grpc"): _grpc(declared.first_rpc(apis[0])) for name, apis in declared.SERVED.items()
+    },
     ("ratelimit", "grpc"): _handshake,
     ("log-store", "https"): _http,
     ("opensearch", "http"): _opensearch,
     ("registry", "https"): _http,
-    ("query-gateway", "grpc"): _grpc("/coinmesh.market.v1.MarketService/ListInstruments"),
     ("kafka", "client"): _kafka_topics,
     ("kafka", "controller"): _kafka_quorum,
     ("cassandra", "cql"): _cassandra,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import declared
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
@@ -57,7 +58,8 @@ def writers(mesh: TestMesh) -> list[str]:
         for name, program in commands.items()
         if program.startswith(("${bin}/", "${python}")) and program not in FOREIGN
     ]
-    assert {"certs", "collector-binance", "ratelimit", "vault-setup"} <= set(ours)
+    own = {name for name, one in declared.MANIFESTS.items() if one.kind != "web"}
+    assert {"certs", "ratelimit", "vault-setup", *own} <= set(ours)
     return [*ours, *LAID_OUT]
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import declared
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -66,10 +67,7 @@ def test_the_live_stream_tells_of_every_channel(run: Any, headers: dict[str, str
 
 @pytest.mark.parametrize(
     ("authority", "service"),
-    [
-        ("query-gateway.coinmesh", "coinmesh.market.v1.MarketService"),
-        ("collector-binance.coinmesh", "coinmesh.collector.v1.CollectorService"),
-    ],
+    [(f"{name}.coinmesh", api) for name, apis in declared.SERVED.items() for api in apis],
 )
 def test_services_are_found_by_reflection_and_are_healthy(
     run: Any, authority: str, service: str
@@ -87,8 +85,9 @@ def test_services_are_found_by_reflection_and_are_healthy(
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_the_collector_is_listed_and_serves(run: Any, call: Any) -> None:
-    assert call(run.rest, "/v1/collectors")["collectors"] == [{"name": "binance", "serving": True}]
+def test_the_collectors_are_listed_and_serve(run: Any, call: Any) -> None:
+    expected = [{"name": name, "serving": True} for name in declared.COLLECTORS]
+    assert call(run.rest, "/v1/collectors")["collectors"] == expected
     listed = call(run.rest, "/v1/collectors/binance/subscriptions")["subscriptions"]
     assert {each["instrument"] for each in listed} == set(run.instruments.values())
 

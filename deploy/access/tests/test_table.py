@@ -16,6 +16,7 @@ from coinmesh_access import (
     s3_identities,
     table,
 )
+from coinmesh_access.digests import digests
 from coinmesh_access.kafka_acls import Acl
 from coinmesh_access.table import AccessError, AccessTable
 from coinmesh_access.vault_policies import policy
@@ -99,6 +100,15 @@ def test_kafka_acls_of_a_writer() -> None:
 def test_super_users_get_no_acls() -> None:
     assert kafka_principals.super_users(TABLE) == "User:deploy;User:kafka"
     assert not {"deploy", "kafka"} & {acl.service for acl in kafka_acls.acls(TABLE)}
+
+
+def test_who_reads_grants_at_its_start_is_started_again_when_they_change() -> None:
+    before = small(registry={}, a={"redis": {"commands": ["get"]}})
+    more = {"http": {"registry": ["GET /"]}, "kafka": {"read": ["market.trades.v1"]}}
+    after = small(registry={}, a={"redis": {"commands": ["get"]}}, b=more)
+    old, new = digests(before), digests(after)
+    changed = {part for part in new if old.get(part) != new[part]}
+    assert changed == {"identities", "http.registry"}
 
 
 topic_names = st.lists(st.sampled_from(sorted(topics.BY_NAME)), unique=True)

@@ -101,6 +101,26 @@ def test_a_wrong_manifest_is_a_wrong_definition(tmp_path: Path) -> None:
         declared((COMPONENTS, tree(tmp_path, a='description = "d"')))
 
 
+WEB = """
+kind = "web"
+description = "d"
+s3.read = ["raw/"]
+[run]
+command = ["server", "--uds", "${run}/http.sock"]
+ready = "/a/health"
+"""
+
+
+def test_a_web_server_has_no_port_and_an_envoy_in_front_of_it(tmp_path: Path) -> None:
+    found = declared((COMPONENTS, CHECKOUT, tree(tmp_path, a=WEB)))
+    server, front = found["a-server"], found["a"]
+    assert (server.ports, server.identity) == ({}, "a")
+    assert set(server.depends_on) == {"certs", "bucket"}
+    assert set(front.depends_on) == {"certs", "a-server"}
+    assert set(front.ports) == {"https"}
+    assert "/=unix:${home}/run/a-server/http.sock" in front.prepare[0]
+
+
 def test_a_job_runs_when_it_is_named(tmp_path: Path) -> None:
     made = mesh(tmp_path, a='kind = "job"\ndescription = "d"\nrun.command = ["true"]\n')
     assert "a" not in made.at_once()

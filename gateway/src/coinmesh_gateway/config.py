@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway import cache, mutual, quotas, users
+from coinmesh_gateway import cache, mutual, quotas, users, web
 from coinmesh_gateway.bindings import bindings
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
 from coinmesh_gateway.clusters import cluster
@@ -34,7 +34,7 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
     transcoding = transcoder(descriptor_set, served, settings.limits)
     sse = transcoder(descriptor_set, served, settings.limits, sse=True)
     found = bindings(descriptor_set, served)
-    hosts = virtual_hosts(catalogue, found, sse, settings.origins)
+    hosts = virtual_hosts(catalogue, found, sse, settings.origins, web.routes(settings.web))
     if settings.ratelimit:
         hosts = [{**host, "rate_limits": quotas.for_users()} for host in hosts]
     inside: dict[str, Any] = {"extensions": [], "listeners": [], "clusters": []}
@@ -48,6 +48,10 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
             "clusters": [cache.inner_cluster()],
         }
     clusters = [cluster(name, settings.endpoints[name], tls) for name in catalogue]
+    if settings.web:
+        if tls is None or settings.vault is None:
+            raise CatalogueError("--web needs certificates (--tls-dir) and users (--vault)")
+        clusters += web.clusters(settings.web, tls)
     if settings.ratelimit:
         clusters.append(cluster(quotas.SERVICE, settings.ratelimit, tls))
     if settings.vault is not None:

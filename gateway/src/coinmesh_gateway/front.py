@@ -14,9 +14,9 @@ from typing import Any
 from coinmesh_access.table import TABLE, AccessError, AccessTable, load
 from coinmesh_gateway import mutual
 from coinmesh_gateway.catalogue import CatalogueError
-from coinmesh_gateway.clusters import loopback_cluster, mutual_cluster
+from coinmesh_gateway.clusters import loopback_cluster, mutual_cluster, socket_cluster
 from coinmesh_gateway.config import write_all
-from coinmesh_gateway.settings import parse_address
+from coinmesh_gateway.settings import parse_address, socket_path
 from coinmesh_gateway.tls import Tls
 from coinmesh_manifests.grants import HttpAccess
 from meshkit import logs
@@ -31,7 +31,7 @@ def generate(
     table: AccessTable,
     server: str,
     listen: Address,
-    routes: Sequence[tuple[str, Address]],
+    routes: Sequence[tuple[str, Address | Path]],
     tls: Tls,
     *,
     escaped_slashes: bool = False,
@@ -43,7 +43,8 @@ def generate(
     Args:
         server: Its name in the table.
         listen: Where services connect.
-        routes: Path prefixes with the loopback address that answers them; the first that fits.
+        routes: Path prefixes with the loopback address, or the Unix socket, that answers them; the
+            first that fits.
         tls: The front's own certificate, and who signs those of the others.
         escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
         password: By which the server knows the front, as its user `front`.
@@ -70,13 +71,19 @@ def generate(
         "static_resources": {
             "listeners": [listener],
             "clusters": [
-                mutual_cluster(str(address), address, upstream, tls)
-                if upstream
-                else loopback_cluster(str(address), address)
+                _cluster(address, upstream, tls)
                 for address in dict.fromkeys(address for _, address in routes)
             ],
         },
     }
+
+
+def _cluster(address: Address | Path, upstream: str | None, tls: Tls) -> dict[str, Any]:
+    if isinstance(address, Path):
+        return socket_cluster(str(address), address)
+    if upstream:
+        return mutual_cluster(str(address), address, upstream, tls)
+    return loopback_cluster(str(address), address)
 
 
 def _authorization(password: str | None) -> list[dict[str, Any]]:
@@ -145,11 +152,14 @@ def _fail(why: str) -> None:
     logs.tell(__name__, f"coinmesh-envoy-front: {why}", logging.ERROR)
 
 
-def _routes(options: Sequence[str]) -> Iterator[tuple[str, Address]]:
+def _routes(options: Sequence[str]) -> Iterator[tuple[str, Address | Path]]:
     for option in options:
         prefix, equals, address = option.partition("=")
         if not equals or not prefix.startswith("/"):
-            raise AccessError(f"--route {option!r}: expected /PREFIX=HOST:PORT")
+            raise AccessError(f"--route {option!r}: expected /PREFIX=HOST:PORT or =unix:PATH")
+        if address.startswith("unix:"):
+            yield prefix, socket_path(Path(address.removeprefix("unix:")))
+            continue
         found = parse_address("--route", address)
         if not is_loopback(found.host):
             raise AccessError(f"--route {option}: must be on the loopback interface")
@@ -170,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         "--route",
         action="append",
         required=True,
-        metavar="/PREFIX=HOST:PORT",
-        help="the server, on the loopback interface; the first that fits a path",
+        metavar="/PREFIX=HOST:PORT|unix:PATH",
+        help="the server, on the loopback interface or a socket; the first that fits a path",
     )
     add("--escaped-slashes", action="store_true", help="take paths that hold %%2F")
     add("--password", type=Path, metavar="FILE", help="what the server asks of its user `front`")

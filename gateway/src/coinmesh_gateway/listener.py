@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coinmesh_gateway import cache, quotas, transcoder, users
+from coinmesh_gateway import cache, quotas, transcoder, users, web
 from coinmesh_gateway.errors import local_replies
 from coinmesh_gateway.settings import Limits, Settings
 from coinmesh_gateway.tls import Tls
@@ -114,6 +114,8 @@ def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[st
     filters = [http_filter("cors", "cors.v3.Cors"), _health(), counted]
     if settings.vault is not None:
         filters += users.filters(settings.vault)
+    if settings.web:
+        filters.append(web.role_filter())
     if settings.ratelimit:
         filters.append(quotas.rate_limit_filter())
     # Of those that a client accepts alike, the one chosen first in this order is used.

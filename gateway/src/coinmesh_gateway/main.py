@@ -13,6 +13,7 @@ from coinmesh_gateway.settings import (
     Settings,
     parse_address,
     parse_endpoints,
+    parse_web,
     socket_path,
 )
 from coinmesh_gateway.tracing import Tracing
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             admin=socket_path(options.admin.absolute()),
             metrics=options.metrics and parse_address("--metrics", options.metrics),
             endpoints=parse_endpoints(catalogue, options.service),
+            web=parse_web(options.web),
             tls_dir=options.tls_dir and options.tls_dir.absolute(),
             secrets_dir=out.parent,
             origins=options.origins,
@@ -85,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=HOST:PORT,…",
         help="the replicas of each service of the catalogue; several may stand in one option",
+    )
+    add(
+        "--web",
+        action="append",
+        default=[],
+        metavar="NAME=HOST:PORT",
+        help="the Envoy before an HTTP server, which users find below /NAME",
     )
     add("--tree", type=Path, default=CHECKOUT, metavar="DIR", help="where the manifests lie")
     add("--tls-dir", type=Path, metavar="DIR", help="certificates; plaintext without it")

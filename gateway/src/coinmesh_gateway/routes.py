@@ -25,8 +25,11 @@ def virtual_hosts(
     bindings: Sequence[Binding],
     sse_transcoder: Mapping[str, Any],
     origins: str,
+    more: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """One virtual host for each service's gRPC authority, and one for everything else.
+
+    `more` are routes of that one, after those of the contracts.
 
     Raises:
         CatalogueError: Two services would answer at the same REST path.
@@ -47,6 +50,7 @@ def virtual_hosts(
             _preflight(next(iter(catalogue))),
             _foreign_origin(origins),
             *_rest(catalogue, bindings, sse_transcoder),
+            *more,
             _refusal({"prefix": "/"}, 404),
         ],
         "typed_per_filter_config": {"envoy.filters.http.cors": _cors(origins)},

@@ -54,6 +54,7 @@ class Settings:
         listen: Where users connect; port 0 asks the system for a free one.
         admin: The Unix socket of Envoy's own interface, for its user alone.
         endpoints: The replicas of each service of the catalogue.
+        web: The Envoys before HTTP servers; users find each below /<its name>.
         metrics: Where Prometheus reads Envoy's numbers under mutual TLS; None for nowhere.
         tls_dir: The directory whose current/ holds tls.key, tls.crt and ca.crt; None for plaintext
             on the listener and on every connection to a service.
@@ -69,6 +70,7 @@ class Settings:
     listen: Address
     admin: Path
     endpoints: Mapping[str, tuple[Address, ...]]
+    web: Mapping[str, Address] = field(default_factory=dict)
     metrics: Address | None = None
     tls_dir: Path | None = None
     secrets_dir: Path | None = None
@@ -96,6 +98,17 @@ def socket_path(path: Path) -> Path:
             f"{len(os.fsencode(path))}: choose a shorter directory (COINMESH_HOME)"
         )
     return path
+
+
+def parse_web(options: Iterable[str]) -> dict[str, Address]:
+    """Reads `NAME=HOST:PORT`, several to an option; CatalogueError when one is malformed."""
+    found: dict[str, Address] = {}
+    for option in " ".join(options).split():
+        name, equals, address = option.partition("=")
+        if not equals:
+            raise CatalogueError(f"--web {option!r}: expected NAME=HOST:PORT")
+        found[name] = parse_address(f"--web {name}=", address)
+    return found
 
 
 def parse_endpoints(catalogue: Catalogue, options: Iterable[str]) -> dict[str, tuple[Address, ...]]:

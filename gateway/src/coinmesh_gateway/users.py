@@ -21,6 +21,8 @@ JWT_FILTER = "envoy.filters.http.jwt_authn"
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _VAULT = "vault"
 _AUDIENCE = "coinmesh"
+#: Where the claims are in the metadata of JWT_FILTER, for filters that come later.
+PAYLOAD = "user"
 _CLAIMS = {"name": USER_HEADER, "roles": ROLES_HEADER, "tier": TIER_HEADER}
 
 
@@ -100,6 +102,7 @@ def _authentication(vault: Vault) -> Mapping[str, Any]:
                 "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
                 "from_cookies": [TOKEN_COOKIE],
                 "forward": False,
+                "payload_in_metadata": PAYLOAD,
                 "claim_to_headers": [
                     {"claim_name": claim, "header_name": header}
                     for claim, header in _CLAIMS.items()

@@ -99,7 +99,18 @@ def _with_manifests(path: Path, told: Mapping[str, Any]) -> dict[str, Any]:
         if name in services:
             raise AccessError(f"{path}: services.{name} is declared by {manifest.path} as well")
         services[name] = _declared(manifest)
+        if manifest.kind == "web":
+            # Users come by Envoy, below its name; the probe as whoever deploys.
+            _grant(services, "envoy", name, f"* /{name}(/.*)?")
+            _grant(services, "deploy", name, "* /.*")
     return services
+
+
+def _grant(services: dict[str, Any], caller: str, server: str, request: str) -> None:
+    """Adds a request to an HTTP server to those that a service may make."""
+    one = dict(services.get(caller, {}))
+    one["http"] = {**one.get("http", {}), server: [*one.get("http", {}).get(server, ()), request]}
+    services[caller] = one
 
 
 def _declared(manifest: Manifest) -> Service:

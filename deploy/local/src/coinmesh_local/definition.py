@@ -85,6 +85,8 @@ class Definition(Strict):
     vital: bool = False
     #: Envoy routes to its gRPC services.
     routed: bool = False
+    #: The path below which Envoy routes users to its HTTP server.
+    served_at: str = ""
     #: The source that it collects, by the name that RPCs give it.
     collects: str = ""
     #: Its name in the access table: it waits for its certificate and gets COINMESH_TLS_DIR.

@@ -27,6 +27,11 @@ LIMITS: Mapping[Kind, tuple[int, float, float]] = {
     "web": (300, 120, 15),
 }
 TELEMETRY = {"COINMESH_OTLP_ENDPOINT": "https://${jaeger.otlp}"}
+#: Of an Envoy's own lines: in the form of all logs.
+LOG_FORMAT = (
+    '{"ts":"%%Y-%%m-%%dT%%H:%%M:%%S.%%fZ","level":"%%l","service":"%s",'
+    '"logger":"%%n","message":"%%j"}'
+)
 INHERITED = ("COINMESH_LOG_LEVEL", "COINMESH_TRACE_*")
 METRICS = "https://${listen.metrics}/metrics"
 
@@ -138,7 +143,45 @@ def _simulator(manifest: Manifest) -> Iterator[Definition]:
 
 
 def _web(manifest: Manifest) -> Iterator[Definition]:
-    raise NotImplementedError(manifest.kind)
+    """A third-party server on a Unix socket, and the Envoy that lets services and users in to it.
+
+    The socket lies in a directory of this user's alone, so nobody comes to the server but by Envoy.
+    """
+    name, server = manifest.name, f"{manifest.name}-server"
+    yield _definition(
+        manifest,
+        name=server,
+        ports={},
+        prepare=(("rm", "-f", "${run}/http.sock"),),
+        environment={},
+        inherit=(),
+        ready=Probe(kind="exec", target="test -S '${run}/http.sock'"),
+        exports={},
+    )
+    configure = (
+        *("${bin}/coinmesh-envoy-front", name, "--out", "${run}/envoy.json"),
+        *("--listen", "${listen.https}", "--tls-dir", "${tls}"),
+        *("--route", f"/=unix:${{home}}/run/{server}/http.sock"),
+    )
+    yield Definition(
+        name=name,
+        description=f"Envoy in front of {server}: mutual TLS, and who may ask what",
+        identity=name,
+        profile=manifest.run.profile,
+        depends_on={server: "ready"},
+        ports=ports.of(manifest),
+        prepare=(configure,),
+        command=(
+            *("${bin}/envoy", "-c", "${run}/envoy.json", "--concurrency", "1"),
+            *("--disable-hot-restart", "--log-level", "warn", "--log-format", LOG_FORMAT % name),
+        ),
+        environment={"COINMESH_GRANTS": f"${{granted.http.{name}}}"},
+        memory=80,
+        exports=dict(manifest.run.exports),
+        ready=Probe(kind="http", target=f"https://${{listen.https}}{manifest.run.ready}"),
+        endpoints={name: Endpoint(url="https://${listen.https}", ca="${ca}")},
+        served_at=f"/{name}",
+    )
 
 
 BUILDERS: Mapping[Kind, Callable[[Manifest], Iterator[Definition]]] = {

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from coinmesh_access import kafka_principals
 from coinmesh_access import table as access
+from coinmesh_access.digests import digests
 from coinmesh_local import definition as defs
 from coinmesh_local import provision
 from coinmesh_local.definition import Definition, Probe, Profile, fill
@@ -266,6 +267,7 @@ class Mesh:
         return context
 
     def _shared_context(self) -> dict[str, str]:
+        table = access.load()
         context = {
             "host": HOST,
             "home": str(self.home.root),
@@ -277,8 +279,9 @@ class Mesh:
             "bin": str(BIN),
             "python": str(BIN / "python"),
             "default.capture": self._default_capture(),
-            "access.kafka_super_users": kafka_principals.super_users(access.load()),
+            "access.kafka_super_users": kafka_principals.super_users(table),
             "access.kafka_principal_rule": kafka_principals.PRINCIPAL_RULE,
+            **{f"granted.{part}": digest for part, digest in digests(table).items()},
             **self.options.context(),
             **provision.locations(),
         }
@@ -288,6 +291,11 @@ class Mesh:
                 context[f"{name}.{port}_port"] = str(numbers[0])
         routed = [name for name, found in self.definitions.items() if found.routed]
         context["routed"] = " ".join(f"{name}={context[f'{name}.grpc']}" for name in routed)
+        context["web"] = " ".join(
+            f"{name}={context[f'{name}.https']}"
+            for name, found in self.definitions.items()
+            if found.served_at
+        )
         context["collectors"] = ",".join(
             f"{found.collects}={context[f'{name}.grpc'].partition(',')[0]}"
             for name, found in self.definitions.items()
