@@ -1,10 +1,11 @@
-"""`coinmesh user`, `coinmesh token` and `coinmesh-vault user` on the real mesh: who did what."""
+"""`coinmesh user`, `coinmesh token` and `coinmesh-vault user ensure` on the real mesh."""
 
 import base64
 import json
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,19 +80,23 @@ def test_users_and_logins_are_on_record_with_who_did_it(command: Command) -> Non
     eventually(lambda: wanted <= recorded(), "all of it is on record", timeout=30)
 
 
-def test_without_kafka_users_stay_as_they_are(home: TestMesh, command: Command) -> None:
+def test_without_kafka_users_stay_as_they_are(
+    home: TestMesh, command: Command, tmp_path: Path
+) -> None:
     place = local_user.vault(home.mesh)
     at = ("--address", place.address, "--ca", str(place.ca), "--secrets", str(home.home.secrets))
     name = "vault-bob"
-    refused = command("coinmesh-vault", "user", "add", name, *at)
+    key = tmp_path / "users" / name / "key"
+    ensure = ("coinmesh-vault", "user", "ensure", "--name", name, "--key", str(key), *at)
+    refused = command(*ensure)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "COINMESH_KAFKA_BOOTSTRAP_SERVERS is not set" in refused.stderr
     admin = place.login(home.home.secrets, USERS)
     assert name not in {user.name for user in users.listed(admin)}
     settings = {key: home.settings_of("cli")[key] for key in SETTINGS}
-    made = command("coinmesh-vault", "user", "add", name, *at, **settings)
-    assert made.stdout.startswith(f"cm_{name}_"), made.stderr
+    made = command(*ensure, **settings)
+    assert key.read_text().startswith(f"cm_{name}_"), made.stderr
     assert name in {user.name for user in users.listed(admin)}
-    assert command("coinmesh-vault", "user", "remove", name, *at, **settings).returncode == 0
+    assert command("coinmesh", "user", "remove", name).returncode == 0
     put = (pb.AUDIT_ACTION_USER_PUT, ALLOWED, operator(), f"user:{name}")
     assert {put, (pb.AUDIT_ACTION_USER_REMOVE, *put[1:])} <= recorded()

@@ -178,21 +178,6 @@ def fetch(
                 files.write(path, credentials.client_file(kind, valid[0]))
 
 
-@user_app.command("add")
-def user_add(
-    *,
-    name: str,
-    role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "viewer",
-    tier: Annotated[str, typer.Option(help="the quota's name")] = "free",
-    address: AddressOption = DEFAULT_ADDRESS,
-    ca: CaOption = DEFAULT_CA,
-    secrets: SecretsOption = DEFAULT_SECRETS,
-) -> None:
-    """Make a user, or a new key for one, and print its API key, which is shown only here."""
-    with _administering(address, ca, secrets, USERS) as client:
-        typer.echo(accounting.add_user(read(AuditSettings), client, name, role, tier))
-
-
 @user_app.command("ensure")
 def user_ensure(
     *,
@@ -216,30 +201,6 @@ def user_ensure(
         made = accounting.add_user(read(AuditSettings), client, name, role, tier)
         files.write(key, made + "\n")
         logs.tell(__name__, f"made the user {name}")
-
-
-@user_app.command("remove")
-def user_remove(
-    name: str,
-    address: AddressOption = DEFAULT_ADDRESS,
-    ca: CaOption = DEFAULT_CA,
-    secrets: SecretsOption = DEFAULT_SECRETS,
-) -> None:
-    """Take a user's key and logins away; JWTs that it holds run out by themselves."""
-    with _administering(address, ca, secrets, USERS) as client:
-        accounting.remove_user(read(AuditSettings), client, name)
-
-
-@user_app.command("list")
-def user_list(
-    address: AddressOption = DEFAULT_ADDRESS,
-    ca: CaOption = DEFAULT_CA,
-    secrets: SecretsOption = DEFAULT_SECRETS,
-) -> None:
-    """Print every user with role and tier."""
-    with _administering(address, ca, secrets, USERS) as client:
-        for user in users.listed(client):
-            typer.echo(f"{user.name:<24} {user.role:<8} {user.tier}")
 
 
 if __name__ == "__main__":
