@@ -118,28 +118,10 @@ class NotFound(MeshError):
     code = grpc.StatusCode.NOT_FOUND
 
 
-class AlreadyExists(MeshError):
-    """What was to be made exists."""
-
-    code = grpc.StatusCode.ALREADY_EXISTS
-
-
 class FailedPrecondition(MeshError):
     """The system's state forbids it, and a retry alone doesn't help."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
-
-
-class Aborted(MeshError):
-    """A concurrent change got in the way; retry from the reading of the state."""
-
-    code = grpc.StatusCode.ABORTED
-
-
-class OutOfRange(MeshError):
-    """The request reaches past what exists."""
-
-    code = grpc.StatusCode.OUT_OF_RANGE
 
 
 class PermissionDenied(MeshError):
