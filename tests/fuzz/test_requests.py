@@ -12,9 +12,9 @@ from inputs import FUZZ, VALUES, damaged
 from coinmesh_contracts.market.v1 import market_service_pb2
 from collector_binance import api
 from meshkit.errors import MeshError
-from query_gateway import hub, intervals, requests, tokens
-from query_gateway.bars import BarRow
+from query_gateway import intervals, requests, resume_tokens, tokens
 from query_gateway.latest import decode
+from query_gateway.live_view import QuoteRow
 
 OPAQUE = (
     st.text(max_size=60)
@@ -54,7 +54,7 @@ def test_a_page_token_changed_anywhere_is_refused(position: list[Any], data: Any
 @FUZZ
 @given(OPAQUE)
 def test_resume_tokens(token: str) -> None:
-    position = refused_or(lambda: hub.read_token(token))
+    position = refused_or(lambda: resume_tokens.read_token(token))
     assert position is None or all(offset >= 0 for offset in position.values())  # type: ignore[attr-defined]
 
 
@@ -90,4 +90,4 @@ def test_times_sizes_and_names(start: Timestamp, end: Timestamp, size: int, name
 @FUZZ
 @given(VALUES.map(lambda v: json.dumps(v).encode()) | st.binary(max_size=60))
 def test_cached_values(data: bytes) -> None:
-    decode(BarRow, data)
+    decode(QuoteRow, data)

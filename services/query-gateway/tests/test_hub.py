@@ -1,7 +1,9 @@
 """The live stream's fan-out, and the messages that a reader gets."""
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -11,11 +13,11 @@ from market_data import INSTRUMENT, bar, quote, trade
 from coinmesh_contracts.market.v1.market_service_pb2 import StreamMarketRequest
 from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason, StreamMarketResponse
 from meshkit.errors import InvalidArgument
-from query_gateway import hub as hubs
 from query_gateway import market_stream
 from query_gateway.hub import Hub, Partition, Selection
 from query_gateway.live_view import LiveView
 from query_gateway.market_stream import MarketStream
+from query_gateway.resume_tokens import make_token, read_token, varint
 
 TRADES: Partition = ("market.trades.v1", 1)
 QUOTES: Partition = ("market.quotes.v1", 1)
@@ -72,7 +74,7 @@ async def test_a_reader_gets_batches_that_parse_as_messages() -> None:
     assert batch.batch.events[1].quote.bid_size == "1.50000000"
     assert batch.batch.events[2].bar.interval == "1m"
     assert batch.batch.events[2].bar.bar.revision == 7
-    assert hubs.read_token(batch.resume_token) == market.hub.head
+    assert read_token(batch.resume_token) == market.hub.head
 
 
 async def test_only_what_was_asked_for_is_sent() -> None:
@@ -169,6 +171,69 @@ async def test_a_token_is_good_at_another_replica() -> None:
     assert ids(await anext(messages)) == [6, 7, 8]
 
 
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_resume_at_replica_behind_the_token_returns_no_event_twice(
+    behind: int, missing: int, later: int
+) -> None:
+    """The token's replica has read `missing` records that the next replica reads afterwards."""
+    one, other = Market(), Market()
+    for number in range(1, behind + 1):
+        one.trade(number)
+        other.trade(number)
+    for number in range(behind + 1, behind + missing + 1):
+        one.trade(number)
+    reader = one.hub.subscribe(ALL, "")
+    resumed = other.hub.subscribe(ALL, reader.token)
+    assert resumed.take(100, other.hub.head) == []
+    # A token never goes back, even while its replica is still behind it.
+    assert read_token(resumed.token) == one.hub.head
+    for number in range(behind + 1, behind + missing + later + 1):
+        other.trade(number)
+    expected = [event.encoded for event in other.hub._ring][behind + missing :]
+    assert resumed.take(100, other.hub.head) == expected
+    assert resumed.take_gap() is None
+    assert read_token(resumed.token) == other.hub.head
+
+
+def test_resume_token_of_a_recreated_topic_reports_a_gap() -> None:
+    market = Market(kept=10)
+    market.trade(1)
+    reader = market.hub.subscribe(ALL, make_token({TRADES: 5000, QUOTES: 0}))
+    assert reader.take_gap() == (0, StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD)
+    market.trade(2)
+    assert len(reader.take(10, market.hub.head)) == 1
+
+
+def test_resume_token_of_128_partitions_fits_the_limit() -> None:
+    topics = ("market.trades.v1", "market.quotes.v1", "market.bars.v1")
+    market = Market()
+    market.hub.begin({(topic, n): 2**40 + n for topic in topics for n in range(128)})
+    token = market.hub.subscribe(ALL, "").token
+    assert len(token) < 4000
+    assert market.hub.subscribe(ALL, token).token == token
+
+
+def test_publish_cost_is_independent_of_other_readers() -> None:
+    def calls(readers: int) -> int:
+        market = Market()
+        for number in range(readers):
+            market.hub.subscribe(Selection([f"binance.X{number}-USDT"], ["trade", "quote"], []), "")
+        counted = 0
+
+        def count(_frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count)
+        try:
+            market.trade(1)
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    assert calls(1000) == calls(1)
+
+
 async def test_silence_is_filled_with_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(market_stream, "HEARTBEAT_SECONDS", 0.01)
     messages = parsed(MarketStream(Market().hub).read(request()))
@@ -225,12 +290,12 @@ def test_a_wrong_request_is_refused(fields: dict[str, object], reason: str) -> N
 @given(st.text(max_size=100))
 def test_a_garbage_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="resume_token"):
-        hubs.read_token(text)
+        read_token(text)
 
 
 @given(st.integers(0, 2**40))
 def test_lengths_are_written_as_protobuf_does(value: int) -> None:
-    encoded = hubs.varint(value)
+    encoded = varint(value)
     decoded = 0
     for shift, byte in enumerate(encoded):
         decoded |= (byte & 0x7F) << 7 * shift

@@ -7,24 +7,20 @@ at every other, and after a restart.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-import orjson
-
 from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason
-from meshkit.errors import InvalidArgument
 from meshkit.resources import Resource
 from query_gateway import rendering
 from query_gateway.live_view import News
+from query_gateway.resume_tokens import Partition, make_token, read_token, varint
 
-Partition = tuple[str, int]
+__all__ = ["Event", "Hub", "Partition", "Selection", "Subscription", "varint"]
+_Interest = tuple[str, str, str]
 _SLOW_CONSUMER: Final = StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER
 _TOO_OLD: Final = StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
-_MAX_TOKEN: Final = 8192
 
 
 class Event:
@@ -62,21 +58,46 @@ class Selection:
         """Whether an event is part of it."""
         return (news.channel, news.interval) in self.kinds and news.instrument in self.instruments
 
+    @property
+    def interests(self) -> Iterator[_Interest]:
+        """Every instrument with every channel and interval of it."""
+        return (
+            (instrument, channel, interval)
+            for instrument in self.instruments
+            for channel, interval in self.kinds
+        )
+
 
 class Subscription:
-    """One reader's queue: bounded, the oldest events make room and are counted."""
+    """One reader's queue: bounded, the oldest events make room and are counted.
 
-    def __init__(self, selection: Selection, capacity: int, position: dict[Partition, int]) -> None:
+    Args:
+        selection: What it holds.
+        capacity: How many events it holds.
+        position: Where the reader stands, by partition.
+        ahead: The partitions of which the reader has more events than this replica so far.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        capacity: int,
+        position: dict[Partition, int],
+        ahead: Mapping[Partition, int],
+    ) -> None:
         self.selection = selection
         self.closed = False
         self._capacity = capacity
         self._queue: deque[Event] = deque()
         self._position = position
+        self._ahead = dict(ahead)
         self._gap: tuple[int, StreamGapReason.ValueType] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event) -> None:
-        """Appends an event."""
+        """Appends an event, unless the reader got it from another replica."""
+        if self._ahead and event.offset < self._ahead.get(event.partition, 0):
+            return
         if len(self._queue) >= self._capacity:
             dropped = self._queue.popleft()
             self._position[dropped.partition] = dropped.offset + 1
@@ -130,6 +151,8 @@ class Subscription:
             taken.append(event.encoded)
         if not self._queue:
             self._position.update(head)  # all that it doesn't want is behind it too
+            self._ahead = {key: at for key, at in self._ahead.items() if head.get(key, 0) < at}
+            self._position.update(self._ahead)
         return taken
 
     @property
@@ -148,6 +171,7 @@ class Hub(Resource):
         self._floor: dict[Partition, int] = {}
         self._kept, self._capacity = kept_events, queue_capacity
         self._subscriptions: set[Subscription] = set()
+        self._readers: dict[_Interest, set[Subscription]] = {}
         self.closed = False
 
     @property
@@ -170,27 +194,43 @@ class Hub(Resource):
         if len(self._ring) > self._kept:
             oldest = self._ring.popleft()
             self._floor[oldest.partition] = oldest.offset + 1
-        for subscription in self._subscriptions:
-            if subscription.selection.wants(news):
-                subscription.put(event)
+        for subscription in self._readers.get((news.instrument, news.channel, news.interval), ()):
+            subscription.put(event)
 
     def subscribe(self, selection: Selection, token: str) -> Subscription:
         """A reader from now on, or from where `token` says.
+
+        A token of a replica that has read on is waited for, within what a replica keeps; one
+        beyond that is of a topic that was made anew.
 
         Raises:
             InvalidArgument: BAD_RESUME_TOKEN.
         """
         begin = read_token(token) if token else {}
-        subscription = Subscription(selection, self._capacity, {**self.head, **begin})
+        lead = {key: at - self.head[key] for key, at in begin.items() if key in self.head}
+        lost = [key for key, records in lead.items() if records > self._kept]
+        for key in lost:
+            begin[key] = self.head[key]
+        ahead = {key: begin[key] for key, records in lead.items() if 0 < records <= self._kept}
+        subscription = Subscription(selection, self._capacity, {**self.head, **begin}, ahead)
+        if lost:
+            subscription.lose(0, _TOO_OLD)
         if token:
             self._replay(subscription, begin)
         subscription.closed = self.closed
         self._subscriptions.add(subscription)
+        for interest in selection.interests:
+            self._readers.setdefault(interest, set()).add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forgets a reader."""
         self._subscriptions.discard(subscription)
+        for interest in subscription.selection.interests:
+            readers = self._readers.get(interest, set())
+            readers.discard(subscription)
+            if not readers:
+                self._readers.pop(interest, None)
 
     def on_stopping(self) -> None:
         """Tells every reader that the stream ends."""
@@ -213,51 +253,3 @@ class Hub(Resource):
             subscription.lose(excess, _TOO_OLD)
         for event in missed[max(excess, 0) :]:
             subscription.put(event)
-
-
-def make_token(position: dict[Partition, int]) -> str:
-    """A position as opaque text."""
-    by_topic: dict[str, dict[str, int]] = {}
-    for (topic, partition), offset in position.items():
-        by_topic.setdefault(topic, {})[str(partition)] = offset
-    return base64.urlsafe_b64encode(orjson.dumps(by_topic)).decode().rstrip("=")
-
-
-def read_token(token: str) -> dict[Partition, int]:
-    """The position in a token.
-
-    Raises:
-        InvalidArgument: BAD_RESUME_TOKEN.
-    """
-    try:
-        if len(token) > _MAX_TOKEN:
-            raise ValueError("too long")
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        return {
-            (topic, int(partition)): _offset(offset)
-            for topic, offsets in orjson.loads(raw).items()
-            for partition, offset in offsets.items()
-        }
-    except (ValueError, AttributeError, binascii.Error) as error:
-        raise InvalidArgument(
-            "BAD_RESUME_TOKEN",
-            "resume_token is not one that this stream gave; pass the last message's resume_token "
-            "unchanged, or leave it out to begin with new events",
-            field="resume_token",
-        ) from error
-
-
-def _offset(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("not an offset")
-    return value
-
-
-def varint(value: int) -> bytes:
-    """A length as Protobuf writes it."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
