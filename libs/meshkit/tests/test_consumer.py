@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from records import MakeTopic, fill, read, values
 
-from meshkit.consumer import Consumer, Since, Tail, read_tail, read_tails
+from meshkit.consumer import Consumer, Keyed, Since, Tail, read_tail, read_tails
 from meshkit.errors import DataLoss
 from meshkit.kafka import client_config
 from meshkit.metrics import Metrics
@@ -44,6 +44,22 @@ async def test_an_assigned_consumer_starts_where_it_is_told(
         start = {(topic, 0): start["offset"]}
     async with Consumer.assigned(kafka, [(topic, 0)], start, client_id="c") as consumer:
         assert values(await read(consumer, len(expected), max_messages=7)) == expected
+
+
+async def test_keyed_consumer_reads_the_partition_of_its_key_only(
+    kafka: KafkaSettings, make_topic: MakeTopic
+):
+    topic = make_topic(partitions=8)
+    keys = [b"binance.BTC-USDT", "binance.ÄÖÜ-USDT".encode()]
+    async with Producer(kafka, client_id="p") as producer:
+        for key in keys:
+            await producer.produce(topic, key, key)
+    for key in keys:
+        async with Consumer.assigned(
+            kafka, [Keyed(topic, key)], "beginning", client_id="c"
+        ) as consumer:
+            assert len(consumer.positions) == 1
+            assert key in [record.value() for record in await read(consumer, 1)]
 
 
 async def test_the_end_is_the_end_at_opening(kafka: KafkaSettings, make_topic: MakeTopic):

@@ -12,10 +12,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition, murmur2
 
 from meshkit.errors import DataLoss, Unavailable
 from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
@@ -26,7 +27,7 @@ from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
 from meshkit.tls import certificate_files
 
-__all__ = ["Consumer", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
+__all__ = ["Consumer", "Keyed", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -53,13 +54,21 @@ _FINAL = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The partition that the mesh's producers (murmur2) choose for a key."""
+
+    topic: str
+    key: bytes
+
+
 class Consumer(Resource):
     """Batches of records; make it by `assigned` or `group` and use it as a context manager."""
 
     def __init__(
         self,
         settings: KafkaSettings,
-        topics: Iterable[str | Partition],
+        topics: Iterable[str | Partition | Keyed],
         config: Config,
         *,
         start: Start | None,
@@ -86,7 +95,7 @@ class Consumer(Resource):
     def assigned(
         cls,
         settings: KafkaSettings,
-        topics: Iterable[str | Partition],
+        topics: Iterable[str | Partition | Keyed],
         start: Start,
         *,
         client_id: str,
@@ -122,7 +131,7 @@ class Consumer(Resource):
         return self
 
     async def _open(self) -> None:
-        names = {item if isinstance(item, str) else item[0] for item in self._wanted}
+        names = {_topic_of(item) for item in self._wanted}
         counts = await await_topics(self._consumer, self._settings, names)
         if self._start is None:
             await self._run(lambda: self._consumer.subscribe(list(names), on_revoke=self._revoked))
@@ -131,6 +140,8 @@ class Consumer(Resource):
         for item in self._wanted:
             if isinstance(item, str):
                 partitions += [(item, number) for number in range(counts[item])]
+            elif isinstance(item, Keyed):
+                partitions.append((item.topic, murmur2(item.key, counts[item.topic])))
             else:
                 partitions.append(item)
         await self.seek(self._start, partitions)
@@ -198,7 +209,7 @@ class Consumer(Resource):
         await self._run(old.close)
         if self._start is None:
             self._positions.clear()
-            names = [item if isinstance(item, str) else item[0] for item in self._wanted]
+            names = [_topic_of(item) for item in self._wanted]
             await self._run(lambda: fresh.subscribe(names, on_revoke=self._revoked))
         else:
             assignment = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
@@ -322,6 +333,12 @@ class Consumer(Resource):
 
     async def _run(self, step: Callable[[], T]) -> T:
         return await self._submit(step)
+
+
+def _topic_of(item: str | Partition | Keyed) -> str:
+    if isinstance(item, Keyed):
+        return item.topic
+    return item if isinstance(item, str) else item[0]
 
 
 async def read_tails(

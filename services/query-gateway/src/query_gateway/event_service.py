@@ -9,16 +9,18 @@ from typing import Any, Final
 import grpc.aio
 from google.api.httpbody_pb2 import HttpBody
 
-from coinmesh_contracts import minimal, topics
+from coinmesh_contracts import topics
 from coinmesh_contracts.query.v1 import event_service_pb2 as api
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import (
     EventServiceServicer,
     add_EventServiceServicer_to_server,
 )
-from meshkit.consumer import Consumer, Tail
+from meshkit.consumer import Consumer, Keyed, Tail
 from meshkit.decoding import Decoder
 from meshkit.errors import InvalidArgument, ResourceExhausted, Unavailable
+from meshkit.resources import Resource
 from query_gateway import requests
+from query_gateway.event_lines import EventLines
 from query_gateway.settings import GatewaySettings
 
 add_event_service = add_EventServiceServicer_to_server
@@ -35,7 +37,7 @@ _BATCH: Final = 200
 _RETRY_SECONDS: Final = 5.0
 
 
-class EventService(EventServiceServicer):
+class EventService(EventServiceServicer, Resource):
     """Streams topics.
 
     Args:
@@ -47,7 +49,7 @@ class EventService(EventServiceServicer):
     def __init__(
         self, settings: GatewaySettings, decoder: Decoder, live: Callable[[], bool]
     ) -> None:
-        self._settings, self._decoder, self._live = settings, decoder, live
+        self._settings, self._lines, self._live = settings, EventLines(decoder), live
         self._running = 0
 
     async def StreamEvents(  # noqa: N802
@@ -87,21 +89,23 @@ class EventService(EventServiceServicer):
         finally:
             self._running -= 1
 
+    async def close(self) -> None:
+        """Ends the thread that renders."""
+        await self._lines.close()
+
     async def _bodies(
         self, topic: str, instrument: str, last: int, limit: int
     ) -> AsyncGenerator[HttpBody, None]:
         client = f"{self._settings.service_name}-events-{time.monotonic_ns()}"
         start = Tail(last) if last else "end"
-        async with Consumer.assigned(self._settings, [topic], start, client_id=client) as consumer:
+        keyed = instrument and topics.BY_NAME[topic].key == "instrument"
+        source = Keyed(topic, instrument.encode()) if keyed else topic
+        async with Consumer.assigned(self._settings, [source], start, client_id=client) as consumer:
             # Headers and content type go out before the first event is there.
             yield HttpBody(content_type=_CONTENT_TYPE)
             left = limit or -1
             async for batch in consumer.batches(_BATCH):
-                lines = [
-                    minimal.render(event)
-                    for _, event in await self._decoder.decode(batch)
-                    if not instrument or getattr(event, "instrument", "") == instrument
-                ]
+                lines = await self._lines.render(batch, instrument)
                 if left > 0:
                     lines = lines[:left]
                     left -= len(lines)

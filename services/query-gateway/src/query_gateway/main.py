@@ -51,7 +51,8 @@ async def run_gateway(settings: GatewaySettings) -> int:
         (add_collector_directory, collectors),
         (add_session_service, sessions),
     ]
-    resources = [audit, cache, cassandra, hub, latest, feed, bootstrap, sessions, collectors]
+    live_parts = [hub, latest, feed, bootstrap]
+    resources = [audit, cache, cassandra, *live_parts, sessions, collectors, events]
     return await serve(settings, servicers, resources, metrics=metrics, tracing=tracing)
 
 
