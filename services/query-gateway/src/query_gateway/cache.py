@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -58,6 +58,16 @@ for i = 2, #ARGV, 3 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
 end
 return 1
+"""
+# KEYS: as _RANK; ARGV: how many, and REV for the highest first. Members and exact values in turn.
+_TOP: Final = """
+local order = ARGV[2] == '' and {} or {ARGV[2]}
+local found = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, unpack(order))) do
+  found[#found + 1] = member
+  found[#found + 1] = redis.call('HGET', KEYS[2], member)
+end
+return found
 """
 
 
@@ -125,16 +135,19 @@ class Cache(Resource):
         return found
 
     async def rank(self, name: str, version: str, ranking: Sequence[tuple[str, str]]) -> None:
-        """Writes a leaderboard: a sorted set for readers of Redis, and the exact values."""
+        """Writes a leaderboard: a sorted set, and the exact values."""
         arguments = [part for member, value in ranking for part in (member, value, value)]
         keys = leaderboard_keys(name)
         await self._try("EVAL rank", lambda: self._redis.eval(_RANK, 2, *keys, version, *arguments))
 
-    async def ranking(self, name: str) -> list[tuple[str, str]]:
-        """A leaderboard's instruments and exact values, in no order; empty if there is none."""
-        answer = await self._try("HGETALL", lambda: self._redis.hgetall(leaderboard_keys(name)[1]))
-        values = cast(Mapping[bytes, bytes], answer or {})
-        return [(key.decode(), value.decode()) for key, value in values.items() if key]
+    async def ranking(self, name: str, limit: int, *, highest: bool) -> list[tuple[str, str]]:
+        """The first instruments of a leaderboard and their exact values; empty if there is none."""
+        keys, order = leaderboard_keys(name), "REV" if highest else ""
+        answer = await self._try(
+            "EVAL top", lambda: self._redis.eval(_TOP, 2, *keys, str(limit), order)
+        )
+        texts = [item.decode() for item in cast("list[bytes]", answer or [])]
+        return list(zip(texts[::2], texts[1::2], strict=True))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -161,13 +174,9 @@ class Cache(Resource):
         return answer
 
 
-def latest_key(kind: str, instrument: str, interval: str = "") -> str:
+def latest_key(kind: str, instrument: str) -> str:
     """The key of a latest value."""
-    return (
-        f"cm:latest:{kind}:{interval}:{instrument}"
-        if interval
-        else f"cm:latest:{kind}:{instrument}"
-    )
+    return f"cm:latest:{kind}:{instrument}"
 
 
 def leaderboard_keys(name: str) -> tuple[str, str]:

@@ -10,29 +10,25 @@ from typing import Any, Final, TypeVar, get_type_hints
 import orjson
 
 from meshkit.resources import Resource
-from query_gateway.bars import BarRow
 from query_gateway.cache import Cache, Versioned, latest_key
 from query_gateway.day_figures import LEADERBOARDS, texts
-from query_gateway.intervals import STORED
-from query_gateway.live_view import LiveView, News, QuoteRow, Row
+from query_gateway.live_view import LiveView, News, QuoteRow
 from query_gateway.trades import TradeRow
 
 _log = logging.getLogger(__name__)
-R = TypeVar("R", TradeRow, QuoteRow, BarRow)
+R = TypeVar("R", TradeRow, QuoteRow)
 WRITE_SECONDS: Final = 0.25
 RANK_EVERY: Final = 20
 """Leaderboards are written with every so many-th writing of values."""
 
 
-def versioned(kind: str, instrument: str, interval: str, row: Row) -> Versioned:
+def versioned(kind: str, instrument: str, row: TradeRow | QuoteRow) -> Versioned:
     """A row as a latest value. Versions of one key order as text."""
-    if isinstance(row, BarRow):
-        version = f"{row.start_ms:020d}{row.layer:010d}{row.revision:020d}"
-    elif isinstance(row, TradeRow):
+    if isinstance(row, TradeRow):
         version = f"{row.time_ms:020d}{row.trade_id:020d}"
     else:
         version = f"{row.update_id:020d}"
-    return Versioned(latest_key(kind, instrument, interval), version, orjson.dumps(tuple(row)))
+    return Versioned(latest_key(kind, instrument), version, orjson.dumps(tuple(row)))
 
 
 def decode(kind: type[R], data: bytes | None) -> R | None:
@@ -68,15 +64,18 @@ class LatestWriter(Resource):
 
     def __init__(self, cache: Cache, view: LiveView) -> None:
         self._cache, self._view = cache, view
-        self._dirty: dict[tuple[str, str, str], Row] = {}
+        self._dirty: dict[tuple[str, str], TradeRow | QuoteRow] = {}
         self._lost = True
 
     def note(self, news: News) -> None:
-        """Takes news; the newest of each kind is written next time."""
-        key = news.channel, news.instrument, news.interval
+        """Takes news; the newest trade and quote of each instrument are written next time."""
+        row = news.row
+        if not isinstance(row, TradeRow | QuoteRow):
+            return
+        key = news.channel, news.instrument
         before = self._dirty.get(key)
-        if before is None or not isinstance(news.row, TradeRow) or news.row > before:
-            self._dirty[key] = news.row
+        if before is None or not isinstance(row, TradeRow) or row > before:
+            self._dirty[key] = row
 
     async def run(self) -> None:
         """Writes for ever."""
@@ -105,17 +104,13 @@ class LatestWriter(Resource):
                 version = f"{day.clock_ms:020d}{len(ranking):010d}"
                 await self._cache.rank(name, version, ranking)
 
-    def _everything(self) -> dict[tuple[str, str, str], Row]:
+    def _everything(self) -> dict[tuple[str, str], TradeRow | QuoteRow]:
         view = self._view
-        found: dict[tuple[str, str, str], Row] = {}
+        found: dict[tuple[str, str], TradeRow | QuoteRow] = {}
         for name in view.instruments:
             last, best = view.last_trade(name), view.quotes.get(name)
             if last is not None:
-                found["trade", name, ""] = last
+                found["trade", name] = last
             if best is not None:
-                found["quote", name, ""] = best
-            for interval in STORED:
-                series = view.series(name, interval)
-                if series.newest_ms >= 0:
-                    found["bar", name, interval] = series.rows[series.newest_ms]
+                found["quote", name] = best
         return found

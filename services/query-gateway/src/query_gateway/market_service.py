@@ -130,12 +130,30 @@ class MarketService(MarketServiceServicer):
         low, high = (interval.ceil(ms) for ms in (ceil_ms(start, 0), ceil_ms(end, MAX_MS)))
         newest_first = start is None
         version = self._view.series(name, interval.stored).fingerprint
-        if high + _HORIZON_MS <= self._view.closed_until(name):
-            await context.send_initial_metadata(_MAY_BE_KEPT)
+        closed = high + _HORIZON_MS <= self._view.closed_until(name)
         key = f"cm:chart:{name}:{interval.name}:{newest_first:d}:{low}:{high}:{limit}:{version}"
-        cached = await self._charts.get(key) if self._live() else None
-        if cached is not None:
-            return HttpBody(content_type="application/json", data=cached)
+        data = await self._charts.get(key) if self._live() else None
+        if data is None:
+            data = await self._chart(
+                name, interval, low, high, newest_first=newest_first, limit=limit
+            )
+            if self._live():
+                await self._charts.put(key, data)
+        # Only now: an error must not be kept.
+        if closed:
+            await context.send_initial_metadata(_MAY_BE_KEPT)
+        return HttpBody(content_type="application/json", data=data)
+
+    async def _chart(
+        self,
+        name: str,
+        interval: intervals.Interval,
+        low: int,
+        high: int,
+        *,
+        newest_first: bool,
+        limit: int,
+    ) -> bytes:
         page = await self._listings.bars(
             name, interval, low, high, newest_first=newest_first, limit=limit, chart=True
         )
@@ -146,10 +164,7 @@ class MarketService(MarketServiceServicer):
                 "longer interval, or list its bars in pages",
                 field="start_time",
             )
-        data = rendering.chart(name, interval.name, page.rows)
-        if self._live():
-            await self._charts.put(key, data)
-        return HttpBody(content_type="application/json", data=data)
+        return rendering.chart(name, interval.name, page.rows)
 
     async def ListTrades(  # noqa: N802
         self, request: api.ListTradesRequest, context: Context
@@ -221,8 +236,10 @@ class MarketService(MarketServiceServicer):
         if self._ready():
             ranking = texts(self._view.day.ranking(name))
         else:
-            sign = 1 if name == "losers" else -1
-            ranking = await self._cache.ranking(name)
+            highest = name != "losers"
+            ranking = await self._cache.ranking(name, limit, highest=highest)
+            # Scores are floating-point numbers: what is equal there is put in order here.
+            sign = -1 if highest else 1
             ranking.sort(key=lambda item: (sign * Decimal(item[1]), item[0]))
             if not ranking:
                 raise _starting()
