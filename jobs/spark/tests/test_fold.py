@@ -11,8 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coinmesh_contracts.decimals import to_decimal
+from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark import fold
-from coinmesh_spark.bars import INTERVALS
 from coinmesh_spark.snapshots import decode_partition, encode_partition
 from coinmesh_spark.state import Partition
 from coinmesh_spark.trades import Trades

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from coinmesh_contracts import serving
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_spark import indicators
@@ -58,7 +59,7 @@ def test_buckets(interval, moment, bucket):
     def seconds(text):
         return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
-    assert rows.bucket(interval, seconds(moment)) == seconds(bucket)
+    assert serving.bucket(interval, seconds(moment)) == seconds(bucket)
 
 
 def test_a_row_is_stamped_by_its_content():
@@ -115,7 +116,7 @@ def test_bar_becomes_readable_after_all_before_it(harness):
         rows.bar_row(ChangedBar(name, -8, -8, "1s", replace(BAR, start=start), True), b"run")
         for start in starts
     ]
-    buckets = sorted({rows.bucket("1s", start) for start in starts})
+    buckets = sorted({serving.bucket("1s", start) for start in starts})
     with harness.cassandra() as session:
         query = session.prepare(
             "SELECT start_time FROM bars_1s WHERE instrument = ? AND bucket = ?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -16,9 +17,11 @@ from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TAKER_SIDE_SELL, Trade
+from coinmesh_contracts.serving import INTERVALS, trade_partition
 from query_gateway import bars
 from query_gateway.bars import BarRow
-from query_gateway.intervals import STORED, bucket
+from query_gateway.cassandra_session import cassandra_unavailable
+from query_gateway.intervals import bucket
 from query_gateway.trades import TradeRow
 
 INSTRUMENT = "binance.BTC-USDT"
@@ -95,7 +98,7 @@ def bar(
     """A bar whose sums follow from its count of trades, all at about one price."""
     volume = Decimal(trades * 100_000).scaleb(-8)
     quote_volume = volume * Decimal(price).scaleb(-8)
-    seconds = STORED[interval]
+    seconds = INTERVALS[interval]
     return Bar(
         event_id=f"{name}:bar:{seconds}:{start_ms}:{layer}:{2 * trades + final}",
         event_time=start_ms * 1000,
@@ -212,23 +215,32 @@ class MemorySession:
         self.trades: dict[str, dict[tuple[int, int], TradeRow]] = {}
         self.indicators: dict[tuple[str, str], dict[int, tuple[dict[str, Decimal], int]]] = {}
         self.reads = 0
+        self.failing: Callable[[int], bool] = lambda _read: False
 
     def put_bar(self, interval: str, row: BarRow, name: str = INSTRUMENT) -> None:
-        """A bar, and the daily bar that the Spark job always writes with it."""
+        """A bar, and the hourly and daily bar that the Spark job always writes with it."""
         self.bars.setdefault((name, interval), {})[row.start_ms] = row
-        day = row.start_ms - row.start_ms % 86_400_000
-        self.bars.setdefault((name, "1d"), {}).setdefault(day, row._replace(start_ms=day))
+        for longer, length in (("1h", 3_600_000), ("1d", 86_400_000)):
+            start = row.start_ms - row.start_ms % length
+            table = self.bars.setdefault((name, longer), {})
+            table.setdefault(start, row._replace(start_ms=start))
 
     def put_trade(self, row: TradeRow, name: str = INSTRUMENT) -> None:
         self.trades.setdefault(name, {})[row.key] = row
 
     async def fetch(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         self.reads += 1
+        if self.failing(self.reads):
+            raise cassandra_unavailable()
         kind, *rest = statement.split()
         if kind == "days":
             name, year = arguments
             starts = self.bars.get((name, "1d"), {})
             return [(start,) for start in starts if bucket("1d", start) == year]
+        if kind == "hours":
+            name, month, low, high = arguments
+            starts = self.bars.get((name, "1h"), {})
+            return [(at,) for at in starts if bucket("1h", at) == month and low <= at < high]
         if kind == "trades":
             return self._trades(rest[0], *arguments)
         return self._rows(kind, *rest, *arguments)
@@ -248,7 +260,7 @@ class MemorySession:
             for key, row in sorted(self.trades.get(name, {}).items(), reverse=order == "DESC")
             if low <= key < high
             and bucket("1s", row.time_ms) == hour
-            and row.trade_id // 1000 % 4 == shard
+            and trade_partition(row.time_us, row.trade_id)[1] == shard
         ]
         return found[:limit]
 

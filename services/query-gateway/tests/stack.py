@@ -31,6 +31,7 @@ from coinmesh_contracts.query.v1.collector_directory_service_pb2_grpc import (
     CollectorDirectoryServiceStub,
 )
 from coinmesh_contracts.query.v1.event_service_pb2_grpc import EventServiceStub
+from coinmesh_contracts.serving import trade_partition, write_time
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.authz import User, stated
 from meshkit.cassandra import CertificateAuthProvider
@@ -214,7 +215,7 @@ class Feeder:
         for row in rows:
             fields = dict(zip(row._fields[1:], row[1:], strict=True))
             text = ", ".join(f"{key}: {_literal(key, value)}" for key, value in fields.items())
-            stamp = row.start_ms * 1000 + row.layer * 10**10 + row.revision
+            stamp = write_time(row.start_ms // 1000, row.layer, row.revision)
             start = bucket(interval, row.start_ms)
             self._store(
                 f"INSERT INTO bars_{interval} (instrument, bucket, start_time, bar) "
@@ -224,12 +225,12 @@ class Feeder:
     def store_trades(self, name: str, rows: Iterable[TradeRow]) -> None:
         """Stores trades."""
         for row in rows:
-            hour = bucket("1s", row.time_ms)
+            hour, shard = trade_partition(row.time_us, row.trade_id)
             side = {"buy": 1, "sell": 2}.get(row.taker_side, 0)
             self._store(
                 "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "
                 "taker_side, event_time_us, receive_time_ns) VALUES "
-                f"('{name}', {hour}, {row.trade_id // 1000 % 4}, {row.time_ms}, {row.trade_id}, "
+                f"('{name}', {hour * 1000}, {shard}, {row.time_ms}, {row.trade_id}, "
                 f"{row.price}, {row.size}, {side}, {row.time_us}, {row.receive_time_ns}) "
                 f"USING TIMESTAMP {row.time_us}"
             )
@@ -243,7 +244,7 @@ class Feeder:
             f"INSERT INTO indicators_{interval} (instrument, bucket, start_time, indicators) "
             f"VALUES ('{name}', {bucket(interval, start_ms)}, {start_ms}, "
             f"{{outputs: {{{values}}}, revision: {revision}, layer: 0, run: 'r'}}) "
-            f"USING TIMESTAMP {start_ms * 1000 + revision}"
+            f"USING TIMESTAMP {write_time(start_ms // 1000, 0, revision)}"
         )
 
     def close(self) -> None:

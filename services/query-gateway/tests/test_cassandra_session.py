@@ -2,12 +2,14 @@
 
 import asyncio
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
-from coinmesh_local.testing import TestMesh
+from coinmesh_local.testing import TestMesh, eventually
 from meshkit import rotation
+from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
 from meshkit.settings import CassandraSettings, TelemetrySettings
 from meshkit.tracing import Tracing
@@ -91,4 +93,36 @@ async def test_what_cannot_be_connected_with_leaves_the_old_in_use(
     assert await session.fetch("now")
     issue(mesh, tmp_path, "third")
     assert await session.renew_if_due()
+    await session.close()
+
+
+async def test_reads_of_a_hanging_cassandra_are_bounded(mesh: TestMesh, tmp_path: Path) -> None:
+    mesh.require("cassandra-access", "migrations")
+    issue(mesh, tmp_path, "first")
+    session = session_of(mesh, tmp_path)
+    await session.connect()
+    cassandra = mesh.component("cassandra")
+    cassandra.signal(signal.SIGSTOP)
+    try:
+        reads = [asyncio.create_task(session.fetch("now")) for _ in range(2000)]
+        await asyncio.sleep(0)
+        # More than may wait are rejected at once, and no more than may are with Cassandra.
+        assert session.requests == cassandra_session.MAX_REQUESTS
+        rejected = 2000 - cassandra_session.MAX_REQUESTS - cassandra_session.MAX_WAITING
+        await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+        assert sum(task.done() for task in reads) == rejected
+        for task in reads:
+            task.cancel()
+        results = await asyncio.gather(*reads, return_exceptions=True)
+        assert sum(isinstance(result, Unavailable) for result in results) == rejected
+        # The driver's requests outlive their readers: they keep their places, and new reads wait.
+        assert session.requests == cassandra_session.MAX_REQUESTS
+        waiting = asyncio.create_task(session.fetch("now"))
+        await asyncio.wait([waiting], timeout=0)
+        assert not waiting.done()
+        waiting.cancel()
+    finally:
+        cassandra.signal(signal.SIGCONT)
+    assert await session.fetch("now")
+    await asyncio.to_thread(eventually, lambda: not session.requests, "every place is given back")
     await session.close()

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coinmesh_contracts.serving import INTERVALS
 from meshkit.errors import InvalidArgument
 from query_gateway import intervals
 
 TIMES = st.integers(0, 4_000_000_000_000)
-STORED = st.sampled_from(list(intervals.STORED))
+STORED = st.sampled_from(list(INTERVALS))
 
 
 def ms(*parts: int) -> int:

@@ -1,13 +1,16 @@
 """Pages over history and the live view: every row once, whatever the page size."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from market_data import INSTRUMENT, MemorySession, bar, bar_row, indicator, trade
 
+from meshkit.errors import Unavailable
 from query_gateway import bars, intervals, trades
 from query_gateway.history import History
 from query_gateway.listings import Listings, Page
@@ -17,13 +20,14 @@ from query_gateway.requests import MAX_MS
 R = TypeVar("R")
 NOW_MS = 1_790_000_000_000
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 # Clusters with wide holes between them: months, days and minutes apart.
 STARTS = st.lists(
     st.builds(
         lambda months, days, minutes: (
             (NOW_MS - months * 31 * DAY_MS - days * DAY_MS) // 60_000 * 60_000 - minutes * 60_000
         ),
-        st.sampled_from([0, 0, 1, 7, 30]),
+        st.sampled_from([0, 0, 1, 7, 20]),
         st.integers(0, 3),
         st.integers(0, 40),
     ),
@@ -99,7 +103,7 @@ async def test_paging_trades_visits_each_trade_once(
         trade_id += 1 + gap % 3 * 400
         row = trades.from_event(trade(trade_id, time_us))
         expected.append(row)
-        session.put_bar("1d", bar_row(row.time_ms - row.time_ms % DAY_MS, "1d"))
+        session.put_bar("1h", bar_row(row.time_ms - row.time_ms % HOUR_MS, "1h"))
         if number in live:
             view.put_trade(INSTRUMENT, row)
         if number not in live or number % 2:
@@ -182,10 +186,63 @@ async def test_dense_live_trades_are_listed_without_asking_history() -> None:
 async def test_a_range_of_years_reads_only_days_that_have_something() -> None:
     session = MemorySession()
     listings, _ = made(session)
-    session.put_bar("1s", bar_row(NOW_MS - 400 * DAY_MS, "1s"))
+    session.put_bar("1m", bar_row((NOW_MS - 400 * DAY_MS) // 60_000 * 60_000))
     rows, bound = await listings.bars(
-        INSTRUMENT, intervals.parse("1s"), 0, MAX_MS, newest_first=False, limit=500
+        INSTRUMENT, intervals.parse("1m"), 0, MAX_MS, newest_first=False, limit=500
     )
     assert len(rows) == 1
     assert bound is None
     assert session.reads < 60
+
+
+def quiet() -> tuple[MemorySession, Listings, list[int]]:
+    """An instrument that traded in one second of each of the last 400 days."""
+    session = MemorySession()
+    listings, _ = made(session)
+    times = [(NOW_MS - day * DAY_MS) // 1000 * 1000 for day in range(400)]
+    for at in times:
+        session.put_bar("1h", bar_row(at - at % HOUR_MS, "1h"))
+    kept = times[:7][::-1]
+    for at in kept:
+        session.put_bar("1s", bar_row(at, "1s"))
+        session.put_trade(trades.from_event(trade(at // 1000, at * 1000)))
+    return session, listings, kept
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_second_bars_of_quiet_instrument_read_only_kept_hours(newest_first: bool) -> None:
+    session, listings, kept = quiet()
+    rows, bound = await listings.bars(
+        INSTRUMENT, intervals.parse("1s"), 0, MAX_MS, newest_first=newest_first, limit=500
+    )
+    assert [row.start_ms for row in rows] == kept
+    assert bound is None
+    assert session.reads <= 16
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_trades_of_quiet_instrument_read_only_kept_hours(newest_first: bool) -> None:
+    session, listings, kept = quiet()
+    rows, bound = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=500
+    )
+    assert [row.time_ms for row in rows] == kept
+    assert bound is None
+    assert session.reads <= 48
+
+
+class SilentSession(MemorySession):
+    """Cassandra that takes requests and doesn't answer."""
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
+async def test_reads_of_one_request_end_at_their_deadline() -> None:
+    history = History(SilentSession(), lambda _: 0, lambda: NOW_MS / 1000, 0.01)  # type: ignore[arg-type]
+    with pytest.raises(Unavailable) as exc_info:
+        await history.bars(INSTRUMENT, "1m", 0, MAX_MS, newest_first=True, limit=10)
+    assert exc_info.value.reason == "CASSANDRA_UNAVAILABLE"
+    with pytest.raises(Unavailable):
+        await history.trades(INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=True, limit=10)

@@ -6,16 +6,9 @@ volume doesn't fit 64 bits.
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Final
-
 import msgspec
 
-INTERVALS: Final = MappingProxyType({"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "1d": 86400})
-"""Interval name → length in seconds. Each is a multiple of the one before and divides a UTC day."""
-
-VWAP_EXTRA_DIGITS: Final = 8
-"""How many decimals a bar's vwap has beyond its prices."""
+from coinmesh_contracts.serving import VWAP_EXTRA_DIGITS, divide_half_even
 
 
 class Bar(msgspec.Struct, array_like=True, gc=False):
@@ -86,12 +79,3 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
     def vwap(self) -> int:
         """quote volume / volume in units of 10^(price exponent - 8), rounded half-even."""
         return divide_half_even(self.quote_volume * 10**VWAP_EXTRA_DIGITS, self.volume)
-
-
-def divide_half_even(numerator: int, denominator: int) -> int:
-    """The integer nearest to the quotient, ties to the even one; the denominator is positive."""
-    quotient, rest = divmod(numerator, denominator)
-    twice = 2 * rest
-    if twice > denominator or (twice == denominator and quotient & 1):
-        quotient += 1
-    return quotient

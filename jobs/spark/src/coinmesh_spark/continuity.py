@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coinmesh_spark.bars import INTERVALS
+from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.fold import Rules
 from coinmesh_spark.snapshots import FORMAT, Manifest, PartitionState, SnapshotError, Snapshots
 from coinmesh_spark.trades import MICROS

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark import indicators, normalize
-from coinmesh_spark.bars import INTERVALS, Bar
+from coinmesh_spark.bars import Bar
 from coinmesh_spark.normalize import Normalized
 from coinmesh_spark.state import Instrument, Partition, Window
 from coinmesh_spark.trades import MICROS, Ints, Trades, second_bars

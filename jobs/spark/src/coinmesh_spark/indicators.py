@@ -21,7 +21,8 @@ from math import isqrt
 from operator import mul
 from typing import Final, NamedTuple
 
-from coinmesh_spark.bars import Bar, divide_half_even
+from coinmesh_contracts.serving import divide_half_even
+from coinmesh_spark.bars import Bar
 
 SCALE: Final = 12
 """Decimals of every indicator's value."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from coinmesh_spark.bars import INTERVALS
+from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.fold import Rules
 from coinmesh_spark.trades import MICROS
 from meshkit.settings import (

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from coinmesh_spark.bars import INTERVALS, Bar
+from coinmesh_contracts.serving import INTERVALS
+from coinmesh_spark.bars import Bar
 from coinmesh_spark.id_set import IdSet
 from coinmesh_spark.trades import MICROS
 

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
+from coinmesh_contracts.serving import VWAP_EXTRA_DIGITS, divide_half_even
 from query_gateway.intervals import Interval
 
 _EXACT: Final = Context(prec=200, rounding=ROUND_HALF_EVEN)
-_VWAP_EXTRA_SCALE: Final = 8
 
 
 class BarRow(NamedTuple):
@@ -126,14 +126,11 @@ def vwap(quote_volume: Decimal, volume: Decimal, price_scale: int) -> str:
     if not volume:
         return ""
     # Of integers, so that it is rounded once only.
-    digits = price_scale + _VWAP_EXTRA_SCALE
+    digits = price_scale + VWAP_EXTRA_DIGITS
     above, quote_unit = quote_volume.as_integer_ratio()
     below, base_unit = volume.as_integer_ratio()
-    divisor = quote_unit * below
-    quotient, rest = divmod(above * base_unit * 10**digits, divisor)
-    if 2 * rest > divisor or (2 * rest == divisor and quotient % 2):
-        quotient += 1
-    return to_string(quotient, -digits)
+    units = divide_half_even(above * base_unit * 10**digits, quote_unit * below)
+    return to_string(units, -digits)
 
 
 def plain(value: Decimal) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from meshkit.backoff import Backoff
@@ -37,11 +37,18 @@ class Bootstrap(Resource):
         history: Cassandra.
         cache: Redis.
         needed: Waited for at the start: the topics read, Cassandra connected.
+        retry_seconds: The first delay before a failed read is tried again; grows tenfold.
     """
 
     def __init__(
-        self, view: LiveView, history: History, cache: Cache, needed: Iterable[asyncio.Event]
+        self,
+        view: LiveView,
+        history: History,
+        cache: Cache,
+        needed: Iterable[asyncio.Event],
+        retry_seconds: float = 0.5,
     ) -> None:
+        self._retry_seconds = retry_seconds
         self._view, self._history, self._cache = view, history, cache
         self._needed = tuple(needed)
         self._filled: set[str] = set()
@@ -51,15 +58,9 @@ class Bootstrap(Resource):
         """Fills the view, then what appears later; `done` is set after the first time."""
         for event in self._needed:
             await event.wait()
-        backoff = Backoff(base=0.5, cap=5.0)
         while True:
             missing = [name for name in self._view.instruments if name not in self._filled]
-            try:
-                await self._fill(missing)
-            except Unavailable as error:
-                _log.warning("the view isn't filled yet: %s", error.message)
-                await backoff.wait()
-                continue
+            await self._fill(missing)
             if not self.done.is_set():
                 _log.info("the view is filled", extra={"instruments": len(missing)})
                 # What is here now stays: the collector needn't look through it time and again.
@@ -67,7 +68,6 @@ class Bootstrap(Resource):
                 gc.freeze()
                 gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
             self.done.set()
-            backoff.healthy()
             await asyncio.sleep(_CHECK_SECONDS)
 
     async def is_ready(self) -> bool:
@@ -80,31 +80,37 @@ class Bootstrap(Resource):
         await latest.load(self._cache, self._view, names)
         turns = asyncio.Semaphore(_AT_ONCE)
 
-        async def newest(name: str) -> None:
-            async with turns:
-                found = await self._history.bars(name, "1m", 0, MAX_MS, newest_first=True, limit=1)
-                self._view.put_history(name, "1m", found.rows)
-
-        async def day(name: str) -> None:
-            async with turns:
-                await self._day(name)
+        async def retried(step: Callable[[str], Awaitable[None]], name: str) -> None:
+            backoff = Backoff(base=self._retry_seconds, cap=10 * self._retry_seconds)
+            while True:
+                try:
+                    async with turns:
+                        return await step(name)
+                except Unavailable as error:
+                    _log.warning("the view of %s isn't filled yet: %s", name, error.message)
+                await backoff.wait()
 
         # The day ends with the newest bar of all, so that one is looked for first.
-        await asyncio.gather(*(newest(name) for name in names))
-        await asyncio.gather(*(day(name) for name in names))
+        for step in (self._newest_bar, self._day, self._last_trade):
+            await asyncio.gather(*(retried(step, name) for name in names))
         self._filled.update(names)
+
+    async def _newest_bar(self, name: str) -> None:
+        found = await self._history.bars(name, "1m", 0, MAX_MS, newest_first=True, limit=1)
+        self._view.put_history(name, "1m", found.rows)
 
     async def _day(self, name: str) -> None:
         end = self._view.newest_ms(name)
-        if not end:
-            return
         low = self._view.day.clock_ms - DAY_MS + 1
-        if end >= low:
+        if end and end >= low:
             found = await self._history.bars(
                 name, "1m", low, end + 1, newest_first=True, limit=_MINUTES
             )
             self._view.put_history(name, "1m", found.rows)
-        if self._view.last_trade(name) is None:
+
+    async def _last_trade(self, name: str) -> None:
+        end = self._view.newest_ms(name)
+        if end and self._view.last_trade(name) is None:
             high = end + DAY_MS
             rows, _, _ = await self._history.trades(
                 name, (end - DAY_MS, 0), (high, 0), newest_first=True, limit=1

@@ -48,6 +48,11 @@ RETRY_AFTER_SECONDS: Final = 2.0
 _FOR_EVER: Final = cast(int, None)  # the driver's word for it; its type hint forgets it
 PAGE_ROWS: Final = 5000
 OLD_SECONDS: Final = 30.0
+MAX_REQUESTS: Final = 64
+"""Requests at a time. The driver can't cancel one: a request whose reader has gone keeps its place
+until it is answered or has timed out."""
+MAX_WAITING: Final = 1024
+"""Requests that wait for a place; more are rejected at once."""
 _DOWN: Final = (NoHostAvailable, DriverException, ConnectionException, OSError)
 
 
@@ -86,6 +91,15 @@ class CassandraSession(Resource):
         self._closing: set[asyncio.Task[None]] = set()
         self._failures = metrics.counter("cassandra_failures", "Requests that Cassandra failed")
         self._retries = metrics.counter("cassandra_connects", "Attempts to connect to Cassandra")
+        self._places = asyncio.Semaphore(MAX_REQUESTS)
+        self._waiting = 0
+        self.requests = 0
+        metrics.read_gauge(
+            "cassandra_requests",
+            "Requests that Cassandra has not answered yet",
+            (),
+            lambda: {(): self.requests},
+        )
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -140,16 +154,20 @@ class CassandraSession(Resource):
         """The rows of a prepared statement.
 
         Raises:
-            Unavailable: CASSANDRA_UNAVAILABLE: it is down or too slow.
+            Unavailable: CASSANDRA_UNAVAILABLE: it is down, too slow, or has too much to do.
         """
+        await self._take_place()
+        # From here on the driver's last word gives the place back.
         link = self._link
         if link is None or not self.connected.is_set():
-            raise _unavailable()
+            self._give_place()
+            raise cassandra_unavailable()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[_Row]] = loop.create_future()
         rows: list[_Row] = []
 
         def settle(error: BaseException | None) -> None:
+            self._give_place()
             if done.done():
                 return
             if error is None:
@@ -161,13 +179,16 @@ class CassandraSession(Resource):
             response: ResponseFuture = link.session.execute_async(
                 link.prepared[statement], arguments
             )
-        except _DOWN as error:
+        except BaseException as error:
+            self._give_place()
+            if not isinstance(error, _DOWN):
+                raise
             self._failures.inc()
-            raise _unavailable() from error
+            raise cassandra_unavailable() from error
 
         def page(found: Sequence[_Row] | None) -> None:
             rows.extend(found or ())
-            if response.has_more_pages:
+            if response.has_more_pages and not done.cancelled():
                 response.start_fetching_next_page()
             else:
                 loop.call_soon_threadsafe(settle, None)
@@ -182,7 +203,21 @@ class CassandraSession(Resource):
         except _DOWN as error:
             self._failures.inc()
             _log.warning("a read from Cassandra failed: %s", _first_line(error))
-            raise _unavailable() from error
+            raise cassandra_unavailable() from error
+
+    async def _take_place(self) -> None:
+        if not self.connected.is_set() or self._waiting >= MAX_WAITING:
+            raise cassandra_unavailable()
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        self.requests += 1
+
+    def _give_place(self) -> None:
+        self.requests -= 1
+        self._places.release()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -232,7 +267,8 @@ class CassandraSession(Resource):
         return _Link(cluster, session, prepared)
 
 
-def _unavailable() -> Unavailable:
+def cassandra_unavailable() -> Unavailable:
+    """The error of a read that fails: Cassandra is down, too slow or has too much to do."""
     return Unavailable(
         "CASSANDRA_UNAVAILABLE",
         "history can't be read now, because the database doesn't answer; live data can. Try again "

@@ -1,26 +1,30 @@
 """What was: bars, indicators and trades from Cassandra.
 
-A listing reads the partitions of its range. Where the range has too many of them, it reads those of
-the days that have a 1 d bar: a daily bar is written with the first trade of its day.
+A listing reads the partitions of its range that are still kept. Where these are many, it reads
+those that hold something: a daily and an hourly bar are written with the first trade of their day
+and hour, and outlive the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from coinmesh_contracts.serving import INTERVALS, TRADE_SHARDS
 from query_gateway.bars import BarRow
-from query_gateway.cassandra_session import CassandraSession
-from query_gateway.intervals import DAY_MS, HOUR_MS, STORED, bucket, buckets, next_bucket
+from query_gateway.cassandra_session import CassandraSession, cassandra_unavailable
+from query_gateway.intervals import DAY_MS, HOUR_MS, bucket, buckets, next_bucket
 from query_gateway.scanning import scan
 from query_gateway.stored_rows import IndicatorSet, bar_rows, chart_rows, indicator_set, trade_row
 from query_gateway.trades import TradeRow
 
 R = TypeVar("R")
-SHARDS: Final = 4
-DIRECT_PARTITIONS: Final = 64
+READ_SECONDS: Final = 8.0
+"""A request's reads take no longer in all."""
+DIRECT_PARTITIONS: Final = 8
 """A range of at most so many partitions is read without asking which of them hold something."""
 MAX_PARTITIONS: Final = 512
 """So many partitions are read for one request; the rest is for the next page."""
@@ -35,6 +39,9 @@ _SPAN_MS: Final = {
     "1h": 28 * DAY_MS,
     "1d": 365 * DAY_MS,
 }
+_KEPT_MS: Final = {"1s": 8 * DAY_MS, "1m": 732 * DAY_MS, "5m": 732 * DAY_MS}
+"""How far behind an instrument's newest bar there are rows: the tables' TTL, and a day in which the
+batch layer writes them again."""
 
 
 class Slice(NamedTuple, Generic[R]):
@@ -52,6 +59,7 @@ class History:
         session: Cassandra.
         newest_ms: The start of the newest bar that is known otherwise, by instrument; 0 if none.
         clock: The time now in seconds.
+        seconds: How long the reads of one request may take in all.
     """
 
     def __init__(
@@ -59,7 +67,9 @@ class History:
         session: CassandraSession,
         newest_ms: Callable[[str], int],
         clock: Callable[[], float] = time.time,
+        seconds: float = READ_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._session, self._newest_ms, self._clock = session, newest_ms, clock
         self._old_days: dict[str, tuple[float, list[int]]] = {}
 
@@ -123,9 +133,21 @@ class History:
     ) -> tuple[list[TradeRow], tuple[int, int], tuple[int, int]]:
         """Trades with low ≤ (time_ms, trade_id) < high, oldest first, and the keys between which
         they are complete."""
+        async with self._bounded():
+            return await self._trades(instrument, low, high, newest_first=newest_first, limit=limit)
+
+    async def _trades(
+        self,
+        instrument: str,
+        low: tuple[int, int],
+        high: tuple[int, int],
+        *,
+        newest_first: bool,
+        limit: int,
+    ) -> tuple[list[TradeRow], tuple[int, int], tuple[int, int]]:
         order = "DESC" if newest_first else "ASC"
         partitions = await self._partitions(instrument, "1s", low[0], high[0] + 1, newest_first)
-        chosen = partitions[: MAX_PARTITIONS // SHARDS]
+        chosen = partitions[: MAX_PARTITIONS // TRADE_SHARDS]
         bounds = (low[0], low[1], high[0], high[1])
 
         async def read(start: int, wanted: int) -> list[TradeRow]:
@@ -134,7 +156,7 @@ class History:
                     self._session.fetch(
                         f"trades {order}", instrument, start, shard, *bounds, wanted
                     )
-                    for shard in range(SHARDS)
+                    for shard in range(TRADE_SHARDS)
                 )
             )
             rows = [trade_row(row) for rows in shards for row in rows]
@@ -152,6 +174,14 @@ class History:
                 return rows, max(low, (next_bucket("1s", next_start), 0)), high
             return rows, low, min(high, (next_start, 0))
         return rows, low, high
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncGenerator[None, None]:
+        try:
+            async with asyncio.timeout(self._seconds):
+                yield
+        except TimeoutError as error:
+            raise cassandra_unavailable() from error
 
     async def days(self, instrument: str) -> list[int]:
         """The days (their starts) on which an instrument has bars, oldest first.
@@ -172,6 +202,14 @@ class History:
         recent = await self._days_of(instrument, [year for year in years if year in fresh])
         return sorted({*known[1], *recent})
 
+    async def _hours(self, instrument: str, low_ms: int, high_ms: int) -> list[int]:
+        """The hours of [low, high) that have bars."""
+        months = buckets("1h", low_ms, min(high_ms, int(self._clock() * 1000) + DAY_MS))
+        found = await asyncio.gather(
+            *(self._session.fetch("hours", instrument, month, low_ms, high_ms) for month in months)
+        )
+        return [row[0] for rows in found for row in rows]
+
     async def _days_of(self, instrument: str, years: Sequence[int]) -> list[int]:
         found = await asyncio.gather(
             *(self._session.fetch("days", instrument, year) for year in years)
@@ -189,12 +227,34 @@ class History:
         newest_first: bool,
         limit: int,
     ) -> Slice[Any]:
+        async with self._bounded():
+            return await self._range(
+                kind,
+                instrument,
+                stored,
+                low_ms=low_ms,
+                high_ms=high_ms,
+                newest_first=newest_first,
+                limit=limit,
+            )
+
+    async def _range(
+        self,
+        kind: str,
+        instrument: str,
+        stored: str,
+        *,
+        low_ms: int,
+        high_ms: int,
+        newest_first: bool,
+        limit: int,
+    ) -> Slice[Any]:
         statement = f"{kind} {stored} {'DESC' if newest_first else 'ASC'}"
 
         async def read(start: int, wanted: int) -> list[Any]:
             return await self._session.fetch(statement, instrument, start, low_ms, high_ms, wanted)
 
-        likely = limit * STORED[stored] * 1000 // _SPAN_MS[stored] + 1
+        likely = limit * INTERVALS[stored] * 1000 // _SPAN_MS[stored] + 1
         if newest_first:
             quick = self._newest_partitions(instrument, stored, high_ms, likely)
             found = await scan(quick, read, limit, likely)
@@ -239,17 +299,23 @@ class History:
         self, instrument: str, stored: str, low_ms: int, high_ms: int, newest_first: bool
     ) -> list[int]:
         """The partitions of [low, high) that may hold something, in the order of reading."""
+        now_ms, newest_ms = int(self._clock() * 1000), self._newest_ms(instrument)
+        if stored in _KEPT_MS:
+            # Relative to what the instrument has: a replayed capture is written later.
+            low_ms = max(low_ms, min(newest_ms or now_ms, now_ms) - _KEPT_MS[stored])
         if low_ms >= high_ms:
             return []
         if (high_ms - low_ms) // _SPAN_MS[stored] < DIRECT_PARTITIONS:
             found = set(buckets(stored, low_ms, high_ms))
         else:
-            # The newest are named besides: a day's first bar can be younger than the list of days.
-            newest = {int(self._clock() * 1000), self._newest_ms(instrument)}
-            found = {bucket(stored, ms) for ms in newest}
-            for day in await self.days(instrument):
-                if low_ms - DAY_MS < day < high_ms:
-                    found.update(buckets(stored, day, day + DAY_MS))
+            # The newest are named besides: a first bar can be younger than the index.
+            found = {bucket(stored, ms) for ms in (now_ms, newest_ms)}
+            if stored == "1s":
+                found.update(await self._hours(instrument, bucket("1s", low_ms), high_ms))
+            else:
+                for day in await self.days(instrument):
+                    if low_ms - DAY_MS < day < high_ms:
+                        found.update(buckets(stored, day, day + DAY_MS))
             found = {
                 start for start in found if start < high_ms and next_bucket(stored, start) > low_ms
             }

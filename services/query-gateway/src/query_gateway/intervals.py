@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
+from coinmesh_contracts import serving
+from coinmesh_contracts.serving import INTERVALS
 from meshkit.errors import InvalidArgument
 
-STORED: Final[dict[str, int]] = {"1s": 1, "1m": 60, "5m": 300, "1h": 3_600, "1d": 86_400}
-"""The intervals that have a table, with their length in seconds."""
-
-NAME_OF_SECONDS: Final = {seconds: name for name, seconds in STORED.items()}
+NAME_OF_SECONDS: Final = {seconds: name for name, seconds in INTERVALS.items()}
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 _WEEK_MS: Final = 7 * DAY_MS
-_MONDAY_MS: Final = 4 * DAY_MS  # 5 January 1970 was a Monday
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NAME: Final = re.compile(r"([1-9][0-9]{0,4})([smhd])")
 _EXAMPLES: Final = "1s, 1m, 5m, 1h, 1d, or a multiple of one that divides a day, such as 15m or 4h"
@@ -67,7 +64,7 @@ def parse(name: str) -> Interval:
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not seconds or 86_400 % seconds:
         raise _unknown(name, _EXAMPLES)
-    stored = max((s for s in STORED.values() if seconds % s == 0), default=1)
+    stored = max((s for s in INTERVALS.values() if seconds % s == 0), default=1)
     return Interval(name, seconds * 1000, NAME_OF_SECONDS[stored], stored * 1000)
 
 
@@ -77,8 +74,8 @@ def parse_stored(name: str) -> Interval:
     Raises:
         InvalidArgument: UNKNOWN_INTERVAL.
     """
-    if name not in STORED:
-        raise _unknown(name, ", ".join(STORED))
+    if name not in INTERVALS:
+        raise _unknown(name, ", ".join(INTERVALS))
     return parse(name)
 
 
@@ -92,16 +89,8 @@ def _unknown(name: str, valid: str) -> InvalidArgument:
 
 
 def bucket(stored: str, time_ms: int) -> int:
-    """The start of the partition that holds a time (see deploy/cassandra/migrations)."""
-    if stored == "1s":
-        return time_ms - time_ms % HOUR_MS
-    if stored == "1m":
-        return time_ms - time_ms % DAY_MS
-    if stored == "5m":
-        return time_ms - (time_ms - _MONDAY_MS) % _WEEK_MS
-    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
-    first = datetime(moment.year, moment.month if stored == "1h" else 1, 1, tzinfo=UTC)
-    return int(first.timestamp()) * 1000
+    """The start of the partition that holds a time."""
+    return serving.bucket(stored, time_ms // 1000) * 1000
 
 
 def next_bucket(stored: str, bucket_ms: int) -> int:

@@ -19,11 +19,12 @@ from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote as QuoteEvent
 from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
+from coinmesh_contracts.serving import INTERVALS
 from query_gateway import bars, trades
 from query_gateway.bars import BarRow
 from query_gateway.book import OrderBook
 from query_gateway.day_figures import DayFigures
-from query_gateway.intervals import NAME_OF_SECONDS, STORED
+from query_gateway.intervals import NAME_OF_SECONDS
 from query_gateway.trades import TradeRing, TradeRow
 
 LIVE_TOPICS: Final = (
@@ -222,7 +223,7 @@ class LiveView:
             self.day.put(instrument, row)
         if row.start_ms > self._newest_ms.get(instrument, -1):
             self._newest_ms[instrument] = row.start_ms
-        end = row.start_ms + STORED[interval] * 1000
+        end = row.start_ms + INTERVALS[interval] * 1000
         if row.final and end > self._closed_until.get(instrument, 0):
             self._closed_until[instrument] = end
 

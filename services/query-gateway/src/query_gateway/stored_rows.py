@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from coinmesh_contracts.serving import INTERVALS
 from query_gateway.bars import BarRow, plain
-from query_gateway.intervals import STORED
 from query_gateway.live_view import IndicatorRow
 from query_gateway.trades import TradeRow
 
@@ -49,10 +49,12 @@ def statements() -> dict[str, str]:
     """Every statement by name."""
     found: dict[str, str] = {
         "days": f"SELECT {_START} FROM bars_1d WHERE instrument = ? AND bucket = ?",  # noqa: S608
+        "hours": f"SELECT {_START} FROM bars_1h WHERE instrument = ? AND bucket = ? "  # noqa: S608
+        "AND start_time >= ? AND start_time < ?",
     }
     for order in ("ASC", "DESC"):
         where = _RANGE.format(order=order)
-        for name in STORED:
+        for name in INTERVALS:
             for kind, columns, table in (
                 ("bars", _COLUMNS, "bars"),
                 ("chart", _CHART, "bars"),

@@ -18,7 +18,7 @@ from cassandra.policies import (
 )
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from coinmesh_spark.bars import INTERVALS
+from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
 from meshkit.cassandra import CertificateAuthProvider

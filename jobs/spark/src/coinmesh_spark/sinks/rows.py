@@ -1,12 +1,10 @@
 """Bars, indicators and trades as Cassandra rows and as events; pure.
 
-A row's write timestamp comes from its content: start + layer · 10^10 + revision, so that writing it
-again changes nothing and an older revision never wins (deploy/cassandra/migrations).
+Partitions and write timestamps are those of the serving schema.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -15,17 +13,19 @@ from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_BAR, EVENT_TYPE_INDICATOR
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from coinmesh_spark.bars import INTERVALS, VWAP_EXTRA_DIGITS
+from coinmesh_contracts.serving import (
+    INTERVALS,
+    STREAM_LAYER,
+    VWAP_EXTRA_DIGITS,
+    bucket,
+    trade_partition,
+    write_time,
+)
 from coinmesh_spark.fold import ChangedBar, ChangedIndicators
 from coinmesh_spark.indicators import SCALE, Output
 from coinmesh_spark.sinks import cql
 from coinmesh_spark.trades import MICROS
 
-STREAM_LAYER: Final = 0
-LAYER_STEP: Final = 10**10
-SHARDS: Final = 4
-SHARD_IDS: Final = 1000
-"""A busy instrument's trades go to shard (trade id / 1000) % 4."""
 _SOURCE: Final = "spark-stream"
 
 
@@ -36,21 +36,6 @@ class Row(NamedTuple):
     partition: tuple[bytes, ...]
     values: tuple[bytes, ...]
     timestamp: int
-
-
-@lru_cache(maxsize=65_536)
-def bucket(interval: str, start: int) -> int:
-    """Start of the partition that holds a window: hour, day, week from Monday, month or year."""
-    if interval == "1s":
-        return start - start % 3600
-    day = start - start % 86_400
-    if interval == "1m":
-        return day
-    moment = datetime.fromtimestamp(day, UTC)
-    if interval == "5m":
-        return day - moment.weekday() * 86_400
-    first = moment.replace(day=1) if interval == "1h" else moment.replace(month=1, day=1)
-    return int(first.timestamp())
 
 
 def _key(instrument: str, interval: str, start: int) -> tuple[bytes, bytes]:
@@ -87,7 +72,7 @@ def bar_row(changed: ChangedBar, run: bytes) -> Row:
         f"bars_{changed.interval}",
         _key(changed.instrument, changed.interval, bar.start),
         (bigint(bar.start * 1000), value),
-        bar.start * MICROS + STREAM_LAYER * LAYER_STEP + revision,
+        write_time(bar.start, STREAM_LAYER, revision),
     )
 
 
@@ -106,7 +91,7 @@ def indicators_row(changed: ChangedIndicators, run: bytes) -> Row:
         f"indicators_{changed.interval}",
         _key(changed.instrument, changed.interval, changed.start),
         (cql.bigint(changed.start * 1000), value),
-        changed.start * MICROS + STREAM_LAYER * LAYER_STEP + changed.revision,
+        write_time(changed.start, STREAM_LAYER, changed.revision),
     )
 
 
@@ -191,13 +176,12 @@ def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) ->
 
 def trade_row(trade: Trade) -> Row:
     """A trade for the table of recent trades; the timestamp is its event time."""
-    seconds = trade.event_time // MICROS
-    shard = trade.trade_id // SHARD_IDS % SHARDS
+    hour, shard = trade_partition(trade.event_time, trade.trade_id)
     return Row(
         "trades",
         (
             trade.instrument.encode(),
-            cql.bigint((seconds - seconds % 3600) * 1000),
+            cql.bigint(hour * 1000),
             cql.tinyint(shard),
         ),
         (

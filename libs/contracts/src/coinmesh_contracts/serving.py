@@ -1,0 +1,69 @@
+"""The serving schema: keys and write times of Cassandra's rows, shared by writers and readers.
+
+The tables are in deploy/cassandra/migrations. Times are whole seconds since the Unix epoch (UTC)
+unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+INTERVALS: Final[Mapping[str, int]] = MappingProxyType(
+    {"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "1d": 86_400}
+)
+"""The intervals that have a table, with their length in seconds. Each is a multiple of the one
+before and divides a UTC day, so that windows are aligned to the epoch."""
+
+STREAM_LAYER: Final = 0
+"""The layer of the stream; the n-th batch publication of a day is layer n."""
+
+TRADE_SHARDS: Final = 4
+VWAP_EXTRA_DIGITS: Final = 8
+"""How many decimals a bar's vwap has beyond its prices."""
+
+_LAYER_STEP: Final = 10**10
+_TRADES_PER_SHARD: Final = 1000
+_HOUR: Final = 3600
+_DAY: Final = 86_400
+
+
+@lru_cache(maxsize=65_536)
+def bucket(interval: str, start: int) -> int:
+    """Start of the partition that holds a window: hour, day, week from Monday, month or year."""
+    if interval == "1s":
+        return start - start % _HOUR
+    day = start - start % _DAY
+    if interval == "1m":
+        return day
+    moment = datetime.fromtimestamp(day, UTC)
+    if interval == "5m":
+        return day - moment.weekday() * _DAY
+    first = moment.replace(day=1) if interval == "1h" else moment.replace(month=1, day=1)
+    return int(first.timestamp())
+
+
+def trade_partition(event_time_us: int, trade_id: int) -> tuple[int, int]:
+    """Bucket and shard of a trade: runs of ids of a busy instrument go to different shards."""
+    return bucket("1s", event_time_us // 1_000_000), trade_id // _TRADES_PER_SHARD % TRADE_SHARDS
+
+
+def write_time(start: int, layer: int, revision: int) -> int:
+    """The write timestamp (µs) of a window's row, from its content.
+
+    Writing a row again changes nothing, an older revision never wins, and a batch layer always
+    supersedes the layers below it.
+    """
+    return start * 1_000_000 + layer * _LAYER_STEP + revision
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """The integer nearest to the quotient, ties to the even one; the denominator is positive."""
+    quotient, rest = divmod(numerator, denominator)
+    twice = 2 * rest
+    if twice > denominator or (twice == denominator and quotient & 1):
+        quotient += 1
+    return quotient
