@@ -106,6 +106,11 @@ service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=
 	$(MAKE) --no-print-directory install
 	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md
 
+.PHONY: bench
+bench: install $(DEV_STAMP) ## Installs what the benchmarks need and lists them
+	$(BIN)/python bench/peers.py
+	@grep -hoE '^\.venv/bin/python bench/.*' bench/README.md
+
 .PHONY: fuzz
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0

@@ -24,3 +24,13 @@ def peer_python(directory: Path) -> Path:
         subprocess.run([*install, directory / "requirements.txt"], check=True)
         (place / "complete").touch()
     return python
+
+
+def main() -> None:
+    """Make every peer's environment."""
+    for requirements in sorted(Path(__file__).parent.glob("*/requirements.txt")):
+        print(f"{requirements.parent.name}: {peer_python(requirements.parent)}")
+
+
+if __name__ == "__main__":
+    main()
