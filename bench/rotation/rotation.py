@@ -51,7 +51,7 @@ BTC = "/v1/instruments/binance.BTC-USDT"
 PATHS = {
     "ticker": f"{BTC}/ticker",
     "bars (Cassandra)": f"{BTC}/bars?interval=1m&page_size=50",
-    "chart (Redis)": f"{BTC}/bars:view?interval=1m&limit=100",
+    "chart (Redis)": f"{BTC}/bars:view?interval=1m&page_size=100",
     "book": f"{BTC}/book",
     "collector": "/v1/collectors/binance/subscriptions",
 }

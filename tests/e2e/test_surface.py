@@ -24,7 +24,7 @@ REFUSALS = {
     "{i}/bars": (400, "UNKNOWN_INTERVAL"),
     f"{{i}}/bars?interval=1m&{FAR}": (400, "INVERTED_RANGE"),
     "{i}/bars?interval=1m&page_token=nonsense": (400, "BAD_PAGE_TOKEN"),
-    "{i}/bars:view?interval=1m&limit=100000": (400, "TOO_LARGE"),
+    "{i}/bars:view?interval=1m&page_size=100000": (400, "TOO_LARGE"),
     "{i}/book?depth=100000": (400, "TOO_LARGE"),
     "{i}/bars?interval=1m&colour=red": (400, "INVALID_REQUEST"),
     "{i}/indicators?interval=1m&indicator=luck": (400, "UNKNOWN_INDICATOR"),

@@ -214,7 +214,7 @@ def test_paging_is_the_same_on_both_replicas_and_over_both(
 def test_leaderboards_rank_the_day(gateways: list[Gateway], feeder: Feeder, name: str) -> None:
     feeder.send(bar(NOW_MS, name=name, trades=1_000_000))
     # The first only: others' bars are stored but never sent, so who came later knows more of them.
-    request = api.GetLeaderboardRequest(leaderboard="trades", limit=1)
+    request = api.GetLeaderboardRequest(leaderboard="trades", page_size=1)
     boards = wait(
         lambda: [g.market.GetLeaderboard(request) for g in gateways],
         lambda both: both[0] == both[1] and both[0].entries[0].instrument == name,

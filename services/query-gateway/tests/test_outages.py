@@ -113,7 +113,7 @@ def test_while_cassandra_is_down_live_data_is_served(
     assert [t.trade_id for t in newest] == list(range(41, 61))
     assert not waiting.is_serving()
     # Until it has a view of its own a replica ranks as the others left it in Redis.
-    board = api.GetLeaderboardRequest(leaderboard="trades", limit=1)
+    board = api.GetLeaderboardRequest(leaderboard="trades", page_size=1)
     wait(
         lambda: (
             waiting.market.GetLeaderboard(board).entries
