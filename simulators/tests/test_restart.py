@@ -119,7 +119,9 @@ async def test_a_capture_goes_on_where_it_was_and_is_played_once(capture_file, s
 
 
 async def test_klines_survive_a_restart(simulator):
-    sim = await simulator(symbols="BTCUSDT", rate=100, speed=60, weight_per_minute=10**6)
+    sim = await simulator(
+        symbols="BTCUSDT", rate=100, speed=60, weight_per_minute=10**6, database_lag=0
+    )
     while len(before := await sim.json("klines", symbol="BTCUSDT", interval="1m")) < 3:
         pass
     await sim.restart()
