@@ -102,6 +102,7 @@ def test_s3_credentials_are_read_and_not_shown(tmp_path: Path):
         ("not json", 0o600, "must hold"),
         # pragma: allowlist nextline secret
         ('{"accessKey": "a", "secretKey": "hush"}', 0o644, "chmod 600"),
+        # pragma: allowlist nextline secret
         ('{"accessKey": "a", "secretKey": "hush"}', 0o640, "chmod 600"),
         (None, 0, "can't read"),
     ],
