@@ -19,6 +19,7 @@ from coinmesh_audit.log import AuditLog, AuditSettings, AuditUnavailable
 from coinmesh_audit.writer import ChainWriter
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
+from coinmesh_local.testing import eventually
 from meshkit import rotation
 from meshkit.consumer import read_tail
 from meshkit.errors import PermissionDenied
@@ -31,11 +32,29 @@ CALL = pb.AUDIT_ACTION_CALL
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
-@pytest.fixture
-def settings(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> AuditSettings:
-    """A writer of its own."""
+@pytest.fixture(scope="session")
+def broker(mesh: Any) -> Any:
+    """The mesh, with a transaction coordinator: a new broker takes its time to create one."""
     mesh.require("schemas", "topics")
-    for name, value in mesh.settings.items():
+    writer = ChainWriter(mesh.read(AuditSettings), f"warm-up-{uuid.uuid4().hex}")
+    events = [pb.AuditEvent(action=CALL)]
+    eventually(lambda: _has_appended(writer, events), "Kafka commits a transaction", timeout=120)
+    writer.close()
+    return mesh
+
+
+def _has_appended(writer: ChainWriter, events: Sequence[pb.AuditEvent]) -> bool:
+    try:
+        writer.append(events)
+    except KafkaException:
+        return False
+    return True
+
+
+@pytest.fixture
+def settings(broker: Any, monkeypatch: pytest.MonkeyPatch) -> AuditSettings:
+    """A writer of its own."""
+    for name, value in broker.settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COINMESH_AUDIT_WRITER", f"test-{uuid.uuid4().hex}")
     return read(AuditSettings)
