@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from coinmesh_contracts import topics
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_simulators.testing import Simulator
 from collector_binance.connections import Connections
 from collector_binance.core.commands import ControlReply
@@ -52,6 +54,13 @@ class Driver:
             else:
                 self.requests.want(command)
 
+    async def wake(self) -> None:
+        """Give the engine the ticks on which it repeats requests."""
+        while True:
+            await asyncio.sleep(0.1)
+            if (self.engine.deadline or 0) <= (now := time.time_ns()):
+                self.give(Input(FrameKind.FRAME_KIND_TICK, "binance/s/0", now))
+
     def count(self, symbol: str) -> int:
         """Trades of a symbol that were taken."""
         market = self.engine.markets.get(symbol)
@@ -83,11 +92,12 @@ async def driver(exchange: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         monkeypatch.setenv(f"COINMESH_{name}", value)
     driver = Driver(CollectorSettings())  # type: ignore[call-arg]
     async with driver.rest:
-        working = asyncio.create_task(driver.requests.run())
+        working = [asyncio.create_task(work()) for work in (driver.requests.run, driver.wake)]
         yield driver
         await driver.connections.close()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
 
 
 async def until(condition: Callable[[], object]) -> None:
