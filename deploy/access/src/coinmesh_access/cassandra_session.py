@@ -15,6 +15,8 @@ from meshkit.cassandra import CertificateAuthProvider
 from meshkit.settings import MeshSettings
 from meshkit.tls import client_ssl_context
 
+TIMEOUT = 20.0
+
 
 @contextmanager
 def connect(
@@ -31,7 +33,8 @@ def connect(
         ssl_context=client_ssl_context(MeshSettings(tls_dir=tls_dir)),
         auth_provider=PlainTextAuthProvider(*password) if password else CertificateAuthProvider(),
         protocol_version=5,
-        connect_timeout=10,
+        connect_timeout=TIMEOUT,
+        control_connection_timeout=TIMEOUT,  # else 2 s: too few while all starts at once
     )
     try:
         yield cluster.connect()

@@ -83,6 +83,7 @@ def apply(settings: CassandraSettings, directory: Path) -> list[str]:
         auth_provider=CertificateAuthProvider() if tls else None,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=TIMEOUT,
+        control_connection_timeout=TIMEOUT,  # else 2 s: too few while all starts at once
     )
     try:
         session = cluster.connect()
