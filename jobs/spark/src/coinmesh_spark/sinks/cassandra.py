@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from cassandra import ConsistencyLevel
+from cassandra import ConsistencyLevel, OperationTimedOut
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.concurrent import execute_concurrent
 from cassandra.policies import (
@@ -81,6 +81,8 @@ class CassandraSink:
             ssl_context=tls,
             auth_provider=CertificateAuthProvider() if tls else None,
             protocol_version=5,
+            connect_timeout=REQUEST_SECONDS,
+            control_connection_timeout=REQUEST_SECONDS,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
             # The driver routes by token only if it knows the keyspace's replication.
             schema_metadata_enabled=True,
@@ -91,7 +93,7 @@ class CassandraSink:
             self._prepared: dict[str, PreparedStatement] = {
                 table: self._session.prepare(text) for table, text in STATEMENTS.items()
             }
-        except NoHostAvailable as error:
+        except (NoHostAvailable, OperationTimedOut) as error:
             self._cluster.shutdown()
             raise Unavailable(
                 "CASSANDRA_UNREACHABLE",
