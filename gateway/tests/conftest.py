@@ -218,11 +218,14 @@ class Collector(collector_grpc.CollectorServiceServicer):
 
     def Backfill(self, request, context):
         operation = operations_pb2.Operation(name="backfills/1")
-        operation.metadata.Pack(collector.BackfillMetadata(next_trade_id=request.first_trade_id))
+        operation.metadata.Pack(collector.BackfillMetadata(next_id=request.ids.first))
         return operation
 
     def GetBackfill(self, request, context):
         return operations_pb2.Operation(name=f"backfills/{request.backfill}", done=True)
+
+    def RetryGap(self, request, context):
+        return collector.RetryGapResponse()
 
     def Drain(self, request, context):
         return collector.DrainResponse()

@@ -61,7 +61,7 @@ OWN: dict[str, tuple[str, dict[str, Any], tuple[int, int, str, str]]] = {
     ),
     "body has a wrong type": (
         f"POST {C}:backfill",
-        {"json": {"firstTradeId": -1}},
+        {"json": {"ids": {"first": -1}}},
         (400, 3, "INVALID_REQUEST", "irst"),
     ),
     "body too large": (
@@ -110,7 +110,7 @@ def narrow(start_envoy: Any, start_gateway: Any, start_collector: Any) -> Iterat
     backends = {"query-gateway": [start_gateway("1")], "collector-binance": [start_collector()]}
     backends["collector-binance"][0].stop()
     catalogue = {
-        name: service.model_copy(update={"timeout": 0.2})
+        name: service.model_copy(update={"timeout": 1.0})
         for name, service in declared(TREE).items()
     }
     yield start_envoy(backends, catalogue, limits=Limits(response_bytes=65_536))

@@ -67,7 +67,7 @@ STREAMED = {
 }
 BACKFILL = {
     "@type": "type.googleapis.com/coinmesh.collector.v1.BackfillMetadata",
-    "nextTradeId": "5",
+    "nextId": "5",
     "published": "0",
 }
 STATUS = {
@@ -150,7 +150,7 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
     "RemoveSubscription": (f"DELETE {C}/binance/subscriptions/{NAME}", None, {}),
     "Backfill": (
         f"POST {C}/binance:backfill",
-        {"instrument": NAME, "firstTradeId": "5"},
+        {"instrument": NAME, "ids": {"first": "5", "last": "6"}},
         {"name": "backfills/1", "metadata": BACKFILL, "done": False},
     ),
     "GetBackfill": (
@@ -158,6 +158,7 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
         None,
         {"name": "backfills/7", "done": True},
     ),
+    "RetryGap": (f"POST {C}/binance:retryGap", {"gapId": "g"}, {}),
     "Drain": (f"POST {C}/binance:drain", {}, {}),
     "CreateSession": ("POST /v1/session", {"apiKey": "k"}, {**SESSION, "token": "t"}),
     "GetSession": ("GET /v1/session", None, SESSION),

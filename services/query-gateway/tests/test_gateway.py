@@ -129,7 +129,8 @@ def test_trades_are_the_ring_and_history_without_duplicates_or_holes(
 ) -> None:
     events = [trade(n, (NOW_MS + n * 400) * 1000 + n % 7, name) for n in range(1, 301)]
     feeder.store_trades(name, [trades.from_event(event) for event in events[:200]])
-    feeder.store_bars(name, "1d", [bar_row(NOW_MS, "1d", name=name)])
+    for interval in ("1d", "1h"):
+        feeder.store_bars(name, interval, [bar_row(NOW_MS, interval, name=name)])
     feeder.send(*events[150:])
     for one in gateways:
         wait(
