@@ -8,7 +8,9 @@ import pytest
 @pytest.fixture
 async def sim(local):
     """A market with some history, still going on."""
-    one = await local(symbols="BTCUSDT,ETHUSDT", rate=200, speed=50, weight_per_minute=100_000)
+    one = await local(
+        symbols="BTCUSDT,ETHUSDT", rate=200, speed=50, weight_per_minute=100_000, database_lag=0
+    )
     while (await one.truth("BTCUSDT"))["trades"] < 1_500:
         await one.json("ping")
     return one
