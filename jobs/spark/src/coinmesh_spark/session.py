@@ -111,6 +111,7 @@ def _configuration(
         # One reader per Kafka partition at a time: its fold is a sequence.
         "spark.speculation": "false",
         "spark.python.worker.reuse": "true",
+        "spark.python.daemon.module": "coinmesh_spark.workers",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         "spark.sql.streaming.minBatchesToRetain": "20",
         "spark.sql.streaming.numRecentProgressUpdates": "2",
