@@ -18,6 +18,10 @@ from coinmesh_spark.settings import StreamSettings
 NAME: Final = "archive"
 _POLL_SECONDS: Final = 5.0
 """How often the query looks whether there is a whole batch."""
+_ARROW_RECORDS: Final = "500"
+"""Records in an Arrow batch: Spark measures a batch after each record, and goes through the lengths
+of all headers in it each time.
+"""
 
 
 class ArchiveQuery:
@@ -86,6 +90,7 @@ class ArchiveQuery:
         task = archive_task.function(plan)
         # The other half of the slots is always the bars', whatever the store and the registry do.
         slots = max(1, frame.sparkSession.sparkContext.defaultParallelism // 2)
+        frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", _ARROW_RECORDS)
         with self.gate.open():
             done = frame.coalesce(slots).mapInArrow(task, archive_task.RESULT).collect()
         self._on_batch(batch, done)
