@@ -69,7 +69,8 @@ def test_a_range_of_thousands_of_years_is_answered(
 ) -> None:
     starts = [NOW_MS, NOW_MS + 1000]
     feeder.store_bars(name, "1s", [bar_row(start, "1s", name=name) for start in starts])
-    feeder.store_bars(name, "1d", [bar_row(NOW_MS, "1d", name=name)])
+    for interval in ("1d", "1h"):
+        feeder.store_bars(name, interval, [bar_row(NOW_MS, interval, name=name)])
     times = {
         "start_time": Timestamp(seconds=-62135596800),
         "end_time": Timestamp(seconds=253402300799),
