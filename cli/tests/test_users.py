@@ -87,9 +87,9 @@ def test_without_kafka_users_stay_as_they_are(
     at = ("--address", place.address, "--ca", str(place.ca), "--secrets", str(home.home.secrets))
     name = "vault-bob"
     key = tmp_path / "users" / name / "key"
-    ensure = ("coinmesh-vault", "user", "ensure", "--name", name, "--key", str(key), *at)
+    ensure = ("coinmesh-vault", "user", "ensure", name, "--key", str(key), *at)
     refused = command(*ensure)
-    assert (refused.returncode, refused.stdout) == (2, "")
+    assert (refused.returncode, refused.stdout) == (1, "")
     assert "COINMESH_KAFKA_BOOTSTRAP_SERVERS is not set" in refused.stderr
     admin = place.login(home.home.secrets, USERS)
     assert name not in {user.name for user in users.listed(admin)}
