@@ -15,7 +15,7 @@ from meshkit.cassandra import CertificateAuthProvider
 from meshkit.settings import MeshSettings
 from meshkit.tls import client_ssl_context
 
-TIMEOUT = 20.0
+TIMEOUT = 20
 
 
 @contextmanager

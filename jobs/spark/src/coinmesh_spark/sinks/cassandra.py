@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 BATCH_ROWS: Final = 30
 ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 10
 
 _UNORDERED: Final = "trades"
 _TIME: Final = ("bucket", "start_time")
@@ -81,8 +82,8 @@ class CassandraSink:
             ssl_context=tls,
             auth_provider=CertificateAuthProvider() if tls else None,
             protocol_version=5,
-            connect_timeout=REQUEST_SECONDS,
-            control_connection_timeout=REQUEST_SECONDS,
+            connect_timeout=CONNECT_SECONDS,
+            control_connection_timeout=CONNECT_SECONDS,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
             # The driver routes by token only if it knows the keyspace's replication.
             schema_metadata_enabled=True,
