@@ -47,15 +47,12 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def envoy_config(
-    path: Path, public: int, gateway: str, peer: int, tls_dir: Path, *, cache: bool
-) -> None:
+def envoy_config(path: Path, public: int, gateway: str, peer: int, tls_dir: Path) -> None:
     """The mesh's own configuration, with a route to the peer in front of the others."""
     command = [
         BIN / "coinmesh-envoy-config", "--out", path, "--listen", f"127.0.0.1:{public}",
         "--admin", path.with_name("admin.sock"), "--service", f"query-gateway={gateway}",
         "--service", "collector-binance=127.0.0.1:1", "--tls-dir", tls_dir,
-        *(["--cache"] if cache else []),
     ]  # fmt: skip
     subprocess.run(command, check=True)
     config = json.loads(path.read_text())
@@ -76,9 +73,7 @@ def envoy_config(
     off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     names = {one["name"] for one in manager["http_filters"]}
-    disabled = [
-        name for name in names if "transcoder" in name or "cache" in name or "buffer" in name
-    ]
+    disabled = [name for name in names if "transcoder" in name or "buffer" in name]
     # Tokens aren't measured: Envoy checks them alike for whatever stands behind it.
     known = [
         {"append": {"header": {"key": key, "value": value}}}
@@ -157,7 +152,7 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
     feeder.store_bars(NAME, "1d", [bar_row(at, "1d") for at in range(begin, end, DAY_MS)])
     feeder.send(instrument(NAME), bar(end - MINUTE_MS), bar(end + 60 * MINUTE_MS))
     ours = Gateway(mesh, root, "bench").wait_ready()
-    peer_port, public, cached_public = free_port(), free_port(), free_port()
+    peer_port, public = free_port(), free_port()
     children = [
         subprocess.Popen(
             [python, "-m", "uvicorn", "peer:app", "--port", str(peer_port), "--loop", "uvloop",
@@ -166,14 +161,11 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         )
     ]  # fmt: skip
     try:
-        for port, cache in ((public, False), (cached_public, True)):
-            config = root / f"envoy-{port}.json"
-            envoy_config(
-                config, port, ours.address, peer_port, mesh.home.tls / "envoy", cache=cache
-            )
-            command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
-            with (root / f"envoy-{port}.log").open("w") as log:
-                children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))
+        config = root / "envoy.json"
+        envoy_config(config, public, ours.address, peer_port, mesh.home.tls / "envoy")
+        command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
+        with (root / "envoy.log").open("w") as log:
+            children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))
         ends = DAYS * 1440 - 500  # so many charts of 500 bars there are
         times = [datetime.fromtimestamp((end - n * MINUTE_MS) / 1000, UTC) for n in range(ends)]
         warm, cold = root / "warm.txt", root / "cold.txt"
@@ -183,18 +175,16 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         servers = {
             "ours": [psutil.Process(ours.pid), psutil.Process(children[1].pid)],
             "peer": [psutil.Process(children[0].pid), psutil.Process(children[1].pid)],
-            "kept": [psutil.Process(ours.pid), psutil.Process(children[2].pid)],
         }
         results: dict[tuple[str, str], list[Figures]] = {}
         first = 0
         for number in range(rounds):
             order = ["ours", "peer"] if number % 2 else ["peer", "ours"]
             for kind in ("cold", "warm"):
-                for who in [*order, "kept"] if kind == "warm" else order:
+                for who in order:
                     prefix = "/peer" if who == "peer" else ""
                     paths = cold if kind == "cold" else warm
-                    port = cached_public if who == "kept" else public
-                    found = measure(port, prefix, paths, first, seconds, servers[who])
+                    found = measure(public, prefix, paths, first, seconds, servers[who])
                     first += int(found["requests"]) + 100 if kind == "cold" else 0
                     results.setdefault((kind, who), []).append(found)
         report(results)
@@ -226,11 +216,7 @@ def check(public: int, path: str) -> None:
 
 def report(results: dict[tuple[str, str], list[Figures]]) -> None:
     """Medians, and the medians of the rounds' ratios."""
-    names = {
-        "ours": "query-gateway",
-        "peer": "FastAPI + orjson",
-        "kept": "query-gateway, Envoy's cache",
-    }
+    names = {"ours": "query-gateway", "peer": "FastAPI + orjson"}
     print("| | requests/s | CPU ms/request (server + Envoy) | p50 ms | p99 ms |")
     print("| --- | --- | --- | --- | --- |")
     for (kind, who), found in sorted(results.items()):
@@ -239,14 +225,11 @@ def report(results: dict[tuple[str, str], list[Figures]]) -> None:
             f"| {kind}: {names[who]} | {middle['per_second']:.0f} | {middle['cpu_ms']:.2f} | "
             f"{middle['p50_ms']:.1f} | {middle['p99_ms']:.1f} |"
         )
-    for kind, who in (("cold", "ours"), ("warm", "ours"), ("warm", "kept")):
-        pairs = list(zip(results[kind, who], results[kind, "peer"], strict=True))
+    for kind in ("cold", "warm"):
+        pairs = list(zip(results[kind, "ours"], results[kind, "peer"], strict=True))
         speed = statistics.median(a["per_second"] / b["per_second"] for a, b in pairs)
         cheap = statistics.median(b["cpu_ms"] / a["cpu_ms"] for a, b in pairs)
-        print(
-            f"{kind}, {names[who]}: {speed:.2f} x the requests/s, "
-            f"{cheap:.2f} x the requests per CPU second"
-        )
+        print(f"{kind}: {speed:.2f} x the requests/s, {cheap:.2f} x the requests per CPU second")
 
 
 if __name__ == "__main__":

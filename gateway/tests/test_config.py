@@ -44,8 +44,8 @@ def settings(catalogue: catalogues.Catalogue) -> Settings:
 @pytest.mark.component
 @pytest.mark.parametrize(
     "more",
-    [[], ["--tls-dir", "tls", "--metrics", "127.0.0.1:0"], ["--cache"]],
-    ids=["plaintext", "tls", "cache"],
+    [[], ["--tls-dir", "tls", "--metrics", "127.0.0.1:0"]],
+    ids=["plaintext", "tls"],
 )
 def test_envoy_accepts_what_the_command_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway import cache, mutual, quotas, users, web
+from coinmesh_gateway import mutual, quotas, users, web
 from coinmesh_gateway.bindings import bindings
 from coinmesh_gateway.catalogue import Catalogue, CatalogueError, servers
 from coinmesh_gateway.clusters import cluster
-from coinmesh_gateway.listener import inner_connection_manager, listener
+from coinmesh_gateway.listener import listener
 from coinmesh_gateway.routes import virtual_hosts
 from coinmesh_gateway.settings import Settings
 from coinmesh_gateway.tls import Tls
@@ -33,20 +33,10 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
     served = servers(catalogue)
     transcoding = transcoder(descriptor_set, served, settings.limits)
     sse = transcoder(descriptor_set, served, settings.limits, sse=True)
-    found = bindings(descriptor_set, served)
-    hosts = virtual_hosts(catalogue, found, sse, settings.origins, web.routes(settings.web))
+    rpcs = bindings(descriptor_set, served)
+    hosts = virtual_hosts(catalogue, rpcs, sse, settings.origins, web.routes(settings.web))
     if settings.ratelimit:
         hosts = [{**host, "rate_limits": quotas.for_users()} for host in hosts]
-    inside: dict[str, Any] = {"extensions": [], "listeners": [], "clusters": []}
-    if settings.cache:
-        rendered = frozenset(each.rpc for each in found if each.raw and not each.streams)
-        hosts, inner = cache.split(hosts, rendered)
-        manager = inner_connection_manager(inner, transcoding)
-        inside = {
-            "extensions": [cache.bootstrap_extension()],
-            "listeners": [cache.inner_listener(manager)],
-            "clusters": [cache.inner_cluster()],
-        }
     clusters = [cluster(name, settings.endpoints[name], tls) for name in catalogue]
     if settings.web:
         if tls is None or settings.vault is None:
@@ -58,7 +48,7 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
         clusters.append(users.cluster(settings.vault))
     if settings.tracing is not None:
         clusters.append(settings.tracing.cluster(tls))
-    listeners = [listener(settings, hosts, transcoding, tls), *inside["listeners"]]
+    listeners = [listener(settings, hosts, transcoding, tls)]
     if settings.metrics is not None:
         if tls is None:
             raise CatalogueError("Envoy's numbers are shown under mutual TLS only")
@@ -68,11 +58,7 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
     return {
         "node": {"id": "envoy", "cluster": "coinmesh"},
         "admin": _admin(settings),
-        "static_resources": {
-            "listeners": listeners,
-            "clusters": [*clusters, *inside["clusters"]],
-        },
-        "bootstrap_extensions": inside["extensions"],
+        "static_resources": {"listeners": listeners, "clusters": clusters},
         "overload_manager": {
             "resource_monitors": [
                 {

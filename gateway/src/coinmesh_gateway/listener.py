@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coinmesh_gateway import cache, quotas, transcoder, users, web
+from coinmesh_gateway import quotas, transcoder, users, web
 from coinmesh_gateway.errors import local_replies
 from coinmesh_gateway.settings import Limits, Settings
 from coinmesh_gateway.tls import Tls
@@ -39,23 +39,6 @@ def listener(
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": settings.limits.request_bytes,
         "filter_chains": [chain],
-    }
-
-
-def inner_connection_manager(
-    host: Mapping[str, Any], transcoding: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The connection manager behind the cache: it transcodes what the cache hasn't got."""
-    return {
-        "@type": f"{_NETWORK}http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "transcoding",
-        "codec_type": "HTTP2",
-        "local_reply_config": local_replies(),
-        "route_config": {"name": "transcoding", "virtual_hosts": [dict(host)]},
-        "http_filters": [
-            {"name": transcoder.NAME, "typed_config": dict(transcoding)},
-            http_filter("router", "router.v3.Router"),
-        ],
     }
 
 
@@ -120,8 +103,6 @@ def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[st
         filters.append(quotas.rate_limit_filter())
     # Of those that a client accepts alike, the one chosen first in this order is used.
     filters += [_compressor(kind, limits) for kind in ("gzip", "brotli", "zstd")]
-    if settings.cache:
-        filters.append(cache.cache_filter())
     # The transcoder passes a body on while it reads it: what is too long is found out here.
     filters.append(
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.request_bytes)

@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tls_dir=options.tls_dir and options.tls_dir.absolute(),
             secrets_dir=out.parent,
             origins=options.origins,
-            cache=options.cache,
             vault=_vault(options),
             ratelimit=_addresses("--ratelimit", options.ratelimit),
             tracing=Tracing.of(read(TelemetrySettings)),
@@ -100,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--vault", metavar="URL", help="https://HOST:PORT; whose tokens let users in")
     add("--vault-ca", type=Path, metavar="FILE", help="the authority of its certificate")
     add("--ratelimit", metavar="HOST:PORT,…", help="the replicas of envoyproxy/ratelimit")
-    add("--cache", action="store_true", help="cache replies for charts (unbounded, see cache.py)")
     add("--origins", default=LOOPBACK_ORIGINS, metavar="REGEX", help="web origins that may call")
     return parser
 

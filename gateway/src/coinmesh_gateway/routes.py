@@ -131,15 +131,10 @@ def _rpc(
         # Whoever asks is nobody yet: attempts are counted by address.
         action["rate_limits"] = quotas.for_logins()
         filters = users.without_token()
-        yield {
-            "name": binding.rpc,
-            "match": match,
-            "route": action,
-            "typed_per_filter_config": filters,
-        }
+        yield {"match": match, "route": action, "typed_per_filter_config": filters}
         return
     if not binding.streams:
-        yield {"name": binding.rpc, "match": match, "route": action, **_WITHOUT_COOKIES}
+        yield {"match": match, "route": action, **_WITHOUT_COOKIES}
         return
     action["idle_timeout"] = _seconds(service.idle)
     # Compressed, a stream's messages would wait for one another.
@@ -147,14 +142,12 @@ def _rpc(
     if not binding.raw:
         accepts = {"name": "accept", "string_match": {"contains": "text/event-stream"}}
         yield {
-            "name": binding.rpc,
             "match": {**match, "headers": [*match["headers"], accepts]},
             "route": action,
             "typed_per_filter_config": {**filters, transcoder.NAME: dict(sse_transcoder)},
             **_WITHOUT_COOKIES,
         }
     yield {
-        "name": binding.rpc,
         "match": match,
         "route": action,
         "typed_per_filter_config": filters,

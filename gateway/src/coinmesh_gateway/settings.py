@@ -60,7 +60,6 @@ class Settings:
             on the listener and on every connection to a service.
         secrets_dir: Where the files are written that tell Envoy to follow renewals in `tls_dir`.
         origins: The web origins (an RE2 pattern of all of them) whose pages may call.
-        cache: Whether replies that a service renders itself are kept as its cache-control allows.
         limits: What it takes at most.
         vault: Whose tokens users show; None lets everybody in, as nobody: for tests of the rest.
         ratelimit: The replicas of envoyproxy/ratelimit; empty: no quotas.
@@ -75,7 +74,6 @@ class Settings:
     tls_dir: Path | None = None
     secrets_dir: Path | None = None
     origins: str = LOOPBACK_ORIGINS
-    cache: bool = False
     limits: Limits = field(default_factory=Limits)
     vault: Vault | None = None
     ratelimit: tuple[Address, ...] = ()
