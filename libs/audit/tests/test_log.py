@@ -21,11 +21,11 @@ from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local.testing import eventually
 from meshkit import rotation
-from meshkit.consumer import read_tail
 from meshkit.errors import PermissionDenied
 from meshkit.kafka import Config
 from meshkit.metrics import Metrics
 from meshkit.settings import read
+from meshkit.tails import read_to_end
 
 ADD = pb.AUDIT_ACTION_SUBSCRIPTION_ADD
 CALL = pb.AUDIT_ACTION_CALL
@@ -63,7 +63,8 @@ def settings(broker: Any, monkeypatch: pytest.MonkeyPatch) -> AuditSettings:
 async def written(settings: AuditSettings) -> list[pb.AuditEvent]:
     """The writer's events, whose chain must be whole."""
     chains, events = Chains(), list[pb.AuditEvent]()
-    for message in await read_tail(settings, topics.AUDIT.name, 0, 100_000, client_id="t"):
+    batches = read_to_end(settings, topics.AUDIT.name, "beginning", client_id="t")
+    for message in [record async for batch in batches for record in batch]:
         if message.key() == str(settings.audit_writer).encode():
             assert list(chains.add(message.key(), message.value(), str(message.offset()))) == []
             payload = framing.split(message.value())[1]

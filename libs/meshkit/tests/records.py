@@ -7,8 +7,10 @@ from typing import Any
 from confluent_kafka import Message
 
 from meshkit.consumer import Consumer
+from meshkit.offsets import Start
 from meshkit.producer import Producer
 from meshkit.settings import KafkaSettings
+from meshkit.tails import read_to_end
 
 MakeTopic = Callable[..., str]
 
@@ -22,6 +24,12 @@ async def read(consumer: Consumer, count: int, **how: Any) -> list[Message]:
             if len(records) >= count:
                 break
     return records
+
+
+async def read_tail(kafka: KafkaSettings, topic: str, start: Start) -> list[Message]:
+    """All records from `start` to the end."""
+    batches = read_to_end(kafka, topic, start, client_id="r")
+    return [record async for batch in batches for record in batch]
 
 
 def values(records: list[Message]) -> list[int]:

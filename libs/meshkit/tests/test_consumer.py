@@ -13,9 +13,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from records import MakeTopic, fill, read, values
+from records import MakeTopic, fill, read, read_tail, values
 
-from meshkit.consumer import Consumer, Keyed, Since, Tail, read_tail, read_tails
+from meshkit.consumer import Consumer, Keyed, Since, Tail
 from meshkit.errors import DataLoss
 from meshkit.kafka import client_config
 from meshkit.metrics import Metrics
@@ -98,12 +98,12 @@ async def test_lag_is_told_in_records_and_in_seconds(kafka: KafkaSettings, make_
 async def test_seek_by_time_and_again(kafka: KafkaSettings, make_topic: MakeTopic):
     topic = make_topic(message_timestamp_type="LogAppendTime")
     await fill(kafka, topic, range(10))
-    (last,) = await read_tail(kafka, topic, 0, 1, client_id="r")
+    (last,) = await read_tail(kafka, topic, Tail(1))
     between = last.timestamp()[1] + 1
     while True:
         async with Producer(kafka, client_id="p") as producer:
             await producer.deliver(topic, "k", b"10")
-        (newest,) = await read_tail(kafka, topic, 0, 1, client_id="r")
+        (newest,) = await read_tail(kafka, topic, Tail(1))
         if newest.timestamp()[1] >= between:
             break
     async with Consumer.assigned(kafka, [topic], "beginning", client_id="c") as consumer:
@@ -142,26 +142,6 @@ async def test_an_offset_that_is_gone_is_an_error(
     async with consumer:
         with pytest.raises(DataLoss, match=topic):
             await read(consumer, 1)
-
-
-async def test_tails_of_many_partitions(
-    kafka: KafkaSettings, make_topic: MakeTopic, admin: AdminClient
-):
-    full, empty, cut = make_topic(2), make_topic(), make_topic()
-    await fill(kafka, full, range(100), keys=10)
-    await fill(kafka, cut, range(10))
-    for future in admin.delete_records([TopicPartition(cut, 0, 8)]).values():
-        future.result(30)
-    wanted = {(full, 0): 3, (full, 1): 0, (empty, 0): 5, (cut, 0): 5}
-    tails = await read_tails(kafka, wanted, client_id="r")
-    assert {key: len(records) for key, records in tails.items()} == {
-        (full, 0): 3,
-        (full, 1): 0,
-        (empty, 0): 0,
-        (cut, 0): 2,
-    }
-    offsets = [record.offset() for record in tails[full, 0]]
-    assert offsets == [*range(offsets[0] or 0, (offsets[0] or 0) + 3)]
 
 
 async def test_a_group_goes_on_after_its_commit(kafka: KafkaSettings, make_topic: MakeTopic):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
-from records import MakeTopic, read
+from records import MakeTopic, read, read_tail
 
 from meshkit.backoff import Backoff
-from meshkit.consumer import Consumer, read_tail
+from meshkit.consumer import Consumer, Tail
 from meshkit.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from meshkit.kafka import retrying
 from meshkit.metrics import Metrics
@@ -132,7 +132,7 @@ async def test_deliver_returns_the_place(kafka: KafkaSettings, make_topic: MakeT
     async with Producer(kafka, client_id="p") as producer:
         places = [await producer.deliver(topic, None, b"x", [("h", b"1")]) for _ in range(3)]
     assert places == [(0, 0), (0, 1), (0, 2)]
-    (record,) = await read_tail(kafka, topic, 0, 1, client_id="r")
+    (record,) = await read_tail(kafka, topic, Tail(1))
     assert (record.key(), record.headers()) == (None, [("h", b"1")])
 
 

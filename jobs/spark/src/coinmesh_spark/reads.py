@@ -6,17 +6,14 @@ report is lost, would otherwise be a loss that nothing shows: the next batch beg
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from coinmesh_spark.trades import Ints
-from meshkit.errors import Unavailable
-from meshkit.kafka import client_config, client_log
 from meshkit.settings import KafkaSettings
+from meshkit.tails import read_range, tail_consumer
 
 GROUP: Final = "spark-kafka-source-check"
 """Kafka wants a name; no offset is committed under it."""
@@ -86,47 +83,13 @@ def visible_offsets(
     Raises:
         Unavailable: Kafka doesn't answer.
     """
-    consumer = Consumer(
-        {
-            **client_config(settings, "spark-stream-check"),
-            "group.id": GROUP,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
-        },
-        logger=client_log(),
-    )
-    deadline = time.monotonic() + READ_SECONDS
-    found: list[int] = []
+    consumer = tail_consumer(settings, "spark-stream-check", {"group.id": GROUP})
+    key = (topic, partition)
     try:
-        consumer.assign([TopicPartition(topic, partition, start)])
-        while time.monotonic() < deadline:
-            for message in consumer.consume(10_000, 1.0):
-                if _at(message) >= end:
-                    return found
-                if message.error() is None:
-                    found.append(_at(message))
-    except KafkaException as error:
-        raise _unavailable(settings, str(error)) from error
+        batches = read_range(consumer, {key: start}, {key: end}, READ_SECONDS)
+        return [cast(int, record.offset()) for batch in batches for record in batch]
     finally:
         consumer.close()
-    raise _unavailable(settings, f"{topic}-{partition} can't be read up to {end}")
-
-
-def _at(message: Message) -> int:
-    """A record's offset, or where the partition ends."""
-    error = message.error()
-    if error is not None and error.code() != KafkaError._PARTITION_EOF:
-        raise KafkaException(error)
-    offset = message.offset()
-    return -1 if offset is None else offset
-
-
-def _unavailable(settings: KafkaSettings, detail: str) -> Unavailable:
-    return Unavailable(
-        "KAFKA_UNAVAILABLE", f"Kafka at {settings.kafka_bootstrap_servers}: {detail}"
-    )
 
 
 def _span(offsets: Ints) -> str:

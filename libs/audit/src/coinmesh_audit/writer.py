@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import confluent_kafka
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from coinmesh_audit.chain import GENESIS, Head, hash_of
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
-from meshkit.errors import Unavailable
 from meshkit.kafka import Config, client_config, client_log
+from meshkit.offsets import Partition, bounds
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings, RegistrySettings
+from meshkit.tails import read_range, tail_consumer
 from meshkit.tls import certificate_files
 
 Connect = Callable[[Config], confluent_kafka.Producer]
 
 TOPIC = topics.AUDIT.name
+PARTITION: Partition = (TOPIC, 0)
 # One attempt to write fails after this; an action waits for two (`audit.RECORD_SECONDS`).
 CALL_SECONDS = 4.0
-READ_SECONDS = 60.0
 FIRST_LOOK = 1_000
 CONFIG: Config = {
     "enable.idempotence": True,
@@ -163,42 +163,25 @@ class ChainWriter:
         With a commit of unknown outcome the look goes back to where it would have been.
         """
         wanted = self._hoped.sequence if self._hoped is not None else None
-        config = client_config(self._settings, f"audit-{self.writer}") | {
-            "group.id": f"audit-{self.writer}",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-        }
-        consumer = confluent_kafka.Consumer(config, logger=client_log())
+        consumer = tail_consumer(self._settings, f"audit-{self.writer}")
         try:
-            place = TopicPartition(TOPIC, 0)
-            low, high = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
+            low, high = bounds(consumer, PARTITION, CALL_SECONDS)
             look = FIRST_LOOK
             while True:
                 first = max(low, high - look)
-                found = self._read(consumer, first, high)
-                reached = found and (wanted is None or found[0].sequence <= wanted)
+                heads = [
+                    head
+                    for records in read_range(consumer, {PARTITION: first}, {PARTITION: high})
+                    for record in records
+                    if record.key() == self.writer.encode()
+                    for head in _head(record.value())
+                ]
+                reached = heads and (wanted is None or heads[0].sequence <= wanted)
                 if reached or first == low:
-                    return found
+                    return heads
                 look *= 10
         finally:
             consumer.close()
-
-    def _read(self, consumer: confluent_kafka.Consumer, first: int, end: int) -> list[Head]:
-        if first >= end:
-            return []
-        consumer.assign([TopicPartition(TOPIC, 0, first)])
-        found: list[Head] = []
-        deadline = time.monotonic() + READ_SECONDS
-        while consumer.position([TopicPartition(TOPIC, 0)])[0].offset < end:
-            if time.monotonic() >= deadline:
-                raise Unavailable("TAIL_TIMEOUT", f"the tail of {TOPIC} could not be read")
-            for message in consumer.consume(1000, 0.1):
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-                if message.key() == self.writer.encode():
-                    found += _head(message.value())
-        return found
 
 
 def _connect(config: Config) -> confluent_kafka.Producer:

@@ -19,7 +19,16 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition, murmur2
 
 from meshkit.errors import DataLoss, Unavailable
-from meshkit.kafka import Config, OutageReporter, await_topics, client_config, client_log, retrying
+from meshkit.kafka import (
+    FETCH_CONFIG,
+    Config,
+    OutageReporter,
+    await_topics,
+    client_config,
+    client_log,
+    is_record,
+    retrying,
+)
 from meshkit.metrics import Metrics, Read
 from meshkit.offsets import Partition, Since, Start, Tail, bounds, offsets
 from meshkit.resources import Resource
@@ -27,30 +36,20 @@ from meshkit.rotation import Renewals
 from meshkit.settings import KafkaSettings
 from meshkit.tls import certificate_files
 
-__all__ = ["Consumer", "Keyed", "Partition", "Since", "Start", "Tail", "read_tail", "read_tails"]
+__all__ = ["Consumer", "Keyed", "Partition", "Since", "Start", "Tail"]
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IDLE_SECONDS = 0.25
-TAIL_SECONDS = 60.0
 CONSUMER_CONFIG: Config = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
+    **FETCH_CONFIG,
     "partition.assignment.strategy": "cooperative-sticky",
-    "queued.max.messages.kbytes": 32 << 10,
-    "fetch.error.backoff.ms": 100,
 }
 # A commit that lost its partition to another member: that one repeats the batch.
 _LOST_PARTITION = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
-}
-_FINAL = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError._AUTO_OFFSET_RESET,  # pyright: ignore[reportPrivateUsage]
 }
 
 
@@ -188,7 +187,9 @@ class Consumer(Resource):
             # A cancelled reader doesn't lose what is being fetched: the next one gets it.
             fetched = await asyncio.shield(self._fetching)
             self._fetching = None
-            batch = [message for message in fetched if self._is_record(message)]
+            if self._failure is not None:
+                raise self._failure
+            batch = [message for message in fetched if is_record(message)]
             for message in batch:
                 key = cast(Partition, (message.topic(), message.partition()))
                 self._positions[key] = cast(int, message.offset()) + 1
@@ -304,18 +305,6 @@ class Consumer(Resource):
         self._taken = []
         return taken
 
-    def _is_record(self, message: Message) -> bool:
-        error = message.error()
-        if self._failure is not None:
-            raise self._failure
-        if error is None:
-            return True
-        if error.code() in _FINAL:
-            where = f"{message.topic()}[{message.partition()}]"
-            raise DataLoss("CONSUMER_FAILED", f"can't read {where}: {error.str()}")
-        _log.warning("Kafka: %s; retrying", error.str(), extra={"code": error.name()})
-        return False
-
     def _revoked(self, _: object, partitions: list[TopicPartition]) -> None:
         lost = {(partition.topic, partition.partition) for partition in partitions}
         for key in lost:
@@ -339,60 +328,3 @@ def _topic_of(item: str | Partition | Keyed) -> str:
     if isinstance(item, Keyed):
         return item.topic
     return item if isinstance(item, str) else item[0]
-
-
-async def read_tails(
-    settings: KafkaSettings, wanted: Mapping[Partition, int], *, client_id: str
-) -> dict[Partition, list[Message]]:
-    """The last records of several partitions as they are now, at most as many as wanted of each.
-
-    Waits for Kafka without limit; a missing topic is FailedPrecondition, a read that takes longer
-    than a minute Unavailable.
-    """
-    config = client_config(settings, client_id) | CONSUMER_CONFIG
-    config |= {"group.id": client_id, "auto.offset.reset": "earliest"}
-    consumer = confluent_kafka.Consumer(config, logger=client_log())
-    try:
-        await await_topics(consumer, settings, {topic for topic, _ in wanted})
-        return await retrying(lambda: asyncio.to_thread(_read_tails, consumer, wanted), "tails")
-    finally:
-        await asyncio.to_thread(consumer.close)
-
-
-async def read_tail(
-    settings: KafkaSettings, topic: str, partition: int, count: int, *, client_id: str
-) -> list[Message]:
-    """The last `count` records of one partition; as `read_tails`."""
-    tails = await read_tails(settings, {(topic, partition): count}, client_id=client_id)
-    return tails[topic, partition]
-
-
-def _read_tails(
-    consumer: confluent_kafka.Consumer, wanted: Mapping[Partition, int]
-) -> dict[Partition, list[Message]]:
-    tails: dict[Partition, list[Message]] = {key: [] for key in wanted}
-    pending: dict[Partition, int] = {}
-    starts: list[TopicPartition] = []
-    for key, count in wanted.items():
-        low, high = bounds(consumer, key)
-        first = max(low, high - count)
-        if count > 0 and first < high:
-            pending[key] = high
-            starts.append(TopicPartition(*key, first))
-    consumer.assign(starts)
-    deadline = time.monotonic() + TAIL_SECONDS
-    while pending:
-        if time.monotonic() >= deadline:
-            raise Unavailable("TAIL_TIMEOUT", f"the tail of {sorted(pending)} could not be read")
-        for message in consumer.consume(1000, IDLE_SECONDS):
-            key = cast(Partition, (message.topic(), message.partition()))
-            error = message.error()
-            if error is None and key in pending and cast(int, message.offset()) < pending[key]:
-                tails[key].append(message)
-            elif error is not None and error.code() in _FINAL:
-                raise DataLoss("CONSUMER_FAILED", f"can't read the tail of {key}: {error.str()}")
-        # The position also passes offsets that hold no record any more.
-        for place in consumer.position([TopicPartition(*key) for key in pending]):
-            if place.offset >= pending[place.topic, place.partition]:
-                del pending[place.topic, place.partition]
-    return tails

@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from meshkit.backoff import Backoff, RetriesExhaustedError
-from meshkit.errors import FailedPrecondition, Unavailable
+from meshkit.errors import DataLoss, FailedPrecondition, Unavailable
 from meshkit.settings import Address, KafkaSettings
 from meshkit.tls import certificate_files, kafka_client_config, require_plaintext_allowed
 
@@ -25,8 +25,19 @@ MISSING_SECONDS = 5.0
 ASK_TIMES = 8
 # The same outage is reported once in this many seconds.
 REPORT_SECONDS = 10.0
-
-
+# What every consumer has: offsets are committed explicitly, if at all.
+FETCH_CONFIG: Config = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "queued.max.messages.kbytes": 32 << 10,
+    "fetch.error.backoff.ms": 100,
+}
+_FINAL = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._AUTO_OFFSET_RESET,  # pyright: ignore[reportPrivateUsage]
+}
 _UNREACHABLE = {
     KafkaError._TRANSPORT,  # pyright: ignore[reportPrivateUsage]
     KafkaError._ALL_BROKERS_DOWN,  # pyright: ignore[reportPrivateUsage]
@@ -102,6 +113,22 @@ async def retrying(ask: Callable[[], Awaitable[T]], what: str) -> T:
                 await backoff.wait()
             except RetriesExhaustedError:
                 raise Unavailable("KAFKA_ANSWER", f"can't read {what}: {problem}") from error
+
+
+def is_record(message: Message) -> bool:
+    """Return whether a consumer's message is a record; log a transient error.
+
+    Raises:
+        DataLoss: An offset, a topic or a permission is gone.
+    """
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() in _FINAL:
+        where = f"{message.topic()}[{message.partition()}]"
+        raise DataLoss("CONSUMER_FAILED", f"can't read {where}: {error.str()}")
+    _log.warning("Kafka: %s; retrying", error.str(), extra={"code": error.name()})
+    return False
 
 
 class OutageReporter:

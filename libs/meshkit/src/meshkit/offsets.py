@@ -32,9 +32,11 @@ class Since:
 Start = Literal["beginning", "end"] | Tail | Since | Mapping[Partition, int]
 
 
-def bounds(consumer: confluent_kafka.Consumer, key: Partition) -> tuple[int, int]:
-    """The first offset that a partition has and the one after its last; asks Kafka."""
-    return consumer.get_watermark_offsets(TopicPartition(*key), timeout=REQUEST_SECONDS)
+def bounds(
+    consumer: confluent_kafka.Consumer, key: Partition, timeout: float = REQUEST_SECONDS
+) -> tuple[int, int]:
+    """Query the first offset that a partition has and the one after its last."""
+    return consumer.get_watermark_offsets(TopicPartition(*key), timeout=timeout)
 
 
 def offsets(

@@ -25,12 +25,15 @@ from collector_binance.core.gaps import Span
 from collector_binance.core.messages import Channel
 from collector_binance.core.session import Checkpoint, Continuation, OpenHole
 from collector_binance.settings import CollectorSettings
-from meshkit.consumer import Consumer, Since, Start, Tail
+from meshkit.offsets import Since, Start, Tail
+from meshkit.tails import read_to_end
 
 _log = logging.getLogger(__name__)
 
 TAILS: Final = (20_000, 200_000)
 BOOK_TAIL: Final = 2_000
+# Longer than most outages of Kafka; a new process has a new certificate.
+STALL_SECONDS: Final = 600.0
 M = TypeVar("M", Trade, Gap, BookUpdate)
 _BEFORE_GAP: Final = timedelta(seconds=10)
 
@@ -185,19 +188,11 @@ async def _books(settings: CollectorSettings) -> dict[str, int]:
     return last
 
 
-async def _until_end(
+def _until_end(
     settings: CollectorSettings, topic: str, start: Start
 ) -> AsyncGenerator[list[Message], None]:
-    """The records of a topic from `start` to where it ends now."""
     client = f"{settings.service_name}-checkpoint"
-    async with Consumer.assigned(settings, [topic], start, client_id=client) as consumer:
-        ends = await consumer.ends()
-        if all(consumer.positions[key] >= end for key, end in ends.items()):
-            return
-        async for batch in consumer.batches(5_000, 0.05):
-            yield batch
-            if all(consumer.positions[key] >= end for key, end in ends.items()):
-                return
+    return read_to_end(settings, topic, start, client_id=client, stall_seconds=STALL_SECONDS)
 
 
 def _trade(message: Message) -> Trade | None:
