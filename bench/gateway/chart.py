@@ -21,17 +21,14 @@ from pathlib import Path
 
 import httpx
 import psutil
+from market import COMPONENTS, PRICE, bar, instrument, send, start_gateway, store
 
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.authz import User, stated
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from peers import BIN, CHECKOUT, peer_python  # noqa: E402 (beside this folder)
-
-sys.path.insert(0, str(CHECKOUT / "services/query-gateway/tests"))
-from market_data import bar, bar_row, instrument  # noqa: E402
-from stack import COMPONENTS, Feeder, Gateway  # noqa: E402
+from peers import BIN, peer_python  # noqa: E402 (beside this folder)
 
 NAME = "binance.BTC-USDT"
 QUERY = f"/v1/instruments/{NAME}/bars:view?interval=1m&page_size=500&end_time="
@@ -145,24 +142,23 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
     """The servers, the data, the rounds."""
     end = int(time.time() * 1000) // DAY_MS * DAY_MS
     begin = end - DAYS * DAY_MS
-    feeder = Feeder(mesh)
-    starts = range(begin, end, MINUTE_MS)
-    rows = [bar_row(at, price=60_000_00000000 + n * 1_000_000) for n, at in enumerate(starts)]
-    feeder.store_bars(NAME, "1m", rows)
-    feeder.store_bars(NAME, "1d", [bar_row(at, "1d") for at in range(begin, end, DAY_MS)])
-    feeder.send(instrument(NAME), bar(end - MINUTE_MS), bar(end + 60 * MINUTE_MS))
-    ours = Gateway(mesh, root, "bench").wait_ready()
+    minutes = enumerate(range(begin, end, MINUTE_MS))
+    store(mesh, NAME, "1m", [bar(NAME, at, price=PRICE + n * 1_000_000) for n, at in minutes])
+    store(mesh, NAME, "1d", [bar(NAME, at, "1d") for at in range(begin, end, DAY_MS)])
+    send(mesh, instrument(NAME), bar(NAME, end - MINUTE_MS), bar(NAME, end + 60 * MINUTE_MS))
+    gateway, address = start_gateway(mesh, BIN / "query-gateway", root / "gateway.log")
     peer_port, public = free_port(), free_port()
     children = [
+        gateway,
         subprocess.Popen(
             [python, "-m", "uvicorn", "peer:app", "--port", str(peer_port), "--loop", "uvloop",
              "--http", "httptools", "--no-access-log", "--log-level", "warning"],
             cwd=HERE, env={**os.environ, **mesh.settings_of("query-gateway")},
-        )
+        ),
     ]  # fmt: skip
     try:
         config = root / "envoy.json"
-        envoy_config(config, public, ours.address, peer_port, mesh.home.tls / "envoy")
+        envoy_config(config, public, address, peer_port, mesh.home.tls / "envoy")
         command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
         with (root / "envoy.log").open("w") as log:
             children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))
@@ -173,8 +169,8 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         warm.write_text(cold.read_text().partition("\n")[0])
         check(public, warm.read_text())
         servers = {
-            "ours": [psutil.Process(ours.pid), psutil.Process(children[1].pid)],
-            "peer": [psutil.Process(children[0].pid), psutil.Process(children[1].pid)],
+            "ours": [psutil.Process(children[0].pid), psutil.Process(children[2].pid)],
+            "peer": [psutil.Process(children[1].pid), psutil.Process(children[2].pid)],
         }
         results: dict[tuple[str, str], list[Figures]] = {}
         first = 0
@@ -192,9 +188,7 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         for child in children:
             child.terminate()
         for child in children:
-            child.wait(10)
-        ours.stop()
-        feeder.close()
+            child.wait(60)
 
 
 def check(public: int, path: str) -> None:
@@ -208,7 +202,7 @@ def check(public: int, path: str) -> None:
         assert reply.status_code in (200, 503), reply.text
         return reply.json() if reply.status_code == 200 else None
 
-    ours = eventually(lambda: get(""), "the gateway answers through Envoy", 60)
+    ours = eventually(lambda: get(""), "the gateway answers through Envoy", 180)
     peer = eventually(lambda: get("/peer"), "the peer answers through Envoy", 60)
     assert ours == peer
     assert len(ours["startTime"]) == 500

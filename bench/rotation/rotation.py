@@ -14,7 +14,6 @@ import contextlib
 import json
 import shutil
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -32,16 +31,13 @@ from redis import Redis
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.topics import Topic
-from coinmesh_local import local_user
+from coinmesh_local import listeners, local_user
 from coinmesh_local.static_credentials import rotate
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.redis_options import redis_options
 from meshkit.settings import KafkaSettings, RedisSettings
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests/e2e"))
-import listeners as walk
 
 LOOK_SECONDS = 0.2
 NOTED_SECONDS = 3.0
@@ -104,7 +100,7 @@ def grows(mesh: TestMesh, topic: Topic) -> Callable[[], bool]:
     state: dict[str, Any] = {"serial": 0, "end": 0}
 
     def moved() -> bool:
-        if state["serial"] != (serial := walk.made(mesh, "deploy")):
+        if state["serial"] != (serial := listeners.issued_serial(mesh, "deploy")):
             config = client_config(mesh.read(KafkaSettings), "bench") | {"group.id": "bench"}
             state.update(serial=serial, consumer=Consumer(config, logger=client_log()))
         ends = [state["consumer"].get_watermark_offsets(place, timeout=2)[1] for place in places]
@@ -191,11 +187,11 @@ def watch(
 ) -> None:
     """Note what each listener serves until each has served so many new certificates."""
     rotations = 0
-    closed = walk.closed(mesh)
+    closed = listeners.closed(mesh)
     while not over.is_set():
-        visitor = walk.of_the_mesh(mesh, "deploy")
+        visitor = listeners.of_the_mesh(mesh, "deploy")
         for each in closed:
-            serial = walk.served(each, visitor)
+            serial = listeners.served(each, visitor)
             if serial > 0:
                 found.serials[f"{each.component} {each.name}"].add(serial)
         least = min(map(len, found.serials.values())) - 1

@@ -5,7 +5,6 @@ from typing import Any
 
 import declared
 import grpc
-import listeners as walk
 import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -13,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from coinmesh_access import table
 from coinmesh_contracts.auth.v1.rule_pb2 import ROLE_ANYONE
+from coinmesh_local import listeners
 from meshkit.authz import EDGE, EXEMPT_SERVICES, rules
 from meshkit.errors import error_info
 
@@ -36,7 +36,7 @@ def test_only_the_callers_of_an_rpcs_rule_get_in(last_run: Any, component: str) 
     mesh = last_run.mesh
     port = next(
         each.port
-        for each in walk.listeners(mesh)
+        for each in listeners.listeners(mesh)
         if (each.component, each.name) == (component, "grpc")
     )
 

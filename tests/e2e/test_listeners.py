@@ -13,14 +13,14 @@ from typing import Any
 import declared
 import grpc
 import httpx
-import listeners as walk
 import pytest
+import visitors as clients
 from confluent_kafka.admin import AdminClient
-from listeners import Listener
 
 from coinmesh_access import cassandra_session
 from coinmesh_access.table import AccessError
-from coinmesh_local import renewals
+from coinmesh_local import listeners, renewals
+from coinmesh_local.listeners import Listener
 from coinmesh_local.testing import TestMesh
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
@@ -37,7 +37,7 @@ RIGHT = {"seaweedfs": "seaweedfs", "cassandra": "cassandra", "ratelimit": "envoy
 def found(last_run: Any) -> list[Listener]:
     """All there are once every component of the full profile runs."""
     last_run.mesh.require(*last_run.mesh.mesh.definitions)
-    return sorted(set(walk.listeners(last_run.mesh)))
+    return sorted(set(listeners.listeners(last_run.mesh)))
 
 
 def test_every_stated_port_is_among_those_that_listen(last_run: Any, found: list[Listener]) -> None:
@@ -65,7 +65,7 @@ def test_all_listen_on_the_loopback_interface(found: list[Listener]) -> None:
 
 
 def test_exceptions_exist_and_say_why(found: list[Listener]) -> None:
-    rows = walk.exceptions()
+    rows = listeners.exceptions()
     for row in rows.values():
         assert len(row["reason"]) > 10
         assert row["authentication"]
@@ -77,17 +77,17 @@ def test_exceptions_exist_and_say_why(found: list[Listener]) -> None:
 def test_strangers_are_refused_everywhere(
     last_run: Any, found: list[Listener], tmp_path: Path
 ) -> None:
-    rows, visitors = walk.exceptions(), walk.unknown(last_run.mesh, tmp_path)
+    rows, visitors = listeners.exceptions(), clients.unknown(last_run.mesh, tmp_path)
     wrong: list[str] = []
     for each in found:
         row = rows.get((each.component, each.name))
         if row is not None and row.get("anyone"):
             continue
-        right = walk.of_the_mesh(last_run.mesh, RIGHT.get(each.component, "deploy"))
+        right = listeners.of_the_mesh(last_run.mesh, RIGHT.get(each.component, "deploy"))
         # openbao's peers have an authority of their own: nobody of the mesh is one.
         expected = "refused" if each.component == "openbao" else None
-        outcomes = {v.name: walk.outcome(each, v) for v in visitors}
-        outcomes[right.name] = walk.outcome(each, right)
+        outcomes = {v.name: clients.outcome(each, v) for v in visitors}
+        outcomes[right.name] = clients.outcome(each, right)
         let_in = [v.name for v in visitors if outcomes[v.name] != "refused"]
         if let_in or (outcomes[right.name] == "refused") != (expected == "refused"):
             wrong.append(f"{each}: {outcomes}")
@@ -95,22 +95,22 @@ def test_strangers_are_refused_everywhere(
 
 
 def test_tls_1_2_is_spoken_where_it_is_said_alone(last_run: Any, found: list[Listener]) -> None:
-    rows, may = walk.exceptions(), walk.older()
+    rows, may = listeners.exceptions(), listeners.older()
     spoken, others = set[tuple[str, str]](), set[tuple[str, str]]()
     for each in found:
         if rows.get((each.component, each.name), {}).get("plaintext"):
             continue
-        visitor = walk.of_the_mesh(
+        visitor = listeners.of_the_mesh(
             last_run.mesh, RIGHT.get(each.component, "deploy"), ssl.TLSVersion.TLSv1_2
         )
-        answers = walk.served(each, visitor) != -1
+        answers = listeners.served(each, visitor) != -1
         (spoken if answers else others).add((each.component, each.name))
     said = {each for each in spoken | others if each in may or ("", each[1]) in may}
     assert spoken == said
 
 
 def test_a_service_without_the_right_is_refused(last_run: Any, found: list[Listener]) -> None:
-    rows = walk.exceptions()
+    rows = listeners.exceptions()
     wrong: list[str] = []
     for each in found:
         if (each.component, each.name) in rows or each.component == "openbao":
@@ -124,7 +124,7 @@ def test_a_service_without_the_right_is_refused(last_run: Any, found: list[Liste
 
 
 def test_plaintext_asks_for_what_the_table_says(last_run: Any, found: list[Listener]) -> None:
-    rows = walk.exceptions()
+    rows = listeners.exceptions()
     open_to_all = set[tuple[str, str]]()
     for each in found:
         key = (each.component, each.name)
@@ -199,7 +199,7 @@ def _cassandra(mesh: TestMesh, each: Listener) -> bool:
 
 
 def _exchange(mesh: TestMesh, each: Listener, request: bytes) -> bytes:
-    visitor = walk.of_the_mesh(mesh, WRONG)
+    visitor = listeners.of_the_mesh(mesh, WRONG)
     with (
         socket.create_connection((each.host, each.port), timeout=10) as plain,
         visitor.context().wrap_socket(plain) as secured,
@@ -243,7 +243,7 @@ def _spark(mesh: TestMesh, each: Listener) -> bool:
 
 
 def _handshake(mesh: TestMesh, each: Listener) -> bool:
-    return walk.outcome(each, walk.of_the_mesh(mesh, WRONG)) == "refused"
+    return clients.outcome(each, listeners.of_the_mesh(mesh, WRONG)) == "refused"
 
 
 def _nothing_at(path: str) -> Callable[[TestMesh, Listener], bool]:

@@ -8,11 +8,10 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import listeners as walk
 import pytest
 from redis import Redis
 
-from coinmesh_local import local_user
+from coinmesh_local import listeners, local_user
 from coinmesh_local.static_credentials import rotate
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.redis_options import redis_options
@@ -57,10 +56,10 @@ class Requests:
 def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) -> None:
     run, mesh = last_run, last_run.mesh
     mesh.require("ratelimit", "redis-exporter", "audit-anchor")
-    closed = walk.closed(mesh)
+    closed = listeners.closed(mesh)
 
     def made(component: str) -> int:
-        return walk.made(mesh, mesh.mesh.definitions[component].identity)
+        return listeners.issued_serial(mesh, mesh.mesh.definitions[component].identity)
 
     before = {each: made(each.component) for each in closed}
     assert len({each.component for each in closed}) > 8
@@ -72,12 +71,12 @@ def test_a_renewal_of_everything_costs_no_request_and_no_event(last_run: Any) ->
     users = {"query-gateway", "ratelimit"}
     eventually(lambda: logged_in(mesh) >= users, f"{users} are logged in")
     pending = list(closed)
-    visitor = walk.of_the_mesh(mesh, "deploy")
+    visitor = listeners.of_the_mesh(mesh, "deploy")
 
     def all_serve_the_new_one() -> bool:
         for each in list(pending):
             now = made(each.component)
-            if now != before[each] and walk.served(each, visitor) == now:
+            if now != before[each] and listeners.served(each, visitor) == now:
                 pending.remove(each)
         return not pending
 
