@@ -44,7 +44,7 @@ def test_the_architecture_names_every_directory(
     root: Path, tracked: Callable[..., list[Path]]
 ) -> None:
     text = (root / "docs" / "architecture.md").read_text()
-    # A service or job says itself what it is, in its manifest.
+    # A service or job declares its kind in its manifest.
     packages = {
         path.parent.relative_to(root)
         for path in tracked("*/pyproject.toml")

@@ -45,7 +45,7 @@ def test_every_rpc_of_a_service_has_a_caller_rule(manifest: Manifest) -> None:
 def test_every_alert_of_a_service_has_a_section_in_the_runbook(manifest: Manifest) -> None:
     runbook = (CHECKOUT / "docs" / "operations" / "runbook.md").read_text().splitlines()
     without = [name for name in manifest.alerts if f"### {name}" not in runbook]
-    assert without == [], f"{manifest.name}: the runbook says nothing of {without}"
+    assert without == [], f"{manifest.name}: the runbook lacks {without}"
 
 
 def test_a_service_has_a_package_whose_command_it_runs(manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Manifests: where they are read from, what they may say, and what their grants imply."""
+"""Manifests: where they are read from, what they may contain, and what their grants imply."""
 
 from pathlib import Path
 

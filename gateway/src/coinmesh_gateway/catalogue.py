@@ -1,4 +1,4 @@
-"""The service catalogue: which services stand behind Envoy, as their manifests say."""
+"""The service catalogue: which services run behind Envoy, from their manifests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ class CatalogueError(ValueError):
 
 
 class Service(BaseModel):
-    """One service of the catalogue (`coinmesh_manifests.manifest.Binding` says what is what)."""
+    """One service of the catalogue (`coinmesh_manifests.manifest.Binding` defines the fields)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

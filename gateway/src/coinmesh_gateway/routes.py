@@ -128,7 +128,7 @@ def _rpc(
         ),
     }
     if binding.open:
-        # Whoever asks is nobody yet: attempts are counted by address.
+        # The caller has no identity yet: attempts are counted by address.
         action["rate_limits"] = quotas.for_logins()
         filters = users.without_token()
         yield {"match": match, "route": action, "typed_per_filter_config": filters}

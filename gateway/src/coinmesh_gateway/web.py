@@ -32,13 +32,13 @@ def routes(servers: Mapping[str, Address]) -> Iterator[dict[str, Any]]:
 
 
 def clusters(servers: Mapping[str, Address], tls: Tls) -> Iterator[dict[str, Any]]:
-    """The way to each: it must be who its name says."""
+    """The cluster of each; its certificate must have its name."""
     for name, address in servers.items():
         yield mutual_cluster(name, address, name, tls)
 
 
 def role_filter() -> dict[str, Any]:
-    """Lets everything through but where a route says otherwise."""
+    """Let every request through unless a route overrides it."""
     return {"name": RBAC_FILTER, "typed_config": {"@type": f"{_HTTP}rbac.v3.RBAC"}}
 
 

@@ -9,7 +9,7 @@ from meshkit.rotation import RotatingChannel
 
 
 class Channel:
-    """A channel that is ready when the test says so."""
+    """A channel that is ready when the test sets it."""
 
     def __init__(self) -> None:
         self.ready = asyncio.get_running_loop().create_future()

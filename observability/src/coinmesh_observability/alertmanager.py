@@ -20,7 +20,7 @@ class Settings(BaseSettings):
         default="1m", description="How long news of a group wait for others."
     )
     repeat_interval: str = Field(
-        default="4h", description="How often an alert that lasts is told again."
+        default="4h", description="How often an alert that lasts is sent again."
     )
 
 

@@ -109,7 +109,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_symbols_added_and_removed_while_connecting_take_effect(driver: Driver) -> None:
     connections = driver.connections
     await connections.add([A])
-    # The slot is connecting: no connection can be asked yet.
+    # The slot is connecting: no connection takes requests yet.
     assert not connections.open
     await connections.add([B])
     assert await connections.remove(A)

@@ -155,7 +155,7 @@ def test_the_book_equals_the_venues_whenever_it_is_live(
             best_bid = max(expected["bids"], default=0)
             assert book.top[0] == best_bid
     _check_published(driver, right)
-    # A stale book is exactly what has an open gap; one that was never live has none to tell of.
+    # A stale book is exactly what has an open gap; one that was never live has none to report.
     open_books = [gap for gap in driver.gaps().values() if gap.state == 1]
     state = driver.engine.markets[SYMBOL].book.state
     assert len(open_books) == (1 if state == "stale" else 0)

@@ -20,7 +20,7 @@ from coinmesh_access import files
 
 #: Clients reach Vault by this certificate alone, so it can't come from Vault: it is made here.
 LISTENER_LIFE = timedelta(days=365)
-#: A start renews it from here on, as `coinmesh status` asks for.
+#: A start renews it from here on; `coinmesh status` reports it as due.
 LISTENER_LEFT = LISTENER_LIFE / 3
 SEAL_KEY_BYTES = 32
 

@@ -69,7 +69,7 @@ def connect_or_start(home: Home) -> socket.socket:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # A component may be who asks, and the supervisor is none of its processes.
+                    # A component may be the caller; the supervisor is none of its processes.
                     env={k: v for k, v in os.environ.items() if k != processes.MARK},
                     start_new_session=True,
                 )

@@ -195,7 +195,7 @@ BUILDERS: Mapping[Kind, Callable[[Manifest], Iterator[Definition]]] = {
 
 
 def _definition(manifest: Manifest, **kind: Any) -> Definition:
-    """What the kind says, and over it what the manifest says."""
+    """The defaults of the kind, overridden by the manifest."""
     run = manifest.run
     memory, timeout, grace = LIMITS[manifest.kind]
     told: dict[str, Any] = {

@@ -91,7 +91,7 @@ class Visitor:
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 
     def context(self) -> ssl.SSLContext:
-        """It doesn't look at the server's certificate: what the server does is asked."""
+        """Return a context that accepts any certificate: the test observes the server only."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -107,7 +107,7 @@ class PortTable:
 
 
 def _fixed(definitions: Mapping[str, Definition], replicas: Mapping[str, int]) -> Numbers:
-    """The numbers that the definitions say; DefinitionError names two with one number."""
+    """The port numbers of the definitions; DefinitionError names two with one number."""
     owners: dict[int, str] = {}
     found: Numbers = {}
     for name, definition in definitions.items():

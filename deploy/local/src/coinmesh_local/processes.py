@@ -17,7 +17,7 @@ import psutil
 MARK = "COINMESH_INSTANCE"
 #: Of `starttime` in /proc/PID/stat, counted from the field after the command's name (proc(5)).
 _START_FIELD = 19
-#: The state of an instance that runs although its supervisor doesn't know of it.
+#: The state of an instance that runs without being registered with its supervisor.
 UNSUPERVISED = "unsupervised"
 
 

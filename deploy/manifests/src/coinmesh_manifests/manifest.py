@@ -1,4 +1,4 @@
-"""A manifest: everything that the mesh must know of a service beside its package and its proto.
+"""A manifest: everything that the mesh needs of a service beside its package and its proto.
 
 What most services have alike follows from the kind and the grants: see `granted` here for the
 grants, and for the process `coinmesh_local.kinds`.
@@ -21,7 +21,7 @@ REGISTRY_READS = ("GET /apis/ccompat/v7/.*",)
 class Binding(Part):
     """How Envoy reaches the gRPC services (REST routes follow from the contracts)."""
 
-    #: Path variables that have one value here: they tell services with the same RPCs apart.
+    #: Path variables that have one value here: they distinguish services with the same RPCs.
     bind: Mapping[str, str] = {}
     #: It answers gRPC health and reflection without an authority; one service does.
     front: bool = False

@@ -1,7 +1,7 @@
 """A new service from templates: `python -m coinmesh_manifests.skeleton NAME KIND [ABOUT]`.
 
 It writes package, main, a servicer with one RPC, README, Dockerfile, tests, contract and manifest.
-Nothing that is there is changed: all that knows services reads their manifests.
+No existing file is changed: everything that lists services reads their manifests.
 """
 
 import re
@@ -21,7 +21,7 @@ PLACE = re.compile(r"@(\w+)@")
 
 
 class SkeletonError(ValueError):
-    """What was asked for can't be made; the message says what to correct."""
+    """The requested service can't be made; the message names the correction."""
 
 
 def generate(tree: Path, name: str, kind: Kind, about: str = "") -> list[Path]:
@@ -90,7 +90,7 @@ def _filled(text: str, values: dict[str, str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command's exit status: 2 when it can't do what it was told."""
+    """Return the exit status: 2 when the request can't be fulfilled."""
     if not 2 <= len(arguments) <= 3 or arguments[1] not in get_args(Kind):
         _tell(f"usage: make service NAME=… KIND={'|'.join(get_args(Kind))} [ABOUT='a sentence']")
         return 2

@@ -16,7 +16,7 @@ from meshkit.settings import KafkaSettings
 from meshkit.tails import read_range, tail_consumer
 
 GROUP: Final = "spark-kafka-source-check"
-"""Kafka wants a name; no offset is committed under it."""
+"""Kafka requires a name; no offset is committed under it."""
 READ_SECONDS: Final = 30.0
 
 Visible = Callable[[int, int, int], list[int]]

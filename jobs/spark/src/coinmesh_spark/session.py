@@ -137,7 +137,7 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
         "kafka.client.id": settings.service_name,
         "startingOffsets": "earliest",
         "failOnDataLoss": "true",
-        # What a transaction has aborted was never said.
+        # Records of an aborted transaction were never published.
         "kafka.isolation.level": "read_committed",
     }
     files = certificate_files(settings)

@@ -193,4 +193,4 @@ def _head(value: bytes | None) -> list[Head]:
         payload = framing.split(value)[1]
         return [Head(AuditEvent.FromString(payload).sequence, hash_of(payload))]
     except (framing.FramingError, DecodeError):
-        return []  # `coinmesh audit verify` tells of it
+        return []  # `coinmesh audit verify` reports it

@@ -92,7 +92,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def unsupported_market(frame: bytes) -> str | None:
-    """The market of a frame that isn't spot's; None for a spot frame, or one that doesn't tell.
+    """The market of a frame that isn't spot's; None for a spot frame, or one without a market.
 
     Futures' depth events name the previous update (pu), their bookTicker has an event type and
     their trades a kind (X), which spot's lack; COIN-M names a pair (ps) or a perpetual symbol.

@@ -30,7 +30,7 @@ class EventLines:
         try:
             return await loop.run_in_executor(self._thread, self._known, batch, instrument)
         except UndecodableError:
-            # An id that only the registry knows, or a record to count: both are rare.
+            # An id that is only in the registry, or a record to count: both are rare.
             events = [event for _, event in await self._decoder.decode(batch)]
             return await loop.run_in_executor(self._thread, _lines, events, instrument)
 

@@ -30,7 +30,7 @@ class Connection:
         combined: bool,
         micro: bool,
     ) -> None:
-        """`latency`: seconds that frames may wait, so that connections differ in what they know."""
+        """`latency`: seconds that frames may wait, so that connections differ in what they got."""
         self.combined = combined
         self.micro = micro
         self.latency = latency  # seconds

@@ -149,7 +149,7 @@ class Faults:
         self._faults: list[Fault] = []
         self._numbers = 0
         self.active = False
-        self.holding = False  # a fault that holds back whole connections was asked for
+        self.holding = False  # a fault that holds back whole connections is requested
 
     def add(self, request: FaultRequest) -> Fault:
         """Activate a fault."""

@@ -1,4 +1,4 @@
-"""Limits per IP, whatever host is asked: weights, raw requests, connections, bans.
+"""Limits per IP, whatever host is requested: weights, raw requests, connections, bans.
 
 Above a limit 429, for those who go on 418, both with Retry-After; bans grow from 2 minutes to 3
 days (rest-api.md, "IP Limits"). WebSocket connections cut for too many messages may lead to a ban,

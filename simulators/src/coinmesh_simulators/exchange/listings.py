@@ -12,7 +12,7 @@ _DELISTED = {"status": "DELISTED"}
 
 
 class ListingError(ValueError):
-    """A change of the listing that isn't possible; the message says why."""
+    """A change of the listing that isn't possible; the message gives the reason."""
 
 
 class Listings:

@@ -36,7 +36,7 @@ class MarketData:
         return {"serverTime": self._exchange.clock.now() // query.per_unit}
 
     def info(self, query: Query) -> object:
-        """`exchangeInfo`; symbols in another status than asked for are left out."""
+        """`exchangeInfo`; symbols in another status than requested are left out."""
         one, several, status = query.text("symbol"), query.text("symbols"), query.status()
         if sum(value is not None for value in (one, several, status)) > 1:
             raise ApiError(-1128, "Combination of optional parameters invalid.")
@@ -92,7 +92,7 @@ class MarketData:
         return [_trade(row, query.per_unit) for row in rows]
 
     def historical_trades(self, query: Query) -> object:
-        """`historicalTrades`: from the database; from a later id when the one asked for is gone."""
+        """`historicalTrades`: from the database; from a later id when the requested one is gone."""
         market = query.market()
         limit = query.limit(500, 1000)
         first = query.integer("fromId")

@@ -75,7 +75,7 @@ class Query:
         return value
 
     def market(self) -> SymbolMarket:
-        """The market of the mandatory parameter `symbol`, in the status asked for."""
+        """The market of the mandatory parameter `symbol`, in the requested status."""
         market = self.market_of(self.mandatory("symbol"))
         if self.status() not in (None, market.status):
             raise ApiError(-1220, "The symbol's status does not match the requested symbolStatus.")

@@ -85,7 +85,7 @@ class CassandraSink:
             connect_timeout=CONNECT_SECONDS,
             control_connection_timeout=CONNECT_SECONDS,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
-            # The driver routes by token only if it knows the keyspace's replication.
+            # The driver routes by token only with the keyspace's replication loaded.
             schema_metadata_enabled=True,
             token_metadata_enabled=True,
         )

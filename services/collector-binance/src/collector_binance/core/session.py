@@ -84,7 +84,7 @@ def begin(engine: Engine, payload: bytes) -> None:
     checkpoint = _decode_checkpoint(payload)
     engine.markets.clear()
     engine.links.clear()
-    # What a session says of its instruments is published whatever an earlier one has said.
+    # A session publishes its instruments whatever an earlier one has published.
     engine.infos.clear()
     engine.sequence = 1
     engine.restored = checkpoint.symbols

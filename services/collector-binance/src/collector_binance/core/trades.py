@@ -166,7 +166,7 @@ class Trades:
     def _lose(
         self, hole: Hole, span: Span, reason: str, receive_ns: int, out: list[Record]
     ) -> None:
-        """What is missing of a hole within a span can't be had; the rest is asked for."""
+        """The missing part of a hole within a span is unavailable; the rest is requested."""
         lost, kept = split(hole.missing, span)
         if not lost:
             return
