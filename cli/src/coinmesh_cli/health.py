@@ -257,8 +257,8 @@ def certificates(mesh: Mesh, now: float, samples: dict[str, Samples]) -> list[di
         for _, labels, value in _named(found, "coinmesh_certificate_hooks_pending")
     }
     found = [(path.parent.parent.name, path) for path in mesh.home.tls.glob("*/current/tls.crt")]
-    # Vault's own listener's, which isn't the mesh's authority's.
-    listener = mesh.home.secrets / "openbao" / "tls.crt"
+    # Vault's listener has a certificate of another CA.
+    listener = mesh.home.secrets / "openbao" / "current" / "tls.crt"
     for identity, path in sorted([*found, *([("openbao", listener)] if listener.exists() else [])]):
         loaded = x509.load_pem_x509_certificate(path.read_bytes())
         begins = loaded.not_valid_before_utc.timestamp()

@@ -348,7 +348,7 @@ def test_one_agent_serves_all_and_its_certificates_fit_together(bao: Any, tmp_pa
         handshake(server, None, client / "ca.crt")
     # A stranger: the certificate of OpenBao's own listener comes from another authority.
     with pytest.raises(ssl.SSLError):
-        handshake(server, bao.secrets / "openbao", client / "ca.crt")
+        handshake(server, bao.secrets / "openbao" / "current", client / "ca.crt")
     # And one who doesn't listen is no server.
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(tmp_path / "cli" / "current", client, client / "ca.crt")

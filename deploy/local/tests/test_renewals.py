@@ -88,6 +88,18 @@ def test_failed_restart_leaves_unsupervised_components_running(
 
 
 @pytest.mark.component
+def test_openbaos_listener_is_renewed_while_it_runs(workspace: Workspace) -> None:
+    with TestMesh(workspace.root / "listener") as mesh:
+        mesh.require("certs")
+        current = renewals.certificate(mesh.mesh, "openbao")
+        issued, pids = current.read_bytes(), mesh.component("openbao").pids()
+        mesh.component("certs").signal(signal.SIGHUP)
+        eventually(lambda: current.read_bytes() != issued, "the certificate is renewed")
+        eventually(lambda: not renewals.outdated_listeners(mesh.mesh, "openbao"), "it is served")
+        assert mesh.component("openbao").pids() == pids
+
+
+@pytest.mark.component
 def test_hook_without_effect_fails_and_with_effect_succeeds(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

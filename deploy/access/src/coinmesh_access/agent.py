@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
-from cryptography import x509
 from hvac.exceptions import VaultError
 
-from coinmesh_access import certificates
-from coinmesh_access.certificates import CertificateError, Published
+from coinmesh_access import certificates, listener_certificate
+from coinmesh_access.certificates import RENEW_SHARE, CertificateError, Published
 from coinmesh_access.login import Vault, VaultUnavailableError, explained, replace_secret_id
 from coinmesh_access.table import AccessError, AccessTable
 from meshkit.backoff import Backoff
@@ -24,7 +23,6 @@ from meshkit.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-RENEW_SHARE = 2 / 3
 JITTER_SHARE = 0.1
 #: The longest pause between attempts, as a share of a certificate's life and in seconds.
 BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
@@ -40,10 +38,17 @@ class HookError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Whose certificate goes where."""
+    """Whose certificate goes where.
+
+    Attributes:
+        service: The service, or OpenBao.
+        directory: Where `current` is.
+        issue: Issues and publishes a certificate; None for Vault, as which it is logged in.
+    """
 
     service: str
     directory: Path
+    issue: Callable[[Path], Published] | None = None
 
 
 def read_hooks(path: Path, table: AccessTable) -> Hooks:
@@ -53,7 +58,8 @@ def read_hooks(path: Path, table: AccessTable) -> Hooks:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise AccessError(f"{path}: {error}") from error
     for service, commands in found.items():
-        table.service(service)
+        if service != listener_certificate.NAME:
+            table.service(service)
         if not isinstance(commands, list) or not all(
             isinstance(c, list) and c and all(isinstance(w, str) for w in c) for c in commands
         ):
@@ -72,13 +78,10 @@ class Agent:
         hooks: Hooks,
         metrics: Metrics,
         *,
-        watched: Mapping[str, Path] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Prepare to renew; `watched` are certificates of others that are only measured."""
         self._vault, self._secrets, self._table = vault, secrets_dir, table
         self._hooks, self._now = hooks, now
-        self._watched = dict(watched or {})
         self._known: dict[str, Published] = {}
         self._asked: dict[str, asyncio.Event] = {}
         self._hooking = asyncio.Lock()
@@ -106,12 +109,7 @@ class Agent:
 
     def _left(self) -> Mapping[tuple[str, ...], float]:
         now = self._now()
-        left = {(name,): found.seconds_left(now) for name, found in self._known.items()}
-        for name, path in self._watched.items():
-            with contextlib.suppress(OSError, ValueError):  # not there yet
-                certificate = x509.load_pem_x509_certificate(path.read_bytes())
-                left[name,] = (certificate.not_valid_after_utc - now).total_seconds()
-        return left
+        return {(name,): found.seconds_left(now) for name, found in self._known.items()}
 
     async def once(self, places: Sequence[Place]) -> None:
         """Renew what is due and run its hooks; VaultUnavailableError when one can't be renewed.
@@ -204,6 +202,8 @@ class Agent:
         return published
 
     def _sign(self, place: Place) -> Published:
+        if place.issue is not None:
+            return place.issue(place.directory)
         client = self._vault.login(self._secrets, place.service)
         try:
             replace_secret_id(client, self._secrets, place.service)

@@ -25,6 +25,8 @@ from coinmesh_access import files, pki
 from coinmesh_access.table import AccessTable
 
 CURRENT = "current"
+#: The share of its life after which a certificate is renewed.
+RENEW_SHARE = 2 / 3
 #: How many directories are kept beside the current one, for readers that are still opening files.
 KEPT = 2
 #: Made in a directory once all hooks have run for it.
@@ -99,7 +101,7 @@ def renew(client: hvac.Client, table: AccessTable, service: str, directory: Path
     root = pki.root_certificate(client)
     chain = "".join(_one(pem) for pem in (answer["certificate"], answer["issuing_ca"]))
     leaf = _checked(chain, root, key, uris)
-    return _publish(directory, key, leaf, chain, root)
+    return publish(directory, key, leaf, chain, root)
 
 
 def _one(pem: str) -> str:
@@ -147,9 +149,10 @@ def _checked(
     return leaf
 
 
-def _publish(
-    directory: Path, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, chain: str, root: str
+def publish(
+    directory: Path, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, chain: str, roots: str
 ) -> Published:
+    """Write key, chain and trusted roots to a directory of their own, and swap `current` to it."""
     files.private_directory(directory)
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -161,7 +164,7 @@ def _publish(
     try:
         files.write(draft / "tls.key", private)
         files.write(draft / "tls.crt", chain)
-        files.write(draft / "ca.crt", root)
+        files.write(draft / "ca.crt", roots)
         files.write(draft / "keystore.pem", private + chain.encode())
         files.sync_directory(draft)
         draft.rename(target)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from coinmesh_access import listener_certificate
 from coinmesh_access.agent import Agent, HookError, Place, read_hooks
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.proxies import bypass_for_loopback
@@ -59,9 +60,9 @@ def agent(
     hooks: Annotated[
         Path | None, typer.Option(envvar="COINMESH_CERT_HOOKS", help="commands after a renewal")
     ] = None,
-    watch: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE: a certificate that is only measured, such as Vault's own"),
+    listener: Annotated[
+        Path | None,
+        typer.Option(help="a local OpenBao's directory of secrets: renew its listener's, too"),
     ] = None,
     metrics_listen: Annotated[
         str | None, typer.Option(envvar="COINMESH_METRICS_LISTEN", help="host:port for Prometheus")
@@ -89,9 +90,10 @@ def agent(
     if not names or (directory is not None and len(names) != 1):
         raise typer.BadParameter("name one --service for --dir, several services, or --all")
     places = [Place(name, directory or tls / name) for name in names]
+    if listener is not None:
+        places.append(Place(listener_certificate.NAME, listener, issue=listener_certificate.renew))
     metrics = Metrics()
-    watched = {name: Path(path) for name, _, path in (each.partition("=") for each in watch or ())}
-    keeper = Agent(vault(address, ca), secrets, known, chosen, metrics, watched=watched)
+    keeper = Agent(vault(address, ca), secrets, known, chosen, metrics)
     try:
         if once:
             asyncio.run(keeper.once(places))

@@ -15,8 +15,8 @@ storage "raft" {
 listener "tcp" {
   address         = "${listen}"
   cluster_address = "${cluster_listen}"
-  tls_cert_file   = "${tls}/tls.crt"
-  tls_key_file    = "${tls}/tls.key"
+  tls_cert_file   = "${tls}/current/tls.crt"
+  tls_key_file    = "${tls}/current/tls.key"
   tls_min_version = "tls13"
 }
 

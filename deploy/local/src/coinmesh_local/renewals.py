@@ -5,6 +5,8 @@ idempotent. Exit status 1 means that a listener still serves another certificate
 the failure and retries.
 """
 
+import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -104,6 +106,18 @@ def redis(mesh: Mesh) -> None:
         client.client_kill_filter(_type="normal", skipme=True)
 
 
+def openbao(mesh: Mesh) -> None:
+    """SIGHUP, on which OpenBao reads its listener's certificate again.
+
+    One that doesn't listen yet would end by the signal; it reads the certificate when it starts.
+    """
+    running = processes.find(mesh.home.root).get("openbao")
+    if running is None or running.leader is None:
+        return
+    with socket.create_connection((HOST, mesh.ports["openbao"]["api"][0]), timeout=TIMEOUT):
+        processes.send(running.leader, signal.SIGHUP)
+
+
 def restart(mesh: Mesh, name: str) -> None:
     """Stop and start a component that knows no other way."""
     operations.ask(mesh.home, "restart", [name]).answer()
@@ -113,6 +127,7 @@ HOOKS: Mapping[str, Callable[[Mesh], None]] = {
     "kafka": kafka,
     "cassandra": cassandra,
     "redis": redis,
+    "openbao": openbao,
     # Its Kafka clients read their keystore when they are made.
     "apicurio": lambda mesh: restart(mesh, "apicurio"),
     # It would read its certificate again within five hours.
@@ -125,8 +140,15 @@ LISTENERS: Mapping[str, str] = {
     "kafka": "client",
     "cassandra": "cql",
     "redis": "redis",
+    "openbao": "api",
     "seaweedfs": "s3",
 }
+
+
+def certificate(mesh: Mesh, name: str) -> Path:
+    """The component's current certificate; OpenBao's isn't one of the mesh."""
+    directory = mesh.home.secrets if name == "openbao" else mesh.home.tls
+    return directory / name / "current" / "tls.crt"
 
 
 def stale(mesh: Mesh, name: str) -> list[str]:
@@ -134,7 +156,7 @@ def stale(mesh: Mesh, name: str) -> list[str]:
 
     Start times come from /proc: the supervisor may be dead, or so new that it has no runners yet.
     """
-    issued_at = (mesh.home.tls / name / "current" / "tls.crt").stat().st_mtime
+    issued_at = certificate(mesh, name).stat().st_mtime
     running = processes.find(mesh.home.root)
     stale_instances: list[str] = []
     for instance in mesh.instance_names(name):
@@ -168,7 +190,7 @@ def outdated_listeners(mesh: Mesh, name: str) -> list[str]:
 
 def _first_certificate(mesh: Mesh, name: str) -> str:
     """The leaf of the component's chain, PEM."""
-    chain = (mesh.home.tls / name / "current" / "tls.crt").read_text()
+    chain = certificate(mesh, name).read_text()
     end = "-----END CERTIFICATE-----"
     return chain[: chain.index(end) + len(end)] + "\n"
 
