@@ -93,9 +93,12 @@ async def test_agent_counts_failed_listener_renewals(tmp_path: Path) -> None:
     vault = Vault("https://127.0.0.1:1", directory / "ca.crt")
     keeper = Agent(vault, directory.parent, table.load(), {}, metrics)
     task = asyncio.create_task(keeper.run([place]))
-    async with asyncio.timeout(60):
-        while not metrics.registry.get_sample_value(name, labels):
-            await asyncio.sleep(0.05)
+    await asyncio.to_thread(
+        eventually,
+        lambda: metrics.registry.get_sample_value(name, labels),
+        "the failure is counted",
+        timeout=60,
+    )
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

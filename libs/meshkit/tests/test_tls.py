@@ -37,6 +37,7 @@ from meshkit.settings import (
 )
 from meshkit.tls import (
     CertificateFiles,
+    FollowingContext,
     KeyPair,
     channel,
     client_ssl_context,
@@ -499,6 +500,42 @@ async def test_a_context_made_once_shows_each_connection_the_certificate_of_then
         assert await reader.read() == b""
         writer.close()
     assert len({number for _, number in seen}) == 3
+
+
+async def test_following_context_trusts_only_the_ca_in_the_file(
+    authority: Authority, tmp_path: Path
+):
+    ca = tmp_path / "vault-ca.crt"
+    other = Authority(tmp_path / "other")
+    issuers = (authority, other)
+    for issuer in issuers:
+        issuer.issue("query-gateway")
+    roots = [i.root / "query-gateway" / "current" / "ca.crt" for i in issuers]
+    ca.write_bytes(roots[0].read_bytes())
+    context = FollowingContext(ca)
+    context.set_alpn_protocols(["http/1.1"])
+
+    async def connects(issuer: Authority) -> bool:
+        files = CertificateFiles(issuer.root / "query-gateway")
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        serving.load_cert_chain(files.chain, files.key)
+        listening = await asyncio.start_server(
+            lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=serving
+        )
+        port = listening.sockets[0].getsockname()[1]
+        async with listening:
+            try:
+                _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+            except ssl.SSLCertVerificationError:
+                return False
+            writer.close()
+            return True
+
+    assert [await connects(issuer) for issuer in issuers] == [True, False]
+    ca.write_bytes(roots[1].read_bytes())
+    assert [await connects(issuer) for issuer in issuers] == [False, True]
+    ca.write_text("half a certificate")
+    assert [await connects(issuer) for issuer in issuers] == [False, True]
 
 
 def test_other_clients_get_their_files(authority: Authority):

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from coinmesh_access import users
+from coinmesh_access import listener_certificate, users
 from coinmesh_access.testing import Server
 from coinmesh_audit.log import AuditLog
 from coinmesh_contracts.session.v1 import session_service_pb2 as api
@@ -150,6 +150,16 @@ async def test_who_has_no_valid_key_gets_nothing(bao: Server) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetSession(api.GetSessionRequest())
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_login_works_after_vaults_ca_changed(bao: Server) -> None:
+    key = users.add(bao.users(), "fay", "viewer")
+    async with serving(bao.vault.address, bao.vault.ca) as stub:
+        await create(stub, api_key=key)
+        bao.stop()
+        listener_certificate.renew(bao.secrets / "openbao")
+        bao.start()
+        assert (await create(stub, api_key=key))[0].user == "fay"
 
 
 async def test_without_vault_nobody_logs_in(bao: Server) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -255,7 +255,7 @@ def trusting_ssl_context(ca: Path | str, files: CertificateFiles | None = None) 
     """The context for a client of one server: trusts `ca` only, and presents `files` if given.
 
     For listeners with a CA of their own, such as Vault's or the public one. It doesn't follow
-    renewals: make it for each use.
+    renewals: make it for each use, or see `FollowingContext`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -263,6 +263,42 @@ def trusting_ssl_context(ca: Path | str, files: CertificateFiles | None = None) 
     if files is not None:
         context.load_cert_chain(files.chain, files.key)
     return context
+
+
+class FollowingContext(ssl.SSLContext):
+    """`trusting_ssl_context` that reads the CA file again at each handshake."""
+
+    def __new__(cls, ca: Path) -> FollowingContext:
+        """`ca` is the file of the CAs, PEM."""
+        del ca
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, ca: Path) -> None:
+        self._ca = ca
+        self._protocols: list[str] = []
+        self._current = trusting_ssl_context(ca)
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """As `SSLContext.set_alpn_protocols`."""
+        self._protocols = list(alpn_protocols)
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """As `SSLContext.wrap_socket`."""
+        return self._latest().wrap_socket(*args, **kwargs)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As `SSLContext.wrap_bio`."""
+        return self._latest().wrap_bio(*args, **kwargs)
+
+    def _latest(self) -> ssl.SSLContext:
+        # Always a new one: CAs can be added to a context, but not removed from it.
+        try:
+            self._current = trusting_ssl_context(self._ca)
+        except (OSError, ValueError):
+            _log.exception("can't read the CAs in %s; those before stay in use", self._ca)
+        if self._protocols:
+            self._current.set_alpn_protocols(self._protocols)
+        return self._current
 
 
 def server_ssl_context(files: CertificateFiles) -> ssl.SSLContext:

@@ -27,7 +27,7 @@ from meshkit import cookies
 from meshkit.authz import user
 from meshkit.errors import InvalidArgument, MeshError, Unauthenticated, Unavailable
 from meshkit.resources import Resource
-from meshkit.tls import trusting_ssl_context
+from meshkit.tls import FollowingContext
 from query_gateway.settings import GatewaySettings
 
 add_session_service = add_SessionServiceServicer_to_server
@@ -47,7 +47,7 @@ class Sessions(SessionServiceServicer, Resource):
             ca = settings.vault_ca
             self._client = httpx.AsyncClient(
                 base_url=f"{settings.vault_addr}/v1",
-                verify=trusting_ssl_context(ca) if ca else True,
+                verify=FollowingContext(ca) if ca else True,
                 timeout=_TIMEOUT_SECONDS,
             )
 
