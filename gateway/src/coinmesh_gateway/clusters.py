@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coinmesh_gateway.tls import Tls, server_only
+from coinmesh_gateway.tls import ServerCa, Tls
 from meshkit.settings import Address
 
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -77,12 +77,12 @@ def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict
     }
 
 
-def http_cluster(name: str, address: Address, ca: Path) -> dict[str, Any]:
+def http_cluster(name: str, address: Address, ca: ServerCa) -> dict[str, Any]:
     """A server outside the mesh that speaks HTTP under TLS, known by `ca` and its address."""
     kind = "IP_ADDRESS" if _is_ip(address.host) else "DNS"
     return {
         **_reached(name, [address]),
-        "transport_socket": server_only(ca, kind, address.host),
+        "transport_socket": ca.upstream(kind, address.host),
     }
 
 

@@ -12,7 +12,7 @@ from coinmesh_gateway.clusters import cluster
 from coinmesh_gateway.listener import listener
 from coinmesh_gateway.routes import virtual_hosts
 from coinmesh_gateway.settings import Settings
-from coinmesh_gateway.tls import Tls
+from coinmesh_gateway.tls import ServerCa, Tls
 from coinmesh_gateway.transcoder import transcoder
 from meshkit.files import write_atomically
 
@@ -44,8 +44,8 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
         clusters += web.clusters(settings.web, tls)
     if settings.ratelimit:
         clusters.append(cluster(quotas.SERVICE, settings.ratelimit, tls))
-    if settings.vault is not None:
-        clusters.append(users.cluster(settings.vault))
+    if settings.vault is not None and (ca := vault_ca(settings)) is not None:
+        clusters.append(users.cluster(settings.vault, ca))
     if settings.tracing is not None:
         clusters.append(settings.tracing.cluster(tls))
     listeners = [listener(settings, hosts, transcoding, tls)]
@@ -89,10 +89,20 @@ def secured(settings: Settings) -> Tls | None:
     return Tls(settings.tls_dir, settings.secrets_dir)
 
 
-def write_all(out: Path, document: Mapping[str, Any], tls: Tls | None) -> None:
+def vault_ca(settings: Settings) -> ServerCa | None:
+    """The CAs of Vault's listener; None without Vault."""
+    if settings.vault is None:
+        return None
+    if settings.secrets_dir is None:
+        raise CatalogueError("Vault needs a directory for the file that names its CA to Envoy")
+    return users.vault_ca(settings.vault, settings.secrets_dir)
+
+
+def write_all(out: Path, document: Mapping[str, Any], *sources: Tls | ServerCa | None) -> None:
     """Writes a configuration, and before it the files by which Envoy follows renewals."""
-    for path, secret in (tls.secrets() if tls else {}).items():
-        write(path, secret)
+    for source in sources:
+        for path, secret in (source.secrets() if source else {}).items():
+            write(path, secret)
     write(out, document)
 
 

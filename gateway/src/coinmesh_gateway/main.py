@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coinmesh_contracts.sources import descriptor_set
 from coinmesh_gateway.catalogue import CatalogueError, declared
-from coinmesh_gateway.config import generate, secured, write_all
+from coinmesh_gateway.config import generate, secured, vault_ca, write_all
 from coinmesh_gateway.settings import (
     LOOPBACK_ORIGINS,
     Settings,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tracing=Tracing.of(read(TelemetrySettings)),
         )
         config = generate(catalogue, descriptor_set(), settings)
-        write_all(out, config, secured(settings))
+        write_all(out, config, secured(settings), vault_ca(settings))
     except (CatalogueError, SettingsError) as error:
         _fail(str(error))
         return 2

@@ -58,7 +58,8 @@ class Settings:
         metrics: Where Prometheus reads Envoy's numbers under mutual TLS; None for nowhere.
         tls_dir: The directory whose current/ holds tls.key, tls.crt and ca.crt; None for plaintext
             on the listener and on every connection to a service.
-        secrets_dir: Where the files are written that make Envoy follow renewals in `tls_dir`.
+        secrets_dir: Where the files are written that make Envoy follow renewals in `tls_dir`
+            and of Vault's CA.
         origins: The web origins (an RE2 pattern of all of them) whose pages may call.
         limits: What it takes at most.
         vault: Whose tokens users show; None lets everybody in, as nobody: for tests of the rest.

@@ -1,9 +1,11 @@
-"""The one place where Envoy's listener and its connections to services are secured.
+"""The one place where Envoy's listener and its connections to servers are secured.
 
 `tls_dir/current/` holds tls.key, tls.crt and ca.crt; `current` is a symbolic link swapped by a
 rename. Envoy reads them through files of its own (SDS) that name them and the directory to watch.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,16 @@ class Tls:
     def secrets(self) -> dict[Path, dict[str, Any]]:
         """The SDS files to be written, by path."""
         current = self._tls_dir / "current"
-        watched = {"watched_directory": {"path": str(self._tls_dir)}}
         identity = {
             "tls_certificate": {
                 "certificate_chain": {"filename": str(current / "tls.crt")},
                 "private_key": {"filename": str(current / "tls.key")},
-                **watched,
+                "watched_directory": {"path": str(self._tls_dir)},
             }
         }
-        roots = {
-            "validation_context": {"trusted_ca": {"filename": str(current / "ca.crt")}, **watched}
-        }
         return {
-            self._path(name): {"resources": [{"@type": f"{_TYPE}Secret", "name": name, **secret}]}
-            for name, secret in ((_IDENTITY, identity), (_ROOTS, roots))
+            self._path(_IDENTITY): _secret(_IDENTITY, identity),
+            self._path(_ROOTS): _secret(_ROOTS, _trusted(current / "ca.crt", self._tls_dir)),
         }
 
     def downstream(self) -> dict[str, Any]:
@@ -102,33 +100,75 @@ class Tls:
         )
 
     def _sds(self, name: str) -> dict[str, Any]:
-        source = {"path": str(self._path(name))}
-        return {
-            "name": name,
-            "sds_config": {"path_config_source": source, "resource_api_version": "V3"},
-        }
+        return _sds(name, self._path(name))
 
     def _path(self, name: str) -> Path:
         return self._secrets_dir / f"envoy-{name}.json"
 
 
-def server_only(ca: Path, kind: str, name: str) -> dict[str, Any]:
-    """A transport socket to a server that proves by `ca` who it is and asks for no certificate."""
-    return _socket(
-        "UpstreamTlsContext",
-        {
-            "sni": "localhost" if kind == "IP_ADDRESS" else name,
-            "common_tls_context": {
-                "tls_params": _PARAMS,
-                "validation_context": {
-                    "trusted_ca": {"filename": str(ca)},
-                    "match_typed_subject_alt_names": [
-                        {"san_type": kind, "matcher": {"exact": name}}
-                    ],
+@dataclass(frozen=True)
+class ServerCa:
+    """The CA file of a server outside the mesh; Envoy reads it again when it is replaced.
+
+    Attributes:
+        name: The server's.
+        file: The CAs, PEM. It, or a link on the way to it, is swapped in its directory by a rename.
+        secrets_dir: Where the file is written that names `file` to Envoy.
+    """
+
+    name: str
+    file: Path
+    secrets_dir: Path
+
+    def secrets(self) -> dict[Path, dict[str, Any]]:
+        """The SDS file to be written, by path."""
+        return {self._path: _secret(self._secret, _trusted(self.file, self.file.parent))}
+
+    def upstream(self, kind: str, name: str) -> dict[str, Any]:
+        """A transport socket to the server, which must be `name` and asks for no certificate."""
+        matcher = {"san_type": kind, "matcher": {"exact": name}}
+        return _socket(
+            "UpstreamTlsContext",
+            {
+                "sni": "localhost" if kind == "IP_ADDRESS" else name,
+                "common_tls_context": {
+                    "tls_params": _PARAMS,
+                    "combined_validation_context": {
+                        "default_validation_context": {"match_typed_subject_alt_names": [matcher]},
+                        "validation_context_sds_secret_config": _sds(self._secret, self._path),
+                    },
                 },
             },
-        },
-    )
+        )
+
+    @property
+    def _secret(self) -> str:
+        return f"{_ROOTS}-{self.name}"
+
+    @property
+    def _path(self) -> Path:
+        return self.secrets_dir / f"envoy-{self._secret}.json"
+
+
+def _secret(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"resources": [{"@type": f"{_TYPE}Secret", "name": name, **content}]}
+
+
+def _trusted(ca: Path, watched: Path) -> dict[str, Any]:
+    return {
+        "validation_context": {
+            "trusted_ca": {"filename": str(ca)},
+            "watched_directory": {"path": str(watched)},
+        }
+    }
+
+
+def _sds(name: str, path: Path) -> dict[str, Any]:
+    source = {"path": str(path)}
+    return {
+        "name": name,
+        "sds_config": {"path_config_source": source, "resource_api_version": "V3"},
+    }
 
 
 def _socket(kind: str, context: dict[str, Any]) -> dict[str, Any]:

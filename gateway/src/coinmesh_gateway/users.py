@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from coinmesh_gateway.catalogue import CatalogueError
 from coinmesh_gateway.clusters import http_cluster
+from coinmesh_gateway.tls import ServerCa
 from meshkit.authz import ROLES_HEADER, TIER_HEADER, USER_HEADER
 from meshkit.cookies import CSRF_COOKIE, CSRF_HEADER, CSRF_LENGTH, TOKEN_COOKIE
 from meshkit.settings import Address
@@ -66,9 +67,14 @@ def filters(vault: Vault) -> list[dict[str, Any]]:
     ]
 
 
-def cluster(vault: Vault) -> dict[str, Any]:
+def vault_ca(vault: Vault, secrets_dir: Path) -> ServerCa:
+    """The CAs of Vault's listener, with the SDS file in `secrets_dir`."""
+    return ServerCa(_VAULT, vault.ca, secrets_dir)
+
+
+def cluster(vault: Vault, ca: ServerCa) -> dict[str, Any]:
     """The way to Vault."""
-    return http_cluster(_VAULT, vault.address, vault.ca)
+    return http_cluster(_VAULT, vault.address, ca)
 
 
 def without_token() -> dict[str, Any]:
