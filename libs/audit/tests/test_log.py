@@ -293,7 +293,8 @@ async def test_what_finds_no_room_is_counted_and_told() -> None:
         def append(self, events: Sequence[pb.AuditEvent]) -> None:
             taken.extend(events)
 
-    log = AuditLog(unconnected(), source="test", metrics=metrics, writer=Keeping())
+    log = AuditLog(unconnected(), source="test", writer=Keeping())
+    log.register(metrics)
     for number in range(audit.BUFFERED + 7):
         log.note(CALL, audit.DENIED, actor="svc:x", object=str(number))
     with pytest.raises(AuditUnavailable):

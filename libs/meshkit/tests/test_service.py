@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import DataLoss
+from meshkit.metrics import Metrics, histogram
 from meshkit.service import SERVER_OPTIONS, Running, run, serve
 from meshkit.settings import ServiceSettings, SettingsError
 
@@ -78,6 +79,25 @@ async def test_metrics_are_served_over_http(service: Any):
         page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         assert 'coinmesh_rpc_seconds_count{rpc_method="Unary",rpc_service="test.Echo"} 1.0' in page
         assert "process_resident_memory_bytes" in page
+
+
+async def test_metrics_are_collected_from_resources(service: Any):
+    order: list[str] = []
+    spans = histogram("spans_seconds", "Spans")
+
+    def register(metrics: Metrics) -> None:
+        order.append("register")
+        metrics.read_counter("parts", "Parts", (), lambda: {(): 3})
+        metrics.add(spans)
+
+    async def run() -> None:
+        order.append("run")
+
+    async with service(resources=[Part(register=register, run=run)]) as started:
+        spans.observe(1)
+        assert started.metrics.value("coinmesh_parts_total") == 3
+        assert started.metrics.value("coinmesh_spans_seconds_count") == 1
+    assert order == ["register", "run"]
 
 
 async def test_service_without_rpcs_reports_readiness_beside_its_metrics(

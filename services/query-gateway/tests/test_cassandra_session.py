@@ -10,7 +10,6 @@ import pytest
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit import rotation
 from meshkit.errors import Unavailable
-from meshkit.metrics import Metrics
 from meshkit.settings import CassandraSettings, TelemetrySettings
 from meshkit.tracing import Tracing
 from query_gateway import cassandra_session
@@ -32,12 +31,10 @@ def issue(mesh: TestMesh, tls_dir: Path, name: str) -> None:
 def session_of(mesh: TestMesh, tls_dir: Path) -> CassandraSession:
     """The gateway's session with certificates of its own directory; it checks at each call."""
     settings = mesh.read(CassandraSettings, "query-gateway")
-    metrics = Metrics()
     return CassandraSession(
         settings.model_copy(update={"tls_dir": tls_dir}),
         {"now": "SELECT release_version FROM system.local", **statements()},
-        metrics,
-        Tracing(TelemetrySettings(service_name="query-gateway"), metrics),
+        Tracing(TelemetrySettings(service_name="query-gateway")),
     )
 
 

@@ -29,7 +29,8 @@ class MemoryCache:
 async def test_a_chart_is_found_by_the_replica_that_made_it_and_by_others() -> None:
     redis: Any = MemoryCache()
     measured = Metrics()
-    one, other = Charts(redis, 10, measured), Charts(redis, 10, Metrics())
+    one, other = Charts(redis, 10), Charts(redis, 10)
+    one.register(measured)
     await one.put("a", b"chart")
     assert await one.get("a") == b"chart"
     assert redis.reads == 0
@@ -44,7 +45,7 @@ async def test_a_chart_is_kept_for_its_time_only(monkeypatch: pytest.MonkeyPatch
     redis: Any = MemoryCache()
     now = [100.0]
     monkeypatch.setattr(charts.time, "monotonic", lambda: now[0])
-    kept = Charts(redis, 10, Metrics())
+    kept = Charts(redis, 10)
     await kept.put("a", b"chart")
     redis.kept.clear()
     now[0] = 109.9
@@ -56,7 +57,7 @@ async def test_a_chart_is_kept_for_its_time_only(monkeypatch: pytest.MonkeyPatch
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charts, "MAX_BYTES", 1000)
     redis: Any = MemoryCache()
-    kept = Charts(redis, 10, Metrics())
+    kept = Charts(redis, 10)
     for number in range(50):
         await kept.put(str(number % 20), bytes(100))
     redis.kept.clear()

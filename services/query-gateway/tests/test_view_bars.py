@@ -7,7 +7,6 @@ from market_data import INSTRUMENT, MemorySession, bar, bar_row, instrument
 
 from coinmesh_contracts.market.v1.market_service_pb2 import ViewBarsRequest
 from meshkit.errors import Unavailable
-from meshkit.metrics import Metrics
 from query_gateway.charts import Charts
 from query_gateway.history import History
 from query_gateway.hub import Hub
@@ -55,7 +54,7 @@ class Service:
             view,
             Listings(history, view),
             MarketStream(Hub(10, 10)),
-            charts=Charts(redis, 10, Metrics()),
+            charts=Charts(redis, 10),
             cache=redis,
             ready=lambda: True,
             live=lambda: True,

@@ -81,7 +81,6 @@ class AuditLog(Resource):
         settings: AuditSettings,
         *,
         source: str,
-        metrics: Metrics | None = None,
         writer: Writer | None = None,
     ) -> None:
         """Nothing is connected yet.
@@ -89,7 +88,6 @@ class AuditLog(Resource):
         Args:
             settings: Kafka, the registry, and the writer's name.
             source: The service's name.
-            metrics: Where the counts go.
             writer: What appends to the chain, if not a `ChainWriter`.
         """
         self._source = source
@@ -102,19 +100,21 @@ class AuditLog(Resource):
         self._ready, self._urgent = asyncio.Event(), asyncio.Event()
         self._lock = asyncio.Lock()
         self._problem = "Kafka hasn't answered yet"
-        if metrics is not None:
-            metrics.read_counter(
-                "audit_records_lost",
-                "Events for which there was no room in the audit log's buffer",
-                (),
-                lambda: {(): self._lost_in_all},
-            )
-            metrics.read_gauge(
-                "audit_records_waiting",
-                "Audit records that Kafka doesn't have yet",
-                (),
-                lambda: {(): len(self._waiting) + len(self._sending)},
-            )
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts of records to the process's metrics."""
+        metrics.read_counter(
+            "audit_records_lost",
+            "Events for which there was no room in the audit log's buffer",
+            (),
+            lambda: {(): self._lost_in_all},
+        )
+        metrics.read_gauge(
+            "audit_records_waiting",
+            "Audit records that Kafka doesn't have yet",
+            (),
+            lambda: {(): len(self._waiting) + len(self._sending)},
+        )
 
     async def __aenter__(self) -> AuditLog:
         self._task = asyncio.create_task(self.run())

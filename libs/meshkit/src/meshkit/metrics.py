@@ -1,7 +1,7 @@
 """Metrics: Prometheus's client library, one registry per process, and the RED numbers of each RPC.
 
 Names begin with `coinmesh_`; units are in the name (`_seconds`, `_bytes`, `_total`).
-A service makes one `Metrics`, hands it to what it builds and to `serve()`.
+`serve` makes a service's `Metrics`; its resources register theirs with it.
 """
 
 from __future__ import annotations
@@ -90,16 +90,7 @@ class Metrics:
     ) -> Histogram:
         """The histogram `coinmesh_<name>` with upper bounds `buckets`."""
         return self._once(
-            Histogram,
-            name,
-            lambda: Histogram(
-                name,
-                documentation,
-                labels,
-                namespace="coinmesh",
-                registry=self.registry,
-                buckets=buckets,
-            ),
+            Histogram, name, lambda: histogram(name, documentation, labels, buckets, self.registry)
         )
 
     def read_counter(
@@ -115,6 +106,10 @@ class Metrics:
     def read_gauge(self, name: str, documentation: str, labels: Sequence[str], read: Read) -> None:
         """A gauge `coinmesh_<name>` whose values are read when Prometheus asks."""
         self._add_reader(GaugeMetricFamily, name, documentation, labels, read)
+
+    def add(self, collector: Collector) -> None:
+        """Expose a metric that was made without a registry."""
+        self.registry.register(collector)
 
     def value(self, name: str, **labels: str) -> float:
         """The present value of a sample, 0 when there is none; `name` as it is exposed."""
@@ -163,6 +158,19 @@ class _ReadFamily(Collector):
             for labels, value in read().items():
                 family.add_metric(labels, value)
         yield family
+
+
+def histogram(
+    name: str,
+    documentation: str,
+    labels: Sequence[str] = (),
+    buckets: Sequence[float] = LATENCY_BUCKETS,
+    registry: CollectorRegistry | None = None,
+) -> Histogram:
+    """The histogram `coinmesh_<name>`, for `Metrics.add` unless it has a registry."""
+    return Histogram(
+        name, documentation, labels, namespace="coinmesh", registry=registry, buckets=buckets
+    )
 
 
 class MetricsServer:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from meshkit.calls import Call
 from meshkit.errors import MeshError
+from meshkit.metrics import Metrics
 
 
 class Resource:
     """A part of a service whose life `serve` manages; subclasses override what they need.
 
-    `serve` runs `run` beside the server, reports the service ready while every `is_ready` holds,
-    and at the end calls `on_stopping`, cancels `run`, and closes in reverse order, so that a
-    resource outlives those that were built on it.
+    `serve` collects its metrics by `register`, runs `run` beside the server, reports the service
+    ready while every `is_ready` holds, and at the end calls `on_stopping`, cancels `run`, and
+    closes in reverse order, so that a resource outlives those that were built on it.
     """
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the resource's metrics to the process's; called once, before `run`."""
 
     async def run(self) -> None:
         """Work beside the server; returns when there is nothing (more) to do.

@@ -110,12 +110,15 @@ async def serve(
             gRPC listener, and only `/ready` of the metrics listener reports readiness.
         resources: What the service has beside its RPCs, each after those that it uses. The service
             is ready while all are.
-        metrics: The process's metrics, if the resources have some.
+        metrics: The process's metrics, where something is given them before. Resources register
+            theirs with them.
         tracing: Given where more than the RPCs makes spans; it is shut down at the end.
         on_started: Called with the addresses once the server listens.
     """
     metrics = metrics or Metrics()
-    tracing = tracing or Tracing(settings, metrics)
+    tracing = tracing or Tracing(settings)
+    for part in (tracing, *resources):
+        part.register(metrics)
     rpc = _rpc(settings, servicers, resources, metrics, tracing) if servicers else None
     readiness = Readiness(resources, metrics)
     stopping = asyncio.Event()

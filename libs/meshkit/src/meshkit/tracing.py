@@ -66,19 +66,17 @@ class Tracing:
     def __init__(
         self,
         settings: TelemetrySettings,
-        metrics: Metrics | None = None,
         processor: SpanProcessor | None = None,
     ) -> None:
         """Spans go to the settings' endpoint, or to `processor`."""
         self.ratio = settings.trace_sampling_ratio
         self._processor = processor
+        self._exporter: OtlpExporter | None = None
         if processor is None and settings.otlp_endpoint is not None:
-            exporter = OtlpExporter(settings.otlp_endpoint, settings)
+            self._exporter = OtlpExporter(settings.otlp_endpoint, settings)
             self._processor = BatchSpanProcessor(
-                exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=EXPORT_EACH_MS
+                self._exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=EXPORT_EACH_MS
             )
-            if metrics is not None:
-                _export_counts(exporter, metrics)
         self.is_on = self._processor is not None
         self.tracer: trace.Tracer = trace.NoOpTracer()
         self._resource = Resource({SERVICE_NAME: settings.service_name})
@@ -90,6 +88,11 @@ class Tracing:
             )
             provider.add_span_processor(self._processor)
             self.tracer = provider.get_tracer(_SCOPE.name)
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts of spans to the process's metrics."""
+        if self._exporter is not None:
+            _export_counts(self._exporter, metrics)
 
     @contextmanager
     def asking(self, peer: str, operation: str, **attributes: str) -> Generator[None]:

@@ -23,9 +23,9 @@ def main() -> int:
 async def _serve() -> int:
     settings = configure(CollectorSettings)
     metrics = Metrics()
-    tracing = Tracing(settings, metrics)
+    tracing = Tracing(settings)
     collector = Collector(settings, metrics, tracing)
-    log = AuditLog(settings, source=settings.service_name, metrics=metrics)
+    log = AuditLog(settings, source=settings.service_name)
     started: list[Running] = []
 
     def stop() -> None:

@@ -94,14 +94,21 @@ class Versioned(NamedTuple):
 class Cache(Resource):
     """Redis, or the lack of it: no method raises because Redis is down."""
 
-    def __init__(self, settings: RedisSettings, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(self, settings: RedisSettings, tracing: Tracing) -> None:
         options = redis_options(settings)
         pool = _Pool.from_url(settings.redis_url, retry=Retry(NoBackoff(), 1), **options)
         self._redis: Redis = Redis.from_pool(pool)
         self._tracing = tracing
         self._resting_until = 0.0
-        self._failures = metrics.counter("redis_failures", "Requests that Redis failed")
-        self._up = metrics.gauge("redis_up", "1 while Redis answers")
+        self._failures = 0
+        self._up = False
+
+    def register(self, metrics: Metrics) -> None:
+        """Add Redis' state to the process's metrics."""
+        metrics.read_counter(
+            "redis_failures", "Requests that Redis failed", (), lambda: {(): self._failures}
+        )
+        metrics.read_gauge("redis_up", "1 while Redis answers", (), lambda: {(): self._up})
 
     async def get(self, key: str) -> bytes | None:
         """A cached value; None if there is none or Redis is down."""
@@ -161,8 +168,8 @@ class Cache(Resource):
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     answer = await cast(Awaitable[object], call())
         except (RedisError, OSError, TimeoutError) as error:
-            self._failures.inc()
-            self._up.set(0)
+            self._failures += 1
+            self._up = False
             if not self._resting_until:
                 _log.warning("Redis doesn't answer (%s); going on without it", error)
             self._resting_until = time.monotonic() + REST_SECONDS
@@ -170,7 +177,7 @@ class Cache(Resource):
         if self._resting_until:
             _log.info("Redis answers again")
         self._resting_until = 0.0
-        self._up.set(1)
+        self._up = True
         return answer
 
 

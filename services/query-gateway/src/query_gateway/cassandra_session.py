@@ -73,7 +73,6 @@ class CassandraSession(Resource):
     Args:
         settings: Where Cassandra is.
         statements: The statements to prepare, by name.
-        metrics: Where reconnects and failures are counted.
         tracing: For a span of each read inside a trace.
     """
 
@@ -81,7 +80,6 @@ class CassandraSession(Resource):
         self,
         settings: CassandraSettings,
         statements: Mapping[str, str],
-        metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self._settings, self._texts, self._tracing = settings, dict(statements), tracing
@@ -89,18 +87,32 @@ class CassandraSession(Resource):
         files = certificate_files(settings)
         self._renewals = Renewals(files.version if files else None)
         self._closing: set[asyncio.Task[None]] = set()
-        self._failures = metrics.counter("cassandra_failures", "Requests that Cassandra failed")
-        self._retries = metrics.counter("cassandra_connects", "Attempts to connect to Cassandra")
+        self._failures = self._connects = 0
         self._places = asyncio.Semaphore(MAX_REQUESTS)
         self._waiting = 0
         self.requests = 0
+        self.connected = asyncio.Event()
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts of requests and connections to the process's metrics."""
+        metrics.read_counter(
+            "cassandra_failures",
+            "Requests that Cassandra failed",
+            (),
+            lambda: {(): self._failures},
+        )
+        metrics.read_counter(
+            "cassandra_connects",
+            "Attempts to connect to Cassandra",
+            (),
+            lambda: {(): self._connects},
+        )
         metrics.read_gauge(
             "cassandra_requests",
             "Requests that Cassandra has not answered yet",
             (),
             lambda: {(): self.requests},
         )
-        self.connected = asyncio.Event()
 
     async def run(self) -> None:
         """Connects, and from then on follows the certificate's renewals."""
@@ -113,7 +125,7 @@ class CassandraSession(Resource):
         """Connects and prepares, trying again for ever; returns when that is done."""
         backoff = Backoff(base=0.5, cap=5.0)
         while not self.connected.is_set():
-            self._retries.inc()
+            self._connects += 1
             try:
                 self._link = await asyncio.to_thread(self._connect)
                 self.connected.set()
@@ -183,7 +195,7 @@ class CassandraSession(Resource):
             self._give_place()
             if not isinstance(error, _DOWN):
                 raise
-            self._failures.inc()
+            self._failures += 1
             raise cassandra_unavailable() from error
 
         def page(found: Sequence[_Row] | None) -> None:
@@ -201,7 +213,7 @@ class CassandraSession(Resource):
             with self._tracing.asking("cassandra", f"read {statement}"):
                 return await done
         except _DOWN as error:
-            self._failures.inc()
+            self._failures += 1
             _log.warning("a read from Cassandra failed: %s", _first_line(error))
             raise cassandra_unavailable() from error
 

@@ -10,38 +10,43 @@ from collections import OrderedDict
 from typing import Final
 
 from meshkit.metrics import Metrics
+from meshkit.resources import Resource
 from query_gateway.cache import Cache
 
 MAX_BYTES: Final = 32 << 20
 
 
-class Charts:
+class Charts(Resource):
     """Chart bytes by key.
 
     Args:
         cache: Redis.
         seconds: How long a chart is kept.
-        metrics: For how often a chart was found.
     """
 
-    def __init__(self, cache: Cache, seconds: int, metrics: Metrics) -> None:
+    def __init__(self, cache: Cache, seconds: int) -> None:
         self._cache, self._seconds = cache, seconds
         self._own: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
-        reads = metrics.counter(
-            "chart_reads", "Charts asked for, by where they were found", ("found",)
+        self._reads = {"process": 0, "redis": 0, "nowhere": 0}
+
+    def register(self, metrics: Metrics) -> None:
+        """Add how often a chart was found to the process's metrics."""
+        metrics.read_counter(
+            "chart_reads",
+            "Charts asked for, by where they were found",
+            ("found",),
+            lambda: {(found,): count for found, count in self._reads.items()},
         )
-        self._in_process = reads.labels("process")
-        self._in_redis, self._nowhere = reads.labels("redis"), reads.labels("nowhere")
 
     async def get(self, key: str) -> bytes | None:
         """A chart, if one is kept."""
         known = self._own.get(key)
         if known is not None and time.monotonic() < known[0]:
-            self._in_process.inc()
+            self._reads["process"] += 1
             return known[1]
         data = await self._cache.get(key)
-        (self._nowhere if data is None else self._in_redis).inc()
+        self._reads["nowhere" if data is None else "redis"] += 1
         if data is not None:
             # It is as old as it may be there: kept here for no longer than one turn more.
             self._keep(key, data)

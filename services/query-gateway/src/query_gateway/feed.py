@@ -21,7 +21,7 @@ from meshkit.decoding import Decoder
 from meshkit.dlq import DeadLetters
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
-from meshkit.metrics import Metrics, exemplar
+from meshkit.metrics import Metrics, exemplar, histogram
 from meshkit.registry import Registry
 from meshkit.resources import Resource
 from meshkit.tracing import Tracing, of_record
@@ -36,21 +36,29 @@ _BATCH: Final = 250
 _PROBE_SECONDS: Final = 2.0
 
 
-class CountedLetters(DeadLetters):
+class CountedLetters(DeadLetters, Resource):
     """Counts what can't be decoded; who archives a topic tells of it, once (jobs/spark)."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._undecodable = metrics.counter(
-            "undecodable_records", "Records that are not events of their topic", ("topic", "reason")
+    def __init__(self) -> None:
+        self._undecodable: dict[tuple[str, ...], int] = {}
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts to the process's metrics."""
+        metrics.read_counter(
+            "undecodable_records",
+            "Records that are not events of their topic",
+            ("topic", "reason"),
+            self._undecodable.copy,
         )
 
     async def send(self, message: Record, reason: str, detail: str) -> None:
         """Counts a record."""
-        self._undecodable.labels(message.topic(), reason).inc()
+        key = str(message.topic()), reason
+        self._undecodable[key] = self._undecodable.get(key, 0) + 1
         _log.warning("skipped a record: %s", detail, extra={"reason": reason})
 
 
-async def create_decoder(registry: Registry, metrics: Metrics) -> Decoder:
+async def create_decoder(registry: Registry, letters: CountedLetters) -> Decoder:
     """A decoder for every topic that has a contract.
 
     Raises:
@@ -59,7 +67,7 @@ async def create_decoder(registry: Registry, metrics: Metrics) -> Decoder:
     """
     messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
     ids = await registry.resolve(messages)
-    return Decoder(messages, ids, registry, CountedLetters(metrics))
+    return Decoder(messages, ids, registry, letters)
 
 
 class Feed(Resource):
@@ -71,7 +79,6 @@ class Feed(Resource):
         view: Takes every event.
         hub: Takes what is new.
         note: Told what is new, too.
-        metrics: For the consumer's lag and Kafka's state.
         tracing: For a span of each record whose sender is traced.
     """
 
@@ -83,29 +90,41 @@ class Feed(Resource):
         hub: Hub,
         *,
         note: Callable[[News], None],
-        metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
-        self._note, self._metrics, self._tracing = note, metrics, tracing
-        self._up = metrics.gauge("kafka_up", "1 while Kafka answers")
-        self._events = metrics.counter("live_events", "Events taken into the view", ("topic",))
-        self._delay = metrics.histogram(
+        self._note, self._tracing = note, tracing
+        self._metrics: Metrics | None = None
+        self._events: dict[tuple[str, ...], int] = {}
+        self._delay = histogram(
             "live_delay_seconds",
             "From Kafka's append to the view: the oldest record of a batch, and traced ones",
             ("topic",),
         )
         self._newest_ms: dict[str, int] = {}
+        self.caught_up = asyncio.Event()
+        self.connected = False
+
+    def register(self, metrics: Metrics) -> None:
+        """Add Kafka's state and the counts of events, and later the consumer's lag."""
+        self._metrics = metrics
+        metrics.add(self._delay)
+        metrics.read_gauge("kafka_up", "1 while Kafka answers", (), lambda: {(): self.connected})
+        metrics.read_counter(
+            "live_events", "Events taken into the view", ("topic",), self._events.copy
+        )
         metrics.read_gauge(
             "live_newest_seconds",
             "When Kafka took the newest event in the view, as a Unix time",
             ("topic",),
             lambda: {(topic,): ms / 1000 for topic, ms in self._newest_ms.copy().items()},
         )
-        metrics.read_gauge("stream_readers", "Readers of streams", (), lambda: {(): hub.readers})
-        metrics.read_gauge("book_holes", "Holes in book deltas", (), lambda: {(): view.book_holes})
-        self.caught_up = asyncio.Event()
-        self.connected = False
+        metrics.read_gauge(
+            "stream_readers", "Readers of streams", (), lambda: {(): self._hub.readers}
+        )
+        metrics.read_gauge(
+            "book_holes", "Holes in book deltas", (), lambda: {(): self._view.book_holes}
+        )
 
     async def run(self) -> None:
         """Reads for ever, and keeps `connected` equal to whether Kafka answers.
@@ -160,7 +179,6 @@ class Feed(Resource):
                 else:
                     _log.warning("Kafka doesn't answer: degraded, live data stands still")
             self.connected = connected
-            self._up.set(connected)
             await asyncio.sleep(_PROBE_SECONDS)
 
     async def take(self, batch: list[Record]) -> None:
@@ -187,7 +205,7 @@ class Feed(Resource):
             if self.caught_up.is_set() and record.headers():
                 self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
-            self._events.labels(topic).inc(count)
+            self._events[topic,] = self._events.get((topic,), 0) + count
 
     async def _decode(self, batch: list[Record]) -> list[tuple[Record, Message]]:
         """The batch's events; waits for the registry while it must be asked and doesn't answer."""

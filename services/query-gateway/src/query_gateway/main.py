@@ -1,7 +1,6 @@
 """The query-gateway's process: settings in, objects wired, served."""
 
 from coinmesh_audit.log import AuditLog
-from meshkit.metrics import Metrics
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
 from meshkit.tracing import Tracing
@@ -11,7 +10,7 @@ from query_gateway.cassandra_session import CassandraSession
 from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory, add_collector_directory
 from query_gateway.event_service import EventService, add_event_service
-from query_gateway.feed import Feed, create_decoder
+from query_gateway.feed import CountedLetters, Feed, create_decoder
 from query_gateway.history import History
 from query_gateway.hub import Hub
 from query_gateway.latest import LatestWriter
@@ -26,18 +25,18 @@ from query_gateway.stored_rows import statements
 
 async def run_gateway(settings: GatewaySettings) -> int:
     """Run the query gateway until shutdown and return the exit status."""
-    metrics = Metrics()
-    tracing = Tracing(settings, metrics)
-    audit = AuditLog(settings, source=settings.service_name, metrics=metrics)
-    decoder = await create_decoder(Registry(settings), metrics)
-    cassandra = CassandraSession(settings, statements(), metrics, tracing)
-    cache = Cache(settings, metrics, tracing)
+    tracing = Tracing(settings)
+    audit = AuditLog(settings, source=settings.service_name)
+    letters = CountedLetters()
+    decoder = await create_decoder(Registry(settings), letters)
+    cassandra = CassandraSession(settings, statements(), tracing)
+    cache = Cache(settings, tracing)
     view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
-    feed = Feed(settings, decoder, view, hub, note=latest.note, metrics=metrics, tracing=tracing)
+    feed = Feed(settings, decoder, view, hub, note=latest.note, tracing=tracing)
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
-    charts = Charts(cache, settings.chart_ttl_seconds, metrics)
+    charts = Charts(cache, settings.chart_ttl_seconds)
     listings, stream = Listings(history, view), MarketStream(hub)
     ready, live = bootstrap.done.is_set, feed.is_live
     market = MarketService(
@@ -51,9 +50,9 @@ async def run_gateway(settings: GatewaySettings) -> int:
         (add_collector_directory, collectors),
         (add_session_service, sessions),
     ]
-    live_parts = [hub, latest, feed, bootstrap]
-    resources = [audit, cache, cassandra, *live_parts, sessions, collectors, events]
-    return await serve(settings, servicers, resources, metrics=metrics, tracing=tracing)
+    stores, live_parts = [audit, cache, cassandra, charts], [letters, hub, latest, feed, bootstrap]
+    resources = [*stores, *live_parts, sessions, collectors, events]
+    return await serve(settings, servicers, resources, tracing=tracing)
 
 
 def main() -> None:
