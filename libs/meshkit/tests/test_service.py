@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -98,6 +99,17 @@ async def test_metrics_are_collected_from_resources(service: Any):
         assert started.metrics.value("coinmesh_parts_total") == 3
         assert started.metrics.value("coinmesh_spans_seconds_count") == 1
     assert order == ["register", "run"]
+
+
+async def test_warnings_and_errors_are_counted(service: Any):
+    async with service() as started:
+        log, name = logging.getLogger("test"), "coinmesh_log_records_total"
+        before = started.metrics.value(name, level="ERROR")
+        log.error("an error")
+        log.info("no error")
+        assert started.metrics.value(name, level="ERROR") == before + 1
+        assert started.metrics.registry.get_sample_value(name, {"level": "CRITICAL"}) == 0
+        assert started.metrics.registry.get_sample_value(name, {"level": "INFO"}) is None
 
 
 async def test_service_without_rpcs_reports_readiness_beside_its_metrics(

@@ -27,7 +27,7 @@ from coinmesh_spark.gate import Gate
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError
 from coinmesh_spark.stream_metrics import StreamMetrics
-from meshkit import metrics
+from meshkit import log_counts, metrics
 from meshkit.backoff import Backoff
 from meshkit.kafka import await_topics, client_config
 from meshkit.registry import Registry
@@ -71,7 +71,8 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         SnapshotError: Checkpoint and snapshots don't belong together.
         JvmLostError: Spark's JVM died.
     """
-    with _only_one(settings):
+    numbers = metrics.Metrics()
+    with _only_one(settings), log_counts.counted(numbers):
         known = Registry(settings).resolve_now(
             {topic.name: topic.message for topic in topics.ALL if topic.message}
         )
@@ -79,7 +80,6 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         names = [topic.name for topic in topics.ALL]
         asyncio.run(await_topics(admin, settings, names, settings.spark_start_seconds))
 
-        numbers = metrics.Metrics()
         told = StreamMetrics(numbers)
         queries: dict[str, Query] = {
             bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
@@ -245,7 +245,8 @@ def reset(settings: StreamSettings) -> list[Path]:
     Raises:
         SnapshotError: The topic's partition count has changed since.
     """
-    with _only_one(settings):
+    numbers = metrics.Metrics()
+    with _only_one(settings), log_counts.counted(numbers):
         bars_query.continuity(settings).check_reset()
         removed = [
             settings.spark_checkpoint_dir.absolute() / bars_query.NAME,

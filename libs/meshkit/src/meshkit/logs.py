@@ -72,7 +72,7 @@ def _redact_value(name: str, value: object) -> object:
     return redact(value if isinstance(value, str) else str(value))
 
 
-def _level(number: int) -> str:
+def level_name(number: int) -> str:
     """The schema's level; one that a library made up counts as the next lower."""
     for floor, name in ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO")):
         if number >= floor:
@@ -91,7 +91,7 @@ class JsonFormatter(logging.Formatter):
         """The record as one line."""
         line: dict[str, object] = {
             "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
-            "level": _level(record.levelno),
+            "level": level_name(record.levelno),
             "service": self._service,
             "logger": record.name,
             "message": redact(record.getMessage()),

@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from meshkit import logs
+from meshkit import log_counts, logs
 from meshkit import metrics as mesh_metrics
 from meshkit.authz import Rule, authz_layer, rules
 from meshkit.calls import Layer, LayeredInterceptor
@@ -124,6 +124,7 @@ async def serve(
     stopping = asyncio.Event()
     async with AsyncExitStack() as cleanup:
         cleanup.push_async_callback(asyncio.to_thread, tracing.shutdown)
+        cleanup.enter_context(log_counts.counted(metrics))
         address = bind(rpc.server, settings.grpc_listen, settings) if rpc else None
         scraped = _serve_metrics(settings, metrics, readiness, cleanup)
         if rpc is not None:
