@@ -13,7 +13,7 @@ from rule_cases import BURNS, CASES, OTHERS, Case
 from coinmesh_local.provision import system
 from coinmesh_observability import grafana
 from coinmesh_observability.alerts import RUNBOOK, Alert, alerts, objectives, rule_files
-from coinmesh_observability.dashboards import ALL
+from coinmesh_observability.dashboards import dashboards
 from coinmesh_observability.main import write
 from coinmesh_observability.prometheus import Settings, Target, configuration
 
@@ -137,7 +137,7 @@ def test_an_alert_has_a_known_severity_and_a_summary() -> None:
 
 
 def test_dashboards_have_ids_of_their_own_and_templated_sources() -> None:
-    models = [json.loads(json.dumps(dashboard.model())) for dashboard in ALL]
+    models = [json.loads(json.dumps(dashboard.model())) for dashboard in dashboards()]
     assert len({model["uid"] for model in models}) == len(models)
     for model in models:
         panels = [panel for panel in model["panels"] if panel["type"] != "row"]

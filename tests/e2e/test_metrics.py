@@ -15,7 +15,7 @@ from coinmesh_contracts.market.v1 import market_service_pb2, market_service_pb2_
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.testing import eventually
 from coinmesh_observability.alerts import alerts, recordings
-from coinmesh_observability.dashboards import ALL
+from coinmesh_observability.dashboards import dashboards
 
 pytestmark = pytest.mark.e2e
 
@@ -109,7 +109,7 @@ def test_components_that_show_nothing_themselves_are_told_of(
 def test_every_query_of_every_dashboard_finds_a_series(run: Any, prometheus: httpx.Client) -> None:
     queries = {
         f"{dashboard.uid} / {panel.title}: {expr}": filled(expr)
-        for dashboard in ALL
+        for dashboard in dashboards()
         for panel in dashboard.panels
         for expr in panel.queries.values()
     }
@@ -163,7 +163,7 @@ def queries() -> dict[str, set[str]]:
     """The metrics that panels, alerts and recorded rules ask for, by who asks."""
     found = {
         f"{dashboard.uid} / {panel.title}": set().union(*map(metrics_in, panel.queries.values()))
-        for dashboard in ALL
+        for dashboard in dashboards()
         for panel in dashboard.panels
     }
     found |= {alert.name: metrics_in(alert.expr) for alert in alerts()}

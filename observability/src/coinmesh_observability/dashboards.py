@@ -1,7 +1,9 @@
-"""All dashboards, each for one question that an operator asks."""
+"""All dashboards: one for each question that an operator asks, and one for each service."""
 
+from pathlib import Path
 from typing import Final
 
+from coinmesh_manifests.discovery import CHECKOUT
 from coinmesh_observability.component_dashboards import (
     CASSANDRA,
     COMPONENTS,
@@ -11,9 +13,14 @@ from coinmesh_observability.component_dashboards import (
 )
 from coinmesh_observability.mesh_dashboards import FRESHNESS, JOBS, LAG, QUALITY, THROUGHPUT
 from coinmesh_observability.panels import Dashboard
-from coinmesh_observability.service_dashboards import ERRORS, SERVICE
+from coinmesh_observability.service_dashboards import ERRORS, SERVICE, of_manifests
 
 ALL: Final[tuple[Dashboard, ...]] = (
     *(THROUGHPUT, LAG, JOBS, ERRORS, FRESHNESS, SERVICE),
     *(COMPONENTS, KAFKA, CASSANDRA, SPARK, QUALITY, EDGE),
 )
+
+
+def dashboards(tree: Path = CHECKOUT) -> tuple[Dashboard, ...]:
+    """Those of `ALL`, and one for each service that a manifest of the tree declares."""
+    return (*ALL, *of_manifests(tree))

@@ -13,7 +13,7 @@ from coinmesh_observability import alertmanager as receivers
 from coinmesh_observability import grafana as provisioning
 from coinmesh_observability import prometheus as scraping
 from coinmesh_observability.alerts import rule_files
-from coinmesh_observability.dashboards import ALL
+from coinmesh_observability.dashboards import dashboards
 from meshkit import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -59,7 +59,7 @@ def grafana(
     """Write dashboards, data sources and alert rules in the layout of Grafana's provisioning."""
     for path, content in provisioning.files(prometheus_url, jaeger_url).items():
         write(out / path, content)
-    for dashboard in ALL:
+    for dashboard in dashboards():
         write(out / "dashboards" / f"{dashboard.uid}.json", dashboard.model())
 
 

@@ -1,7 +1,16 @@
 """Dashboards of the services: their calls and processes, and what goes wrong."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+from coinmesh_manifests.discovery import CHECKOUT, discover
+from coinmesh_manifests.manifest import Manifest
 from coinmesh_observability.panels import Dashboard, Panel
 from coinmesh_observability.queries import RPC_SECONDS, quantiles, rate
+
+#: Kinds that are processes of `meshkit.service`, and those that show a process's metrics as well.
+CHASSIS = frozenset({"service", "collector"})
+SCRAPED = CHASSIS | {"stream"}
 
 OK = 'rpc_service=~"coinmesh.*",code=~"OK|CANCELLED|INVALID_ARGUMENT|NOT_FOUND"'
 ERRORS = Dashboard(
@@ -87,53 +96,131 @@ ERRORS = Dashboard(
 )
 
 ONE = 'job=~"$job",instance=~"$instance"'
+
+
+def _calls(where: str) -> list[Panel]:
+    return [
+        Panel(
+            "Rate",
+            "reqps",
+            {"{{rpc_method}}": rate("coinmesh_rpc_handled_total", "rpc_method", where)},
+        ),
+        Panel(
+            "Errors",
+            "reqps",
+            {"{{code}}": rate("coinmesh_rpc_handled_total", "code", where)},
+            stacked=True,
+        ),
+        Panel(
+            "Duration",
+            "s",
+            quantiles("coinmesh_rpc_seconds", "rpc_method", where, "{{rpc_method}}"),
+            exemplars=True,
+        ),
+        Panel(
+            "Running",
+            "short",
+            {"{{rpc_method}}": f"sum by (rpc_method) (coinmesh_rpc_running{{{where}}})"},
+        ),
+    ]
+
+
+def _process(where: str) -> list[Panel]:
+    return [
+        Panel(
+            "CPU",
+            "percentunit",
+            {"{{instance}}": rate("process_cpu_seconds_total", "instance", where)},
+            limit=1,
+        ),
+        Panel("Memory", "bytes", {"{{instance}}": f"process_resident_memory_bytes{{{where}}}"}),
+        Panel("File descriptors", "short", {"{{instance}}": f"process_open_fds{{{where}}}"}),
+    ]
+
+
+def _loop(where: str) -> Panel:
+    return Panel(
+        "Event loop's delay",
+        "s",
+        quantiles("coinmesh_event_loop_delay_seconds", "instance", where, "{{instance}}"),
+        limit=0.25,
+    )
+
+
+def _ready(where: str) -> Panel:
+    return Panel("Ready", "short", {"{{instance}}": f"coinmesh_ready{{{where}}}"})
+
+
+def _log(where: str) -> Panel:
+    return Panel(
+        "Warnings and errors in the log",
+        "cps",
+        {"{{level}}": rate("coinmesh_log_records_total", "level", where)},
+        stacked=True,
+    )
+
+
+def _answers(where: str) -> Panel:
+    return Panel(
+        "Probe",
+        "short",
+        {"{{replica}}": f"coinmesh_component_ready{{{where}}}"},
+        text="1 while it answers the supervisor's probe.",
+    )
+
+
+def _component(where: str) -> list[Panel]:
+    """Panels for a process without metrics of its own, from the supervisor."""
+    use = rate("coinmesh_component_cpu_seconds_total", "replica", where)
+    return [
+        Panel("CPU", "percentunit", {"{{replica}}": use}, limit=1),
+        Panel("Memory", "bytes", {"{{replica}}": f"coinmesh_component_resident_bytes{{{where}}}"}),
+        Panel(
+            "File descriptors", "short", {"{{replica}}": f"coinmesh_component_open_fds{{{where}}}"}
+        ),
+        Panel(
+            "Restarts",
+            "short",
+            {"{{replica}}": f"increase(coinmesh_component_restarts_total{{{where}}}[1h])"},
+        ),
+    ]
+
+
+def of_manifest(manifest: Manifest) -> Dashboard:
+    """The dashboard of one service; its kind decides what is measured of it."""
+    rows = dict(_rows(manifest))
+    return Dashboard(f"service-{manifest.name}", manifest.name, manifest.description, rows)
+
+
+def of_manifests(tree: Path = CHECKOUT) -> tuple[Dashboard, ...]:
+    """A dashboard for each manifest of a tree."""
+    return tuple(of_manifest(manifest) for manifest in discover(tree).values())
+
+
+def _rows(manifest: Manifest) -> Iterator[tuple[str, list[Panel]]]:
+    own, component = f'job="{manifest.name}"', f'component="{manifest.name}"'
+    if manifest.kind in CHASSIS:
+        yield "Calls", _calls(own)
+        yield "Process", [*_process(own), _loop(own)]
+        yield "State", [_ready(own), _log(own)]
+    elif manifest.kind in SCRAPED:
+        yield "Process", _process(own)
+        yield "State", [_answers(component), _log(own)]
+    else:
+        yield "Process", _component(component)
+        yield "State", [_answers(component)]
+
+
 SERVICE = Dashboard(
     "service",
     "Service",
     "One service: its calls (rate, errors, duration) and its process (use, saturation, errors).",
     {
-        "Calls": [
-            Panel(
-                "Rate",
-                "reqps",
-                {"{{rpc_method}}": rate("coinmesh_rpc_handled_total", "rpc_method", ONE)},
-            ),
-            Panel(
-                "Errors",
-                "reqps",
-                {"{{code}}": rate("coinmesh_rpc_handled_total", "code", ONE)},
-                stacked=True,
-            ),
-            Panel(
-                "Duration",
-                "s",
-                quantiles("coinmesh_rpc_seconds", "rpc_method", ONE, "{{rpc_method}}"),
-                exemplars=True,
-            ),
-            Panel(
-                "Running",
-                "short",
-                {"{{rpc_method}}": f"sum by (rpc_method) (coinmesh_rpc_running{{{ONE}}})"},
-            ),
-        ],
-        "Process": [
-            Panel(
-                "CPU",
-                "percentunit",
-                {"{{instance}}": rate("process_cpu_seconds_total", "instance", ONE)},
-                limit=1,
-            ),
-            Panel("Memory", "bytes", {"{{instance}}": f"process_resident_memory_bytes{{{ONE}}}"}),
-            Panel(
-                "Event loop's delay",
-                "s",
-                quantiles("coinmesh_event_loop_delay_seconds", "instance", ONE, "{{instance}}"),
-                limit=0.25,
-            ),
-            Panel("File descriptors", "short", {"{{instance}}": f"process_open_fds{{{ONE}}}"}),
-        ],
+        "Calls": _calls(ONE),
+        "Process": [*_process(ONE), _loop(ONE)],
         "State": [
-            Panel("Ready", "short", {"{{instance}}": f"coinmesh_ready{{{ONE}}}"}),
+            _ready(ONE),
+            _log(ONE),
             Panel(
                 "Certificate's life left",
                 "s",
