@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,15 @@ def workspace() -> Iterator[Workspace]:
 
 @pytest.fixture(scope="session")
 def mesh(workspace: Workspace) -> Iterator[TestMesh]:
-    """The mesh that tests share: `mesh.require("kafka", "schemas")` starts what is not up yet."""
+    """The mesh that tests share: `mesh.require("kafka", "schemas")` starts what is not up yet.
+
+    With COINMESH_TEST_HOME it is the one of that directory, and stays up for the next run.
+    """
     recorded = {k: v for k, v in caller_environment().items() if k == "COINMESH_RECORDED"}
     options = Options(ports="free", profile="full")
+    if home := os.environ.get("COINMESH_TEST_HOME"):
+        yield TestMesh(Path(home).absolute(), options, recorded, keeps_running=True)
+        return
     with workspace.mesh("mesh", options, recorded) as running:
         yield running
 
@@ -30,5 +37,5 @@ def mesh(workspace: Workspace) -> Iterator[TestMesh]:
 def clean_environment() -> None:
     """Settings of a developer's shell must not leak into tests."""
     for name in [k for k in os.environ if k.startswith("COINMESH_")]:
-        if name not in ("COINMESH_RECORDED", "COINMESH_KEEP_TEST"):
+        if name not in ("COINMESH_RECORDED", "COINMESH_KEEP_TEST", "COINMESH_TEST_HOME"):
             del os.environ[name]

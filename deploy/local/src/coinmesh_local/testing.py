@@ -47,7 +47,8 @@ class TestMesh:
     """A mesh that lives as long as this object, and no longer than this process.
 
     `environment` holds COINMESH_ variables for components that inherit them (e.g. the simulator's);
-    change it before the component is required for the first time.
+    change it before the component is required for the first time. With `keeps_running` it outlives
+    the process and `close`, and the next run with the same root finds its components ready.
     """
 
     __test__ = False  # not a test class, whatever its name suggests to pytest
@@ -56,6 +57,7 @@ class TestMesh:
     options: Options = field(default_factory=lambda: Options(ports="free"))
     environment: dict[str, str] = field(default_factory=dict)
     components: tuple[Path, ...] = DECLARED
+    keeps_running: bool = False
 
     def __post_init__(self) -> None:
         self.home = Home(self.root)
@@ -84,12 +86,16 @@ class TestMesh:
         self._required.update(self.mesh.closure(wanted))
 
     def hold(self) -> None:
-        """Tie the supervisor to this process: when it dies, however it dies, the mesh stops."""
+        """Tie the supervisor to this process: when it dies, however it dies, the mesh stops.
+
+        One that keeps running is only created.
+        """
         if self._held is None:
             self.home.create()
             self.mesh.save()
-            self._held = operations.ask(self.home, "hold")
-            self._held.answer()
+            if not self.keeps_running:
+                self._held = operations.ask(self.home, "hold")
+                self._held.answer()
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -145,11 +151,13 @@ class TestMesh:
 
     def close(self) -> None:
         """Stop everything and drop the directory; what is required later starts anew."""
+        self._required.clear()
+        if self.keeps_running:
+            return
         operations.down(self.home)
         if self._held is not None:
             self._held.close()
             self._held = None
-        self._required.clear()
         if not os.environ.get("COINMESH_KEEP_TEST"):
             shutil.rmtree(self.root, ignore_errors=True)
 
