@@ -87,17 +87,17 @@ check-secrets: $(DEV_STAMP) ## Looks for secrets in every file that git tracks o
 	git ls-files -z --cached --others --exclude-standard -- ':!requirements/*.txt' ':!*.binpb' \
 	  | xargs -0 $(BIN)/detect-secrets-hook
 
-test-unit: install $(DEV_STAMP) ## Tests that need no component
-	$(BIN)/pytest -m 'not component and not e2e'
+test-unit: install $(DEV_STAMP) ## Tests that need no component and no seconds
+	$(BIN)/pytest -m 'not component and not e2e and not slow'
 
 test-services: built $(DEV_STAMP) ## Services, gateway and command on real components
-	$(BIN)/pytest -m component --deselect=jobs --deselect=deploy
+	$(BIN)/pytest -m 'component or slow' --deselect=jobs --deselect=deploy
 
 test-stream: install $(DEV_STAMP) ## The Spark stream through kills and outages
-	$(BIN)/pytest -m component jobs
+	$(BIN)/pytest -m 'component or slow' jobs
 
 test-components: install $(DEV_STAMP) ## The components themselves, and who may do what with them
-	$(BIN)/pytest -m component deploy
+	$(BIN)/pytest -m 'component or slow' deploy
 
 test-mesh: built $(DEV_STAMP) ## The whole mesh
 	$(BIN)/pytest -m e2e

@@ -12,6 +12,8 @@ from aiohttp import WSMsgType
 from coinmesh_simulators.exchange.capture import CaptureError, frames, survey
 from coinmesh_simulators.testing import LocalBook
 
+pytestmark = pytest.mark.slow
+
 FAST = 20  # market seconds per wall second
 
 

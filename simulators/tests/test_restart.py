@@ -11,6 +11,8 @@ from aiohttp import WSMsgType
 
 from coinmesh_simulators.exchange.settings import split_address
 
+pytestmark = pytest.mark.slow
+
 
 async def listen(sim, streams: list[str], count: int, kept: list[dict]) -> None:
     async with sim.connect("/stream?streams=" + "/".join(streams)) as ws:

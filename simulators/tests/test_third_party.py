@@ -7,6 +7,8 @@ from bisect import bisect_right
 import pytest
 from aiohttp import WSMsgType
 
+pytestmark = pytest.mark.slow
+
 binance = pytest.importorskip("binance")
 
 Top = tuple[float, float, float, float]

@@ -11,6 +11,8 @@ from jsonschema import Draft202012Validator
 from coinmesh_access.testing import BIN, free_port
 from meshkit import log_lines, logs
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = Draft202012Validator(log_lines.schema())
 
 

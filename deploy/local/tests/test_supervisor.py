@@ -18,6 +18,8 @@ from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 from meshkit.metrics import Metrics
 
+pytestmark = pytest.mark.slow
+
 FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
 Build = Callable[..., TestMesh]
 

@@ -220,6 +220,7 @@ def test_order_repetition_and_batches_change_nothing(seed, cuts):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 10**6), min_size=1, max_size=12))
 def test_repaired_trades_inside_the_horizon_rewrite_bars_and_indicators(seed, cuts):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COINMESH_SPARK = str(Path(sys.executable).parent / "coinmesh-spark")
 
 

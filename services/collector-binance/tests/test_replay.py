@@ -14,6 +14,8 @@ from collector_binance.digest import parse
 from collector_binance.main import main
 from collector_binance.replay import events
 
+pytestmark = pytest.mark.slow
+
 TRADES, BOOKS, GAPS = "market.trades.v1", "market.books.v1", "ingest.gaps.v1"
 
 
