@@ -146,6 +146,7 @@ async def test_path_without_arguments_has_no_query(client: RestClient, exchange:
         (429, "Wed, 21 Oct 2026 07:28:00 GMT", 5.0),
         (429, "-1", 5.0),
         (429, "1.5", 5.0),
+        (429, "²", 5.0),
     ],
 )
 async def test_refusal_is_waited_out(
@@ -223,6 +224,14 @@ async def test_reported_weight_delays_until_the_next_minute(
     assert client.budget.used(clock.now) == 1
 
 
+async def test_invalid_reported_weight_is_ignored(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    exchange.add(200, X_MBX_USED_WEIGHT_1M="²")
+    assert (await client.get(DEPTH, {}, 5)).status == 200
+    assert client.budget.used(clock.now) == 5
+
+
 async def test_weight_of_every_attempt_is_counted(
     client: RestClient, exchange: Exchange, clock: Clock
 ) -> None:
@@ -262,6 +271,32 @@ async def test_history_is_requested_from_its_own_host(exchange: Exchange, clock:
             await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
     assert [request.path for request in history.requests] == [HISTORY_PATH]
     assert [request.path for request in exchange.requests] == [DEPTH]
+
+
+@pytest.mark.parametrize("status", [403, 451])
+async def test_refusal_by_the_history_host_is_final(
+    exchange: Exchange, clock: Clock, status: int
+) -> None:
+    """Otherwise books get no snapshot where only the market-data host serves."""
+    history = Exchange()
+    history.add(status, HTML)
+    async with history.server:
+        chosen = settings(exchange.url, binance_history_url=history.url)
+        async with RestClient(chosen, Metrics()) as client:
+            refused = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
+            assert (await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)).status == 200
+    assert (refused.status, refused.body) == (status, HTML.encode())
+    assert clock.sleeps == []
+
+
+async def test_rate_limit_of_the_history_host_delays_all(exchange: Exchange, clock: Clock) -> None:
+    history = Exchange()
+    history.add(429, Retry_After="9")
+    async with history.server:
+        chosen = settings(exchange.url, binance_history_url=history.url)
+        async with RestClient(chosen, Metrics()) as client:
+            assert (await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)).status == 200
+    assert clock.sleeps == [0.25, 8.75]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ HISTORY_PATH: Final = "/api/v3/historicalTrades"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
 _HEADERS: Final = {"X-MBX-TIME-UNIT": "MICROSECOND"}
 _WAITS: Final = {429: 5.0, 418: 120.0, 403: 60.0, 451: 300.0}
+_HOST_REFUSALS: Final = (403, 451)
+"""What one host refuses and another may serve; the others count our address everywhere."""
 _MEANINGS: Final = {
     429: "too many requests",
     418: "our address is banned for a while",
@@ -47,7 +49,7 @@ class Answer:
 
     Attributes:
         context: Method and path with query, as recorded.
-        status: The HTTP status: 200, or a 4xx that a repetition would not change.
+        status: The HTTP status: 200, or a 4xx that a repetition would not change at once.
         body: As received.
         receive_ns: When it was complete.
         round_trip_ns: How long it took.
@@ -166,9 +168,17 @@ class RestClient:
             receive_ns = time.time_ns()
             self._answers.labels(str(status)).inc()
             used = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
-            if used.isdigit():
+            if _is_number(used):
                 self.budget.reported(int(used), time.time())
-            if status in _WAITS:
+            if status in _HOST_REFUSALS and base != self.url:
+                # Waiting would delay the snapshots, which the other host serves.
+                _log.warning(
+                    "%s refuses past trades with %s; set COINMESH_BINANCE_HISTORY_URL to another "
+                    "host of the exchange",
+                    base,
+                    status,
+                )
+            elif status in _WAITS:
                 self._refused(status, response.headers.get("Retry-After", ""))
                 return None
             if status >= 500:
@@ -178,7 +188,7 @@ class RestClient:
         return Answer(f"GET {target}", status, body, receive_ns, receive_ns - began)
 
     def _refused(self, status: int, retry_after: str) -> None:
-        wait = float(retry_after) if retry_after.isdigit() else _WAITS[status]
+        wait = float(retry_after) if _is_number(retry_after) else _WAITS[status]
         self._blocked_until = max(self._blocked_until, time.time() + wait)
         self._retries.labels(str(status)).inc()
         _log.warning(
@@ -188,3 +198,8 @@ class RestClient:
             _MEANINGS[status],
             wait,
         )
+
+
+def _is_number(text: str) -> bool:
+    """Whether a header is a number: `isdigit` alone accepts digits that `int` rejects."""
+    return text.isascii() and text.isdigit()
