@@ -21,7 +21,10 @@ NEWEST = 100
 
 
 class Collector:
-    """A collector whose topic holds the trades of `topic`; scans wait for `scanning`."""
+    """A collector whose topic holds the trades of `topic`.
+
+    The first scans wait for an event of `gates` each, all others for `scanning`.
+    """
 
     def __init__(self) -> None:
         self.bench = Bench()
@@ -33,10 +36,13 @@ class Collector:
         self.topic = {NEWEST}
         self.scanning = asyncio.Event()
         self.scanning.set()
+        self.gates: list[asyncio.Event] = []
         self.scan_error: Exception | None = None
         self.scans: list[tuple[str, tuple[int, int]]] = []
 
     def give(self, engine_input: Input) -> None:
+        # A gap's id contains the time.
+        self.bench.now += 1_000_000
         self.bench.give(
             "SUBSCRIPTION",
             engine_input.connection,
@@ -44,12 +50,15 @@ class Collector:
             engine_input.context,
         )
 
+    async def delivered(self) -> None:
+        self.topic.update(self.published())
+
     async def published_ids(
         self, _: object, instrument: str, span: tuple[int, int]
     ) -> AsyncGenerator[list[int], None]:
         self.scans.append((instrument, span))
         present = sorted(number for number in self.topic if span[0] <= number <= span[1])
-        await self.scanning.wait()
+        await (self.gates.pop(0) if self.gates else self.scanning).wait()
         if self.scan_error is not None:
             raise self.scan_error
         for number in present:
@@ -153,13 +162,69 @@ async def test_open_gap_is_not_requested_twice(collector: Collector, runs: Backf
     collector.bench.send(trade(NEWEST + 4))
     assert collector.bench.commands() == [WantTrades(SYMBOL, NEWEST + 1, 3)]
     runs.start(SYMBOL, NEWEST - 2, NEWEST + 4)
-    collector.topic.add(NEWEST + 4)
     await scanned(runs)
     market = collector.engine.markets[SYMBOL]
     assert [(hole.first, hole.last) for hole in market.trades.holes] == [
         (NEWEST - 2, NEWEST - 1),
         (NEWEST + 1, NEWEST + 3),
     ]
+
+
+async def test_trades_on_their_way_to_kafka_are_not_requested(
+    collector: Collector, runs: Backfills
+) -> None:
+    for number in range(NEWEST + 1, NEWEST + 4):
+        collector.bench.send(trade(number))
+    runs.start(SYMBOL, NEWEST, NEWEST + 3)
+    await scanned(runs)
+    assert collector.bench.commands() == []
+
+
+async def test_gap_repaired_during_the_scan_is_not_requested(
+    collector: Collector, runs: Backfills
+) -> None:
+    collector.bench.send(trade(NEWEST + 4))
+    collector.bench.commands()
+    collector.scanning.clear()
+    runs.start(SYMBOL, NEWEST, NEWEST + 4)
+    while not collector.scans:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    collector.answer(NEWEST + 1, NEWEST + 1, NEWEST + 2, NEWEST + 3)
+    assert collector.engine.markets[SYMBOL].trades.holes == []
+    collector.scanning.set()
+    await scanned(runs)
+    assert collector.bench.commands() == []
+
+
+async def test_overlapping_backfills_publish_each_trade_once(
+    collector: Collector, runs: Backfills
+) -> None:
+    first_scan, second_scan = collector.gates[:] = asyncio.Event(), asyncio.Event()
+    for span in ((11, 13), (12, 14)):
+        runs.start(SYMBOL, *span)
+    while not collector.scans:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    first_scan.set()
+    while not collector.engine.markets[SYMBOL].trades.holes:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    while collector.gates:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    collector.answer(11, 11, 12, 13)
+    second_scan.set()
+    await scanned(runs)
+    collector.answer(12, 12, 13, 14)
+    collector.answer(14, 14)
+    assert collector.published() == [11, 12, 13, 14, NEWEST]
+
+
+async def test_wide_open_gap_is_excluded_at_once(collector: Collector, runs: Backfills) -> None:
+    """Its ids are not enumerated, which would stop the event loop for hours."""
+    newest = 10**12
+    collector.bench.send(trade(newest))
+    runs.start(SYMBOL, NEWEST, NEWEST + 5)
+    await scanned(runs)
+    (gap,) = collector.engine.markets[SYMBOL].trades.holes
+    assert (gap.first, gap.last) == (NEWEST + 1, newest - 1)
 
 
 async def test_incomplete_history_ends_the_backfill(collector: Collector, runs: Backfills) -> None:

@@ -149,6 +149,22 @@ async def test_gap_record_waits_until_earlier_trades_are_acknowledged() -> None:
     assert sent(kafka, "ingest.gaps.v1") == [b"repaired"]
 
 
+async def test_delivered_returns_once_earlier_events_are_acknowledged() -> None:
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=100)
+    feed.put(TRADES, b"a", b"1")
+    waiting = asyncio.create_task(feed.outlet.delivered())
+    running = asyncio.create_task(feed.outlet.run())
+    await kafka.take_frames(room=5)
+    await until(lambda: ("flush", b"", b"") in kafka.sent)
+    assert sent(kafka, TRADES) == [b"1"]
+    assert not waiting.done()
+    kafka.acknowledged.set()
+    await waiting
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_without_kafka_reading_pauses_and_only_quotes_are_replaced() -> None:
     kafka = SlowKafka()
     feed = Feed(kafka, most=4)

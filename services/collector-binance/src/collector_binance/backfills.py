@@ -20,7 +20,7 @@ from collector_binance import checkpoint
 from collector_binance.collector import Collector
 from collector_binance.core import session
 from collector_binance.core.engine import Input
-from collector_binance.core.gaps import Hole, Span
+from collector_binance.core.gaps import Hole, Span, split
 from collector_binance.core.instruments import VENUE
 from collector_binance.core.market import Market
 from meshkit.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
@@ -69,6 +69,8 @@ class Backfills:
         self._collector = collector
         self._running: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # One at a time: the gaps of one are open before the next looks for missing trades.
+        self._turn = asyncio.Lock()
 
     def start(self, symbol: str, first: int, last: int) -> Operation:
         """Begin one.
@@ -132,29 +134,37 @@ class Backfills:
 
     async def _work(self, market: Market, running: Running) -> None:
         try:
-            present: set[int] = set()
-            scan = checkpoint.published_ids(
-                self._collector.settings, market.encoder.instrument, running.span
-            )
-            async for ids in scan:
-                present.update(ids)
-            spans = checkpoint.missing_spans(running.span, present)
-            # What is being repaired already is not asked for twice.
-            for hole in market.trades.holes:
-                known = {n for n in range(hole.first, hole.last + 1) if _within(n, running.span)}
-                spans = [part for span in spans for part in checkpoint.missing_spans(span, known)]
-            if spans:
-                self._begin(market, spans)
-                running.holes = [
-                    hole for hole in market.trades.holes if (hole.first, hole.last) in spans
-                ]
-            running.scanned = True
+            async with self._turn:
+                await self._start_repair(market, running)
         except MeshError as error:
             _log.warning("a backfill of %s failed: %s", market.symbol, error.message)
             running.error = error
         except Exception:
             _log.exception("a backfill of %s failed", market.symbol)
             running.error = Unavailable("BACKFILL_FAILED", "the log tells why")
+
+    async def _start_repair(self, market: Market, running: Running) -> None:
+        """Open gaps for the trades that are neither on the topic nor under repair."""
+        # Gaps that are repaired during the scan, and trades on their way to Kafka, may be missing
+        # from what the scan reads: they would be published twice.
+        under_repair = [(hole.first, hole.last) for hole in market.trades.holes]
+        await self._collector.delivered()
+        present: set[int] = set()
+        scan = checkpoint.published_ids(
+            self._collector.settings, market.encoder.instrument, running.span
+        )
+        async for ids in scan:
+            present.update(ids)
+        spans = checkpoint.missing_spans(running.span, present)
+        under_repair += [(hole.first, hole.last) for hole in market.trades.holes]
+        for span in under_repair:
+            _, spans = split(spans, span)
+        if spans:
+            self._begin(market, spans)
+            running.holes = [
+                hole for hole in market.trades.holes if (hole.first, hole.last) in spans
+            ]
+        running.scanned = True
 
     def _begin(self, market: Market, spans: list[Span]) -> None:
         payload = msgspec.json.encode(session.Backfill(market.symbol, spans))
@@ -167,10 +177,6 @@ class Backfills:
                 session.BACKFILL,
             )
         )
-
-
-def _within(number: int, span: Span) -> bool:
-    return span[0] <= number <= span[1]
 
 
 def _operation(name: str, running: Running) -> Operation:

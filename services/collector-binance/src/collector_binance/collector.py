@@ -194,6 +194,11 @@ class Collector(Resource):
                 return True
         return False
 
+    async def delivered(self) -> None:
+        """Wait until Kafka has acknowledged every event that was made before the call."""
+        assert self._outlet is not None
+        await self._outlet.delivered()
+
     async def close(self) -> None:
         """Close the exchange's connections and send what was received.
 

@@ -56,6 +56,7 @@ class Outlet:
         self._work = asyncio.Event()
         self._round = asyncio.Lock()
         self._leaving = 0
+        self._waiting: list[asyncio.Future[None]] = []
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.is_pressed = False
         self.coalesced = 0
@@ -94,6 +95,13 @@ class Outlet:
                 self.on_pressure(True)
         self._work.set()
 
+    async def delivered(self) -> None:
+        """Wait until Kafka has acknowledged every event that was put here before the call."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        self._work.set()
+        await waiting
+
     async def run(self) -> None:
         """Send what is put here, for ever; raises when the producer has failed."""
         while True:
@@ -116,9 +124,15 @@ class Outlet:
                 self._frames.clear()
                 self._events.clear()
                 self._quotes.clear()
+                waiting, self._waiting = self._waiting, []
                 await asyncio.gather(*(self._deliver(record) for record in frames))
                 await self._send(events)
                 self._leaving = 0
+                if waiting:
+                    await self._producer.flush(math.inf)
+                for each in waiting:
+                    if not each.done():
+                        each.set_result(None)
             if self.is_pressed:
                 self.is_pressed = False
                 self.on_pressure(False)
