@@ -1,0 +1,164 @@
+"""Catalogue: names and statuses from exchangeInfo, and answers that cannot be used."""
+
+import json
+from typing import Any
+
+import pytest
+
+from collector_binance.catalogue import PATH, WEIGHT, Catalogue
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine
+from collector_binance.digest import parse
+from collector_binance.rest import Answer, WeightBudget
+from meshkit.errors import NotFound, Unavailable
+
+
+class Rest:
+    """A REST client that gives one answer."""
+
+    url = "https://exchange"
+
+    def __init__(self) -> None:
+        self.budget = WeightBudget()
+        self.status = 200
+        self.body = b""
+        self.requests: list[tuple[str, dict[str, Any], int]] = []
+
+    async def get(self, path: str, arguments: dict[str, Any], weight: int) -> Answer:
+        self.requests.append((path, arguments, weight))
+        return Answer(f"GET {path}", self.status, self.body, 1, 1)
+
+
+def entry(base: str, quote: str = "USDT", status: str = "TRADING") -> dict[str, Any]:
+    return {
+        "symbol": base + quote,
+        "status": status,
+        "baseAsset": base,
+        "quoteAsset": quote,
+        "filters": [{"filterType": "LOT_SIZE", "stepSize": "0.00001000"}],
+        "unknown": {"kept": "as received"},
+    }
+
+
+def exchange_info(*entries: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"symbols": entries, **more}).encode()
+
+
+@pytest.fixture
+def rest() -> Rest:
+    rest = Rest()
+    rest.body = exchange_info(entry("ETH"), entry("BTC"), entry("OLD", status="BREAK"))
+    return rest
+
+
+@pytest.fixture
+async def catalogue(rest: Rest) -> Catalogue:
+    catalogue = Catalogue(rest)  # type: ignore[arg-type]
+    await catalogue.refresh()
+    return catalogue
+
+
+async def test_refresh_reads_symbols_and_their_status(catalogue: Catalogue, rest: Rest) -> None:
+    assert rest.requests == [(PATH, {}, WEIGHT)]
+    assert sorted(catalogue.infos) == ["BTCUSDT", "ETHUSDT", "OLDUSDT"]
+    assert catalogue.trading() == ["BTCUSDT", "ETHUSDT"]
+
+
+async def test_refresh_replaces_what_was_delisted(catalogue: Catalogue, rest: Rest) -> None:
+    rest.body = exchange_info(entry("BTC"))
+    await catalogue.refresh()
+    assert catalogue.trading() == ["BTCUSDT"]
+    assert catalogue.inputs("c/0", ["ETHUSDT"]) == []
+    with pytest.raises(NotFound):
+        catalogue.symbol_of("binance.ETH-USDT")
+
+
+@pytest.mark.parametrize("name", ["binance.BTC-USDT", "BTCUSDT", "btcusdt"])
+async def test_symbol_is_returned_for_each_of_its_names(catalogue: Catalogue, name: str) -> None:
+    assert catalogue.symbol_of(name) == "BTCUSDT"
+
+
+@pytest.mark.parametrize("name", ["binance.XRP-USDT", "BTC-USDT", "kraken.BTC-USDT", ""])
+async def test_unknown_name_is_not_found(catalogue: Catalogue, name: str) -> None:
+    with pytest.raises(NotFound) as exc_info:
+        catalogue.symbol_of(name)
+    assert exc_info.value.reason == "INSTRUMENT_NOT_FOUND"
+
+
+async def test_ambiguous_symbol_is_named_by_its_assets(rest: Rest) -> None:
+    """The symbol alone would be read as ABC and BTC."""
+    rest.body = exchange_info(entry("AB", "CBTC"))
+    catalogue = Catalogue(rest)  # type: ignore[arg-type]
+    await catalogue.refresh()
+    assert catalogue.symbol_of("binance.AB-CBTC") == "ABCBTC"
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ([("REQUEST_WEIGHT", "MINUTE", 1, 1200)], 1200),
+        ([("RAW_REQUESTS", "MINUTE", 5, 61_000), ("REQUEST_WEIGHT", "MINUTE", 1, 9000)], 9000),
+        ([("REQUEST_WEIGHT", "MINUTE", 5, 1200), ("REQUEST_WEIGHT", "DAY", 1, 1)], 6000),
+        ([], 6000),
+    ],
+)
+async def test_weight_limit_follows_the_exchange(
+    rest: Rest, limits: list[tuple[str, str, int, int]], expected: int
+) -> None:
+    names = ("rateLimitType", "interval", "intervalNum", "limit")
+    stated = [dict(zip(names, limit, strict=True)) for limit in limits]
+    rest.body = exchange_info(entry("BTC"), rateLimits=stated)
+    await Catalogue(rest).refresh()  # type: ignore[arg-type]
+    assert rest.budget.limit == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>maintenance</html>"),
+        (200, b""),
+        (200, b"[]"),
+        (200, b'{"symbols":[{"symbol":"BTCUSDT"}]}'),
+        (200, b'{"symbols":[{"symbol":"\xff","status":"","baseAsset":"","quoteAsset":""}]}'),
+        (200, b'{"symbols":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (400, exchange_info(entry("XRP"))),
+    ],
+    ids=["html", "empty", "list", "incomplete", "not-utf8", "nested", "status"],
+)
+async def test_unusable_answer_keeps_the_last_catalogue(
+    catalogue: Catalogue, rest: Rest, status: int, body: bytes
+) -> None:
+    rest.status, rest.body = status, body
+    with pytest.raises(Unavailable, match="https://exchange/api/v3/exchangeInfo") as exc_info:
+        await catalogue.refresh()
+    assert exc_info.value.reason == "EXCHANGE_ANSWER"
+    assert catalogue.trading() == ["BTCUSDT", "ETHUSDT"]
+    assert catalogue.symbol_of("binance.BTC-USDT") == "BTCUSDT"
+
+
+async def test_inputs_hold_entries_as_received_in_parts(rest: Rest) -> None:
+    names = [f"A{number}" for number in range(250)]
+    rest.body = exchange_info(*(entry(name) for name in names))
+    catalogue = Catalogue(rest)  # type: ignore[arg-type]
+    await catalogue.refresh()
+    inputs = catalogue.inputs("c/0", [*(f"{name}USDT" for name in names), "NONEUSDT"])
+    parts = [json.loads(each.payload)["symbols"] for each in inputs]
+    assert [len(part) for part in parts] == [100, 100, 50]
+    assert [each for part in parts for each in part] == [entry(name) for name in names]
+    assert {(each.connection, each.context, each.status) for each in inputs} == {
+        ("c/0", f"GET {PATH}", 200)
+    }
+
+
+async def test_engine_publishes_instruments_of_the_inputs(catalogue: Catalogue) -> None:
+    engine = Engine(Headers.offline())
+    records = [
+        record
+        for each in catalogue.inputs("c/0", ["OLDUSDT", "BTCUSDT"])
+        for record in engine.apply(each)
+    ]
+    events = [parse(topic, value) for topic, _, value in records]
+    assert [(event.instrument, event.status) for event in events] == [
+        ("binance.OLD-USDT", "BREAK"),
+        ("binance.BTC-USDT", "TRADING"),
+    ]
