@@ -169,6 +169,34 @@ async def test_trades_since_an_open_gap_shrink_it(kafka: Kafka) -> None:
     assert kafka.reads[-1] == (topics.TRADES.name, Since(begin))
 
 
+async def test_open_gap_of_a_symbol_beyond_the_tail_is_continued(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "TAILS", (1, 2))
+    kafka.put(topics.GAPS, record(gap(6, 9, 1), time_ms=APPENDED_MS))
+    kafka.put(topics.TRADES, trade(5), trade(7, live=False), trade(10))
+    kafka.put(topics.TRADES, *(trade(n, symbol="ETHUSDT") for n in range(1, 4)))
+    left = (await read(SYMBOL, "ETHUSDT")).symbols[SYMBOL]
+    assert left.trade_id == 10
+    assert [hole.missing for hole in left.holes] == [[(6, 6), (8, 9)]]
+
+
+async def test_trade_ids_that_began_anew_are_continued(kafka: Kafka) -> None:
+    kafka.put(topics.TRADES, trade(1_000_001), trade(1_000_002))
+    for number in (12, 14, 13, 15):
+        event = Trade(
+            trade_id=number,
+            event_time=10_000_020 + number,
+            publish_time=1,
+            symbol=SYMBOL,
+            instrument=INSTRUMENT,
+        )
+        kafka.put(topics.TRADES, record(event))
+    left = (await read(SYMBOL)).symbols[SYMBOL]
+    assert (left.trade_id, left.trade_time) == (15, 10_000_035)
+    assert left.holes == []
+
+
 async def test_gaps_of_other_channels_are_ignored(kafka: Kafka) -> None:
     kafka.put(topics.TRADES, trade(5))
     book = gap(1, 3, 1)

@@ -50,8 +50,14 @@ class Seen:
 
     def take(self, trade: Trade) -> None:
         """Note a trade; those read over REST have no publish_time and come out of order."""
+        is_live = trade.HasField("publish_time")
+        if is_live and trade.trade_id < self.last and trade.event_time > self.last_time:
+            # A late trade is older than the last one: here the venue's ids began anew.
+            self.ids.clear()
+            self.live.clear()
+            self.last = -1
         self.ids.add(trade.trade_id)
-        if trade.HasField("publish_time"):
+        if is_live:
             self.live.append(trade.trade_id)
         if trade.trade_id > self.last:
             self.last, self.last_time = trade.trade_id, trade.event_time
@@ -98,7 +104,7 @@ async def read(settings: CollectorSettings, symbols: Iterable[str]) -> Checkpoin
     if oldest is not None:
         since = await _trades(settings, Since(oldest - _BEFORE_GAP))
         for instrument, each in since.items():
-            seen.setdefault(instrument, Seen(each.symbol)).ids.update(each.ids)
+            seen.setdefault(instrument, each).ids.update(each.ids)
     checkpoint = Checkpoint()
     for instrument, each in seen.items():
         if each.last < 0:
