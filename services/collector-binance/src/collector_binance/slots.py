@@ -125,6 +125,7 @@ class Slot:
             self._drop(old, session.CLOSED)
             return fresh
         self._drop(old, old.socket.ended.result())
+        self.subscribed = False
         return None
 
     def _drop(self, connection: Connection, reason: str) -> None:
