@@ -9,7 +9,7 @@ from rich.console import Console
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.users import UserError
-from coinmesh_cli import audit, dlq, doctor, mesh, status, tail, trace, users
+from coinmesh_cli import audit, dlq, doctor, gaps, mesh, status, tail, trace, users
 from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
@@ -32,6 +32,7 @@ status.register(app)
 doctor.register(app)
 tail.register(app)
 dlq.register(app)
+gaps.register(app)
 users.register(app)
 trace.register(app)
 audit.register(app)

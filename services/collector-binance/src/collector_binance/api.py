@@ -167,8 +167,8 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         if not self._collector.retry_gap(request.gap_id):
             raise NotFound(
                 "GAP_NOT_FOUND",
-                f"no gap {request.gap_id!r} is open or was given up; coinmesh tail ingest.gaps.v1 "
-                "lists the gaps",
+                f"no gap {request.gap_id!r} is open or was given up; `coinmesh gaps list` "
+                "shows the gaps",
                 gap_id=request.gap_id,
             )
         return pb.RetryGapResponse()
