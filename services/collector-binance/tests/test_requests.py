@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from collector_binance.core.commands import WantSnapshot, WantTrades
-from collector_binance.requests import Requests
+from collector_binance.requests import WORKERS, Requests
 from collector_binance.rest import Answer
 from meshkit.metrics import Metrics
 
@@ -98,5 +98,23 @@ async def test_nothing_is_requested_while_paused(harness: Harness) -> None:
     assert harness.exchange.asked.empty()
     harness.requests.pause(False)
     assert await harness.exchange.answered() == "/api/v3/historicalTrades A"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_unanswered_past_trades_leave_a_worker_for_snapshots(harness: Harness) -> None:
+    """Their host may be down while the one of snapshots answers."""
+    for number in range(WORKERS + 1):
+        harness.requests.want(WantTrades(f"T{number}", 1, 10))
+    running = asyncio.create_task(harness.requests.run())
+    asked = [await harness.exchange.asked.get() for _ in range(WORKERS - 1)]
+    harness.requests.want(WantSnapshot("STALE", urgent=True))
+    async with asyncio.timeout(60):
+        assert await harness.exchange.answered() == "/api/v3/depth STALE"
+    assert harness.exchange.asked.empty()
+    for target, answer in asked:
+        answer.set_result(Answer(f"GET {target}", 200, b"[]", 1, 1))
+    late = [await harness.exchange.answered() for _ in range(2)]
+    assert late == ["/api/v3/historicalTrades T3", "/api/v3/historicalTrades T4"]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

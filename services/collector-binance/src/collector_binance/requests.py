@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +18,8 @@ from meshkit.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 WORKERS: Final = 4
+PAST_TRADES: Final = WORKERS - 1
+"""So many requests of past trades at a time: their host may be down when the other is not."""
 DEPTH_WEIGHTS: Final = {100: 5, 500: 25, 1000: 50, 5000: 250}
 TRADES_WEIGHT: Final = 25
 # Seconds that a request may wait for the sake of more urgent ones: subscribers see a stale book, a
@@ -53,6 +56,8 @@ class Requests:
         self._queue: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
         self._count = 0
         self._snapshots: dict[str, _Entry] = {}
+        self._past_trades = 0
+        self._waiting_trades: deque[_Entry] = deque()
         self._timers: set[asyncio.TimerHandle] = set()
         self._running = asyncio.Event()
         self._running.set()
@@ -60,7 +65,7 @@ class Requests:
             "binance_rest_requests_waiting",
             "Snapshots and past trades that are to be requested",
             (),
-            lambda: {(): self._queue.qsize()},
+            lambda: {(): self._queue.qsize() + len(self._waiting_trades)},
         )
 
     def want(self, wanted: Wanted) -> None:
@@ -108,6 +113,11 @@ class Requests:
                 continue
             await self._running.wait()
             wanted = entry.wanted
+            if isinstance(wanted, WantTrades):
+                if self._past_trades == PAST_TRADES:
+                    self._waiting_trades.append(entry)
+                    continue
+                self._past_trades += 1
             arguments: dict[str, str | int]
             if isinstance(wanted, WantSnapshot):
                 path, weight = "/api/v3/depth", DEPTH_WEIGHTS[self._snapshot_limit]
@@ -120,7 +130,11 @@ class Requests:
                     "limit": wanted.limit,
                 }
             answer = await self._rest.get(path, arguments, weight)
-            if isinstance(wanted, WantSnapshot) and self._snapshots.get(wanted.symbol) is entry:
+            if isinstance(wanted, WantTrades):
+                self._past_trades -= 1
+                if self._waiting_trades:
+                    self._queue.put_nowait(self._waiting_trades.popleft())
+            elif self._snapshots.get(wanted.symbol) is entry:
                 del self._snapshots[wanted.symbol]
             if answer.status != 200:
                 _log.error("the exchange refuses %s: %s", answer.context, answer.body[:200])
