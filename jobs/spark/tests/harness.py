@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cassandra.cluster import Cluster
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from pyarrow import fs
 
 from coinmesh_contracts import framing, topics
@@ -49,7 +50,8 @@ class Harness:
             "COINMESH_SPARK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",
         }
         # Each test has a day and a bucket of its own: what comes before another test's trades on
-        # the same mesh would be late, and a new archive cuts objects anew.
+        # the same mesh would be late, and a new archive cuts objects anew. Other tests' records
+        # are deleted.
         counter = mesh.root / "spark-tests"
         number = int(counter.read_text()) + 1 if counter.exists() else 0
         counter.write_text(str(number))
@@ -62,6 +64,7 @@ class Harness:
         credentials = "COINMESH_S3_CREDENTIALS_FILE"
         self.environment[credentials] = mesh.settings[credentials]
         self._trades_end = None
+        self.begins = self._delete_records()
         self.log = directory / "application.log"
         self.header = framing.header(_schema_id(mesh, f"{TRADES}-value"))
 
@@ -69,6 +72,20 @@ class Harness:
     def kafka(self):
         """How a Kafka client that may do everything connects."""
         return client_config(self.mesh.read(KafkaSettings), "test")
+
+    def _delete_records(self):
+        """Delete all records; where each topic's partitions begin since: {topic: {n: offset}}."""
+        deletable = [topic.name for topic in topics.ALL if topic.retention_days is not None]
+        begins = {topic.name: {} for topic in topics.ALL} | {n: self.ends(n) for n in deletable}
+        places = [
+            TopicPartition(topic, number, offset)
+            for topic, partitions in begins.items()
+            for number, offset in partitions.items()
+            if offset
+        ]
+        for done in AdminClient(self.kafka).delete_records(places).values() if places else ():
+            done.result(30)
+        return begins
 
     # -- the application ------------------------------------------------------------------------
 
@@ -113,7 +130,8 @@ class Harness:
         parts = json.loads(manifests[-1].read_text())["partitions"]
         if self._trades_end is None:
             self._trades_end = self.ends(TRADES)
-        return {int(k): v["next_offset"] for k, v in parts.items()} == self._trades_end
+        done = {int(k): v["next_offset"] for k, v in parts.items()}
+        return self.begins[TRADES] | done == self._trades_end
 
     def until(self, condition, process=None, timeout=900):
         """Wait for a condition; fails with the application's log if it ends or time is up."""
@@ -167,7 +185,7 @@ class Harness:
             consumer.close()
 
     def read(self, topic):
-        """All records of a topic in order of their partitions: (partition, offset, key, value)."""
+        """This test's records of a topic, in order: (partition, offset, key, value)."""
         ends = self.ends(topic)
         consumer = Consumer(
             {
@@ -178,8 +196,9 @@ class Harness:
             }
         )
         found = []
-        missing = {p: end for p, end in ends.items() if end}
-        consumer.assign([TopicPartition(topic, p, 0) for p in missing])
+        begins = self.begins[topic]
+        missing = {p: end for p, end in ends.items() if end > begins.get(p, 0)}
+        consumer.assign([TopicPartition(topic, p, begins.get(p, 0)) for p in missing])
         try:
             while missing:
                 for message in consumer.consume(10_000, 5):
@@ -309,7 +328,8 @@ class Harness:
     def archived_up_to(self, topic):
         """Whether the archive has all records of a topic."""
         last = {p: objects[-1][1] + 1 for p, objects in self.archived(topic).items()}
-        return last == {p: end for p, end in self.ends(topic).items() if end}
+        begins = self.begins[topic]
+        return last == {p: end for p, end in self.ends(topic).items() if end > begins.get(p, 0)}
 
 
 def trade(header, instrument, trade_id, time_us, price, size, buy, **fields):

@@ -195,7 +195,7 @@ def check_archive(harness, records):
     for topic in (topics.TRADES.name, topics.BARS.name):
         ends = harness.ends(topic)
         for partition, objects in harness.archived(topic).items():
-            assert objects[0][0] == 0
+            assert objects[0][0] == harness.begins[topic][partition]
             assert objects[-1][1] >= ends[partition] - 1
             for (_, last, _), (first, *_) in pairwise(objects):
                 assert first == last + 1

@@ -72,8 +72,10 @@ def test_outages_restarts_and_a_second_application_lose_nothing(harness):
         assert metric(harness, port, "coinmesh_spark_trades_total") >= len(last)
         assert metric(harness, port, "coinmesh_spark_snapshot_bytes") > 0
     check_bars(harness, first + more + later + newest + last + last[-20:], where)
-    for objects in harness.archived(topics.TRADES.name).values():
-        assert [first for first, *_ in objects] == [0, *(last + 1 for _, last, _ in objects[:-1])]
+    begins = harness.begins[topics.TRADES.name]
+    for partition, objects in harness.archived(topics.TRADES.name).items():
+        ends = [begins[partition], *(last + 1 for _, last, _ in objects)]
+        assert [first for first, *_ in objects] == ends[:-1]
 
 
 @contextmanager
@@ -150,10 +152,8 @@ def test_archive_that_is_behind_does_not_wait_for_its_trigger(harness):
     quick = {"SPARK_ARCHIVE_TRIGGER": 3600, "SPARK_ARCHIVE_MAX_OFFSETS": 100}
 
     def archived():
-        # All topics: other tests' records share the batches.
-        found = [harness.archived(topic.name) for topic in topics.ARCHIVED]
-        objects = [one for topic in found for partition in topic.values() for one in partition]
-        return sum(last + 1 - first for first, last, _ in objects)
+        objects = harness.archived(topics.TRADES.name).values()
+        return sum(last + 1 - first for found in objects for first, last, _ in found)
 
     with harness.running("--only", "archive", **quick) as process:
         harness.until(lambda: archived() > 500, process)
