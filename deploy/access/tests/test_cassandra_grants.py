@@ -15,6 +15,7 @@ from coinmesh_access import (
 )
 from coinmesh_access.table import AccessError
 from coinmesh_local.testing import TestMesh
+from coinmesh_manifests.grants import CassandraAccess
 
 pytestmark = pytest.mark.component
 TABLE = table.load()
@@ -115,7 +116,7 @@ def test_deprovisioned_administrator_loses_role_and_login(mesh: TestMesh, remain
     services = dict(TABLE.services)
     entry = services["prometheus"]
     assert not entry.uses_cassandra
-    administrator = entry.model_copy(update={"cassandra": table.CassandraAccess(admin=True)})
+    administrator = entry.model_copy(update={"cassandra": CassandraAccess(admin=True)})
     promoted = TABLE.model_copy(update={"services": services | {"prometheus": administrator}})
     if not remaining:
         del services["prometheus"]
