@@ -1,7 +1,8 @@
 """PySpark's daemon with the tasks' modules imported: a worker that it forks begins at once.
 
-Their imports take 2.7 s of CPU; PySpark's own daemon leaves them to each worker. Nothing that
-must not be forked (threads, connections) exists before a task runs.
+Their imports take 2.7 s of CPU; PySpark's own daemon leaves them to each worker. No connection and
+no pool of threads exists before a task runs: imports start only housekeeping threads of jemalloc,
+which handles forks, and of polars' spilling to disk, which isn't used.
 """
 
 from pyspark import daemon
