@@ -76,9 +76,9 @@ def main() -> None:
 
 
 def running(mesh: TestMesh) -> dict[str, object]:
-    """Component instances with their processes' start, Vault aside."""
+    """Component instances with their processes, Vault aside."""
     rows = operations.status(mesh.mesh)
-    return {row["name"]: row["started"] for row in rows if row["component"] != "openbao"}
+    return {row["name"]: row["pid"] for row in rows if row["component"] != "openbao"}
 
 
 if __name__ == "__main__":
