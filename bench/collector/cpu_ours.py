@@ -11,10 +11,11 @@ from pathlib import Path
 from frames import read
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources.inputs import Input
+from coinmesh_sources.recorder import FrameRecorder
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine, Input
-from collector_binance.core.frames import FrameRecorder
+from collector_binance.core.engine import Engine
 
 LINK = "binance/bench/1"
 BEGIN_NS = 1_723_161_253_937_085_768

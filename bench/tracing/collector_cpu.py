@@ -26,7 +26,7 @@ from coinmesh_local.testing import TestMesh, eventually
 
 SETTLE_SECONDS = 8.0
 # A frame makes one event in nearly all cases.
-FRAMES = "coinmesh_collector_events_total"
+FRAMES = "coinmesh_source_events_total"
 
 
 class Collector:

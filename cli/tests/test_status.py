@@ -246,9 +246,9 @@ def test_doctor_says_what_to_do_for_each_finding():
 
 
 COLLECTOR = """
-# TYPE coinmesh_collector_events_total counter
-coinmesh_collector_events_total{{instrument="{0}",channel="trade"}} 5.0
-coinmesh_collector_open_gaps{{instrument="{0}"}} {1}
+# TYPE coinmesh_source_events_total counter
+coinmesh_source_events_total{{instrument="{0}",channel="trade"}} 5.0
+coinmesh_source_open_gaps{{instrument="{0}"}} {1}
 process_open_fds 9
 """
 GATEWAY = """

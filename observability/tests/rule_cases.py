@@ -46,16 +46,16 @@ BTC = f'{COLLECTOR},instrument="binance.BTC-USDT"'
 RPC = f'{GATEWAY},rpc_service="coinmesh.market.v1.MarketService",rpc_method="ListBars"'
 LOOP = f"coinmesh_event_loop_delay_seconds_bucket{{{GATEWAY}"
 BATCH = 'coinmesh_spark_batch_seconds_bucket{query="bars"'
-MATCH = f"coinmesh_collector_book_audits_matching_total{{{BTC}}}"
-DIFFER = f"coinmesh_collector_book_audits_differing_total{{{BTC}}}"
+MATCH = f"coinmesh_binance_book_audits_matching_total{{{BTC}}}"
+DIFFER = f"coinmesh_binance_book_audits_differing_total{{{BTC}}}"
 STREAM = 'coinmesh_spark_records_total{partition="0"}'
 ACKED = f'coinmesh_producer_acked_total{{{COLLECTOR},topic="market.trades.v1"}}'
 LATE, TRADES = (
     'coinmesh_spark_late_trades_total{partition="0"}',
     'coinmesh_spark_trades_total{partition="0"}',
 )
-USED = f"coinmesh_binance_rest_weight_used{{{COLLECTOR}}}"
-LIMIT = f"coinmesh_binance_rest_weight_limit{{{COLLECTOR}}}"
+USED = f"coinmesh_source_rest_weight_used{{{COLLECTOR}}}"
+LIMIT = f"coinmesh_source_rest_weight_limit{{{COLLECTOR}}}"
 OPEN, MOST = f"process_open_fds{{{GATEWAY}}}", f"process_max_fds{{{GATEWAY}}}"
 HEAP = f'{CASSANDRA},area="heap"'
 HEAP_USED, HEAP_MOST = f"jvm_memory_used_bytes{{{HEAP}}}", f"jvm_memory_max_bytes{{{HEAP}}}"
@@ -145,21 +145,21 @@ CASES: dict[str, Case] = {
     "AuditAnchorLate": one("coinmesh_audit_anchor_time_seconds", held(1), held(1080)),
     "AuditRecordsLost": one(f"coinmesh_audit_records_lost_total{{{GATEWAY}}}", growing(1), held(7)),
     "AuditRecordsWait": one(f"coinmesh_audit_records_waiting{{{GATEWAY}}}", held(3), held(0)),
-    "ExchangeDisconnected": one(f"coinmesh_binance_connections{{{COLLECTOR}}}", held(0), held(1)),
+    "ExchangeDisconnected": one(f"coinmesh_source_connections{{{COLLECTOR}}}", held(0), held(1)),
     "NothingCollected": one(
-        f'coinmesh_collector_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
+        f'coinmesh_source_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
     ),
     "GapsStayOpen": one(
-        f"coinmesh_collector_open_gaps{{{BTC}}}", held(2), steps(*[0] * 30, *[2] * 11)
+        f"coinmesh_source_open_gaps{{{BTC}}}", held(2), steps(*[0] * 30, *[2] * 11)
     ),
     "ManyGaps": one(
-        f'coinmesh_collector_gaps_total{{{BTC},channel="trade"}}', growing(1), growing(0.1)
+        f'coinmesh_source_gaps_total{{{BTC},channel="trade"}}', growing(1), growing(0.1)
     ),
     "BookDiffers": Case(
         {MATCH: growing(100), DIFFER: growing(5)}, {MATCH: growing(100), DIFFER: growing(1)}
     ),
     "KlinesContradict": one(
-        f"coinmesh_collector_kline_mismatches_total{{{BTC}}}",
+        f"coinmesh_binance_kline_mismatches_total{{{BTC}}}",
         steps(*[0] * 30, *[1] * 11),
         held(3),
     ),

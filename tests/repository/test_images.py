@@ -30,6 +30,7 @@ LIBRARIES = {
     "coinmesh-contracts": "libs/contracts",
     "meshkit": "libs/meshkit",
     "coinmesh-audit": "libs/audit",
+    "coinmesh-sources": "libs/sources",
 }
 
 

@@ -18,7 +18,7 @@ PACKAGES = sorted(
     if not (path.parent / "requirements.txt").is_file()
 )
 # What a service may import of ours.
-SHARED = {"coinmesh_audit", "coinmesh_contracts", "meshkit"}
+SHARED = {"coinmesh_audit", "coinmesh_contracts", "coinmesh_sources", "meshkit"}
 
 
 def imported(path: Path) -> set[str]:

@@ -100,7 +100,7 @@ def gather(mesh: Mesh) -> Report:
     collectors = {
         instance: found
         for instance, found in samples.items()
-        if any(name.startswith("coinmesh_collector_") for name, _, _ in found)
+        if any(name.startswith("coinmesh_source_") for name, _, _ in found)
     }
     report.streams = _streams(collectors)
     report.gaps_open = _open_gaps(collectors)
@@ -163,7 +163,7 @@ def _streams(collectors: dict[str, Samples]) -> list[dict[str, Any]] | None:
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for service, samples in collectors.items():
         for what in ("events", "duplicates", "gaps"):
-            for _, labels, value in _named(samples, f"coinmesh_collector_{what}_total"):
+            for _, labels, value in _named(samples, f"coinmesh_source_{what}_total"):
                 instrument, channel = labels["instrument"], labels["channel"]
                 row = {"service": service, "instrument": instrument, "channel": channel}
                 rows.setdefault((service, instrument, channel), row)[what] = int(value)
@@ -174,7 +174,7 @@ def _open_gaps(collectors: dict[str, Samples]) -> int | None:
     values = [
         value
         for samples in collectors.values()
-        for _, _, value in _named(samples, "coinmesh_collector_open_gaps")
+        for _, _, value in _named(samples, "coinmesh_source_open_gaps")
     ]
     return int(sum(values)) if values else None
 

@@ -31,15 +31,15 @@ THROUGHPUT = Dashboard(
                 "short",
                 {
                     "{{instance}} queue": newest("coinmesh_producer_queue_records"),
-                    "{{instance}} backpressure": newest("coinmesh_collector_waiting_records"),
+                    "{{instance}} backpressure": newest("coinmesh_source_waiting_records"),
                 },
             ),
             Panel(
                 "Quota used",
                 "percentunit",
                 {
-                    "{{instance}}": "coinmesh_binance_rest_weight_used"
-                    " / coinmesh_binance_rest_weight_limit",
+                    "{{instance}}": "coinmesh_source_rest_weight_used"
+                    " / coinmesh_source_rest_weight_limit",
                 },
                 limit=0.85,
             ),
@@ -192,12 +192,12 @@ QUALITY = Dashboard(
                 "cps",
                 {
                     "{{instrument}} {{channel}}": rate(
-                        "coinmesh_collector_gaps_total", "instrument, channel"
+                        "coinmesh_source_gaps_total", "instrument, channel"
                     )
                 },
             ),
             Panel(
-                "Gaps open", "short", {"{{instrument}}": "coinmesh_collector_open_gaps"}, limit=1
+                "Gaps open", "short", {"{{instrument}}": "coinmesh_source_open_gaps"}, limit=1
             ),
         ],
         "Once": [
@@ -206,7 +206,7 @@ QUALITY = Dashboard(
                 "cps",
                 {
                     "{{instrument}} {{channel}}": rate(
-                        "coinmesh_collector_duplicates_total", "instrument, channel"
+                        "coinmesh_source_duplicates_total", "instrument, channel"
                     )
                 },
             ),
@@ -225,7 +225,7 @@ QUALITY = Dashboard(
             Panel(
                 "The exchange's clock minus ours",
                 "s",
-                {"{{instance}}": "coinmesh_binance_clock_offset_seconds"},
+                {"{{instance}}": "coinmesh_source_clock_offset_seconds"},
             ),
         ],
         "Right": [
@@ -234,17 +234,17 @@ QUALITY = Dashboard(
                 "cps",
                 {
                     "{{instrument}} match": rate(
-                        "coinmesh_collector_book_audits_matching_total", "instrument"
+                        "coinmesh_binance_book_audits_matching_total", "instrument"
                     ),
                     "{{instrument}} differ": rate(
-                        "coinmesh_collector_book_audits_differing_total", "instrument"
+                        "coinmesh_binance_book_audits_differing_total", "instrument"
                     ),
                 },
             ),
             Panel(
                 "Klines that contradict our trades",
                 "cps",
-                {"{{instrument}}": rate("coinmesh_collector_kline_mismatches_total", "instrument")},
+                {"{{instrument}}": rate("coinmesh_binance_kline_mismatches_total", "instrument")},
             ),
             Panel(
                 "Holes in books of the live view", "short", {"{{instance}}": "coinmesh_book_holes"}
@@ -252,7 +252,7 @@ QUALITY = Dashboard(
             Panel(
                 "Messages of streams not collected",
                 "cps",
-                {"{{instance}}": rate("coinmesh_collector_ignored_messages_total", "instance")},
+                {"{{instance}}": rate("coinmesh_source_ignored_messages_total", "instance")},
             ),
         ],
     },

@@ -43,7 +43,7 @@ def newest(metric: str, how: str = "sum", by: str = "instance") -> str:
 EVENTS = Panel(
     "Events published",
     "cps",
-    {"{{instrument}} {{channel}}": rate("coinmesh_collector_events_total", "instrument, channel")},
+    {"{{instrument}} {{channel}}": rate("coinmesh_source_events_total", "instrument, channel")},
     stacked=True,
 )
 LAG_SECONDS = Panel(

@@ -69,7 +69,7 @@ ERRORS = Dashboard(
                 "short",
                 {
                     "process {{instance}}": "changes(process_start_time_seconds[1h])",
-                    "book {{instrument}}": "increase(coinmesh_collector_book_resyncs_total[1h])",
+                    "book {{instrument}}": "increase(coinmesh_binance_book_resyncs_total[1h])",
                 },
             ),
         ],

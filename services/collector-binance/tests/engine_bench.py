@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources.digest import parse
+from coinmesh_sources.inputs import Input
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Input
-from collector_binance.digest import parse
 from collector_binance.testing import BEGIN_NS, SYMBOL, Twins
 
 TRADES, QUOTES, BOOKS = "market.trades.v1", "market.quotes.v1", "market.books.v1"

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from coinmesh_sources.digest import parse
+from coinmesh_sources.rest import Answer, Budget
 from collector_binance.catalogue import PATH, WEIGHT, Catalogue
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
-from collector_binance.digest import parse
-from collector_binance.rest import Answer, WeightBudget
 from meshkit.errors import NotFound, Unavailable
 
 
@@ -19,7 +19,7 @@ class Rest:
     url = "https://exchange"
 
     def __init__(self) -> None:
-        self.budget = WeightBudget()
+        self.budget = Budget(6000)
         self.status = 200
         self.body = b""
         self.requests: list[tuple[str, dict[str, Any], int]] = []
@@ -121,9 +121,10 @@ async def test_weight_limit_follows_the_exchange(
         (200, b'{"symbols":[{"symbol":"BTCUSDT"}]}'),
         (200, b'{"symbols":[{"symbol":"\xff","status":"","baseAsset":"","quoteAsset":""}]}'),
         (200, b'{"symbols":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (200, exchange_info()),
         (400, exchange_info(entry("XRP"))),
     ],
-    ids=["html", "empty", "list", "incomplete", "not-utf8", "nested", "status"],
+    ids=["html", "empty", "list", "incomplete", "not-utf8", "nested", "no-symbol", "status"],
 )
 async def test_unusable_answer_keeps_the_last_catalogue(
     catalogue: Catalogue, rest: Rest, status: int, body: bytes

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources.inputs import Input, Record
+from coinmesh_sources.recorder import FrameRecorder
 from collector_binance.core.compiled import load
-from collector_binance.core.encode import Headers, Record
-from collector_binance.core.engine import Engine, Input
-from collector_binance.core.frames import FrameRecorder
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, state, text, trade
 
 LINKS = ["binance/s/1", "binance/s/2"]
@@ -111,7 +112,10 @@ def _input(line: bytes) -> Input:
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(0, 2**62), st.integers(0, 2**40))
 def test_recorded_frames_are_the_same_bytes(frames: list[bytes], now: int, sequence: int) -> None:
-    recorders = [FrameRecorder(7, fast) for fast in (None, load())]
+    fast = load()
+    recorders = [
+        FrameRecorder("binance", 7, element=each) for each in (None, fast and fast.element)
+    ]
     batches = []
     for recorder in recorders:
         for number, frame in enumerate(frames):

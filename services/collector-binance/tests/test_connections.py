@@ -12,14 +12,15 @@ import pytest
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_simulators.testing import Simulator
-from collector_binance.connections import Connections
+from coinmesh_sources.digest import parse
+from coinmesh_sources.inputs import Input, Record
+from coinmesh_sources.requests import RequestQueue
 from collector_binance.core.commands import ControlReply
-from collector_binance.core.encode import Headers, Record
-from collector_binance.core.engine import Engine, Input
-from collector_binance.digest import parse
-from collector_binance.requests import Requests
-from collector_binance.rest import RestClient
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine
+from collector_binance.exchange import request, rest_client
 from collector_binance.settings import CollectorSettings
+from collector_binance.streams import Streams
 from meshkit.metrics import Metrics
 
 SECONDS = 120.0
@@ -33,9 +34,9 @@ class Driver:
         self.engine = Engine(Headers.offline())
         self.events: list[Record] = []
         metrics = Metrics()
-        self.rest = RestClient(settings, metrics)
-        self.requests = Requests(self.rest, "binance/s/0", 1000, self.give, metrics)
-        self.connections = Connections(settings, "binance/s", self.give, self.frame, metrics)
+        self.rest = rest_client(settings, metrics)
+        self.requests = RequestQueue(self.rest, "binance/s/0", self.give, metrics)
+        self.streams = Streams(settings, "binance/s", self.give, self.frame, metrics)
 
     def frame(self, frame: bytes, receive_ns: int, connection: str) -> None:
         self.events += self.engine.process(frame, receive_ns, connection)
@@ -50,9 +51,9 @@ class Driver:
         self.engine.commands.clear()
         for command in commands:
             if isinstance(command, ControlReply):
-                self.connections.on_reply(command.connection, command.frame)
+                self.streams.on_reply(command.connection, command.frame)
             else:
-                self.requests.want(command)
+                self.requests.put(request(command, 1000))
 
     async def wake(self) -> None:
         """Give the engine the ticks on which it repeats requests."""
@@ -94,7 +95,7 @@ async def driver(exchange: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     async with driver.rest:
         working = [asyncio.create_task(work()) for work in (driver.requests.run, driver.wake)]
         yield driver
-        await driver.connections.close()
+        await driver.streams.close()
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
@@ -107,7 +108,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_symbols_added_and_removed_while_connecting_take_effect(driver: Driver) -> None:
-    connections = driver.connections
+    connections = driver.streams
     await connections.add([A])
     # The slot is connecting: no connection takes requests yet.
     assert not connections.open
@@ -122,7 +123,7 @@ async def test_symbols_added_and_removed_while_connecting_take_effect(driver: Dr
 async def test_gaps_of_several_symbols_are_repaired_over_rest(
     driver: Driver, exchange: Simulator
 ) -> None:
-    await driver.connections.add([A, B])
+    await driver.streams.add([A, B])
     await until(lambda: driver.count(A) > 5 and driver.count(B) > 5)
     for symbol in (A, B):
         await exchange.fault(kind="drop", stream=f"{symbol.lower()}@trade", count=3)

@@ -20,8 +20,8 @@ from engine_bench import (
     Bench,
 )
 
-from collector_binance.core.commands import ControlReply, WantSnapshot, WantTrades
-from collector_binance.core.session import Checkpoint, Continuation, OpenHole
+from collector_binance.core.commands import ControlReply, FetchSnapshot, FetchTrades
+from collector_binance.core.session import Checkpoint, Continuation, SavedGap
 from collector_binance.testing import (
     BEGIN_MS,
     SYMBOL,
@@ -153,7 +153,7 @@ def test_a_bad_frame_is_a_dead_letter_and_the_cause_of_its_gap(
     (gap,) = bench.of(GAPS)
     assert (gap.ids.first, gap.ids.last) == (5, 5)
     assert gap.cause == 5
-    assert bench.commands() == [WantTrades(SYMBOL, 5, 1)]
+    assert bench.commands() == [FetchTrades(SYMBOL, 5, 1)]
 
 
 def test_values_beyond_64_bits_take_a_larger_step(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_a_book_that_does_not_follow_its_book_ticker_is_rebuilt(
         bench.send(wrong.quote())
     (gap,) = bench.of(GAPS)
     assert (gap.channel, gap.cause, gap.state) == ("book", 7, 1)
-    assert bench.commands() == [WantSnapshot(SYMBOL, urgent=True)]
+    assert bench.commands() == [FetchSnapshot(SYMBOL, urgent=True)]
     stale = bench.of(BOOKS)[-1]
     assert (stale.kind, stale.stale) == (2, True)
 
@@ -319,12 +319,12 @@ def test_a_hole_after_a_disconnect_has_its_cause(bench: Bench, reason: str, caus
 
 
 def test_a_session_goes_on_where_the_last_one_stopped() -> None:
-    hole = OpenHole(first_id=3, last_id=6, missing=[(5, 6)], revision=2)
-    left = Continuation(trade_id=10, trade_time=5, book_id=990, holes=[hole])
+    gap = SavedGap(first_id=3, last_id=6, missing=[(5, 6)], revision=2)
+    left = Continuation(trade_id=10, trade_time=5, book_id=990, gaps=[gap])
     bench = Bench()
     bench.give("CONNECT", REST, msgspec.json.encode(Checkpoint({SYMBOL: left})), "http://x")
     bench.open()
-    assert bench.commands() == [WantTrades(SYMBOL, 5, 2)]
+    assert bench.commands() == [FetchTrades(SYMBOL, 5, 2)]
     bench.send(trade(10))
     bench.send(trade(12))
     book = Book(update_id=1000)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from collector_binance.core.commands import WantSnapshot, WantTrades
-from collector_binance.core.encode import Headers, Record
-from collector_binance.core.engine import Input
-from collector_binance.digest import parse
+from coinmesh_sources.digest import parse
+from coinmesh_sources.inputs import Input, Record
+from collector_binance.core.commands import FetchSnapshot, FetchTrades
+from collector_binance.core.encode import Headers
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, past_trade, text, trade
 
 TRADES, BOOKS, GAPS = "market.trades.v1", "market.books.v1", "ingest.gaps.v1"
@@ -69,7 +69,7 @@ def test_trades_are_complete_or_their_loss_is_told(
     for number in numbers:
         driver.message(trade(1000 + number))
         for command in driver.commands():
-            assert isinstance(command, WantTrades)
+            assert isinstance(command, FetchTrades)
             _answer(driver, command, lost, last, per_answer)
     ids = [event.trade_id - 1000 for event in driver.events[TRADES]]
     assert len(ids) == len(set(ids))
@@ -91,7 +91,7 @@ def test_trades_are_complete_or_their_loss_is_told(
 
 
 def _answer(
-    driver: Driver, command: WantTrades, lost: set[int], last: int, per_answer: int
+    driver: Driver, command: FetchTrades, lost: set[int], last: int, per_answer: int
 ) -> None:
     """historicalTrades, with less than was asked for; follow-up requests included."""
     pending = [command]
@@ -139,13 +139,13 @@ def test_the_book_equals_the_venues_whenever_it_is_live(
     wanted = False
     for step, number in enumerate(numbers):
         driver.message(frames[number])
-        wanted = wanted or any(isinstance(c, WantSnapshot) for c in driver.commands())
+        wanted = wanted or any(isinstance(c, FetchSnapshot) for c in driver.commands())
         if wanted and step % every == 0:
             seen = max(numbers[: step + 1])
             state = truth[max(0, seen - rng.randrange(0, snapshot_age + 1))]
             wanted = False
             driver.rest(f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000", _snapshot(state))
-            wanted = any(isinstance(c, WantSnapshot) for c in driver.commands())
+            wanted = any(isinstance(c, FetchSnapshot) for c in driver.commands())
         book = driver.engine.markets[SYMBOL].book
         if book.state == "live":
             assert book.last_id is not None

@@ -7,10 +7,10 @@ import pytest
 
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from collector_binance.core.commands import WantSnapshot
+from coinmesh_sources.digest import parse
+from coinmesh_sources.inputs import Input
+from collector_binance.core.commands import FetchSnapshot
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Input
-from collector_binance.digest import parse
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins
 
 LIMIT = 100
@@ -56,7 +56,7 @@ class Venue:
 
     def asks_for_snapshot(self) -> bool:
         commands, self.engine.commands[:] = self.engine.commands[:], []
-        asked = any(isinstance(command, WantSnapshot) for command in commands)
+        asked = any(isinstance(command, FetchSnapshot) for command in commands)
         self.wanted += asked
         return asked
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from engine_bench import GAPS, REST, TRADES, A, Bench
 
-from collector_binance.core.commands import WantSnapshot, WantTrades
+from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.core.trades import GIVE_UP_NS
 from collector_binance.testing import SYMBOL, Book, past_trade, trade
 
@@ -20,7 +20,7 @@ def bench() -> Bench:
     bench.open()
     for number in (1, 4, 7):
         bench.send(trade(number))
-    assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+    assert bench.commands() == [FetchTrades(SYMBOL, 2, 2)]
     return bench
 
 
@@ -51,7 +51,7 @@ def test_refused_repair_stays_open_and_is_retried(bench: Bench, status: int, bod
         assert 0 < deadline - bench.now <= 300 * SECOND
         bench.now = deadline
         bench.give("TICK")
-        assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+        assert bench.commands() == [FetchTrades(SYMBOL, 2, 2)]
     state, detail = states(bench)[2]
     assert state == 1
     assert detail != "2 trades after id 1 did not come"
@@ -74,7 +74,7 @@ def test_repair_is_given_up_after_hours_and_reopens_on_request(bench: Bench) -> 
     payload = json.dumps({"symbol": SYMBOL, "gap_id": lost.gap_id}).encode()
     bench.commands()
     bench.give("SUBSCRIPTION", REST, payload, "retry-gap")
-    assert bench.commands() == [WantTrades(SYMBOL, 2, 2)]
+    assert bench.commands() == [FetchTrades(SYMBOL, 2, 2)]
     answer(bench, 2, [past_trade(2), past_trade(3)])
     of_gap = [gap for gap in bench.of(GAPS) if gap.gap_id == lost.gap_id]
     assert [gap.state for gap in of_gap][-3:] == [4, 1, 2]
@@ -91,7 +91,7 @@ def test_history_that_begins_later_gives_up_only_what_it_skipped(bench: Bench) -
 def test_refusal_concerns_the_requested_gap_only(bench: Bench) -> None:
     """While 5 to 6 are requested, an older gap is opened by a backfill."""
     answer(bench, 2, [past_trade(2), past_trade(3)])
-    assert bench.commands() == [WantTrades(SYMBOL, 5, 2)]
+    assert bench.commands() == [FetchTrades(SYMBOL, 5, 2)]
     payload = json.dumps({"symbol": SYMBOL, "spans": [[1, 1]]}).encode()
     bench.give("SUBSCRIPTION", REST, payload, "backfill")
     answer(bench, 5, b"no", 400)
@@ -105,7 +105,7 @@ def test_refused_snapshot_backs_off_without_dead_letters() -> None:
     bench.send(Book().change([(True, 5, 5)]))
     target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
     for attempt in range(5):
-        assert bench.commands() == [WantSnapshot(SYMBOL, False, attempt)]
+        assert bench.commands() == [FetchSnapshot(SYMBOL, False, attempt)]
         bench.give("REST", REST, b"{}", target, 400)
     assert bench.of("ingest.dlq.v1") == []
 
@@ -123,7 +123,7 @@ def test_book_that_cannot_be_published_requests_a_snapshot() -> None:
     book.change([(True, 97 * 10**8, 1)])
     bench.send(book.change([(True, 96 * 10**8, 1)]))
     assert bench.of("ingest.dlq.v1")
-    assert bench.commands() == [WantSnapshot(SYMBOL, True)]
+    assert bench.commands() == [FetchSnapshot(SYMBOL, True)]
 
 
 def test_ids_that_begin_anew_are_collected_and_reported() -> None:
@@ -161,7 +161,7 @@ def test_book_ids_that_begin_anew_resync_the_book() -> None:
         frame = json.loads(anew.change([(True, 98 * 10**8, size)]))
         frame["data"]["E"] += 10_000_000
         bench.send(json.dumps(frame, separators=(",", ":")).encode())
-    assert bench.commands() == [WantSnapshot(SYMBOL, True)]
+    assert bench.commands() == [FetchSnapshot(SYMBOL, True)]
     bench.give("REST", REST, anew.snapshot(), target)
     assert bench.engine.markets[SYMBOL].book.state == "live"
     assert {gap.cause for gap in bench.of(GAPS)} == {9}

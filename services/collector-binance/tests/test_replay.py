@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from coinmesh_sources.digest import parse
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
-from collector_binance.digest import parse
 from collector_binance.main import main
 from collector_binance.replay import events
 

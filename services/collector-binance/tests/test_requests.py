@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from collector_binance.core.commands import WantSnapshot, WantTrades
-from collector_binance.requests import WORKERS, Requests
-from collector_binance.rest import Answer
+from coinmesh_sources.requests import WORKERS, RequestQueue
+from coinmesh_sources.rest import Answer
+from collector_binance.core.commands import FetchSnapshot, FetchTrades
+from collector_binance.exchange import request
 from meshkit.metrics import Metrics
 
 
@@ -33,13 +34,15 @@ class Harness:
     def __init__(self) -> None:
         self.exchange = Exchange()
         self.inputs: list[Any] = []
-        self.requests = Requests(
+        self.requests = RequestQueue(
             self.exchange,  # type: ignore[arg-type]
             "c/0",
-            1000,
             self.inputs.append,
             Metrics(),
         )
+
+    def put(self, command: FetchSnapshot | FetchTrades) -> None:
+        self.requests.put(request(command, 1000))
 
 
 @pytest.fixture
@@ -56,18 +59,18 @@ async def drained(harness: Harness, count: int) -> list[str]:
 
 
 async def test_stale_book_goes_before_trades_before_first_snapshot(harness: Harness) -> None:
-    harness.requests.want(WantSnapshot("FIRST", urgent=False))
-    harness.requests.want(WantTrades("TRADES", 1, 10))
-    harness.requests.want(WantSnapshot("STALE", urgent=True))
+    harness.put(FetchSnapshot("FIRST", urgent=False))
+    harness.put(FetchTrades("TRADES", 1, 10))
+    harness.put(FetchSnapshot("STALE", urgent=True))
     targets = await drained(harness, 3)
     assert [target.split()[1] for target in targets] == ["STALE", "TRADES", "FIRST"]
 
 
 async def test_urgent_snapshot_replaces_a_queued_one(harness: Harness) -> None:
-    harness.requests.want(WantSnapshot("A", urgent=False))
-    harness.requests.want(WantTrades("B", 1, 10))
-    harness.requests.want(WantSnapshot("A", urgent=True))
-    harness.requests.want(WantSnapshot("A", urgent=False))
+    harness.put(FetchSnapshot("A", urgent=False))
+    harness.put(FetchTrades("B", 1, 10))
+    harness.put(FetchSnapshot("A", urgent=True))
+    harness.put(FetchSnapshot("A", urgent=False))
     targets = await drained(harness, 2)
     assert targets == ["/api/v3/depth A", "/api/v3/historicalTrades B"]
     assert harness.exchange.asked.empty()
@@ -80,10 +83,10 @@ async def test_repairs_do_not_starve_a_first_snapshot(
     loop = asyncio.get_running_loop()
     now = loop.time()
     monkeypatch.setattr(loop, "time", lambda: now)
-    harness.requests.want(WantSnapshot("FIRST", urgent=False))
+    harness.put(FetchSnapshot("FIRST", urgent=False))
     now += 9
     for number in range(8):
-        harness.requests.want(WantTrades(f"T{number}", 1, 10))
+        harness.put(FetchTrades(f"T{number}", 1, 10))
     monkeypatch.undo()
     targets = await drained(harness, 9)
     assert targets[0] == "/api/v3/depth FIRST"
@@ -91,7 +94,7 @@ async def test_repairs_do_not_starve_a_first_snapshot(
 
 async def test_nothing_is_requested_while_paused(harness: Harness) -> None:
     harness.requests.pause(True)
-    harness.requests.want(WantTrades("A", 1, 10))
+    harness.put(FetchTrades("A", 1, 10))
     running = asyncio.create_task(harness.requests.run())
     for _ in range(20):
         await asyncio.sleep(0)
@@ -105,10 +108,10 @@ async def test_nothing_is_requested_while_paused(harness: Harness) -> None:
 async def test_unanswered_past_trades_leave_a_worker_for_snapshots(harness: Harness) -> None:
     """Their host may be down while the one of snapshots answers."""
     for number in range(WORKERS + 1):
-        harness.requests.want(WantTrades(f"T{number}", 1, 10))
+        harness.put(FetchTrades(f"T{number}", 1, 10))
     running = asyncio.create_task(harness.requests.run())
     asked = [await harness.exchange.asked.get() for _ in range(WORKERS - 1)]
-    harness.requests.want(WantSnapshot("STALE", urgent=True))
+    harness.put(FetchSnapshot("STALE", urgent=True))
     async with asyncio.timeout(60):
         assert await harness.exchange.answered() == "/api/v3/depth STALE"
     assert harness.exchange.asked.empty()

@@ -14,8 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from coinmesh_simulators.testing import LocalSimulator
-from collector_binance import rest
-from collector_binance.rest import HISTORY_PATH, RestClient
+from coinmesh_sources import rest
+from coinmesh_sources.rest import RestClient
+from collector_binance.exchange import HISTORY_PATH, rest_client
 from collector_binance.settings import CollectorSettings
 from meshkit.backoff import Backoff
 from meshkit.metrics import Metrics
@@ -106,7 +107,7 @@ def settings(url: str, **more: Any) -> CollectorSettings:
 
 @pytest.fixture
 async def client(exchange: Exchange, clock: Clock) -> AsyncIterator[RestClient]:
-    async with RestClient(settings(exchange.url), Metrics()) as client:
+    async with rest_client(settings(exchange.url), Metrics()) as client:
         yield client
 
 
@@ -254,7 +255,7 @@ async def test_answer_that_does_not_come_is_requested_again(
 ) -> None:
     monkeypatch.setattr(rest, "_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
     exchange.answers.append(lambda _: None)
-    async with RestClient(settings(exchange.url), Metrics()) as client:
+    async with rest_client(settings(exchange.url), Metrics()) as client:
         answer = await client.get(DEPTH, {}, 5)
     assert answer.body == b'{"served": true}'
     # A slow machine may need more than two attempts.
@@ -266,7 +267,7 @@ async def test_history_is_requested_from_its_own_host(exchange: Exchange, clock:
     history = Exchange()
     async with history.server:
         chosen = settings(exchange.url, binance_history_url=history.url)
-        async with RestClient(chosen, Metrics()) as client:
+        async with rest_client(chosen, Metrics()) as client:
             await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
             await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
     assert [request.path for request in history.requests] == [HISTORY_PATH]
@@ -282,7 +283,7 @@ async def test_refusal_by_the_history_host_is_final(
     history.add(status, HTML)
     async with history.server:
         chosen = settings(exchange.url, binance_history_url=history.url)
-        async with RestClient(chosen, Metrics()) as client:
+        async with rest_client(chosen, Metrics()) as client:
             refused = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
             assert (await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)).status == 200
     assert (refused.status, refused.body) == (status, HTML.encode())
@@ -294,7 +295,7 @@ async def test_rate_limit_of_the_history_host_delays_all(exchange: Exchange, clo
     history.add(429, Retry_After="9")
     async with history.server:
         chosen = settings(exchange.url, binance_history_url=history.url)
-        async with RestClient(chosen, Metrics()) as client:
+        async with rest_client(chosen, Metrics()) as client:
             assert (await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)).status == 200
     assert clock.sleeps == [0.25, 8.75]
 
@@ -339,7 +340,7 @@ async def test_fault_of_the_exchange_is_survived(
     simulator: LocalSimulator, clock: Clock, fault: dict[str, Any], sleeps: list[float]
 ) -> None:
     await simulator.fault(**{"count": 1} | fault)
-    async with RestClient(settings(simulator.base), Metrics()) as client:
+    async with rest_client(settings(simulator.base), Metrics()) as client:
         answer = await client.get(DEPTH, {"symbol": "BTCUSDT", "limit": 100}, 5)
     assert answer.status == 200
     assert b'"lastUpdateId"' in answer.body

@@ -14,7 +14,7 @@ from world import AS_ADMIN, DEAD, GAPS, TRADES, World, eventually
 from coinmesh_contracts import topics
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import CollectorServiceStub
-from collector_binance.digest import Digests, parse
+from coinmesh_sources.digest import Digests, parse
 from meshkit.errors import error_info
 
 pytestmark = pytest.mark.component

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from coinmesh_contracts import topics
 from coinmesh_simulators.testing import Simulator
-from collector_binance.digest import parse
+from coinmesh_sources.digest import parse
 from collector_binance.main import main
 from meshkit.authz import User, stated
 

@@ -1,8 +1,7 @@
-"""Captures as the engine's inputs: recorded text (plain or gzip), and archived raw objects.
+"""Text captures (plain or gzip) as the engine's inputs.
 
-A text capture has one line a frame, `<receive time, ns> <frame>`: combined or raw stream messages,
-and REST depth snapshots inline, without their symbol. An archive is parquet written from
-`ingest.frames.v1`: it holds every input of the collector's sessions.
+One line a frame, `<receive time, ns> <frame>`: combined or raw stream messages, and REST depth
+snapshots inline, without their symbol.
 """
 
 from __future__ import annotations
@@ -11,32 +10,18 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Final
 
 import msgspec
-from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from coinmesh_contracts import framing, topics
-from coinmesh_contracts.events.v1.frame_batch_pb2 import Frame, FrameBatch, FrameKind
-from collector_binance.core.engine import Input
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources.archive import CaptureError
+from coinmesh_sources.inputs import Input
 
 REPLAY_CONNECTION: Final = "binance/replay/1"
 _GZIP: Final = b"\x1f\x8b"
-_PARQUET: Final = b"PAR1"
 _LONGEST_LINE: Final = 64 << 20
-
-
-class CaptureError(Exception):
-    """A capture can't be read; the message names the file, the place and what is wrong there."""
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a path holds archived raw objects rather than a text capture."""
-    if path.is_dir():
-        return True
-    with _opened(path) as file:
-        return file.read(4) == _PARQUET
 
 
 def read_text(path: Path) -> Iterator[tuple[int, Input]]:
@@ -127,71 +112,3 @@ def _is_microseconds(path: Path) -> bool:
         if time is not None:
             return abs(time * 1_000 - receive_ns) < abs(time * 1_000_000 - receive_ns)
     return False
-
-
-def read_archive(path: Path) -> Iterator[tuple[int, Input]]:
-    """The inputs of archived sessions, session by session, each with its sequence number.
-
-    Raises:
-        CaptureError: Not archived frames, or some of a session are missing.
-    """
-    sessions: dict[str, list[FrameBatch]] = {}
-    for batch in _batches(path):
-        sessions.setdefault(batch.connection.rpartition("/")[0], []).append(batch)
-    if not sessions:
-        raise CaptureError(f"{path}: holds no records of {topics.FRAMES.name}")
-    by_start = sorted(sessions, key=lambda name: min(b.receive_time for b in sessions[name]))
-    for name in by_start:
-        yield from _session(path, name, sessions[name])
-
-
-def _session(path: Path, name: str, batches: list[FrameBatch]) -> Iterator[tuple[int, Input]]:
-    frames: dict[int, tuple[str, Frame]] = {}
-    for batch in batches:
-        for frame in batch.frames:
-            frames[frame.sequence] = (batch.connection, frame)
-    expected = 0
-    for sequence in sorted(frames):
-        if sequence != expected:
-            raise CaptureError(
-                f"{path}: session {name} lacks frames {expected} to {sequence - 1}: "
-                "give the whole archive of the session, from its beginning"
-            )
-        expected = sequence + 1
-        connection, frame = frames[sequence]
-        yield (
-            sequence,
-            Input(
-                frame.kind,
-                connection,
-                frame.receive_time,
-                frame.payload,
-                frame.context,
-                frame.status,
-            ),
-        )
-
-
-def _batches(path: Path) -> Iterator[FrameBatch]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise CaptureError(f"{path}: holds no *.parquet files")
-    for file in files:
-        try:
-            table = cast(Any, pq.ParquetFile(file))
-            names = set(table.schema_arrow.names)
-            if not {"value", "topic"} & names or "value" not in names:
-                raise CaptureError(f"{file}: has no column `value`: not archived raw objects")
-            columns = ["value", *({"topic"} & names)]
-            for part in table.iter_batches(columns=columns):
-                rows = part.to_pydict()
-                for index, value in enumerate(rows["value"]):
-                    if "topic" not in rows or rows["topic"][index] == topics.FRAMES.name:
-                        yield FrameBatch.FromString(framing.split(value)[1])
-        except (pa.ArrowException, OSError) as error:
-            raise CaptureError(f"can't read {file}: {error}") from error
-        except (framing.FramingError, DecodeError) as error:
-            raise CaptureError(f"{file}: a record is not a frame batch: {error}") from error

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from collector_binance.core.engine import Input
+from coinmesh_sources.inputs import Input
+from coinmesh_sources.rest import RestClient
 from collector_binance.core.instruments import (
     ExchangeInfo,
     SymbolInfo,
@@ -22,7 +23,6 @@ from collector_binance.core.instruments import (
     decode_symbol_info,
     instrument_name,
 )
-from collector_binance.rest import RestClient
 from meshkit.errors import NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -61,6 +61,10 @@ class Catalogue:
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             message = f"{self._rest.url}{PATH} gives no exchangeInfo: {error}"
             raise Unavailable("EXCHANGE_ANSWER", message) from error
+        if not raw:
+            # Everything would count as delisted.
+            message = f"{self._rest.url}{PATH} names no symbol"
+            raise Unavailable("EXCHANGE_ANSWER", message)
         self._raw = {each.symbol: body for each, body in raw}
         self.infos = {each.symbol: each for each, _ in raw}
         self._symbols = {instrument_name(each.symbol, each): each.symbol for each, _ in raw}

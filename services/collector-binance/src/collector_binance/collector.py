@@ -1,261 +1,104 @@
-"""The running collector: the engine between the exchange and Kafka, everything recorded.
-
-One order of inputs: each goes into the engine, its events to the outlet, itself to the recording,
-and what the engine asks for to REST or to a connection.
-"""
+"""The collector of Binance spot: catalogue, streams and REST around the engine."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
-from google.protobuf.message import Message
 
 from coinmesh_contracts import topics
+from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from collector_binance import checkpoint, measures
+from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState
+from coinmesh_sources.checkpoints import Saved
+from coinmesh_sources.collector import Collector
+from coinmesh_sources.liveness import Coverage
+from coinmesh_sources.recorder import Element
+from coinmesh_sources.requests import RequestQueue
+from coinmesh_sources.service import timestamp
+from collector_binance import metrics as engine_metrics
 from collector_binance.catalogue import TRADING, Catalogue
-from collector_binance.connections import Connections
-from collector_binance.core.commands import ControlReply
+from collector_binance.core.book import BookState
+from collector_binance.core.commands import Command, ControlReply
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
-from collector_binance.core.engine import Engine, Input
-from collector_binance.core.frames import FrameRecorder
-from collector_binance.core.instruments import VENUE
+from collector_binance.core.engine import Engine
+from collector_binance.core.instruments import VENUE, instrument_name
+from collector_binance.core.market import Market
+from collector_binance.core.messages import Channel
 from collector_binance.core.session import RETRY_GAP, RetryGap
-from collector_binance.outlet import Outgoing, Outlet
-from collector_binance.requests import Requests
-from collector_binance.rest import RestClient
+from collector_binance.exchange import request, rest_client
+from collector_binance.restore import restore
 from collector_binance.settings import CollectorSettings
-from collector_binance.traces import FrameTraces
+from collector_binance.streams import Streams
+from collector_binance.trade_backfill import TradeBackfill, span_of
 from meshkit.backoff import Backoff
-from meshkit.errors import Unavailable
-from meshkit.kafka import Config
+from meshkit.errors import NotFound, Unavailable
 from meshkit.metrics import Metrics
-from meshkit.producer import Producer
-from meshkit.registry import Registry, SchemaIds
-from meshkit.resources import Resource
+from meshkit.registry import SchemaIds
 from meshkit.settings import SettingsError
 from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
-TICK_SECONDS: Final = 0.1
-DRAIN_SECONDS: Final = 4.0
-# A round of frames gathers already; see `Outlet`.
-_PRODUCER: Final[Config] = {"linger.ms": 1}
 CLOCK_SECONDS: Final = 60.0
-_LOOK_NS: Final = 5 * 10**9
-_TOPICS: Final = (*WRITTEN, topics.FRAMES)
+_STATES: Final = {
+    "live": pb.STREAM_STATE_LIVE,
+    "buffering": pb.STREAM_STATE_BUFFERING,
+    "stale": pb.STREAM_STATE_STALE,
+    "silent": pb.STREAM_STATE_SILENT,
+}
 
 
-class Collector(Resource):
-    """Everything that runs.
+class BinanceCollector(Collector[Engine]):
+    """Collects the symbols of the settings, and those added at run time.
 
     Attributes:
-        engine: The logic and its state; None until the schemas are known.
-        connections: The connections; None until the engine runs.
+        streams: The WebSocket connections; None until the engine runs.
         catalogue: What the exchange trades.
-        start_time: When this process was started.
     """
 
-    def __init__(self, settings: CollectorSettings, metrics: Metrics, tracing: Tracing) -> None:
-        self.settings, self.metrics = settings, metrics
-        self._traces = FrameTraces(tracing)
-        self.start_time = datetime.now(UTC)
-        # Time first, so that sessions sort; random, so that no two are alike.
-        self.session = f"{VENUE}/{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
-        self.engine: Engine | None = None
-        self.connections: Connections | None = None
-        self.rest = RestClient(settings, metrics)
-        self.catalogue = Catalogue(self.rest)
-        self._recorder: FrameRecorder | None = None
-        # Once seen as trading: what was then removed by RPC isn't added again.
-        self._known: set[str] = set()
-        self._outlet: Outlet | None = None
-        self._producer: Producer | None = None
-        self._requests: Requests | None = None
-        self._cleanup = AsyncExitStack()
-        self._registry = Registry(settings)
-        self._clock_offset = metrics.gauge(
-            "binance_clock_offset_seconds", "The exchange's clock minus ours, by REST time"
-        )
+    channels: Sequence[str] = [channel.value for channel in Channel]
 
-    @property
-    def rest_connection(self) -> str:
-        """The name under which REST answers are recorded."""
-        return f"{self.session}/0"
+    def __init__(self, settings: CollectorSettings, tracing: Tracing) -> None:
+        super().__init__(
+            settings,
+            tracing,
+            source=VENUE,
+            topics_written=WRITTEN,
+            max_pending=settings.binance_waiting_records,
+            latest_only=frozenset({topics.QUOTES.name}),
+        )
+        self.settings = settings
+        self.url = settings.binance_rest_url
+        self.streams: Streams | None = None
+        self._requests: RequestQueue | None = None
+        self._symbols: list[str] = []
+        # Listed when last read: an unlisted symbol that is listed now is new.
+        self._listed: set[str] = set()
+
+    def register(self, metrics: Metrics) -> None:
+        """Create what has metrics before the engine runs."""
+        super().register(metrics)
+        self.rest = rest_client(self.settings, metrics)
+        self.catalogue = Catalogue(self.rest)
+        self._clock_offset = metrics.gauge(
+            "source_clock_offset_seconds", "The source's clock minus ours, by REST time"
+        )
 
     async def is_ready(self) -> bool:
         """Whether every connection is open and subscribed."""
-        return self.connections is not None and self.connections.is_live
+        return self.streams is not None and self.streams.is_live
 
-    async def run(self) -> None:
-        """Wait for what is needed, then collect.
+    # The runtime's hooks
 
-        Raises:
-            FailedPrecondition: A schema or topic is missing.
-            SettingsError: The exchange lacks a symbol that was asked for.
-            DataLoss: Kafka refused a record.
-        """
-        ids = await self._schema_ids()
-        producer = Producer(self.settings, client_id=VENUE, metrics=self.metrics, config=_PRODUCER)
-        self._producer = await self._cleanup.enter_async_context(producer)
-        await self._producer.check_topics(topic.name for topic in _TOPICS)
+    async def open(self) -> None:
+        """Open the REST client and read the catalogue."""
         await self._cleanup.enter_async_context(self.rest)
-        await self._read_catalogue()
-        symbols = self._chosen()
-        self._known = set(self.catalogue.trading())
-        left = await checkpoint.read(self.settings, symbols)
-        self._wire(ids, self._producer)
-        assert self.engine is not None
-        assert self.connections is not None
-        assert self._outlet is not None
-        assert self._requests is not None
-        payload = msgspec.json.encode(left)
-        self.give(self._input(FrameKind.FRAME_KIND_CONNECT, payload, self.rest.url))
-        for given in self.catalogue.inputs(self.rest_connection, symbols):
-            self.give(given)
-        _log.info("collecting %d symbols", len(symbols), extra={"session": self.session})
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._outlet.run())
-            group.create_task(self._producer.run())
-            group.create_task(self._requests.run())
-            group.create_task(self.connections.watch())
-            group.create_task(self._wake_forever())
-            group.create_task(self._watch_catalogue())
-            group.create_task(self._measure_clock())
-            await self.connections.add(symbols)
-
-    def frame(self, frame: bytes, receive_ns: int, connection: str) -> None:
-        """The hot path: a WebSocket message."""
-        engine, outlet, recorder = self.engine, self._outlet, self._recorder
-        assert engine is not None
-        assert outlet is not None
-        assert recorder is not None
-        sequence = engine.sequence
-        full = recorder.message(frame, receive_ns, connection, sequence)
-        events: Sequence[Outgoing] = ()
-        try:
-            events = engine.process(frame, receive_ns, connection)
-        except BaseException:
-            # Recorded and counted whatever happens, so that the archived session stays readable.
-            engine.sequence = sequence + 1
-            outlet.put((), full)
-            raise
-        traces = self._traces
-        traces.wait -= 1
-        if traces.wait < 0:
-            events = traces.choose(events, receive_ns, connection)
-        outlet.put(events, full)
-        if engine.commands:
-            self._carry_out()
-
-    def give(self, given: Input) -> None:
-        """Any other input."""
-        engine, outlet, recorder = self.engine, self._outlet, self._recorder
-        assert engine is not None
-        assert outlet is not None
-        assert recorder is not None
-        sequence = engine.sequence
-        full = recorder.add(given, sequence)
-        try:
-            events = engine.apply(given)
-        except BaseException:
-            engine.sequence = sequence + 1
-            outlet.put((), full)
-            raise
-        outlet.put(events, full)
-        if engine.commands:
-            self._carry_out()
-
-    async def add(self, symbol: str) -> None:
-        """Begin to collect a symbol."""
-        assert self.connections is not None
-        for given in self.catalogue.inputs(self.rest_connection, [symbol]):
-            self.give(given)
-        await self.connections.add([symbol])
-
-    def retry_gap(self, gap_id: str) -> bool:
-        """Repair a gap again; False when no gap of that id is open or was given up."""
-        assert self.engine is not None
-        for market in self.engine.markets.values():
-            if market.trades.unrepaired(gap_id) is not None:
-                payload = msgspec.json.encode(RetryGap(market.symbol, gap_id))
-                kind = FrameKind.FRAME_KIND_SUBSCRIPTION
-                self.give(self._input(kind, payload, RETRY_GAP))
-                return True
-        return False
-
-    async def delivered(self) -> None:
-        """Wait until Kafka has acknowledged every event that was made before the call."""
-        assert self._outlet is not None
-        await self._outlet.delivered()
-
-    async def close(self) -> None:
-        """Close the exchange's connections and send what was received.
-
-        Raises:
-            Unavailable: Kafka did not take all of it; the next start reads it from the exchange.
-        """
-        try:
-            if self.connections is not None:
-                await self.connections.close()
-            if self._outlet is not None:
-                await self._outlet.close(DRAIN_SECONDS)
-        finally:
-            await self._cleanup.aclose()
-            self._registry.close()
-
-    def _wire(self, ids: SchemaIds, producer: Producer) -> None:
-        fast = load() if self.settings.binance_compiled else None
-        _log.info("the core is %s", "Python" if fast is None else "compiled")
-        self._recorder = FrameRecorder(ids.ids[topics.FRAMES.name], fast)
-        self._outlet = Outlet(
-            producer, self._recorder, self.settings.binance_waiting_records, self.metrics
-        )
-        self.engine = Engine(Headers(ids.ids), fast=fast)
-        self._requests = Requests(
-            self.rest,
-            self.rest_connection,
-            self.settings.binance_snapshot_limit,
-            self.give,
-            self.metrics,
-        )
-        self.connections = Connections(
-            self.settings, self.session, self.give, self.frame, self.metrics
-        )
-        self._outlet.on_pressure = self._pause
-        measures.export(self.engine, self.metrics)
-
-    def _pause(self, paused: bool) -> None:
-        """Nothing is read from the exchange while Kafka takes nothing, neither stream nor REST."""
-        assert self.connections is not None
-        assert self._requests is not None
-        self.connections.pause(paused)
-        self._requests.pause(paused)
-
-    async def _schema_ids(self) -> SchemaIds:
-        wanted: dict[str, type[Message]] = {}
-        for topic in _TOPICS:
-            assert topic.message is not None
-            wanted[topic.name] = topic.message
-        backoff = Backoff(base=1.0, cap=30.0)
-        while True:
-            try:
-                return await self._registry.resolve(wanted)
-            except Unavailable as error:
-                _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
-                await backoff.wait()
-
-    async def _read_catalogue(self) -> None:
         backoff = Backoff(base=1.0, cap=30.0)
         while True:
             try:
@@ -265,40 +108,214 @@ class Collector(Resource):
                 _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
                 await backoff.wait()
 
-    def _chosen(self) -> list[str]:
+    async def restore(self, saved: Saved) -> bytes:
+        """Return the checkpoint of the session.
+
+        Raises:
+            SettingsError: The exchange lacks a symbol of the settings.
+        """
+        self._symbols = self._chosen(saved.subscriptions)
+        self._listed = set(self.catalogue.trading())
+        checkpoint = await restore(self.settings, saved)
+        checkpoint.epoch = self.epoch
+        _log.info("%d instruments continue at their checkpoints", len(checkpoint.symbols))
+        return msgspec.json.encode(checkpoint)
+
+    def create(self, ids: SchemaIds) -> tuple[Engine, Element | None]:
+        """Create the engine, streams and requests."""
+        fast = load() if self.settings.binance_compiled else None
+        _log.info("the core is %s", "Python" if fast is None else "compiled")
+        engine = Engine(Headers(ids.ids), fast=fast)
+        self._requests = RequestQueue(self.rest, self.rest_connection, self.give, self.metrics)
+        self.streams = Streams(self.settings, self.session, self.give, self.frame, self.metrics)
+        engine_metrics.export(engine, self.metrics)
+        return engine, None if fast is None else fast.element
+
+    async def collect(self) -> None:
+        """Subscribe the symbols and follow the catalogue and the exchange's clock."""
+        assert self.streams is not None
+        assert self._requests is not None
+        for given in self.catalogue.inputs(self.rest_connection, self._symbols):
+            self.give(given)
+        _log.info("collecting %d symbols", len(self._symbols), extra={"session": self.session})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._requests.run())
+            group.create_task(self.streams.watch())
+            group.create_task(self._watch_catalogue())
+            group.create_task(self._measure_clock())
+            await self.streams.add(self._symbols)
+
+    def execute(self, command: Command) -> None:
+        """Pass replies to their connection and requests to the queue."""
+        assert self._requests is not None
+        assert self.streams is not None
+        if isinstance(command, ControlReply):
+            self.streams.on_reply(command.connection, command.frame)
+        else:
+            self._requests.put(request(command, self.settings.binance_snapshot_limit))
+
+    def pause(self, paused: bool) -> None:
+        """Stop or resume both streams and REST."""
+        assert self.streams is not None
+        assert self._requests is not None
+        self.streams.pause(paused)
+        self._requests.pause(paused)
+
+    def coverage(self) -> Iterator[Coverage]:
+        """Every channel of every collected symbol."""
+        assert self.engine is not None
+        assert self.streams is not None
+        for symbol in self.streams.symbols:
+            market = self.engine.markets.get(symbol)
+            if market is None:
+                continue
+            for channel in Channel:
+                stream = market.stream(channel)
+                inputs = stream.events + stream.duplicates
+                yield Coverage(
+                    channel.value, market.encoder.instrument, inputs, _covered(market, channel)
+                )
+
+    async def disconnect(self) -> None:
+        """Close the connections."""
+        if self.streams is not None:
+            await self.streams.close()
+
+    # CollectorService
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine runs."""
+        return self.engine is not None and self.streams is not None
+
+    def status(self) -> pb.CollectorStatus:
+        """Return connections, streams, weight and open gaps."""
+        budget = self.rest.budget
+        status = pb.CollectorStatus(
+            collector=VENUE,
+            start_time=timestamp(self.start_time.timestamp()),
+            used_weight=budget.used(time.time()),
+            weight_limit=budget.limit,
+        )
+        if self.engine is None or self.streams is None:
+            return status
+        for connection in self.streams.open.values():
+            link = self.engine.links.get(connection.name)
+            status.connections.add(
+                connection=connection.name,
+                url=connection.url,
+                connect_time=timestamp(connection.connect_time.timestamp()),
+                messages=link.messages if link else 0,
+                streams=len(connection.streams),
+            )
+        for symbol in self.streams.symbols:
+            market = self.engine.markets.get(symbol)
+            if market is not None:
+                status.streams.extend(_stream(market, channel) for channel in Channel)
+                status.open_gaps += len(market.gaps.open_gaps)
+        return status
+
+    def instruments(self) -> list[str]:
+        """The collected instruments, in order."""
+        return sorted(self._collected())
+
+    def resolve(self, instrument: str) -> str:
+        """Return the canonical name of an instrument, also of a delisted one that is collected.
+
+        Raises:
+            NotFound: There is no such instrument.
+        """
+        collected = self._collected()
+        if instrument in collected:
+            return instrument
+        for name, symbol in collected.items():
+            if symbol == instrument.upper():
+                return name
+        symbol = self.catalogue.symbol_of(instrument)
+        return instrument_name(symbol, self.catalogue.infos[symbol])
+
+    async def subscribe(self, instrument: str) -> None:
+        """Begin to collect an instrument, also after a restart."""
+        symbol = self.catalogue.symbol_of(instrument)
+        await self.remember(instrument, symbol, subscribed=True)
+        await self._add(symbol)
+
+    async def unsubscribe(self, instrument: str) -> None:
+        """Stop collecting an instrument, also after a restart.
+
+        Raises:
+            NotFound: It is not collected.
+        """
+        assert self.streams is not None
+        symbol = self._collected().get(instrument)
+        if symbol is None:
+            raise NotFound(
+                "SUBSCRIPTION_NOT_FOUND", f"{instrument} is not collected", instrument=instrument
+            )
+        await self.remember(instrument, symbol, subscribed=False)
+        await self.streams.remove(symbol)
+
+    def backfill(self, request: pb.BackfillRequest) -> TradeBackfill:
+        """Return the backfill of a request; errors as `span_of`.
+
+        Raises:
+            NotFound: There is no such instrument.
+        """
+        assert self.engine is not None
+        symbol = self.catalogue.symbol_of(request.instrument)
+        market = self.engine.markets.get(symbol)
+        span = span_of(request, market.trades.last_id if market else None, symbol)
+        assert market is not None
+        return TradeBackfill(self, self.rest, self.settings, market, span)
+
+    def retry_gap(self, gap_id: str) -> bool:
+        """Repair a gap again; False when no gap of that id is open or was given up."""
+        assert self.engine is not None
+        for market in self.engine.markets.values():
+            if market.trades.unrepaired(gap_id) is not None:
+                payload = msgspec.json.encode(RetryGap(market.symbol, gap_id))
+                kind = FrameKind.FRAME_KIND_SUBSCRIPTION
+                self.give(self.input(kind, payload, RETRY_GAP))
+                return True
+        return False
+
+    # Symbols
+
+    def _collected(self) -> dict[str, str]:
+        assert self.streams is not None
+        infos = self.catalogue.infos
+        return {instrument_name(each, infos.get(each)): each for each in self.streams.symbols}
+
+    async def _add(self, symbol: str) -> None:
+        assert self.streams is not None
+        for given in self.catalogue.inputs(self.rest_connection, [symbol]):
+            self.give(given)
+        await self.streams.add([symbol])
+
+    def _chosen(self, changed: dict[str, bool]) -> list[str]:
+        """The settings' symbols, with what was added and removed at run time."""
         chosen = self.settings.symbols
         if chosen is None:
-            return self.catalogue.trading()
+            chosen = self.catalogue.trading()
         unknown = [symbol for symbol in chosen if symbol not in self.catalogue.infos]
         if unknown:
             raise SettingsError(
                 f"COINMESH_BINANCE_SYMBOLS: the exchange at {self.rest.url} has no symbol "
                 f"{', '.join(unknown)}; see {self.rest.url}/api/v3/exchangeInfo"
             )
-        return chosen
-
-    async def _wake_forever(self) -> None:
-        """Timers come in, save while Kafka takes nothing: what they ask for would only pile up."""
-        assert self.engine is not None
-        assert self._outlet is not None
-        next_look = 0
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            now = time.time_ns()
-            if now >= next_look:
-                next_look = now + _LOOK_NS
-                for market in self.engine.markets.values():
-                    market.look(now)
-            deadline = self.engine.deadline
-            if deadline is not None and deadline <= now and not self._outlet.is_pressed:
-                self.give(self._input(FrameKind.FRAME_KIND_TICK))
+        removed = [symbol for symbol in chosen if changed.get(symbol) is False]
+        added = [symbol for symbol, is_added in changed.items() if is_added]
+        if removed:
+            _log.info("removed at run time: %s; AddSubscription resumes them", ", ".join(removed))
+        kept = [symbol for symbol in chosen if symbol not in removed]
+        return list(dict.fromkeys([*kept, *(s for s in added if s in self.catalogue.infos)]))
 
     async def _watch_catalogue(self) -> None:
-        """Definitions and statuses change: a delisted symbol's streams fall silent for ever."""
-        assert self.connections is not None
+        """Definitions and statuses change: a delisted symbol's streams fall silent."""
+        assert self.streams is not None
         while True:
             await asyncio.sleep(self.settings.binance_catalogue_seconds)
-            if self._outlet is not None and self._outlet.is_pressed:
+            if self.is_backed_up:
                 continue
             try:
                 await self.catalogue.refresh()
@@ -307,7 +324,7 @@ class Collector(Resource):
                 continue
             if self.settings.symbols is None:
                 await self._follow_listings(self.catalogue.trading())
-            symbols = self.connections.symbols
+            symbols = self.streams.symbols
             for given in self.catalogue.inputs(self.rest_connection, symbols):
                 self.give(given)
             for symbol in symbols:
@@ -317,18 +334,18 @@ class Collector(Resource):
                     _log.warning("%s does not trade: %s", symbol, status)
 
     async def _follow_listings(self, trading: Sequence[str]) -> None:
-        """All that trade are collected: begin with what was listed, stop with what was delisted."""
-        assert self.connections is not None
-        collected = set(self.connections.symbols)
-        for symbol in sorted(set(trading) - collected - self._known):
-            await self.add(symbol)
+        """All that trade are collected: add what was listed, remove what was delisted."""
+        assert self.streams is not None
+        collected = set(self.streams.symbols)
+        for symbol in sorted(set(trading) - collected - self._listed):
+            await self._add(symbol)
         for symbol in sorted(collected - set(self.catalogue.infos)):
-            _log.warning("%s was delisted; it is collected no longer", symbol)
-            await self.connections.remove(symbol)
-        self._known = {*trading, *self._known}
+            _log.warning("%s was delisted and is no longer collected", symbol)
+            await self.streams.remove(symbol)
+        self._listed = {*trading, *self._listed}
 
     async def _measure_clock(self) -> None:
-        """The exchange's clock against ours; told, never used to change a time."""
+        """The exchange's clock against ours: reported, never used to change a time."""
         while True:
             answer = await self.rest.get("/api/v3/time", {}, 1)
             try:
@@ -339,17 +356,24 @@ class Collector(Resource):
                 _log.warning("the exchange's time can't be read: %s", error)
             await asyncio.sleep(CLOCK_SECONDS)
 
-    def _carry_out(self) -> None:
-        assert self.engine is not None
-        assert self._requests is not None
-        assert self.connections is not None
-        commands = self.engine.commands[:]
-        self.engine.commands.clear()
-        for command in commands:
-            if isinstance(command, ControlReply):
-                self.connections.on_reply(command.connection, command.frame)
-            else:
-                self._requests.want(command)
 
-    def _input(self, kind: FrameKind.ValueType, payload: bytes = b"", context: str = "") -> Input:
-        return Input(kind, self.rest_connection, time.time_ns(), payload, context)
+def _covered(market: Market, channel: Channel) -> CoverageState.ValueType:
+    if not market.connections:
+        return CoverageState.COVERAGE_STATE_DOWN
+    if channel is Channel.BOOK and market.book.state is not BookState.SYNCED:
+        return CoverageState.COVERAGE_STATE_SYNCING
+    return CoverageState.COVERAGE_STATE_LIVE
+
+
+def _stream(market: Market, channel: Channel) -> pb.StreamStatus:
+    stream = market.stream(channel)
+    return pb.StreamStatus(
+        instrument=market.encoder.instrument,
+        channel=channel.value,
+        state=_STATES[market.state(channel, time.time_ns())],
+        last_id=max(0, stream.last_id or 0),
+        event_time=timestamp(stream.last_time / 1e6) if stream.last_time else None,
+        events=stream.events,
+        duplicates=stream.duplicates,
+        gaps=market.gaps.opened.get(channel.value, 0),
+    )

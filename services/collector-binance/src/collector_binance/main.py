@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replay(capture: Path, out: Path, book_top: Path | None, instruments: Path | None) -> int:
-    from collector_binance.capture import CaptureError
+    from coinmesh_sources.archive import CaptureError
     from collector_binance.replay import replay
 
     try:

@@ -11,23 +11,19 @@ import msgspec
 from google.protobuf.json_format import MessageToJson
 
 from coinmesh_contracts.decimals import to_string
-from collector_binance.capture import (
-    CaptureError,
-    is_archive,
-    read_archive,
-    read_text,
-    unsupported_market,
-)
+from coinmesh_sources.archive import CaptureError, is_archive, read_archive
+from coinmesh_sources.digest import Digests
+from coinmesh_sources.digest import parse as parse_event
+from coinmesh_sources.inputs import Record
+from collector_binance.capture import read_text, unsupported_market
 from collector_binance.core.book import Book, BookObserver
 from collector_binance.core.compiled import load
-from collector_binance.core.encode import WRITTEN, Headers, Record
+from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Level, decode_levels
 from collector_binance.core.units import EXPONENT, DecimalError, parse
-from collector_binance.digest import Digests
-from collector_binance.digest import parse as parse_event
 from collector_binance.snapshots_inline import InlineSnapshots
 
 _TICK_NS: Final = 10**9
@@ -131,7 +127,7 @@ def events(capture: Path, engine: Engine) -> Iterator[list[Record]]:
 
 def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Record]]:
     if archive:
-        for _, given in read_archive(capture):
+        for given in read_archive(capture):
             yield engine.apply(given)
             engine.commands.clear()
         return

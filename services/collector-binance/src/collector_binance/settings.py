@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from coinmesh_audit.log import AuditSettings
-from meshkit.settings import HttpUrl, ServiceSettings
+from coinmesh_sources.settings import SourceSettings
+from meshkit.settings import HttpUrl
 
 MARKET_DATA_HOST: Final = "data-api.binance.vision"
 HISTORY_URL: Final = "https://api.binance.com"
@@ -27,7 +27,7 @@ def _symbols(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-class CollectorSettings(ServiceSettings, AuditSettings):
+class CollectorSettings(SourceSettings):
     """What collector-binance reads from the environment, all with the prefix COINMESH_."""
 
     service_name: str = Field(

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from coinmesh_sources.inputs import Record
 from collector_binance.core.book import BookState
-from collector_binance.core.encode import Record
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import BookSnapshot, decode_book_snapshot

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources.inputs import Input, Record
 from collector_binance.core.compiled import load
-from collector_binance.core.encode import Headers, Record
-from collector_binance.core.engine import Engine, Input
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine
 
 Records = TypeVar("Records", list[Record], list[Record] | None)
 

@@ -20,7 +20,7 @@ from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from collector_binance.core import audit as _audit
 from collector_binance.core.book import BookState, Parts
-from collector_binance.core.engine import Input
+from coinmesh_sources.inputs import Input
 from collector_binance.core.messages import Channel
 
 cdef object _SYNCED = BookState.SYNCED

@@ -3,12 +3,12 @@
 https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md#how-to-manage-a-local-order-book-correctly
 
     IDLE ── first delta ──▶ BUFFERING ── snapshot that the buffer continues ──▶ SYNCED
-                                 STALE ◀── hole, or audit failed ──────────────┘   ▲
+                                 STALE ◀── gap, or  audit failed ──────────────┘   ▲
                                    └────────── snapshot that the buffer continues ─┘
 
 A snapshot joins when the first buffered delta it does not cover has U <= lastUpdateId + 1 <= u. One
 that is older than the buffer is fetched again and the buffer kept. While STALE the book before the
-hole goes on being served, marked as stale. A SYNCED book that the market is about to leave is read
+gap is still served, marked as stale. A SYNCED book that the market is about to leave is read
 anew without an interruption (`renewal`).
 """
 
@@ -22,11 +22,12 @@ from typing import Final
 
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
+from coinmesh_sources.gaps import GapLedger, OpenGap
+from coinmesh_sources.inputs import Record
 from collector_binance.core.audit import Audit
-from collector_binance.core.commands import Command, WantSnapshot
+from collector_binance.core.commands import Command, FetchSnapshot
 from collector_binance.core.deltas import Delta, read
-from collector_binance.core.encode import Encoder, Record
-from collector_binance.core.gaps import GapLog, Hole
+from collector_binance.core.encode import Encoder
 from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
 from collector_binance.core.renewal import Margins, Renewal, is_cut
@@ -75,18 +76,18 @@ class Book:
         state: Where the book stands.
         last_id: The update id of the book held; None before the first snapshot.
         last_time: The venue's time (µs) of the last delta applied.
-        suspect: Why the next hole would be there, when something happened that can cause one.
+        suspect: Why the next gap would be there, when something happened that can cause one.
         on_restart: Called when the venue's update ids began anew.
         resyncs: Snapshots joined after the first.
     """
 
     def __init__(
-        self, encoder: Encoder, gaps: GapLog, commands: list[Command], parts: Parts | None = None
+        self, encoder: Encoder, gaps: GapLedger, commands: list[Command], parts: Parts | None = None
     ) -> None:
         parts = parts or Parts()
         self._encoder, self._gaps, self._commands = encoder, gaps, commands
         self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
-        self._hole: Hole | None = None
+        self._gap: OpenGap | None = None
         self._trusted: tuple[int | None, int | None] = (None, None)
         self._held = self._published = Margins()
         self.renewal: Renewal[Delta] | None = None
@@ -200,10 +201,11 @@ class Book:
             self.duplicates += 1
             return
         if buffer and delta.first_id > buffer[-1].last_id + 1:
-            # Only what follows the newest hole can be continued from a snapshot.
+            # Only what follows the newest gap can be continued from a snapshot.
             buffer.clear()
-            if self._hole is not None:
-                self._hole.last = delta.first_id - 1
+            if self._gap is not None:
+                self._gap.last = delta.first_id - 1
+                self._gap.missing = [(self._gap.first, self._gap.last)]
         buffer.append(delta)
         if self.state is BookState.IDLE:
             self.state = BookState.BUFFERING
@@ -213,8 +215,8 @@ class Book:
                 cause = self.suspect or GapCause.GAP_CAUSE_DOWNTIME
                 detail = f"updates between {last} and {delta.first_id} did not come"
                 times = (None, delta.time)
-                self._hole = self._gaps.open(
-                    Channel.BOOK,
+                self._gap = self._gaps.open(
+                    Channel.BOOK.value,
                     span,
                     delta.receive_ns,
                     out,
@@ -270,10 +272,10 @@ class Book:
         self.state = BookState.SYNCED
         self.suspect = None
         self.publish(receive_ns, out)
-        if self._hole is not None:
-            self._hole.end_time = self._hole.end_time or (buffer[0].time if buffer else None)
-            self._gaps.close(self._hole, GapState.GAP_STATE_RESYNCED, receive_ns, out)
-            self._hole = None
+        if self._gap is not None:
+            self._gap.end_time = self._gap.end_time or (buffer[0].time if buffer else None)
+            self._gaps.close(self._gap, GapState.GAP_STATE_RESYNCED, receive_ns, out)
+            self._gap = None
         waiting = [delta for delta in buffer if delta.last_id > last]
         buffer.clear()
         for delta in waiting:
@@ -376,8 +378,8 @@ class Book:
         out: list[Record],
     ) -> None:
         times = (self.last_time, None)
-        self._hole = self._gaps.open(
-            Channel.BOOK, span, receive_ns, out, cause=cause, detail=detail, times=times
+        self._gap = self._gaps.open(
+            Channel.BOOK.value, span, receive_ns, out, cause=cause, detail=detail, times=times
         )
         self.state = BookState.STALE
         self.suspect = None
@@ -389,4 +391,4 @@ class Book:
 
     def _want(self) -> None:
         urgent = self.state is BookState.STALE
-        self._commands.append(WantSnapshot(self._encoder.symbol, urgent, self._attempts))
+        self._commands.append(FetchSnapshot(self._encoder.symbol, urgent, self._attempts))

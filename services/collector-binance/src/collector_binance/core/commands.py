@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class WantSnapshot:
+class FetchSnapshot:
     """The whole book of a symbol over REST.
 
     `urgent` when readers see a stale book meanwhile; `attempt` counts answers that were too old.
@@ -18,7 +18,7 @@ class WantSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class WantTrades:
+class FetchTrades:
     """Up to 1,000 trades of a symbol from an id on, over REST."""
 
     symbol: str
@@ -34,4 +34,4 @@ class ControlReply:
     frame: bytes
 
 
-Command = WantSnapshot | WantTrades | ControlReply
+Command = FetchSnapshot | FetchTrades | ControlReply

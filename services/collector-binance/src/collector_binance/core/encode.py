@@ -15,16 +15,13 @@ from google.protobuf.message import Message
 from coinmesh_contracts import dead_letters, framing, topics
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate, BookUpdateKind
 from coinmesh_contracts.events.v1.event_type_pb2 import EventType
-from coinmesh_contracts.events.v1.gap_pb2 import Gap
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.trade_pb2 import TakerSide, Trade
+from coinmesh_sources.inputs import Record
 from collector_binance.core import instruments
 from collector_binance.core.instruments import VENUE, SymbolInfo
 from collector_binance.core.messages import PastTrade, QuoteData, TradeData
 from collector_binance.core.units import EXPONENT, Levels, fit, parse, parse_any_scale
-
-Record = tuple[str, bytes, bytes]
-"""Topic, key and framed value."""
 
 WRITTEN: Final = (
     topics.INSTRUMENTS,
@@ -256,16 +253,9 @@ class Encoder:
             message.trusted_high_units = high
         return _BOOKS, self.key, self.book_head + message.SerializeToString()
 
-    def gap(self, gap: Gap, receive_ns: int) -> Record:
-        """A gap's present state; what all events have is filled in here."""
-        gap.event_id = f"{gap.gap_id}:{gap.revision}"
-        gap.receive_time = receive_ns
-        gap.source = VENUE
-        gap.type = EventType.EVENT_TYPE_GAP
-        gap.instrument = self.instrument
-        gap.symbol = self.symbol
-        value = self._headers[topics.GAPS] + gap.SerializeToString()
-        return topics.GAPS.name, self.key, value
+    def gap_header(self) -> bytes:
+        """The framing header of gaps."""
+        return self._headers[topics.GAPS]
 
 
 def _refill(

@@ -6,7 +6,7 @@ events, so recorded inputs replay; time comes only with the inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
@@ -15,9 +15,10 @@ import msgspec
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
+from coinmesh_sources.inputs import Input, Position, Process, Record
 from collector_binance.core import session
 from collector_binance.core.commands import Command, ControlReply
-from collector_binance.core.encode import Headers, Record, dead_letter, instrument_record
+from collector_binance.core.encode import Headers, dead_letter, instrument_record
 from collector_binance.core.instruments import (
     SymbolInfo,
     decode_exchange_info,
@@ -48,31 +49,7 @@ _BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, Recurs
 Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
 
-Process = Callable[[bytes, int, str], list[Record]]
-"""Takes a WebSocket message, its receive time (ns) and its connection; the events that it makes."""
-
 AnonymousSnapshot = Callable[["Engine", bytes, int, list[Record]], None]
-
-
-@dataclass(slots=True)
-class Input:
-    """One thing that the engine is given.
-
-    Attributes:
-        kind: What it is.
-        connection: Where it came from.
-        receive_ns: When, nanoseconds since the epoch.
-        payload: The message or body as received.
-        context: REST: method and path with query; connect: URL; disconnect: the reason.
-        status: REST: the HTTP status.
-    """
-
-    kind: FrameKind.ValueType
-    connection: str
-    receive_ns: int
-    payload: bytes = b""
-    context: str = ""
-    status: int = 0
 
 
 @dataclass(slots=True)
@@ -104,7 +81,7 @@ class Engine:
 
     Attributes:
         process: The hot path; the compiled core's where there is one.
-        commands: What is wanted outside; whoever drives the engine takes them out.
+        commands: What the service must do; the caller removes them.
         sequence: Place of the next input in the session's order.
         admits_any: Take up whatever symbol a stream names, without a subscription: for captures
             that do not say what was subscribed.
@@ -120,6 +97,7 @@ class Engine:
         self.links: dict[str, Link] = {}
         self.infos: dict[str, SymbolInfo] = {}
         self.restored: dict[str, session.Continuation] = {}
+        self.epoch = 0
         self.counters = Counters()
         self.sequence = 0
         self.on_market: Callable[[Market], None] | None = None
@@ -128,7 +106,7 @@ class Engine:
         self.process: Process = self.process_any if self._fast is None else self._fast.process
 
     def apply(self, given: Input) -> list[Record]:
-        """Take any input in; the events that it makes."""
+        """Process any input; the events that it causes."""
         kind = given.kind
         if kind == FrameKind.FRAME_KIND_MESSAGE:
             return self.process(given.payload, given.receive_ns, given.connection)
@@ -149,7 +127,7 @@ class Engine:
         return out
 
     def process_any(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
-        """A WebSocket message in, the events that it makes out; in Python, whatever it is."""
+        """Process any WebSocket message in Python; the events that it causes."""
         self.sequence += 1
         out: list[Record] = []
         link = self.links.get(connection)
@@ -192,11 +170,25 @@ class Engine:
         deadlines = [market.deadline for market in self.markets.values()]
         return min((each for each in deadlines if each is not None), default=None)
 
+    def positions(self) -> Iterator[Position]:
+        """Where every stream is, also those that an earlier run left and nothing carries yet."""
+        for symbol, left in self.restored.items():
+            yield from left.positions(symbol)
+        for market in self.markets.values():
+            yield from market.positions()
+
     def market(self, symbol: str) -> Market:
-        """The market of a symbol, made when it is new."""
+        """The market of a symbol, created when it is new."""
         market = self.markets.get(symbol)
         if market is None:
-            market = Market(self.headers, symbol, self.commands, self.infos.get(symbol), self._fast)
+            market = Market(
+                self.headers,
+                symbol,
+                self.commands,
+                self.infos.get(symbol),
+                self._fast,
+                epoch=self.epoch,
+            )
             self.markets[symbol] = market
             if self.on_market is not None:
                 self.on_market(market)

@@ -10,8 +10,8 @@ from collections import deque
 from typing import Final
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
-from collector_binance.core.encode import Record
-from collector_binance.core.gaps import GapLog
+from coinmesh_sources.gaps import GapLedger
+from coinmesh_sources.inputs import Record
 from collector_binance.core.messages import Channel, Kline, KlineData
 from collector_binance.core.trades import Trades
 from collector_binance.core.units import parse
@@ -33,7 +33,7 @@ class Klines:
         waiting: Closed klines whose trades have not all come, their time unit and deadline.
     """
 
-    def __init__(self, gaps: GapLog, trades: Trades) -> None:
+    def __init__(self, gaps: GapLedger, trades: Trades) -> None:
         self._gaps, self._trades = gaps, trades
         self._held: dict[int, HeldTrade] = {}
         self.waiting: deque[tuple[Kline, int, int]] = deque()
@@ -98,7 +98,7 @@ class Klines:
         last_id = self._trades.last_id
         whole = kline.last_trade_id - kline.first_trade_id + 1 == kline.trade_count
         if whole and last_id is not None and last_id < kline.last_trade_id:
-            self._trades.open_hole(kline.last_trade_id, kline.end_time * scale, now_ns, out)
+            self._trades.open_gap(kline.last_trade_id, kline.end_time * scale, now_ns, out)
         self.waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
         self.settle(now_ns, out)
         return True
@@ -108,11 +108,11 @@ class Klines:
         if last_id is None or (first not in self._held and not self._is_open(first)):
             return False  # the bar began before we did, or its first trades are lost
         return last_id < last or any(
-            hole.first <= last and first <= hole.last for hole in self._trades.holes
+            gap.first <= last and first <= gap.last for gap in self._trades.open_gaps
         )
 
     def _is_open(self, number: int) -> bool:
-        return any(hole.first <= number <= hole.last for hole in self._trades.holes)
+        return any(gap.first <= number <= gap.last for gap in self._trades.open_gaps)
 
     def _hold(self, number: int, price: str, size: str, is_maker: bool, time: int) -> None:
         self._held[number] = (price, size, is_maker, time)
@@ -149,7 +149,7 @@ class Klines:
         detail = "in units of 1e-8 (q: 1e-16): " + "; ".join(wrong)
         cause = GapCause.GAP_CAUSE_KLINE_MISMATCH
         self._gaps.note(
-            Channel.KLINE,
+            Channel.KLINE.value,
             (start, end),
             receive_ns,
             out,

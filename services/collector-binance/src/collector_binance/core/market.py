@@ -6,17 +6,18 @@ newer may run ahead: what jumps is parked until the other has caught up, or a se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
+from coinmesh_sources.gaps import GapLedger
+from coinmesh_sources.inputs import Position, Record
 from collector_binance.core.book import Book, BookState, Parts
 from collector_binance.core.commands import Command
-from collector_binance.core.encode import Encoder, Headers, Record
-from collector_binance.core.gaps import GapLog
-from collector_binance.core.instruments import SymbolInfo
+from collector_binance.core.encode import Encoder, Headers
+from collector_binance.core.instruments import VENUE, SymbolInfo
 from collector_binance.core.klines import Klines
 from collector_binance.core.messages import (
     Channel,
@@ -38,6 +39,7 @@ D = TypeVar("D")
 PARKED_NS: Final = 10**9
 PARKED_EVENTS: Final = 10_000
 SILENT_NS: Final = 60 * 10**9
+_TIMED: Final = frozenset({Channel.KLINE.value})
 
 
 class Stream(Protocol):
@@ -113,11 +115,20 @@ class Market:
         commands: list[Command],
         info: SymbolInfo | None = None,
         fast: Fast | None = None,
+        *,
+        epoch: int = 0,
     ) -> None:
         self.symbol = symbol
         self.info = info
         self.encoder = Encoder(headers, symbol, info)
-        self.gaps = GapLog(self.encoder)
+        self.gaps = GapLedger(
+            VENUE,
+            self.encoder.instrument,
+            symbol,
+            self.encoder.gap_header(),
+            timed=_TIMED,
+            epoch=epoch,
+        )
         self.trades = Trades(self.encoder, self.gaps, commands)
         self.quotes = Quotes(self.encoder)
         parts = Parts() if fast is None else fast.parts()
@@ -210,6 +221,17 @@ class Market:
             acted = True
         return acted
 
+    def positions(self) -> Iterator[Position]:
+        """Where the streams with ids are that continue after a restart."""
+        trades, instrument = self.trades, self.encoder.instrument
+        if trades.last_id is not None:
+            gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
+            name = f"{Channel.TRADE}:{self.symbol}"
+            yield Position(name, instrument, self.symbol, trades.last_id, trades.last_time, gaps)
+        if self.book.last_id is not None:
+            name = f"{Channel.BOOK}:{self.symbol}"
+            yield Position(name, instrument, self.symbol, self.book.last_id, self.book.last_time)
+
     def stream(self, channel: Channel) -> Stream:
         """The state of one channel."""
         return self._streams[channel]
@@ -249,7 +271,7 @@ class Market:
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
 
     def suspect(self, cause: GapCause.ValueType) -> None:
-        """Something happened after which any of the streams may have a hole."""
+        """Something happened after which any of the streams may have a gap."""
         self.trades.suspect = cause
         self.book.interrupt(cause)
 

@@ -8,7 +8,7 @@ Prices stay text here: `units` converts them exactly.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -211,3 +211,23 @@ class ControlMessage(Struct):
 
 
 decode_control: Final = msgspec.json.Decoder(ControlMessage).decode
+
+
+class Reply(Struct):
+    """An answer to a control message."""
+
+    id: int | str | None = None
+    code: int | None = None
+    msg: str | None = None
+    error: Any = None
+
+
+_decode_reply: Final = msgspec.json.Decoder(Reply).decode
+
+
+def read_reply(frame: bytes) -> Reply | None:
+    """Return the answer in a frame; None for a frame that isn't one."""
+    try:
+        return _decode_reply(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

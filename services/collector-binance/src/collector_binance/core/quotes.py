@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collector_binance.core.encode import Encoder, Record
+from coinmesh_sources.inputs import Record
+from collector_binance.core.encode import Encoder
 from collector_binance.core.messages import QuoteData
 from collector_binance.core.units import parse
 

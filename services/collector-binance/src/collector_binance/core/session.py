@@ -1,4 +1,4 @@
-"""A session's beginning: what earlier runs left on the topics, as an input like any other.
+"""The start of a session: what earlier runs left, as an input like any other.
 
 The first input of a session is the CONNECT of its connection 0 (REST) with a `Checkpoint` as its
 payload, so that a replay of the session begins in the same state.
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 from msgspec import Struct, field
 
-from coinmesh_contracts.events.v1.gap_pb2 import GapCause
-from collector_binance.core.encode import Record
-from collector_binance.core.gaps import Hole
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
+from coinmesh_sources.connections import CLOSED, STALLED
+from coinmesh_sources.gaps import OpenGap
+from coinmesh_sources.inputs import Position, Record
 from collector_binance.core.messages import Channel
 
 if TYPE_CHECKING:
@@ -26,13 +27,9 @@ BACKFILL: Final = "backfill"
 RETRY_GAP: Final = "retry-gap"
 """The context of a SUBSCRIPTION input whose payload is a `RetryGap`."""
 
-STALLED: Final = "stalled"
-CLOSED: Final = "closed"
-"""Reasons of a DISCONNECT: the connection was silent; we closed it in favour of another."""
 
-
-class OpenHole(Struct):
-    """Trades that an earlier run missed; revision 0 when it could not even say so."""
+class SavedGap(Struct):
+    """Trades that an earlier run missed; revision 0 when it wrote no record of the gap."""
 
     first_id: int
     last_id: int
@@ -43,32 +40,85 @@ class OpenHole(Struct):
     detail: str = ""
     start_time: int | None = None
     end_time: int | None = None
+    unrepairable: bool = False
+
+    @classmethod
+    def of(cls, gap: OpenGap) -> SavedGap:
+        """A gap as the checkpoint of a session holds it."""
+        return cls(
+            first_id=gap.first,
+            last_id=gap.last,
+            missing=sorted([*gap.missing, *gap.lost]),
+            cause=gap.cause,
+            gap_id=gap.gap_id,
+            revision=gap.revision,
+            detail=gap.detail,
+            start_time=gap.start_time,
+            end_time=gap.end_time,
+            unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,
+        )
+
+    def gap(self) -> OpenGap:
+        """The gap that the session continues."""
+        spans = list(self.missing)
+        lost = GapState.GAP_STATE_UNREPAIRABLE if self.unrepairable else GapState.GAP_STATE_OPEN
+        return OpenGap(
+            channel=Channel.TRADE.value,
+            first=self.first_id,
+            last=self.last_id,
+            cause=cast(GapCause.ValueType, self.cause),
+            detail=self.detail or "found missing on the topic at start",
+            start_time=self.start_time,
+            end_time=self.end_time,
+            missing=[] if self.unrepairable else spans,
+            lost=spans if self.unrepairable else [],
+            gap_id=self.gap_id,
+            revision=self.revision,
+            state=lost,
+        )
 
 
 class Continuation(Struct):
     """Where an earlier run stopped with one symbol."""
 
+    instrument: str = ""
     trade_id: int | None = None
     trade_time: int | None = None
     book_id: int | None = None
-    holes: list[OpenHole] = field(default_factory=list)
+    gaps: list[SavedGap] = field(default_factory=list[SavedGap], name="holes")
+
+    def positions(self, symbol: str) -> list[Position]:
+        """The streams' positions, until the symbol is collected again."""
+        found: list[Position] = []
+        if self.trade_id is not None:
+            gaps = [gap.gap() for gap in self.gaps]
+            stream = f"{Channel.TRADE}:{symbol}"
+            found.append(
+                Position(stream, self.instrument, symbol, self.trade_id, self.trade_time, gaps)
+            )
+        if self.book_id is not None:
+            found.append(
+                Position(f"{Channel.BOOK}:{symbol}", self.instrument, symbol, self.book_id)
+            )
+        return found
 
 
 class Checkpoint(Struct):
     """What a session continues, by symbol."""
 
-    symbols: dict[str, Continuation] = field(default_factory=dict)
+    symbols: dict[str, Continuation] = field(default_factory=dict[str, Continuation])
+    epoch: int = 0
 
 
 class Backfill(Struct):
-    """Trades wanted of one symbol that the topic lacks."""
+    """Requested trades of one symbol that the topic lacks."""
 
     symbol: str
     spans: list[tuple[int, int]]
 
 
 class RetryGap(Struct):
-    """The repair of a gap of one symbol is to be repeated."""
+    """A request to repeat the repair of a gap of one symbol."""
 
     symbol: str
     gap_id: str
@@ -88,10 +138,11 @@ def begin(engine: Engine, payload: bytes) -> None:
     engine.infos.clear()
     engine.sequence = 1
     engine.restored = checkpoint.symbols
+    engine.epoch = checkpoint.epoch
 
 
 def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) -> None:
-    """Put a new market where the checkpoint says that its instrument stood."""
+    """Continue a new market at its checkpoint."""
     left = engine.restored.pop(market.symbol, None)
     if left is None:
         return
@@ -101,37 +152,28 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
         market.trades.suspect = GapCause.GAP_CAUSE_DOWNTIME
     if left.book_id is not None:
         market.book.continue_after(left.book_id)
-    for each in left.holes:
-        hole = Hole(
-            channel=Channel.TRADE,
-            first=each.first_id,
-            last=each.last_id,
-            cause=cast(GapCause.ValueType, each.cause),
-            detail=each.detail or "found missing on the topic at start",
-            start_time=each.start_time,
-            end_time=each.end_time,
-            missing=list(each.missing),
-            gap_id=each.gap_id,
-            revision=each.revision,
-        )
-        market.gaps.restore(hole, receive_ns, out)
+    for saved in left.gaps:
+        if saved.unrepairable:
+            market.trades.given_up.append(saved.gap())
+        else:
+            market.gaps.restore(saved.gap(), receive_ns, out)
     market.trades.resume(receive_ns, out)
 
 
 def backfill(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
     """Begin to read trades that the topic lacks."""
-    wanted = _decode_backfill(payload)
-    engine.market(wanted.symbol).trades.backfill(wanted.spans, receive_ns, out)
+    requested = _decode_backfill(payload)
+    engine.market(requested.symbol).trades.backfill(requested.spans, receive_ns, out)
 
 
 def retry_gap(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
     """Repair a gap again."""
-    wanted = _decode_retry(payload)
-    engine.market(wanted.symbol).trades.retry(wanted.gap_id, receive_ns, out)
+    requested = _decode_retry(payload)
+    engine.market(requested.symbol).trades.retry(requested.gap_id, receive_ns, out)
 
 
 def disconnect_cause(reason: str) -> GapCause.ValueType | None:
-    """Why a hole after a disconnect with that reason is there; None when we closed it."""
+    """The cause of a gap after a disconnect with that reason; None when the collector closed it."""
     if reason == CLOSED:
         return None
     if reason == STALLED:

@@ -7,8 +7,8 @@ from opentelemetry.trace import StatusCode
 
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from collector_binance.core.encode import Record
-from collector_binance.traces import FrameTraces
+from coinmesh_sources.inputs import Record
+from coinmesh_sources.traces import FrameTraces
 from meshkit import tracing
 from meshkit.settings import TelemetrySettings
 from meshkit.tracing import Tracing
@@ -43,7 +43,7 @@ def exporter() -> InMemorySpanExporter:
 
 def traces(exporter: InMemorySpanExporter, ratio: float) -> FrameTraces:
     settings = TelemetrySettings(trace_sampling_ratio=ratio, service_name="collector-binance")
-    return FrameTraces(Tracing(settings, processor=SimpleSpanProcessor(exporter)))
+    return FrameTraces("binance", Tracing(settings, processor=SimpleSpanProcessor(exporter)))
 
 
 def test_a_record_carries_its_own_span_which_ends_at_the_acknowledgement(
@@ -85,6 +85,6 @@ def test_a_frame_without_records_passes_its_turn_on(exporter: InMemorySpanExport
 
 
 def test_nothing_is_chosen_where_traces_go_nowhere() -> None:
-    made = FrameTraces(Tracing(TelemetrySettings(trace_sampling_ratio=1)))
+    made = FrameTraces("binance", Tracing(TelemetrySettings(trace_sampling_ratio=1)))
     made.wait -= 1
     assert made.wait > 10**9

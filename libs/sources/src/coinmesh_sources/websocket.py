@@ -1,4 +1,4 @@
-"""One WebSocket connection by picows' core API: messages in, with the time they came.
+"""One WebSocket connection by picows' core API: messages with their receive time.
 
 picows gives frames, so fragments are put together here; a frame's memory is only valid in the
 callback. It answers pings by itself.
@@ -58,7 +58,7 @@ class Socket(WSListener):
             self._on_message(payload, receive_ns)
         elif kind == _CLOSE:
             code, text = frame.get_close_code(), frame.get_close_message()
-            self._reason = f"closed by the exchange: {code.value if code else ''} {text!r}"
+            self._reason = f"closed by the server: {code.value if code else ''} {text!r}"
             transport.send_close(frame.get_close_code(), text)
             transport.disconnect()
 
@@ -82,7 +82,7 @@ class Socket(WSListener):
             self.ended.set_result(reason)
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on reading: TCP then makes the exchange wait."""
+        """Stop or resume reading: TCP then makes the server wait."""
         if self._transport is None or self._transport.is_disconnected:
             return
         raw = self._transport.underlying_transport

@@ -1,4 +1,4 @@
-"""One connection's state, and the limit on attempts to open one."""
+"""The state of one connection, and the limit on attempts to open one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-import msgspec
+from coinmesh_sources.websocket import Socket
 
-from collector_binance.transport import Socket
+STALLED: Final = "stalled"
+"""Reason of a DISCONNECT: the connection was silent."""
 
-ATTEMPTS: Final = 280
-ATTEMPTS_SECONDS: Final = 300.0
+CLOSED: Final = "closed"
+"""Reason of a DISCONNECT: the collector closed the connection in favour of another."""
 
 
 class AttemptLimit:
-    """Spreads connection attempts of this process: so many in so many seconds."""
+    """Limits the connection attempts of this process to `count` in `seconds`."""
 
-    def __init__(self, count: int = ATTEMPTS, seconds: float = ATTEMPTS_SECONDS) -> None:
+    def __init__(self, count: int, seconds: float) -> None:
         self._count, self._seconds = count, seconds
         self._times: deque[float] = deque()
 
@@ -34,7 +35,7 @@ class AttemptLimit:
         return 0.0
 
     async def admitted(self) -> None:
-        """Wait for one's turn."""
+        """Wait until an attempt is allowed."""
         delay = self.delay(time.monotonic())
         while delay > 0:
             await asyncio.sleep(delay)
@@ -43,7 +44,7 @@ class AttemptLimit:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """An open connection and what is asked of it."""
+    """An open connection and what is subscribed on it."""
 
     name: str
     url: str
@@ -59,21 +60,4 @@ class Connection:
 
 
 class ReplyError(Exception):
-    """The exchange refuses a control message."""
-
-
-class Reply(msgspec.Struct):
-    """An answer to a control message."""
-
-    id: int | str | None = None
-    code: int | None = None
-    msg: str | None = None
-    error: Any = None
-
-
-def read_reply(frame: bytes) -> Reply | None:
-    """The answer in a frame; None for what only looks like one."""
-    try:
-        return msgspec.json.decode(frame, type=Reply)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    """The source rejected a control message."""

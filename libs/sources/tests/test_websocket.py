@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from collector_binance.transport import connect
+from coinmesh_sources.websocket import connect
 
 
 async def test_a_connection_that_is_closed_during_the_handshake_is_an_error_of_the_connection():

@@ -1,4 +1,4 @@
-"""A slot: up to 200 symbols, carried by one connection at a time, save while it is replaced."""
+"""A slot: symbols on one connection, which is replaced before it is closed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from typing import Final, Protocol
 
 from picows import WSError
 
-from collector_binance.core import session
-from collector_binance.links import Connection, ReplyError
+from coinmesh_sources.connections import CLOSED, STALLED, Connection, ReplyError
 from meshkit.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 OVERLAP_SECONDS: Final = 2.0
-MOST_PATIENCE: Final = 64.0
+MAX_PATIENCE: Final = 64.0
 
 
 class Carrier(Protocol):
-    """What a slot needs of `Connections`."""
+    """What a slot requires of the service that opens connections."""
 
     async def connect(self, symbols: list[str]) -> Connection:
         """Open a subscribed connection."""
         ...
 
     async def align(self, connection: Connection, symbols: list[str]) -> None:
-        """Subscribe what of the symbols it lacks, and unsubscribe what is none of them."""
+        """Subscribe the symbols that it lacks and unsubscribe all others."""
         ...
 
     def is_stalled(self, connection: Connection, patience: float) -> bool:
-        """Whether it has been silent for so many times the usual."""
+        """Whether it has been silent for `patience` times the usual limit."""
         ...
 
     def end(self, connection: Connection, reason: str) -> None:
-        """Note its end."""
+        """Close it and record its end."""
         ...
 
 
@@ -50,7 +49,7 @@ class Slot:
         self._patience = 1.0
 
     async def run(self) -> None:
-        """Do it for ever."""
+        """Run until cancelled."""
         backoff = Backoff(base=0.25, cap=30.0, healthy_after=60.0)
         current: Connection | None = None
         while True:
@@ -75,11 +74,11 @@ class Slot:
             connection = await self._all.connect(list(self.symbols))
         except (OSError, WSError, TimeoutError, ReplyError) as error:
             problem = str(error) or type(error).__name__
-            _log.warning("the exchange's streams can't be opened: %s; retrying", problem)
+            _log.warning("cannot open the source's streams: %s; retrying", problem)
             await backoff.wait()
             return None
         self.connections.append(connection)
-        # Symbols may have come and gone while it was being opened; from here on `add` and `remove`
+        # Symbols may have been added and removed while it was opened; from here on such changes
         # reach it.
         try:
             await self._all.align(connection, self.symbols)
@@ -91,7 +90,7 @@ class Slot:
         return connection
 
     async def _watch(self, connection: Connection) -> str | None:
-        """Why the connection ended; None when it is time for another."""
+        """Return why the connection ended; None when it must be replaced."""
         shutdown = asyncio.ensure_future(connection.shutdown.wait())
         try:
             while True:
@@ -105,10 +104,10 @@ class Slot:
                     return connection.socket.ended.result()
                 if self._all.is_stalled(connection, self._patience):
                     # A quiet market is no stall: each connection in a row that was silent from its
-                    # beginning is given twice the time of the one before.
+                    # beginning gets twice the time of the one before.
                     quiet = connection.socket.messages <= connection.control_messages
-                    self._patience = min(MOST_PATIENCE, 2 * self._patience) if quiet else 1.0
-                    return session.STALLED
+                    self._patience = min(MAX_PATIENCE, 2 * self._patience) if quiet else 1.0
+                    return STALLED
                 if shutdown.done() or time.monotonic() >= connection.expires:
                     return None
         finally:
@@ -117,13 +116,13 @@ class Slot:
     async def _replaced(self, old: Connection, backoff: Backoff) -> Connection | None:
         """Make before break: the new connection carries data before the old one is closed."""
         while not old.socket.ended.done():
-            fresh = await self._opened(backoff)
-            if fresh is None:
+            replacement = await self._opened(backoff)
+            if replacement is None:
                 continue
-            # Both are subscribed now; what was under way on the old one may still come.
+            # Both are subscribed now; messages in flight on the old one may still arrive.
             await asyncio.wait({old.socket.ended}, timeout=OVERLAP_SECONDS)
-            self._drop(old, session.CLOSED)
-            return fresh
+            self._drop(old, CLOSED)
+            return replacement
         self._drop(old, old.socket.ended.result())
         self.subscribed = False
         return None

@@ -1,55 +1,23 @@
-"""What stands between the engine and the world: weight, attempts, the way to Kafka, the tails."""
+"""Publisher: frames first, gaps last, and backpressure."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from collector_binance.checkpoint import Seen, missing_spans
-from collector_binance.core.frames import FrameRecorder
-from collector_binance.links import AttemptLimit
-from collector_binance.outlet import Outlet
-from collector_binance.rest import WeightBudget
+from coinmesh_sources.publisher import Publisher
+from coinmesh_sources.recorder import FrameRecorder
 from meshkit.metrics import Metrics
 
 QUOTES, TRADES = "market.quotes.v1", "market.trades.v1"
 
 
-def test_the_weight_stays_within_the_minute_and_its_reserve() -> None:
-    budget = WeightBudget()
-    budget.limit = 1000
-    now = 6000.0
-    for _ in range(16):
-        assert budget.delay(50, now) == 0
-    assert budget.delay(50, now) == pytest.approx(60.05)
-    assert budget.delay(50, now + 60) == 0
-
-
-def test_the_venues_own_count_holds() -> None:
-    budget = WeightBudget()
-    budget.reported(5_000, 6010.0)
-    assert budget.delay(50, 6011.0) > 0
-    assert budget.used(6011.0) == 5_000
-
-
-def test_connection_attempts_are_spread() -> None:
-    limit = AttemptLimit(count=3, seconds=10)
-    assert [limit.delay(t) for t in (0.0, 1.0, 2.0)] == [0, 0, 0]
-    assert limit.delay(3.0) == 7
-    assert limit.delay(10.0) == 0
-
-
 class SlowKafka:
-    """A producer with room for so many events, that takes frames when it is told to."""
+    """A producer with room for so many events, that acknowledges frames on request."""
 
     def __init__(self) -> None:
         self.room = 0
         self.sent: list[Any] = []
-        self.asked: list[asyncio.Future[None]] = []
+        self.requests: list[asyncio.Future[None]] = []
         self.more = asyncio.Event()
         self.acknowledged = asyncio.Event()
 
@@ -66,7 +34,7 @@ class SlowKafka:
 
     async def deliver(self, *record: Any) -> None:
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.asked.append(taken)
+        self.requests.append(taken)
         await taken
         self.sent.append(record)
         self.room += 1
@@ -78,33 +46,39 @@ class SlowKafka:
 
     async def take_frames(self, room: int) -> None:
         """Acknowledge the frames that were sent, and make room for events."""
-        await until(lambda: self.asked)
-        for taken in self.asked:
+        await until(lambda: self.requests)
+        for taken in self.requests:
             taken.set_result(None)
-        self.asked.clear()
+        self.requests.clear()
         self.room += room
         self.more.set()
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 (nobody tells)
+    while not condition():  # noqa: ASYNC110 (nothing notifies)
         await asyncio.sleep(0)
 
 
 class Feed:
-    """An outlet that is given events with the frames they come from."""
+    """A publisher with events and the frames they come from."""
 
     def __init__(self, kafka: SlowKafka, most: int) -> None:
-        self._recorder = FrameRecorder(1)
+        self._recorder = FrameRecorder("venue", 1)
         self._sequence = 0
-        self.outlet = Outlet(kafka, self._recorder, most, Metrics())  # type: ignore[arg-type]
+        self.publisher = Publisher(
+            kafka,  # type: ignore[arg-type]
+            self._recorder,
+            most,
+            Metrics(),
+            frozenset({QUOTES}),
+        )
         self.pressure: list[bool] = []
-        self.outlet.on_pressure = self.pressure.append
+        self.publisher.on_backpressure = self.pressure.append
 
     def put(self, topic: str, key: bytes, value: bytes) -> None:
         full = self._recorder.message(value, 0, "c/1", self._sequence)
         self._sequence += 1
-        self.outlet.put([(topic, key, value)], full)
+        self.publisher.put([(topic, key, value)], full)
 
 
 def sent(kafka: SlowKafka, topic: str) -> list[bytes]:
@@ -114,18 +88,18 @@ def sent(kafka: SlowKafka, topic: str) -> list[bytes]:
 async def test_an_event_is_sent_when_kafka_has_its_frame() -> None:
     kafka = SlowKafka()
     feed = Feed(kafka, most=100)
-    running = asyncio.create_task(feed.outlet.run())
+    running = asyncio.create_task(feed.publisher.run())
     feed.put(TRADES, b"a", b"1")
-    await until(lambda: kafka.asked)
+    await until(lambda: kafka.requests)
     feed.put(TRADES, b"a", b"2")
     assert kafka.sent == []
     await kafka.take_frames(room=5)
-    await until(lambda: kafka.asked)
+    await until(lambda: kafka.requests)
     assert sent(kafka, TRADES) == [b"1"], "the second waits for a frame of its own"
     # The service stops while a round is on its way: it is finished.
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    drained = asyncio.create_task(feed.outlet.drain())
+    drained = asyncio.create_task(feed.publisher.drain())
     await kafka.take_frames(room=5)
     await drained
     assert sent(kafka, TRADES) == [b"1", b"2"]
@@ -139,7 +113,7 @@ async def test_gap_record_waits_until_earlier_trades_are_acknowledged() -> None:
     feed = Feed(kafka, most=100)
     feed.put(TRADES, b"a", b"1")
     feed.put("ingest.gaps.v1", b"a", b"repaired")
-    drained = asyncio.create_task(feed.outlet.drain())
+    drained = asyncio.create_task(feed.publisher.drain())
     await kafka.take_frames(room=5)
     await until(lambda: ("flush", b"", b"") in kafka.sent)
     assert sent(kafka, TRADES) == [b"1"]
@@ -153,8 +127,8 @@ async def test_delivered_returns_once_earlier_events_are_acknowledged() -> None:
     kafka = SlowKafka()
     feed = Feed(kafka, most=100)
     feed.put(TRADES, b"a", b"1")
-    waiting = asyncio.create_task(feed.outlet.delivered())
-    running = asyncio.create_task(feed.outlet.run())
+    waiting = asyncio.create_task(feed.publisher.delivered())
+    running = asyncio.create_task(feed.publisher.run())
     await kafka.take_frames(room=5)
     await until(lambda: ("flush", b"", b"") in kafka.sent)
     assert sent(kafka, TRADES) == [b"1"]
@@ -173,9 +147,9 @@ async def test_without_kafka_reading_pauses_and_only_quotes_are_replaced() -> No
     assert feed.pressure == [True]
     for key, value in ((b"a", b"q1"), (b"b", b"q2"), (b"a", b"q3")):
         feed.put(QUOTES, key, value)
-    assert len(feed.outlet) == 6
-    drained = asyncio.create_task(feed.outlet.drain())
-    await until(lambda: kafka.asked)
+    assert len(feed.publisher) == 6
+    drained = asyncio.create_task(feed.publisher.drain())
+    await until(lambda: kafka.requests)
     feed.put(TRADES, b"a", b"late")
     await kafka.take_frames(room=3)
     await until(lambda: len(kafka.sent) == 4)
@@ -186,33 +160,6 @@ async def test_without_kafka_reading_pauses_and_only_quotes_are_replaced() -> No
     await drained
     assert sent(kafka, TRADES) == [b"0", b"1", b"2", b"3", b"late"]
     assert sorted(sent(kafka, QUOTES)) == [b"q2", b"q3"]
-    assert feed.outlet.coalesced == 1
+    assert feed.publisher.coalesced == 1
     assert feed.pressure == [True, False]
-    assert len(feed.outlet) == 0
-
-
-@given(st.integers(0, 20), st.integers(0, 20), st.sets(st.integers(0, 30)))
-def test_missing_spans_are_what_is_not_present(first: int, length: int, present: set[int]) -> None:
-    last = first + length
-    spans = missing_spans((first, last), present)
-    told = [n for a, b in spans for n in range(a, b + 1)]
-    assert told == [n for n in range(first, last + 1) if n not in present]
-
-
-def test_the_tail_tells_holes_between_live_trades_only() -> None:
-    seen = Seen("X")
-    # The tail begins amid a repair of long ago (7, 8); 12 was repaired, 14 never came.
-    for number, is_live in (
-        (7, False),
-        (8, False),
-        (11, True),
-        (13, True),
-        (12, False),
-        (15, True),
-    ):
-        trade = Trade(trade_id=number, event_time=number)
-        if is_live:
-            trade.publish_time = number
-        seen.take(trade)
-    assert seen.holes() == [(14, 14)]
-    assert seen.last == 15
+    assert len(feed.publisher) == 0

@@ -17,13 +17,12 @@ from typing import Final
 import msgspec
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from collector_binance.core import session
-from collector_binance.core.engine import Input
-from collector_binance.core.messages import STREAMS, ControlMessage
-from collector_binance.links import AttemptLimit, Connection, ReplyError, read_reply
+from coinmesh_sources.connections import CLOSED, STALLED, AttemptLimit, Connection, ReplyError
+from coinmesh_sources.inputs import Input
+from coinmesh_sources.slots import Slot
+from coinmesh_sources.websocket import connect
+from collector_binance.core.messages import STREAMS, ControlMessage, read_reply
 from collector_binance.settings import CollectorSettings
-from collector_binance.slots import Slot
-from collector_binance.transport import connect
 from meshkit.metrics import Metrics
 from meshkit.tls import certificate_files, client_ssl_context
 
@@ -34,6 +33,8 @@ SECONDS_PER_MESSAGE: Final = 0.25
 STREAMS_PER_CONNECTION: Final = 800
 SYMBOLS_PER_CONNECTION: Final = STREAMS_PER_CONNECTION // len(STREAMS)
 REPLY_SECONDS: Final = 15.0
+ATTEMPTS: Final = 280
+ATTEMPTS_SECONDS: Final = 300.0
 #: The share of what a certificate grants a connection after which it is replaced.
 BEFORE_CERTIFICATE: Final = 0.75
 _encode: Final = msgspec.json.encode
@@ -47,7 +48,7 @@ def stream_names(symbol: str) -> list[str]:
     return [f"{symbol.lower()}@{stream}" for stream in STREAMS.values()]
 
 
-class Connections:
+class Streams:
     """All connections; each slot carries up to 200 symbols on one connection at a time."""
 
     def __init__(
@@ -60,7 +61,7 @@ class Connections:
     ) -> None:
         self._settings, self._session = settings, session_name
         self._on_input, self._on_frame = on_input, on_frame
-        self._limit = AttemptLimit()
+        self._limit = AttemptLimit(ATTEMPTS, ATTEMPTS_SECONDS)
         self._files = certificate_files(settings) if settings.binance_mtls else None
         self._tls = client_ssl_context(settings) if settings.binance_mtls else None
         self._number = 0
@@ -71,9 +72,9 @@ class Connections:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.open: dict[str, Connection] = {}
-        self._ends = metrics.counter("binance_connections_ended", "Connections ended", ("why",))
+        self._ends = metrics.counter("source_connections_ended", "Connections ended", ("why",))
         metrics.read_gauge(
-            "binance_connections", "Open connections", (), lambda: {(): len(self.open)}
+            "source_connections", "Open connections", (), lambda: {(): len(self.open)}
         )
 
     @property
@@ -87,7 +88,7 @@ class Connections:
         return bool(self._slots) and all(slot.subscribed for slot in self._slots)
 
     async def add(self, symbols: Iterable[str]) -> None:
-        """Begin to collect symbols; returns when the streams are asked for or being connected."""
+        """Begin to collect symbols; returns when they are subscribed or being connected."""
         known = set(self.symbols)
         changed: list[tuple[Slot, list[str]]] = []
         for symbol in dict.fromkeys(symbols):
@@ -127,7 +128,7 @@ class Connections:
             self.end(connection, "the subscription failed")
 
     async def watch(self) -> None:
-        """Wait for ever; raises when a slot fails by a fault of ours."""
+        """Wait until cancelled; raises when a slot has failed by a fault of ours."""
         await self._failed
 
     async def close(self) -> None:
@@ -138,10 +139,10 @@ class Connections:
         tasks = [slot.task for slot in self._slots if slot.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.open.values()):
-            self.end(connection, session.CLOSED)
+            self.end(connection, CLOSED)
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on reading from all connections."""
+        """Stop or resume reading from all connections."""
         if paused != self._reading.is_set():
             return
         if paused:
@@ -150,10 +151,10 @@ class Connections:
             self._reading.set()
         _log.log(
             logging.WARNING if paused else logging.INFO,
-            "Kafka takes nothing: reading from the exchange pauses; what it sends meanwhile "
-            "is read later, or repaired"
+            "Kafka accepts nothing: reading from the exchange paused; what it sends meanwhile is "
+            "read later or repaired"
             if paused
-            else "Kafka takes records: reading goes on",
+            else "Kafka accepts records: reading from the exchange resumed",
         )
         for connection in self.open.values():
             connection.socket.pause(paused)
@@ -243,7 +244,7 @@ class Connections:
         """Note that a connection has ended, and end it if it has not."""
         connection.socket.close(reason)
         if self.open.pop(connection.name, None) is not None:
-            kind = reason if reason in (session.CLOSED, session.STALLED) else "broken"
+            kind = reason if reason in (CLOSED, STALLED) else "broken"
             self._ends.labels(kind).inc()
             self._give(FrameKind.FRAME_KIND_DISCONNECT, connection.name, reason)
 

@@ -1,6 +1,6 @@
-"""Traces of chosen frames: from the exchange's socket to Kafka's acknowledgement.
+"""Traces of sampled frames: from the socket to Kafka's acknowledgement.
 
-One frame in so many is chosen by counting down, so that all others cost a subtraction.
+One frame in so many is sampled by counting down, so that all others cost a subtraction.
 """
 
 from __future__ import annotations
@@ -15,28 +15,26 @@ from opentelemetry.trace import SpanContext, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from coinmesh_contracts import framing, topics
-from collector_binance.core.encode import Record
-from collector_binance.core.instruments import VENUE
-from collector_binance.outlet import Outgoing, TracedRecord
+from coinmesh_sources.inputs import Record
+from coinmesh_sources.publisher import Outgoing, TracedRecord
 from meshkit import tracing
 from meshkit.tracing import Tracing
 
-_RECEIVE: Final = f"receive {VENUE}"
 _MESSAGES: Final[dict[str, type[Message]]] = {
     topic.name: topic.message for topic in topics.ALL if topic.message is not None
 }
 
 
 class FrameTraces:
-    """Makes the spans of chosen frames, each when it is over.
+    """Creates the spans of sampled frames.
 
     Attributes:
         wait: Frames that pass until the next one is chosen; counted down by the caller.
     """
 
-    def __init__(self, made: Tracing) -> None:
-        self._made = made
-        self.wait = made.skips()
+    def __init__(self, source: str, tracing_: Tracing) -> None:
+        self._source, self._tracing = source, tracing_
+        self.wait = tracing_.skips()
 
     def choose(
         self, records: Sequence[Record], receive_ns: int, connection: str
@@ -44,15 +42,17 @@ class FrameTraces:
         """A chosen frame's records, traced; one that makes no record passes its turn on."""
         if not records:
             return records
-        self.wait = self._made.skips()
+        self.wait = self._tracing.skips()
         # Without a parent, whatever is active where frames come in.
         received = tracing.new_context()
         attributes: dict[str, AttributeValue] = {
-            tracing.PEER: VENUE,
+            tracing.PEER: self._source,
             "coinmesh.connection": connection,
             "coinmesh.records": len(records),
         }
-        self._made.keep(_RECEIVE, SpanKind.CONSUMER, attributes, receive_ns, context=received)
+        self._tracing.keep(
+            f"receive {self._source}", SpanKind.CONSUMER, attributes, receive_ns, context=received
+        )
         now = time.time_ns()
         return [self._traced(record, received, now) for record in records]
 
@@ -71,7 +71,7 @@ class FrameTraces:
             if error is None:
                 attributes[tracing.PARTITION] = str(message.partition())
                 attributes[tracing.OFFSET] = message.offset()
-            self._made.keep(
+            self._tracing.keep(
                 f"send {topic}",
                 SpanKind.PRODUCER,
                 attributes,

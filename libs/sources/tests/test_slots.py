@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from picows import WSError
 
-from collector_binance import slots
-from collector_binance.core import session
-from collector_binance.links import Connection, ReplyError
-from collector_binance.slots import Slot
-from collector_binance.transport import Socket
+from coinmesh_sources import slots
+from coinmesh_sources.connections import CLOSED, STALLED, Connection, ReplyError
+from coinmesh_sources.slots import Slot
+from coinmesh_sources.websocket import Socket
 from meshkit.backoff import Backoff
 
 
@@ -167,7 +166,7 @@ async def test_new_connection_is_open_before_the_old_is_closed(
     new = connection("c/2")
     carrier.opening.put_nowait(new)
     await until(lambda: carrier.ended)
-    assert carrier.ended == [("c/1", session.CLOSED)]
+    assert carrier.ended == [("c/1", CLOSED)]
     assert carrier.aligned == [["A"], ["A"]]
     assert (slot.subscribed, slot.connections) == (True, [new])
 
@@ -202,4 +201,4 @@ async def test_stall_after_messages_resets_the_patience(carrier: Carrier, slot: 
         carrier.opening.put_nowait(stalled)
         await until(lambda count=number: len(carrier.ended) > count)
     assert carrier.patience == [1.0, 2.0, 1.0]
-    assert {reason for _, reason in carrier.ended} == {session.STALLED}
+    assert {reason for _, reason in carrier.ended} == {STALLED}

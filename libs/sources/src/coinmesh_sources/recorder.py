@@ -1,21 +1,16 @@
-"""Recording: every input as it was given, in batches per connection, for `ingest.frames.v1`."""
+"""Records every input as received, in batches per connection, for `ingest.frames.v1`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.event_type_pb2 import EventType
 from coinmesh_contracts.events.v1.frame_batch_pb2 import Frame, FrameBatch, FrameKind
-from collector_binance.core.encode import Record
-from collector_binance.core.engine import Input
-from collector_binance.core.instruments import VENUE
-
-if TYPE_CHECKING:
-    from collector_binance.core._fast import Fast
+from coinmesh_sources.inputs import Input, Record
 
 FLUSH_BYTES: Final = 256 * 1024
 _TAG: Final = bytes([FrameBatch.FRAMES_FIELD_NUMBER << 3 | 2])
@@ -47,17 +42,26 @@ class _Batch:
 
 
 class FrameRecorder:
-    """Collects frames and turns them into records; the caller says when.
+    """Collects frames and turns them into records when the caller flushes it.
 
     A frame is serialized when it comes, and a batch is their concatenation.
+
+    Args:
+        source: The source, as in each event.
+        schema_id: The registry's id of the topic's schema.
+        element: A faster serializer of messages with the same result.
+        epoch: Lease epoch of the writer.
     """
 
-    def __init__(self, schema_id: int, fast: type[Fast] | None = None) -> None:
+    def __init__(
+        self, source: str, schema_id: int, *, element: Element | None = None, epoch: int = 0
+    ) -> None:
+        self._source, self._epoch = source, epoch
         self._header = framing.header(schema_id)
         self._batches: dict[str, _Batch] = {}
         # Reused: all that varies between messages is set each time.
         self._message = Frame(kind=FrameKind.FRAME_KIND_MESSAGE)
-        self._element: Element = self._serialize if fast is None else fast.element
+        self._element: Element = element or self._serialize
 
     def message(
         self, payload: bytes, receive_ns: int, connection: str, sequence: int
@@ -107,10 +111,11 @@ class FrameRecorder:
         fixed = FrameBatch(
             event_id=f"{connection}:frames:{batch.first_sequence}",
             receive_time=batch.receive_ns,
-            source=VENUE,
+            source=self._source,
             type=EventType.EVENT_TYPE_FRAMES,
             connection=connection,
             first_sequence=batch.first_sequence,
+            epoch=self._epoch,
         )
         value = b"".join((self._header, fixed.SerializeToString(), *batch.parts))
         return topics.FRAMES.name, connection.encode(), value

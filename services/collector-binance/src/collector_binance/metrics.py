@@ -29,61 +29,61 @@ def export(engine: Engine, metrics: Metrics) -> None:
 
     channel_labels, labels = ("instrument", "channel"), ("instrument",)
     metrics.read_counter(
-        "collector_events",
+        "source_events",
         "Events published",
         channel_labels,
         by_channel(lambda market, channel: market.stream(channel).events),
     )
     metrics.read_counter(
-        "collector_duplicates",
+        "source_duplicates",
         "Duplicates dropped",
         channel_labels,
         by_channel(lambda market, channel: market.stream(channel).duplicates),
     )
     metrics.read_counter(
-        "collector_gaps",
+        "source_gaps",
         "Gaps found",
         channel_labels,
-        by_channel(lambda market, channel: market.gaps.opened[channel]),
+        by_channel(lambda market, channel: market.gaps.opened.get(channel.value, 0)),
     )
     metrics.read_gauge(
-        "collector_open_gaps",
+        "source_open_gaps",
         "Gaps that are not closed",
         labels,
-        by_market(lambda market: len(market.gaps.open_holes)),
+        by_market(lambda market: len(market.gaps.open_gaps)),
     )
     metrics.read_counter(
-        "collector_book_resyncs",
+        "binance_book_resyncs",
         "Books rebuilt after a gap",
         labels,
         by_market(lambda market: market.book.resyncs),
     )
     metrics.read_counter(
-        "collector_book_audits_matching",
+        "binance_book_audits_matching",
         "Audits in which the book's top was bookTicker's",
         labels,
         by_market(lambda market: market.book.audit.matches),
     )
     metrics.read_counter(
-        "collector_book_audits_differing",
+        "binance_book_audits_differing",
         "Audits in which the book's top differed from bookTicker",
         labels,
         by_market(lambda market: market.book.audit.differences),
     )
     metrics.read_counter(
-        "collector_kline_mismatches",
+        "binance_kline_mismatches",
         "Closed klines that our trades' bars contradict",
         labels,
         by_market(lambda market: market.klines.mismatches),
     )
     metrics.read_counter(
-        "collector_dead_letters",
+        "source_dead_letters",
         "Inputs that could not be used",
         ("reason",),
         lambda: {(why,): count for why, count in engine.counters.dead_letters.copy().items()},
     )
     metrics.read_counter(
-        "collector_ignored_messages",
+        "source_ignored_messages",
         "Messages of streams that are not collected",
         (),
         lambda: {(): engine.counters.ignored},

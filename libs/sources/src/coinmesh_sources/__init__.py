@@ -1,0 +1,1 @@
+"""What collectors share: from recorded inputs to checkpoints, gaps and operations."""

@@ -1,0 +1,252 @@
+"""Checkpoints: where each stream of a source is, on a compacted topic.
+
+A round is a snapshot of all positions that changed, written once Kafka has acknowledged the events
+before it, and ended by a marker with the time of the snapshot. So what was published after a round
+is in the tail of the source's topics since the marker, and a start reads as much as there are
+streams, whatever the history behind them. Subscriptions that were changed at run time have a record
+of their own. A record with a lower epoch than one before it is an outdated writer's and ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar, cast
+
+from confluent_kafka import Message
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as Event
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1 import checkpoint_pb2 as pb
+from coinmesh_contracts.events.v1.event_type_pb2 import EventType
+from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
+from coinmesh_sources.gaps import OpenGap, Record, count
+from coinmesh_sources.inputs import Engine, Position, Writer
+from coinmesh_sources.publisher import Publisher
+from meshkit.offsets import Since
+from meshkit.producer import Producer
+from meshkit.settings import KafkaSettings
+from meshkit.tails import read_to_end
+
+_log = logging.getLogger(__name__)
+
+ROUND_SECONDS: Final = 5.0
+MARKER_NS: Final = 60 * 10**9
+"""At the latest after so long without a change a round is written for its marker."""
+
+MARGIN: Final = timedelta(seconds=10)
+"""How much the clocks of the collector and the brokers may differ: more makes duplicates."""
+
+# Longer than most outages of Kafka; a new process has a new certificate.
+STALL_SECONDS: Final = 600.0
+_MARKER: Final = "round"
+_SUBSCRIPTION: Final = "subscription:"
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(slots=True)
+class Saved:
+    """What earlier runs of a source left.
+
+    Attributes:
+        streams: The newest checkpoint of each stream.
+        subscriptions: Symbols that were added (True) or removed (False) at run time.
+        since: Events after the last round were published after this time; None without a round.
+        epoch: The highest epoch of a writer; 0 without one.
+    """
+
+    streams: dict[str, pb.Checkpoint] = field(default_factory=dict[str, pb.Checkpoint])
+    subscriptions: dict[str, bool] = field(default_factory=dict[str, bool])
+    since: datetime | None = None
+    epoch: int = 0
+
+
+async def read(settings: KafkaSettings, client_id: str, source: str) -> Saved:
+    """Read the checkpoints of a source; waits for Kafka.
+
+    Raises:
+        FailedPrecondition: The topic is missing.
+    """
+    newest: dict[str, pb.Checkpoint] = {}
+    prefix = f"{source}/".encode()
+    async for message in records(settings, client_id, topics.CHECKPOINTS, None):
+        if not (message.key() or b"").startswith(prefix):
+            continue
+        checkpoint = parsed(message, pb.Checkpoint)
+        if checkpoint is None:
+            continue
+        if checkpoint.epoch >= newest.get(checkpoint.stream, checkpoint).epoch:
+            newest[checkpoint.stream] = checkpoint
+    saved = Saved(epoch=max((each.epoch for each in newest.values()), default=0))
+    marker = newest.pop(_MARKER, None)
+    if marker is not None:
+        saved.since = datetime.fromtimestamp(marker.receive_time / 1e9, UTC) - MARGIN
+    for stream, checkpoint in newest.items():
+        if stream.startswith(_SUBSCRIPTION):
+            saved.subscriptions[checkpoint.symbol] = checkpoint.subscribed
+        else:
+            saved.streams[stream] = checkpoint
+    return saved
+
+
+async def records(
+    settings: KafkaSettings, client_id: str, topic: topics.Topic, since: datetime | None
+) -> AsyncGenerator[Message, None]:
+    """Yield a topic's records from a time (None: its beginning) to its present end."""
+    start = "beginning" if since is None else Since(since)
+    batches = read_to_end(
+        settings, topic.name, start, client_id=client_id, stall_seconds=STALL_SECONDS
+    )
+    async for batch in batches:
+        for message in batch:
+            yield message
+
+
+def parsed(message: Message, kind: type[E]) -> E | None:
+    """Return the event in a record; None, with a warning, when it can't be parsed."""
+    try:
+        return kind.FromString(framing.split(cast(bytes, message.value()))[1])
+    except (framing.FramingError, DecodeError) as error:
+        where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+        _log.warning("%s is skipped: %s", where, error)
+        return None
+
+
+def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
+    """A checkpoint's gap; its failed attempts are forgotten, so that repairs start anew."""
+    spans = list(zip(saved.missing_first, saved.missing_last, strict=True))
+    return OpenGap(
+        channel=channel,
+        first=saved.first,
+        last=saved.last,
+        cause=cast(GapCause.ValueType, saved.cause),
+        detail=saved.detail,
+        start_time=saved.start_time if saved.HasField("start_time") else None,
+        end_time=saved.end_time if saved.HasField("end_time") else None,
+        missing=[] if saved.unrepairable else spans,
+        lost=spans if saved.unrepairable else [],
+        gap_id=saved.gap_id,
+        revision=saved.revision,
+        state=GapState.GAP_STATE_UNREPAIRABLE if saved.unrepairable else GapState.GAP_STATE_OPEN,
+    )
+
+
+class CheckpointWriter:
+    """Writes a source's checkpoints; `run` is a background task.
+
+    Args:
+        writer: Who writes.
+        schema_id: The registry's id of the topic's schema.
+        engine: Where the positions are.
+        publisher: Where the events before a checkpoint are on their way.
+        producer: The producer.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        schema_id: int,
+        engine: Engine,
+        publisher: Publisher,
+        producer: Producer,
+    ) -> None:
+        self._writer = writer
+        self._header = framing.header(schema_id)
+        self._engine, self._publisher, self._producer = engine, publisher, producer
+        self._written: dict[str, object] = {}
+        self._next_marker_ns = 0
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Write a round every few seconds until cancelled."""
+        while True:
+            # A round that has begun is completed, also when the service stops.
+            await asyncio.shield(self.write())
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def write(self) -> None:
+        """Write what has changed since the last round."""
+        async with self._turn:
+            now, sequence = time.time_ns(), self._engine.sequence
+            changed = {
+                each.stream: (each, state)
+                for each in self._engine.positions()
+                if self._written.get(each.stream) != (state := _state(each))
+            }
+            if not changed and now < self._next_marker_ns:
+                return
+            # Serialized now: positions change while the acknowledgements are awaited.
+            pending = [self._record(position, sequence, now) for position, _ in changed.values()]
+            await self._publisher.delivered()
+            for record in pending:
+                await self._producer.produce(*record)
+            await self._producer.deliver(*self._framed(self._checkpoint(_MARKER, sequence, now)))
+            self._written |= {stream: state for stream, (_, state) in changed.items()}
+            self._next_marker_ns = now + MARKER_NS
+
+    async def subscription(self, instrument: str, symbol: str, subscribed: bool) -> None:
+        """Record that a subscription was changed at run time; returns once acknowledged."""
+        stream = f"{_SUBSCRIPTION}{symbol}"
+        checkpoint = self._checkpoint(stream, self._engine.sequence, time.time_ns())
+        checkpoint.instrument, checkpoint.symbol = instrument, symbol
+        checkpoint.subscribed = subscribed
+        await self._producer.deliver(*self._framed(checkpoint))
+
+    def _record(self, position: Position, sequence: int, now: int) -> Record:
+        checkpoint = self._checkpoint(position.stream, sequence, now)
+        checkpoint.instrument, checkpoint.symbol = position.instrument, position.symbol
+        checkpoint.last_id = position.last_id
+        if position.last_time is not None:
+            checkpoint.event_time = position.last_time
+        checkpoint.open_gaps.extend(_saved(gap) for gap in position.gaps)
+        return self._framed(checkpoint)
+
+    def _checkpoint(self, stream: str, sequence: int, now: int) -> pb.Checkpoint:
+        return pb.Checkpoint(
+            event_id=f"{self._writer.source}:checkpoint:{stream}:{self._writer.session}:{sequence}",
+            receive_time=now,
+            source=self._writer.source,
+            type=EventType.EVENT_TYPE_CHECKPOINT,
+            stream=stream,
+            session=self._writer.session,
+            sequence=sequence,
+            subscribed=True,
+            epoch=self._writer.epoch,
+        )
+
+    def _framed(self, checkpoint: pb.Checkpoint) -> Record:
+        key = f"{self._writer.source}/{checkpoint.stream}".encode()
+        return topics.CHECKPOINTS.name, key, self._header + checkpoint.SerializeToString()
+
+
+def _state(position: Position) -> object:
+    """What a position is compared by; a gap's missing ids only ever decrease in number."""
+    gaps = [
+        (gap.gap_id, gap.revision, count(gap.missing), count(gap.lost)) for gap in position.gaps
+    ]
+    return position.last_id, gaps
+
+
+def _saved(gap: OpenGap) -> pb.OpenGap:
+    # What the source lacks of an open gap is requested once more after a restart.
+    spans = sorted([*gap.missing, *gap.lost])
+    return pb.OpenGap(
+        gap_id=gap.gap_id,
+        revision=gap.revision,
+        first=gap.first,
+        last=gap.last,
+        missing_first=[first for first, _ in spans],
+        missing_last=[last for _, last in spans],
+        cause=gap.cause,
+        start_time=gap.start_time,
+        end_time=gap.end_time,
+        detail=gap.detail,
+        failed_attempts=gap.failed_attempts,
+        refused_since=gap.refused_ns,
+        unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,
+    )

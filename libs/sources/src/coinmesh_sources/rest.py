@@ -1,0 +1,241 @@
+"""A REST client that obeys a provider's budgets and refusals.
+
+Requests are repeated until there is a final answer: 200, or a 4xx that a repetition would not
+change at once. What a provider limits, refuses and reports is its `RestPolicy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ssl import SSLContext
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode
+
+import aiohttp
+
+from meshkit.backoff import Backoff
+from meshkit.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
+
+Arguments = Mapping[str, str | int]
+"""Query parameters in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An HTTP status by which a provider refuses a client for some time.
+
+    Attributes:
+        seconds: How long to wait when the answer has no Retry-After.
+        meaning: What it means and what the operator can do, for the log.
+        by_host: Whether one host refuses and another may serve; otherwise the address counts.
+    """
+
+    seconds: float
+    meaning: str
+    by_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestPolicy:
+    """What one provider documents.
+
+    Attributes:
+        name: The provider, for log lines.
+        refusals: By status.
+        headers: Sent with each request.
+        used_header: The answer's header that reports what was used of the first budget.
+        other_hosts: Base URLs of paths that the usual host does not serve.
+    """
+
+    name: str
+    refusals: Mapping[int, Refusal]
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    used_header: str = ""
+    other_hosts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A final answer.
+
+    Attributes:
+        context: Method and path with query, as recorded.
+        status: The HTTP status: 200, or a 4xx that a repetition would not change at once.
+        body: As received.
+        receive_ns: When it was complete.
+        round_trip_ns: How long it took.
+    """
+
+    context: str
+    status: int
+    body: bytes
+    receive_ns: int
+    round_trip_ns: int
+
+
+class Budget:
+    """Requests' costs in windows of the clock (weight per minute, credits per month).
+
+    Args:
+        limit: What a window allows.
+        seconds: Length of a window.
+        reserve: The share that is not used: other clients may share the address or the key.
+    """
+
+    def __init__(self, limit: int, seconds: int = 60, reserve: float = 0.2) -> None:
+        self.limit = limit
+        self._seconds, self._reserve = seconds, reserve
+        self._window = -1
+        self._used = 0
+
+    def used(self, now: float) -> int:
+        """What is used in the window of `now` (seconds since the epoch)."""
+        window = int(now // self._seconds)
+        if window != self._window:
+            self._window, self._used = window, 0
+        return self._used
+
+    def delay(self, cost: int, now: float) -> float:
+        """Seconds to wait before a request of that cost; when 0, the cost is counted as used."""
+        used = self.used(now)
+        if used and used + cost > self.limit * (1 - self._reserve):
+            return self._seconds - now % self._seconds + 0.05
+        self._used += cost
+        return 0.0
+
+    def reported(self, used: int, now: float) -> None:
+        """Apply the provider's own count, from an answer's header."""
+        self._used = max(self.used(now), used)
+
+
+class RestClient:
+    """Requests until there is a final answer; use it as an asynchronous context manager.
+
+    Args:
+        url: The provider's base URL.
+        policy: The provider's rules.
+        budget: What requests may cost.
+        metrics: Where the client's metrics are registered.
+        context: TLS of the mesh for a provider within it; None for a public one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        policy: RestPolicy,
+        budget: Budget,
+        metrics: Metrics,
+        context: SSLContext | None = None,
+    ) -> None:
+        self.url, self.budget = url, budget
+        self._policy, self._context = policy, context
+        self._blocked_until = 0.0
+        self._answers = metrics.counter("source_rest_answers", "REST answers", ("status",))
+        self._retries = metrics.counter("source_rest_retries", "REST requests repeated", ("why",))
+        metrics.read_gauge(
+            "source_rest_weight_used",
+            "Request weight used in the current window",
+            (),
+            lambda: {(): self.budget.used(time.time())},
+        )
+        metrics.read_gauge(
+            "source_rest_weight_limit",
+            "Request weight allowed in a window",
+            (),
+            lambda: {(): self.budget.limit},
+        )
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            headers=self._policy.headers,
+            timeout=_TIMEOUT,
+            connector=aiohttp.TCPConnector(ssl=self._context or True, limit_per_host=8),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, arguments: Arguments, cost: int) -> Answer:
+        """Return the final answer to a GET; waits out refusals, outages and the budget."""
+        target = f"{path}?{urlencode(arguments)}" if arguments else path
+        base = self._policy.other_hosts.get(path, self.url)
+        backoff = Backoff(base=0.25, cap=30.0)
+        while True:
+            await self._admitted(cost)
+            try:
+                answer = await self._try(base, target)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                problem = str(error) or type(error).__name__
+                _log.warning("%s at %s unreachable: %s; retrying", self._policy.name, base, problem)
+                self._retries.labels("unreachable").inc()
+                await backoff.wait()
+                continue
+            if answer is not None:
+                return answer
+            await backoff.wait()
+
+    async def _admitted(self, cost: int) -> None:
+        while True:
+            now = time.time()
+            delay = max(self._blocked_until - now, 0) or self.budget.delay(cost, now)
+            if not delay:
+                return
+            await asyncio.sleep(delay)
+
+    async def _try(self, base: str, target: str) -> Answer | None:
+        """Send one request; None when it must be repeated."""
+        began = time.time_ns()
+        async with self._session.get(base + target) as response:
+            body = await response.read()
+            status = response.status
+            receive_ns = time.time_ns()
+            self._answers.labels(str(status)).inc()
+            used = response.headers.get(self._policy.used_header, "")
+            if _is_number(used):
+                self.budget.reported(int(used), time.time())
+            refusal = self._policy.refusals.get(status)
+            if refusal is not None and refusal.by_host and base != self.url:
+                # An answer: waiting would delay what the usual host serves.
+                name = self._policy.name
+                _log.warning("%s at %s answers %s: %s", name, base, status, refusal.meaning)
+            elif refusal is not None:
+                self._refused(status, refusal, response.headers.get("Retry-After", ""))
+                return None
+            if status >= 500:
+                _log.warning("%s answers %s to %s; retrying", self._policy.name, status, target)
+                self._retries.labels(str(status)).inc()
+                return None
+        return Answer(f"GET {target}", status, body, receive_ns, receive_ns - began)
+
+    def _refused(self, status: int, refusal: Refusal, retry_after: str) -> None:
+        wait = float(retry_after) if _is_number(retry_after) else refusal.seconds
+        self._blocked_until = max(self._blocked_until, time.time() + wait)
+        self._retries.labels(str(status)).inc()
+        _log.warning(
+            "%s at %s answers %s: %s; retrying in %.0f s",
+            self._policy.name,
+            self.url,
+            status,
+            refusal.meaning,
+            wait,
+        )
+
+
+def _is_number(text: str) -> bool:
+    """Whether a header is a number: `isdigit` alone accepts digits that `int` rejects."""
+    return text.isascii() and text.isdigit()

@@ -1,0 +1,169 @@
+"""Where a session continues: checkpoints, and what was published after the last round of them.
+
+A crash can come between a trade and the record of the gap before it, since they are on different
+topics; so ids that are missing between the trades of the tail are a gap, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coinmesh_contracts import topics
+from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from coinmesh_sources import checkpoints
+from coinmesh_sources.checkpoints import Saved
+from coinmesh_sources.gaps import OpenGap, Span, missing_spans, without
+from collector_binance.core.instruments import VENUE
+from collector_binance.core.messages import Channel
+from collector_binance.core.session import Checkpoint, Continuation, SavedGap
+from collector_binance.settings import CollectorSettings
+
+_ENDED = (GapState.GAP_STATE_REPAIRED, GapState.GAP_STATE_RESYNCED)
+
+
+@dataclass(slots=True)
+class Tail:
+    """One instrument's trades: its checkpoint, and what the topics hold after it.
+
+    Attributes:
+        base: The last id of the checkpoint; ids above it are in the tail, or missing.
+        last: The highest id.
+        last_time: That trade's time, microseconds.
+        gaps: By gap id.
+        reported: Spans of all gaps with a record, whatever became of them.
+    """
+
+    base: int | None = None
+    last: int | None = None
+    last_time: int = 0
+    ids: set[int] = field(default_factory=set[int])
+    gaps: dict[str, OpenGap] = field(default_factory=dict[str, OpenGap])
+    reported: list[Span] = field(default_factory=list[Span])
+
+    def add_trade(self, trade: Trade) -> None:
+        """Add a published trade; those read over REST have no publish_time and are late."""
+        number, is_live = trade.trade_id, trade.HasField("publish_time")
+        last = self.last
+        if is_live and last is not None and number < last and trade.event_time > self.last_time:
+            # A late trade is older than the last one: here the venue's ids began anew.
+            self.ids.clear()
+            self.base, self.last = number - 1, None
+        if is_live and self.base is None:
+            self.base = number - 1
+        self.ids.add(number)
+        if self.last is None or number > self.last:
+            self.last, self.last_time = number, trade.event_time
+
+    def add_gap(self, gap: Gap) -> None:
+        """Add a published record of a gap, in the order of its revisions."""
+        span = (gap.ids.first, gap.ids.last)
+        self.reported.append(span)
+        known = self.gaps.pop(gap.gap_id, None)
+        if gap.state in _ENDED or (known is not None and gap.revision < known.revision):
+            if known is not None and gap.revision < known.revision:
+                self.gaps[gap.gap_id] = known
+            return
+        spans = [*known.missing, *known.lost] if known is not None else [span]
+        is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
+        self.gaps[gap.gap_id] = OpenGap(
+            channel=gap.channel,
+            first=span[0],
+            last=span[1],
+            cause=gap.cause,
+            detail=gap.detail,
+            start_time=gap.start_time if gap.HasField("start_time") else None,
+            end_time=gap.end_time if gap.HasField("end_time") else None,
+            missing=[] if is_lost else spans,
+            lost=spans if is_lost else [],
+            gap_id=gap.gap_id,
+            revision=gap.revision,
+            state=gap.state,
+        )
+
+    def saved_gaps(self) -> list[SavedGap]:
+        """All gaps that are not repaired, also those without a record yet."""
+        saved: list[SavedGap] = []
+        for gap in self.gaps.values():
+            for number in self.ids:
+                if gap.first <= number <= gap.last:
+                    gap.fill(number)
+            saved.append(SavedGap.of(gap))
+        if self.base is None or self.last is None:
+            return saved
+        unreported = without(missing_spans((self.base + 1, self.last), self.ids), self.reported)
+        return saved + [SavedGap(first, last, [(first, last)]) for first, last in unreported]
+
+
+async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
+    """Return what earlier runs left; reads the topics' tails, waits for Kafka.
+
+    Raises:
+        FailedPrecondition: A topic is missing.
+    """
+    tails: dict[str, Tail] = {}
+    symbols: dict[str, str] = {}
+    books: dict[str, int] = {}
+    for each in saved.streams.values():
+        channel = each.stream.partition(":")[0]
+        symbols[each.instrument] = each.symbol
+        if channel == Channel.BOOK:
+            books[each.instrument] = each.last_id
+        elif channel == Channel.TRADE:
+            gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
+            tails[each.instrument] = Tail(
+                base=each.last_id,
+                last=each.last_id,
+                last_time=each.event_time,
+                gaps={gap.gap_id: gap for gap in gaps},
+                reported=[(gap.first, gap.last) for gap in gaps],
+            )
+    if saved.since is not None:
+        await _read_tails(settings, saved, tails, symbols, books)
+    return Checkpoint(_continuations(tails, symbols, books))
+
+
+def _continuations(
+    tails: Mapping[str, Tail], symbols: Mapping[str, str], books: Mapping[str, int]
+) -> dict[str, Continuation]:
+    continued: dict[str, Continuation] = {}
+    for instrument, symbol in symbols.items():
+        tail = tails.get(instrument, Tail())
+        continued[symbol] = Continuation(
+            instrument=instrument,
+            trade_id=tail.last,
+            trade_time=tail.last_time if tail.last is not None else None,
+            book_id=books.get(instrument),
+            gaps=tail.saved_gaps(),
+        )
+    return continued
+
+
+async def _read_tails(
+    settings: CollectorSettings,
+    saved: Saved,
+    tails: dict[str, Tail],
+    symbols: dict[str, str],
+    books: dict[str, int],
+) -> None:
+    client = f"{settings.service_name}-checkpoint"
+
+    def tail(event: Trade | Gap) -> Tail:
+        symbols[event.instrument] = event.symbol
+        return tails.setdefault(event.instrument, Tail())
+
+    async for message in checkpoints.records(settings, client, topics.TRADES, saved.since):
+        trade = checkpoints.parsed(message, Trade)
+        if trade is not None and trade.source == VENUE:
+            tail(trade).add_trade(trade)
+    async for message in checkpoints.records(settings, client, topics.GAPS, saved.since):
+        gap = checkpoints.parsed(message, Gap)
+        if gap is not None and gap.source == VENUE and gap.channel == Channel.TRADE:
+            tail(gap).add_gap(gap)
+    async for message in checkpoints.records(settings, client, topics.BOOKS, saved.since):
+        update = checkpoints.parsed(message, BookUpdate)
+        if update is not None and update.source == VENUE:
+            symbols[update.instrument] = update.symbol
+            books[update.instrument] = update.last_update_id

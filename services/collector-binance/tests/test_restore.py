@@ -1,0 +1,292 @@
+"""Restore: checkpoints and the topics' tails, read from lists instead of Kafka."""
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
+from coinmesh_contracts.events.v1.checkpoint_pb2 import Checkpoint, OpenGap
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapCause, GapState
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from coinmesh_sources import checkpoints
+from coinmesh_sources.checkpoints import MARGIN
+from collector_binance.core.session import Continuation, SavedGap
+from collector_binance.restore import restore
+from meshkit.offsets import Since
+
+SYMBOL, INSTRUMENT = "BTCUSDT", "binance.BTC-USDT"
+OPEN, REPAIRED = GapState.GAP_STATE_OPEN, GapState.GAP_STATE_REPAIRED
+LOST = GapState.GAP_STATE_UNREPAIRABLE
+ROUND_NS = 1_723_161_600 * 10**9
+SINCE = datetime.fromtimestamp(ROUND_NS / 1e9, UTC) - MARGIN
+
+
+class Record:
+    """A record of a topic, as confluent_kafka gives it."""
+
+    def __init__(self, value: bytes | None, key: str = INSTRUMENT) -> None:
+        self._value, self._key = value, key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def key(self) -> bytes:
+        return self._key.encode()
+
+    def topic(self) -> str:
+        return "topic"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 17
+
+
+def record(event: Any, **more: Any) -> Record:
+    return Record(framing.header(1) + event.SerializeToString(), **more)
+
+
+def trade(number: int, *, live: bool = True, symbol: str = SYMBOL) -> Record:
+    instrument = f"binance.{symbol.removesuffix('USDT')}-USDT"
+    event = Trade(
+        trade_id=number,
+        event_time=number * 10,
+        source="binance",
+        symbol=symbol,
+        instrument=instrument,
+    )
+    if live:
+        event.publish_time = number * 10
+    return record(event, key=instrument)
+
+
+def gap(first: int, last: int, revision: int, state: GapState.ValueType = OPEN, **more: Any) -> Gap:
+    event = Gap(
+        gap_id=f"{INSTRUMENT}:gap:trade:1-{first}",
+        revision=revision,
+        channel="trade",
+        source="binance",
+        instrument=INSTRUMENT,
+        symbol=SYMBOL,
+        state=state,
+        cause=GapCause.GAP_CAUSE_STALL,
+        detail=f"revision {revision}",
+        **more,
+    )
+    event.ids.first, event.ids.last = first, last
+    return event
+
+
+def book(number: int, symbol: str = SYMBOL) -> Record:
+    instrument = f"binance.{symbol.removesuffix('USDT')}-USDT"
+    return record(
+        BookUpdate(last_update_id=number, source="binance", symbol=symbol, instrument=instrument),
+        key=instrument,
+    )
+
+
+def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
+    """A checkpoint of BTCUSDT."""
+    event = Checkpoint(
+        source="binance",
+        stream=stream,
+        instrument=INSTRUMENT,
+        symbol=SYMBOL,
+        last_id=last_id,
+        event_time=last_id * 10,
+        epoch=epoch,
+        **more,
+    )
+    return record(event, key=f"binance/{stream}")
+
+
+def marker(*, epoch: int = 3) -> Record:
+    event = Checkpoint(source="binance", stream="round", receive_time=ROUND_NS, epoch=epoch)
+    return record(event, key="binance/round")
+
+
+class Kafka:
+    """Topics as lists, each of one partition; `reads` has the topic and start of each read."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[Record]] = {}
+        self.reads: list[tuple[str, Any]] = []
+
+    def put(self, topic: topics.Topic, *records: Record) -> None:
+        self.topics.setdefault(topic.name, []).extend(records)
+
+    async def read_to_end(
+        self, _: object, topic: str, start: Any, *, client_id: str, stall_seconds: float
+    ) -> AsyncGenerator[list[Record], None]:
+        assert client_id == "collector-checkpoint"
+        self.reads.append((topic, start))
+        for each in self.topics.get(topic, []):
+            yield [each]
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    kafka = Kafka()
+    monkeypatch.setattr(checkpoints, "read_to_end", kafka.read_to_end)
+    return kafka
+
+
+async def read() -> dict[str, Continuation]:
+    settings: Any = SimpleNamespace(service_name="collector")
+    saved = await checkpoints.read(settings, "collector-checkpoint", "binance")
+    return (await restore(settings, saved)).symbols
+
+
+async def test_nothing_is_continued_without_a_round(kafka: Kafka) -> None:
+    kafka.put(topics.TRADES, trade(5))
+    assert await read() == {}
+    assert kafka.reads == [(topics.CHECKPOINTS.name, "beginning")]
+
+
+async def test_only_the_tail_since_the_last_round_is_read(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, marker())
+    await read()
+    tails = [(topic.name, Since(SINCE)) for topic in (topics.TRADES, topics.GAPS, topics.BOOKS)]
+    assert kafka.reads[1:] == tails
+
+
+async def test_quiet_symbol_continues_at_its_checkpoint(kafka: Kafka) -> None:
+    """No trade of it is in any tail."""
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 7), saved("book:BTCUSDT", 32), marker())
+    (left,) = (await read()).values()
+    assert (left.trade_id, left.trade_time, left.book_id, left.gaps) == (7, 70, 32, [])
+
+
+async def test_tail_continues_the_checkpoint(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), saved("book:BTCUSDT", 30), marker())
+    kafka.put(topics.TRADES, *(trade(number) for number in (4, 5, 6, 7)))
+    kafka.put(topics.BOOKS, book(30), book(31), book(9, "ETHUSDT"))
+    left = await read()
+    assert (left[SYMBOL].trade_id, left[SYMBOL].trade_time, left[SYMBOL].gaps) == (7, 70, [])
+    assert left[SYMBOL].book_id == 31
+    assert (left["ETHUSDT"].trade_id, left["ETHUSDT"].book_id) == (None, 9)
+
+
+async def test_trade_before_its_gap_record_leaves_a_gap(kafka: Kafka) -> None:
+    """The collector was killed between the two; 7 was repaired for another gap's sake."""
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.TRADES, trade(9), trade(12), trade(7, live=False))
+    left = (await read())[SYMBOL]
+    assert left.trade_id == 12
+    assert left.gaps == [
+        SavedGap(first_id=first, last_id=last, missing=[(first, last)])
+        for first, last in ((6, 6), (8, 8), (10, 11))
+    ]
+
+
+async def test_symbol_without_a_checkpoint_begins_with_its_first_trade(kafka: Kafka) -> None:
+    """It was added, and the collector was killed before the next round."""
+    kafka.put(topics.CHECKPOINTS, marker())
+    kafka.put(topics.TRADES, trade(3, live=False), trade(5), trade(6), trade(8))
+    left = (await read())[SYMBOL]
+    assert left.trade_id == 8
+    assert [gap.missing for gap in left.gaps] == [[(7, 7)]]
+
+
+async def test_newest_revision_of_a_gap_counts(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20), marker())
+    kafka.put(
+        topics.GAPS,
+        record(gap(6, 8, 1)),
+        record(gap(6, 8, 3, REPAIRED)),
+        record(gap(10, 12, 4, start_time=50, end_time=200)),
+        record(gap(14, 15, 5, LOST)),
+    )
+    open_gap, lost = (await read())[SYMBOL].gaps
+    assert open_gap == SavedGap(
+        first_id=10,
+        last_id=12,
+        missing=[(10, 12)],
+        cause=int(GapCause.GAP_CAUSE_STALL),
+        gap_id=f"{INSTRUMENT}:gap:trade:1-10",
+        revision=4,
+        detail="revision 4",
+        start_time=50,
+        end_time=200,
+    )
+    assert (lost.missing, lost.unrepairable) == ([(14, 15)], True)
+
+
+async def test_tail_completes_the_gaps_of_a_checkpoint(kafka: Kafka) -> None:
+    name = f"{INSTRUMENT}:gap:trade:1-"
+    gaps = [
+        OpenGap(
+            gap_id=f"{name}{first}",
+            revision=1,
+            first=first,
+            last=last,
+            missing_first=[missing[0]],
+            missing_last=[missing[1]],
+            unrepairable=is_lost,
+        )
+        for first, last, missing, is_lost in (
+            (6, 9, (6, 9), False),
+            (11, 12, (12, 12), False),
+            (14, 15, (14, 15), True),
+        )
+    ]
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20, open_gaps=gaps), marker())
+    kafka.put(topics.TRADES, trade(7, live=False), trade(12, live=False), trade(21))
+    kafka.put(topics.GAPS, record(gap(11, 12, 2, REPAIRED)))
+    first, lost = (await read())[SYMBOL].gaps
+    assert (first.gap_id, first.missing) == (name + "6", [(6, 6), (8, 9)])
+    assert (lost.gap_id, lost.missing, lost.unrepairable) == (name + "14", [(14, 15)], True)
+
+
+async def test_trade_ids_that_began_anew_are_continued(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 1_000_001), marker())
+    kafka.put(topics.TRADES, trade(1_000_001), trade(1_000_002))
+    for number in (12, 14, 13, 15):
+        event = Trade(
+            trade_id=number,
+            event_time=10_000_020 + number,
+            publish_time=1,
+            source="binance",
+            symbol=SYMBOL,
+            instrument=INSTRUMENT,
+        )
+        kafka.put(topics.TRADES, record(event))
+    left = (await read())[SYMBOL]
+    assert (left.trade_id, left.trade_time) == (15, 10_000_035)
+    assert left.gaps == []
+
+
+async def test_records_of_others_are_ignored(kafka: Kafka) -> None:
+    other = saved("trade:BTCUSDT", 99)
+    other._key = "kraken/trade:BTCUSDT"
+    kafka.put(topics.CHECKPOINTS, other, saved("trade:BTCUSDT", 5), marker())
+    event = Trade(trade_id=50, event_time=1, publish_time=1, source="kraken", symbol=SYMBOL)
+    kafka.put(topics.TRADES, record(event))
+    book_gap = gap(1, 3, 1)
+    book_gap.channel = "book"
+    kafka.put(topics.GAPS, record(book_gap))
+    (left,) = (await read()).values()
+    assert (left.trade_id, left.gaps) == (5, [])
+
+
+async def test_checkpoint_of_an_outdated_writer_is_ignored(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 9, epoch=4), marker(epoch=4))
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5, epoch=3))
+    assert (await read())[SYMBOL].trade_id == 9
+
+
+async def test_records_that_are_no_events_are_skipped(
+    kafka: Kafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = (None, b"", b"no event", framing.header(1) + b"\xff\xff")
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.CHECKPOINTS, *(Record(value, key="binance/x") for value in broken))
+    for topic in (topics.TRADES, topics.GAPS, topics.BOOKS):
+        kafka.put(topic, *(Record(value) for value in broken))
+    assert (await read())[SYMBOL].trade_id == 5
+    assert caplog.text.count("topic[0]@17 is skipped") == len(broken) * 4
