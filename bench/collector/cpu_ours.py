@@ -13,9 +13,9 @@ from frames import read
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.inputs import Input
 from coinmesh_sources.recorder import FrameRecorder
+from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine
 
 LINK = "binance/bench/1"
 BEGIN_NS = 1_723_161_253_937_085_768
@@ -29,7 +29,7 @@ def run(
     """CPU seconds and records of one pass with a new engine, the book's beginning included."""
     fast = load() if compiled else None
     assert not compiled or fast is not None, "the compiled core was not built"
-    engine = Engine(Headers.offline(), admits_any=True, fast=fast)
+    engine = CaptureEngine(Headers.offline(), fast=fast)
     recorder = FrameRecorder(1, fast)
     process, record = engine.process, recorder.message
     records, receive_ns = 0, BEGIN_NS

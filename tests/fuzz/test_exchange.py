@@ -15,7 +15,7 @@ from coinmesh_sources.inputs import Input
 from collector_binance.capture import CaptureError, read_text
 from collector_binance.core.commands import ControlReply
 from collector_binance.core.encode import Headers
-from collector_binance.testing import BEGIN_NS, Book, Twins, past_trade, trade
+from collector_binance.testing import BEGIN_NS, Book, CaptureTwins, past_trade, trade
 
 LINK = "binance/test/1"
 TRADE = json.loads(trade(5))
@@ -45,7 +45,7 @@ REST = {
 @FUZZ
 @given(st.lists(bodies(TRADE, DEPTH), max_size=5))
 def test_websocket_frames(frames: list[bytes]) -> None:
-    engine = Twins(Headers.offline(), admits_any=True)
+    engine = CaptureTwins(Headers.offline())
     engine.process(trade(1), BEGIN_NS, LINK)
     for number, frame in enumerate(frames):
         engine.process(frame, BEGIN_NS + number, LINK)
@@ -58,7 +58,7 @@ REPLY = {"result": None, "id": 1, "code": -1, "msg": "no", "error": {"code": 2, 
 @FUZZ
 @given(bodies(REPLY))
 def test_answers_to_control_messages(frame: bytes) -> None:
-    engine = Twins(Headers.offline(), admits_any=True)
+    engine = CaptureTwins(Headers.offline())
     engine.process(frame, BEGIN_NS, LINK)
     for command in engine.commands:
         if isinstance(command, ControlReply):
@@ -78,7 +78,7 @@ def test_answers_to_control_messages(frame: bytes) -> None:
     )
 )
 def test_rest_bodies(answers: list[tuple[str, bytes, int]]) -> None:
-    engine = Twins(Headers.offline(), admits_any=True)
+    engine = CaptureTwins(Headers.offline())
     engine.process(trade(1), BEGIN_NS, LINK)
     engine.process(trade(9), BEGIN_NS + 1, LINK)
     for context, body, status in answers:
@@ -100,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_captures(folder: Path, data: bytes) -> None:
     path = folder / "capture"
     path.write_bytes(data)
-    engine = Twins(Headers.offline(), admits_any=True)
+    engine = CaptureTwins(Headers.offline())
     try:
         for _, given_input in read_text(path):
             engine.apply(given_input)

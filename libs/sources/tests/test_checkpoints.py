@@ -66,7 +66,7 @@ async def test_round_ends_with_its_marker(source: Source, writer: CheckpointWrit
     await writer.write()
     assert all(each.epoch == 4 and each.session == "v/s" for each in source.sent)
     assert source.sent[0].event_time == 50
-    assert source.round() == [("trade:A", 5), ("book:A", 9), ("round", 0)]
+    assert source.round() == [("trade:A", 5), ("book:A", 9), ("round:collector-v", 0)]
 
 
 async def test_round_has_only_what_changed(
@@ -80,13 +80,13 @@ async def test_round_has_only_what_changed(
     assert source.round() == [], "nothing changed"
     source.move("trade:A", 6)
     await writer.write()
-    assert source.round() == [("trade:A", 6), ("round", 0)]
+    assert source.round() == [("trade:A", 6), ("round:collector-v", 0)]
     monkeypatch.setattr(checkpoints, "MARKER_NS", 0)
     source.move("trade:A", 7)
     await writer.write()
     source.round()
     await writer.write()
-    assert source.round() == [("round", 0)], "the tail that a start reads stays short"
+    assert source.round() == [("round:collector-v", 0)], "the tail that a start reads stays short"
 
 
 async def test_position_is_that_before_the_acknowledgement(
@@ -101,9 +101,9 @@ async def test_position_is_that_before_the_acknowledgement(
     assert source.sent == []
     source.acknowledged.set()
     await writing
-    assert source.round() == [("trade:A", 5), ("round", 0)]
+    assert source.round() == [("trade:A", 5), ("round:collector-v", 0)]
     await writer.write()
-    assert source.round() == [("trade:A", 6), ("round", 0)]
+    assert source.round() == [("trade:A", 6), ("round:collector-v", 0)]
 
 
 async def test_gap_that_shrinks_or_is_lost_is_written(

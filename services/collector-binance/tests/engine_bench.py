@@ -7,7 +7,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.digest import parse
 from coinmesh_sources.inputs import Input
 from collector_binance.core.encode import Headers
-from collector_binance.testing import BEGIN_NS, SYMBOL, Twins
+from collector_binance.testing import BEGIN_NS, SYMBOL, CaptureTwins, Twins
 
 TRADES, QUOTES, BOOKS = "market.trades.v1", "market.quotes.v1", "market.books.v1"
 GAPS, DEAD, INSTRUMENTS = "ingest.gaps.v1", "ingest.dlq.v1", "market.instruments.v1"
@@ -21,7 +21,7 @@ class Bench:
     """An engine, and the events that it has made."""
 
     def __init__(self, *, admits_any: bool = False) -> None:
-        self.engine = Twins(Headers.offline(), admits_any=admits_any)
+        self.engine = (CaptureTwins if admits_any else Twins)(Headers.offline())
         self.events: list[tuple[str, Any]] = []
         self.now = BEGIN_NS
 

@@ -83,7 +83,7 @@ class Collector:
         self, _: object, client: str, topic: topics.Topic, since: datetime | None
     ) -> AsyncGenerator[Record, None]:
         """The topic's trades, among those of another instrument."""
-        assert (client, topic) == ("collector-backfill", topics.TRADES)
+        assert (client, topic) == ("collector-checkpoint", topics.TRADES)
         self.scans.append(since)
         present = sorted(self.topic)
         await (self.gates.pop(0) if self.gates else self.scanning).wait()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.inputs import Input, Record
 from coinmesh_sources.recorder import FrameRecorder
+from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, state, text, trade
 
 LINKS = ["binance/s/1", "binance/s/2"]
@@ -93,7 +93,7 @@ def depth_data(first: int, last: int) -> bytes:
 
 
 def test_the_recorded_capture_makes_the_same_bytes(capture_lines: list[bytes]) -> None:
-    engines = [Engine(Headers.offline(), admits_any=True, fast=fast) for fast in (None, load())]
+    engines = [CaptureEngine(Headers.offline(), fast=fast) for fast in (None, load())]
     given = [_input(line) for line in capture_lines]
     for index, each in enumerate(given):
         ours, theirs = (engine.apply(each) for engine in engines)

@@ -12,7 +12,7 @@ from coinmesh_sources.digest import parse
 from coinmesh_sources.inputs import Input, Record
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.core.encode import Headers
-from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, past_trade, text, trade
+from collector_binance.testing import BEGIN_NS, SYMBOL, Book, CaptureTwins, past_trade, text, trade
 
 TRADES, BOOKS, GAPS = "market.trades.v1", "market.books.v1", "ingest.gaps.v1"
 LINK = "binance/test/1"
@@ -22,7 +22,7 @@ class Driver:
     """An engine whose commands a model exchange answers."""
 
     def __init__(self) -> None:
-        self.engine = Twins(Headers.offline(), admits_any=True)
+        self.engine = CaptureTwins(Headers.offline())
         self.events: dict[str, list[Any]] = {TRADES: [], BOOKS: [], GAPS: []}
         self.now = BEGIN_NS
 

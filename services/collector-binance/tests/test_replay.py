@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coinmesh_sources.digest import parse
+from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.encode import Headers
-from collector_binance.core.engine import Engine
 from collector_binance.main import main
 from collector_binance.replay import events
 
@@ -85,7 +85,7 @@ def test_two_replays_give_the_same_bytes(capture: Path, tmp_path: Path) -> None:
 
 
 def gaps_of(path: Path) -> list[Any]:
-    engine = Engine(Headers.offline(), admits_any=True)
+    engine = CaptureEngine(Headers.offline())
     return [
         parse(topic, value)
         for records in events(path, engine)
@@ -120,7 +120,7 @@ def test_a_later_snapshot_resyncs_the_book(
     # The book at `restored`, from our own replay of the whole, is the later snapshot.
     whole = tmp_path / "whole"
     whole.write_bytes(b"\n".join(part[: restored + 1]))
-    engine = Engine(Headers.offline(), admits_any=True)
+    engine = CaptureEngine(Headers.offline())
     for _ in events(whole, engine):
         pass
     book = engine.markets["BTCUSDT"].book

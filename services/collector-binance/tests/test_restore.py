@@ -105,9 +105,11 @@ def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
     return record(event, key=f"binance/{stream}")
 
 
-def marker(*, epoch: int = 3) -> Record:
-    event = Checkpoint(source="binance", stream="round", receive_time=ROUND_NS, epoch=epoch)
-    return record(event, key="binance/round")
+def marker(collector: str = "collector", *, epoch: int = 3) -> Record:
+    event = Checkpoint(
+        source="binance", stream=f"round:{collector}", receive_time=ROUND_NS, epoch=epoch
+    )
+    return record(event, key=f"binance/round:{collector}")
 
 
 class Kafka:
@@ -138,7 +140,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
 
 async def read() -> dict[str, Continuation]:
     settings: Any = SimpleNamespace(service_name="collector")
-    saved = await checkpoints.read(settings, "collector-checkpoint", "binance")
+    saved = await checkpoints.read(settings, "binance", "collector")
     return (await restore(settings, saved)).symbols
 
 
@@ -146,6 +148,13 @@ async def test_nothing_is_continued_without_a_round(kafka: Kafka) -> None:
     kafka.put(topics.TRADES, trade(5))
     assert await read() == {}
     assert kafka.reads == [(topics.CHECKPOINTS.name, "beginning")]
+
+
+async def test_round_of_another_collector_does_not_count(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 7), marker("collector-b"))
+    (left,) = (await read()).values()
+    assert left.trade_id == 7
+    assert len(kafka.reads) == 1, "no tail"
 
 
 async def test_only_the_tail_since_the_last_round_is_read(kafka: Kafka) -> None:

@@ -14,6 +14,7 @@ from world import AS_ADMIN, DEAD, GAPS, TRADES, World, eventually
 from coinmesh_contracts import topics
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import CollectorServiceStub
+from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState, Liveness
 from coinmesh_sources.digest import Digests, parse
 from meshkit.errors import error_info
 
@@ -223,3 +224,40 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         assert not listed.subscriptions
         await stub.Drain(pb.DrainRequest(collector="binance"), metadata=AS_ADMIN)
     assert await world.service.end(0) == 0
+    await world.service.start()
+    async with world.channel() as channel:
+        stub = CollectorServiceStub(channel)
+        listed = await stub.ListSubscriptions(
+            pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
+        )
+        assert not listed.subscriptions, "removed at run time, though the settings name it"
+        added = pb.AddSubscriptionRequest(collector="binance")
+        added.subscription.instrument = name
+        await stub.AddSubscription(added, metadata=AS_ADMIN)
+    await world.published(beyond=5)
+    await world.service.end(signal.SIGKILL)
+    await world.service.start()
+    await world.published(beyond=5)
+    await world.repaired()
+    world.assert_complete()
+
+
+async def test_liveness_reports_each_channel_until_the_stop(world: World) -> None:
+    await world.published(beyond=5)
+    name = f"binance.{world.symbol.removesuffix('USDT')}-USDT"
+
+    def states() -> dict[str, CoverageState.ValueType]:
+        records = world.log.read(topics.LIVENESS.name)
+        event = parse(topics.LIVENESS.name, records[-1].value()) if records else Liveness()
+        assert isinstance(event, Liveness)
+        return {
+            channel.channel: state
+            for channel in event.channels
+            for instrument, state in zip(channel.instruments, channel.states, strict=True)
+            if instrument == name
+        }
+
+    live = dict.fromkeys(("trade", "quote", "book", "kline_1m"), CoverageState.COVERAGE_STATE_LIVE)
+    await eventually(lambda: states() == live, "every channel is live")
+    assert await world.service.end() == 0
+    assert set(states().values()) == {CoverageState.COVERAGE_STATE_DOWN}

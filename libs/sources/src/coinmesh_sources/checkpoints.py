@@ -44,7 +44,7 @@ MARGIN: Final = timedelta(seconds=10)
 
 # Longer than most outages of Kafka; a new process has a new certificate.
 STALL_SECONDS: Final = 600.0
-_MARKER: Final = "round"
+_MARKER: Final = "round:"
 _SUBSCRIPTION: Final = "subscription:"
 E = TypeVar("E", bound=Event)
 
@@ -66,15 +66,21 @@ class Saved:
     epoch: int = 0
 
 
-async def read(settings: KafkaSettings, client_id: str, source: str) -> Saved:
+async def read(settings: KafkaSettings, source: str, collector: str) -> Saved:
     """Read the checkpoints of a source; waits for Kafka.
+
+    Args:
+        settings: Where Kafka is.
+        source: The source's name.
+        collector: The service's name: rounds of another collector of the source don't count.
 
     Raises:
         FailedPrecondition: The topic is missing.
     """
     newest: dict[str, pb.Checkpoint] = {}
     prefix = f"{source}/".encode()
-    async for message in records(settings, client_id, topics.CHECKPOINTS, None):
+    client = client_of(collector)
+    async for message in records(settings, client, topics.CHECKPOINTS, None):
         if not (message.key() or b"").startswith(prefix):
             continue
         checkpoint = parsed(message, pb.Checkpoint)
@@ -83,15 +89,20 @@ async def read(settings: KafkaSettings, client_id: str, source: str) -> Saved:
         if checkpoint.epoch >= newest.get(checkpoint.stream, checkpoint).epoch:
             newest[checkpoint.stream] = checkpoint
     saved = Saved(epoch=max((each.epoch for each in newest.values()), default=0))
-    marker = newest.pop(_MARKER, None)
+    marker = newest.get(f"{_MARKER}{collector}")
     if marker is not None:
         saved.since = datetime.fromtimestamp(marker.receive_time / 1e9, UTC) - MARGIN
     for stream, checkpoint in newest.items():
         if stream.startswith(_SUBSCRIPTION):
             saved.subscriptions[checkpoint.symbol] = checkpoint.subscribed
-        else:
+        elif not stream.startswith(_MARKER):
             saved.streams[stream] = checkpoint
     return saved
+
+
+def client_of(collector: str) -> str:
+    """Kafka's client id of a collector that reads what it wrote earlier."""
+    return f"{collector}-checkpoint"
 
 
 async def records(
@@ -185,7 +196,8 @@ class CheckpointWriter:
             await self._publisher.delivered()
             for record in pending:
                 await self._producer.produce(*record)
-            await self._producer.deliver(*self._framed(self._checkpoint(_MARKER, sequence, now)))
+            marker = self._checkpoint(f"{_MARKER}{self._writer.collector}", sequence, now)
+            await self._producer.deliver(*self._framed(marker))
             self._written |= {stream: state for stream, (_, state) in changed.items()}
             self._next_marker_ns = now + MARKER_NS
 

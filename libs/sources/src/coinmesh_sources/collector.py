@@ -160,8 +160,7 @@ class Collector(Resource, Generic[E]):
         await self._cleanup.enter_async_context(producer)
         await producer.check_topics(topic.name for topic in self._topics)
         await self.open()
-        client = f"{self._settings.service_name}-checkpoint"
-        saved = await checkpoints.read(self._settings, client, self.source)
+        saved = await checkpoints.read(self._settings, self.source, self._settings.service_name)
         self.epoch = saved.epoch + 1
         payload = await self.restore(saved)
         engine, element = self.create(ids)

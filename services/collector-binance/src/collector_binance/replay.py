@@ -16,6 +16,7 @@ from coinmesh_sources.digest import Digests
 from coinmesh_sources.digest import parse as parse_event
 from coinmesh_sources.inputs import Record
 from collector_binance.capture import read_text, unsupported_market
+from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.book import Book, BookObserver
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
@@ -24,7 +25,6 @@ from collector_binance.core.instruments import decode_exchange_info, decode_symb
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Level, decode_levels
 from collector_binance.core.units import EXPONENT, DecimalError, parse
-from collector_binance.snapshots_inline import InlineSnapshots
 
 _TICK_NS: Final = 10**9
 
@@ -104,9 +104,10 @@ def replay(
         OSError: An output path can't be written.
     """
     archive = is_archive(capture)
-    engine = Engine(Headers.offline(), admits_any=not archive, fast=load())
+    headers, fast = Headers.offline(), load()
+    engine = Engine(headers, fast=fast) if archive else CaptureEngine(headers, fast=fast)
     tops: list[tuple[str, Mapping[str, object]]] = []
-    if book_top is not None:
+    if book_top is not None and isinstance(engine, CaptureEngine):
         engine.on_market = lambda market: _watch(market, tops)
     with ExitStack() as cleanup:
         output = Output(directory, cleanup)
@@ -131,8 +132,7 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
             yield engine.apply(given)
             engine.commands.clear()
         return
-    snapshots = InlineSnapshots()
-    engine.anonymous_snapshot = snapshots.take
+    assert isinstance(engine, CaptureEngine)
     next_tick = 0
     for number, given in read_text(capture):
         market = unsupported_market(given.payload)
@@ -145,7 +145,7 @@ def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Re
             next_tick = given.receive_ns + _TICK_NS
         out = engine.apply(given)
         if b'"depthUpdate"' in given.payload:
-            snapshots.retry(engine, out)
+            engine.place_waiting(out)
         engine.commands.clear()
         if engine.counters.dead_letters.get("NOT_JSON"):
             raise CaptureError(f"{capture}, line {number}: the frame is not valid JSON")

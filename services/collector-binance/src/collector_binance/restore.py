@@ -148,7 +148,7 @@ async def _read_tails(
     symbols: dict[str, str],
     books: dict[str, int],
 ) -> None:
-    client = f"{settings.service_name}-checkpoint"
+    client = checkpoints.client_of(settings.service_name)
 
     def tail(event: Trade | Gap) -> Tail:
         symbols[event.instrument] = event.symbol

@@ -69,6 +69,7 @@ class Streams:
         self._reading = asyncio.Event()
         self._reading.set()
         self._slots: list[Slot] = []
+        self._added = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.open: dict[str, Connection] = {}
@@ -84,11 +85,12 @@ class Streams:
 
     @property
     def is_live(self) -> bool:
-        """Whether every slot has a subscribed connection."""
-        return bool(self._slots) and all(slot.subscribed for slot in self._slots)
+        """Whether every slot with symbols has a subscribed connection."""
+        return self._added and all(slot.subscribed for slot in self._slots if slot.symbols)
 
     async def add(self, symbols: Iterable[str]) -> None:
         """Begin to collect symbols; returns when they are subscribed or being connected."""
+        self._added = True
         known = set(self.symbols)
         changed: list[tuple[Slot, list[str]]] = []
         for symbol in dict.fromkeys(symbols):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.inputs import Input, Record
+from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
@@ -118,10 +119,13 @@ class Twins(Engine):
     After each input their events, byte for byte, commands and states are compared.
     """
 
-    def __init__(self, headers: Headers, *, admits_any: bool = False) -> None:
-        super().__init__(headers, admits_any=admits_any)
-        self.twin = Engine(headers, admits_any=admits_any, fast=load())
+    def __init__(self, headers: Headers, *, fast: None = None) -> None:
+        super().__init__(headers, fast=fast)
+        self.twin = self._twin(headers)
         self.process = self._process
+
+    def _twin(self, headers: Headers) -> Engine:
+        return Engine(headers, fast=load())
 
     def apply(self, given: Input) -> list[Record]:
         """As `Engine.apply`."""
@@ -148,6 +152,13 @@ class Twins(Engine):
         self.twin.commands.clear()
         assert state(self.twin) == state(self)
         return ours
+
+
+class CaptureTwins(Twins, CaptureEngine):
+    """As `Twins`, for captures: what is not subscribed is taken up."""
+
+    def _twin(self, headers: Headers) -> Engine:
+        return CaptureEngine(headers, fast=load())
 
 
 def state(engine: Engine) -> list[Any]:

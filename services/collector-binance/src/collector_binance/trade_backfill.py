@@ -99,7 +99,7 @@ class TradeBackfill:
         await self.collector.delivered()
         presence = Presence(self.span)
         key = self.market.encoder.key
-        client = f"{self.settings.service_name}-backfill"
+        client = checkpoints.client_of(self.settings.service_name)
         since = await self._published_since()
         async for message in checkpoints.records(self.settings, client, topics.TRADES, since):
             if message.key() == key:

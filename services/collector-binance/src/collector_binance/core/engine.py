@@ -49,8 +49,6 @@ _BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, Recurs
 Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
 
-AnonymousSnapshot = Callable[["Engine", bytes, int, list[Record]], None]
-
 
 @dataclass(slots=True)
 class Link:
@@ -83,15 +81,10 @@ class Engine:
         process: The hot path; the compiled core's where there is one.
         commands: What the service must do; the caller removes them.
         sequence: Place of the next input in the session's order.
-        admits_any: Take up whatever symbol a stream names, without a subscription: for captures
-            that do not say what was subscribed.
     """
 
-    def __init__(
-        self, headers: Headers, *, admits_any: bool = False, fast: type[Fast] | None = None
-    ) -> None:
+    def __init__(self, headers: Headers, *, fast: type[Fast] | None = None) -> None:
         self.headers = headers
-        self.admits_any = admits_any
         self.commands: list[Command] = []
         self.markets: dict[str, Market] = {}
         self.links: dict[str, Link] = {}
@@ -100,8 +93,6 @@ class Engine:
         self.epoch = 0
         self.counters = Counters()
         self.sequence = 0
-        self.on_market: Callable[[Market], None] | None = None
-        self.anonymous_snapshot: AnonymousSnapshot | None = None
         self._fast = None if fast is None else fast(self)
         self.process: Process = self.process_any if self._fast is None else self._fast.process
 
@@ -190,8 +181,6 @@ class Engine:
                 epoch=self.epoch,
             )
             self.markets[symbol] = market
-            if self.on_market is not None:
-                self.on_market(market)
         return market
 
     def define(self, info: SymbolInfo, receive_ns: int, out: list[Record]) -> None:
@@ -236,7 +225,7 @@ class Engine:
             if message.method == "SUBSCRIBE":
                 market = self.market(symbol.upper())
                 session.restore(self, market, given.receive_ns, out)
-                self._route(link, name, market, channel)
+                self.route(link, name, market, channel)
             elif (route := link.routes.pop(name.encode(), None)) is not None:
                 left = any(each[1] is route[1] for each in link.routes.values())
                 if not left:
@@ -250,8 +239,7 @@ class Engine:
                 self.define(decode_symbol_info(raw), given.receive_ns, out)
             return
         if path.endswith("/depth") and "symbol" not in arguments:
-            if self.anonymous_snapshot is not None:
-                self.anonymous_snapshot(self, given.payload, given.receive_ns, out)
+            self.unnamed_snapshot(given.payload, given.receive_ns, out)
             return
         market = self.markets.get(arguments.get("symbol", ""))
         if market is None:
@@ -288,9 +276,20 @@ class Engine:
         finally:
             market.klines.settle(receive_ns, out)
 
+    def unnamed_snapshot(self, payload: bytes, receive_ns: int, out: list[Record]) -> bool:
+        """Process a book snapshot without its symbol; False where there is no place for one."""
+        del payload, receive_ns, out
+        return False
+
+    def admits(self, link: Link, name: str, symbol: str, channel: Channel) -> bool:
+        """Whether the stream of a message that nothing subscribed is routed from now on."""
+        del link, name, symbol, channel
+        return False
+
     # Frames off the fast path
 
-    def _route(self, link: Link, name: str, market: Market, channel: Channel) -> None:
+    def route(self, link: Link, name: str, market: Market, channel: Channel) -> None:
+        """Route a stream of a connection to its market."""
         handler, lane = market.handlers[channel], market.lanes.get(channel)
         link.routes[name.encode()] = (handler, market, channel, lane)
         market.connected(link.name)
@@ -304,11 +303,11 @@ class Engine:
         if shape.is_control_reply or shape.is_shutdown:
             self.commands.append(ControlReply(link.name, frame))
             return
+        if shape.last_update_id is not None and self.unnamed_snapshot(frame, receive_ns, out):
+            return
         data = bytes(shape.data)
         if shape.stream is not None and data:
             self._enveloped(shape.stream, data, Input(_MESSAGE, link.name, receive_ns, frame), out)
-        elif shape.last_update_id is not None and self.anonymous_snapshot is not None:
-            self.anonymous_snapshot(self, frame, receive_ns, out)
         elif shape.symbol is not None and (channel := channel_of(shape)) is not None:
             name = f"{shape.symbol.lower()}@{STREAMS[channel]}"
             self._enveloped(name, frame, Input(_MESSAGE, link.name, receive_ns, frame), out)
@@ -329,10 +328,9 @@ class Engine:
             return
         route = link.routes.get(name.encode())
         if route is None:
-            if not self.admits_any:
+            if not self.admits(link, name, symbol.upper(), channel):
                 self.counters.ignored += 1
                 return
-            self._route(link, name, self.market(symbol.upper()), channel)
             route = link.routes[name.encode()]
         try:
             route[0](b'{"data":' + data + b"}", link.scale, given.receive_ns, out)

@@ -1,4 +1,4 @@
-"""REST depth snapshots in a text capture: they don't name their symbol, so it is found.
+"""The engine of text captures, which say neither what was subscribed nor whose a snapshot is.
 
 A snapshot belongs to the instrument whose update ids it continues. Where several fit, since ids of
 different instruments can overlap, the one whose prices it is nearest to.
@@ -7,15 +7,20 @@ different instruments can overlap, the one whose prices it is nearest to.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coinmesh_sources.inputs import Record
 from collector_binance.core.book import BookState
-from collector_binance.core.engine import Engine
+from collector_binance.core.encode import Headers
+from collector_binance.core.engine import Engine, Link
 from collector_binance.core.market import Market
-from collector_binance.core.messages import BookSnapshot, decode_book_snapshot
+from collector_binance.core.messages import BookSnapshot, Channel, decode_book_snapshot
 from collector_binance.core.units import parse_sides
+
+if TYPE_CHECKING:
+    from collector_binance.core._fast import Fast
 
 _KEPT: Final = 64
 _FAR: Final = math.log(2)
@@ -31,29 +36,45 @@ class Waiting:
     middle: float | None
 
 
-class InlineSnapshots:
-    """Gives each snapshot to its instrument, at once or when deltas have come that continue it."""
+class CaptureEngine(Engine):
+    """An engine that takes up every symbol that a stream names, and snapshots without a symbol."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Headers, *, fast: type[Fast] | None = None) -> None:
+        super().__init__(headers, fast=fast)
+        self.on_market: Callable[[Market], None] | None = None
         self._waiting: list[Waiting] = []
 
-    def take(self, engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
-        """A snapshot line."""
+    def market(self, symbol: str) -> Market:
+        """The market of a symbol; `on_market` is called with a new one."""
+        is_new = symbol not in self.markets
+        market = super().market(symbol)
+        if is_new and self.on_market is not None:
+            self.on_market(market)
+        return market
+
+    def admits(self, link: Link, name: str, symbol: str, channel: Channel) -> bool:
+        """Route any stream."""
+        self.route(link, name, self.market(symbol), channel)
+        return True
+
+    def unnamed_snapshot(self, payload: bytes, receive_ns: int, out: list[Record]) -> bool:
+        """Apply a snapshot to its instrument, at once or when deltas have come that continue it."""
         snapshot = decode_book_snapshot(payload)
         waiting = Waiting(snapshot, receive_ns, _middle(snapshot))
-        if not self._place(engine, waiting, out):
+        if not self._place(waiting, out):
             self._waiting = [*self._waiting, waiting][-_KEPT:]
+        return True
 
-    def retry(self, engine: Engine, out: list[Record]) -> None:
+    def place_waiting(self, out: list[Record]) -> None:
         """Try the snapshots that still wait: new deltas have come."""
         if self._waiting:
-            self._waiting = [each for each in self._waiting if not self._place(engine, each, out)]
+            self._waiting = [each for each in self._waiting if not self._place(each, out)]
 
-    def _place(self, engine: Engine, waiting: Waiting, out: list[Record]) -> bool:
+    def _place(self, waiting: Waiting, out: list[Record]) -> bool:
         snapshot = waiting.snapshot
         middle = waiting.middle
         best: tuple[float, Market] | None = None
-        for market in engine.markets.values():
+        for market in self.markets.values():
             book = market.book
             distance = _distance(middle, market)
             synced = book.state is BookState.SYNCED
