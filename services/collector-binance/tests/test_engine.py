@@ -334,6 +334,21 @@ def test_a_session_goes_on_where_the_last_one_stopped() -> None:
     assert [event.trade_id for event in bench.of(TRADES)] == [12]
 
 
+def test_gap_of_a_book_that_was_not_rebuilt_is_closed_by_the_next_session() -> None:
+    gap = SavedGap(991, 995, [(991, 995)], gap_id="g", revision=7, channel="book")
+    bench = Bench()
+    checkpoint = Checkpoint({SYMBOL: Continuation(book_id=990, book_gaps=[gap])})
+    bench.give("CONNECT", REST, msgspec.json.encode(checkpoint), "http://x")
+    bench.open()
+    book = Book(update_id=1000)
+    bench.send(book.change([(True, PRICE, 1)]))
+    bench.give("REST", REST, book.snapshot(), f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000")
+    (closed,) = bench.of(GAPS)
+    assert (closed.gap_id, closed.state, closed.cause) == ("g", 3, 3)
+    assert (closed.ids.first, closed.ids.last) == (991, 1000)
+    assert closed.revision > 7
+
+
 def test_instruments_are_published_when_they_change(bench: Bench) -> None:
     info = {
         "symbol": SYMBOL,

@@ -276,11 +276,21 @@ async def test_records_of_others_are_ignored(kafka: Kafka) -> None:
     kafka.put(topics.CHECKPOINTS, other, saved("trade:BTCUSDT", 5), marker())
     event = Trade(trade_id=50, event_time=1, publish_time=1, source="kraken", symbol=SYMBOL)
     kafka.put(topics.TRADES, record(event))
-    book_gap = gap(1, 3, 1)
+    kline_gap = gap(1, 3, 1)
+    kline_gap.channel = "kline_1m"
+    kafka.put(topics.GAPS, record(kline_gap))
+    (left,) = (await read()).values()
+    assert (left.trade_id, left.gaps, left.book_gaps) == (5, [], [])
+
+
+async def test_book_that_was_not_rebuilt_keeps_its_gap(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("book:BTCUSDT", 30), marker())
+    book_gap = gap(31, 40, 1)
     book_gap.channel = "book"
     kafka.put(topics.GAPS, record(book_gap))
     (left,) = (await read()).values()
-    assert (left.trade_id, left.gaps) == (5, [])
+    (saved_gap,) = left.book_gaps
+    assert (saved_gap.channel, saved_gap.missing, left.gaps) == ("book", [(31, 40)], [])
 
 
 async def test_checkpoint_of_an_outdated_writer_is_ignored(kafka: Kafka) -> None:

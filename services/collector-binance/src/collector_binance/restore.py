@@ -6,8 +6,8 @@ topics; so ids that are missing between the trades of the tail are a gap, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdate
@@ -26,12 +26,12 @@ _ENDED = (GapState.GAP_STATE_REPAIRED, GapState.GAP_STATE_RESYNCED)
 
 @dataclass(slots=True)
 class Tail:
-    """One instrument's trades: its checkpoint, and what the topics hold after it.
+    """One stream: its checkpoint, and what the topics hold after it.
 
     Attributes:
-        base: The last id of the checkpoint; ids above it are in the tail, or missing.
+        base: The last id of the checkpoint, where every id above it is in the tail or missing.
         last: The highest id.
-        last_time: That trade's time, microseconds.
+        last_time: That event's time, microseconds.
         gaps: By gap id.
         reported: Spans of all gaps with a record, whatever became of them.
     """
@@ -61,10 +61,11 @@ class Tail:
         """Add a published record of a gap, in the order of its revisions."""
         span = (gap.ids.first, gap.ids.last)
         self.reported.append(span)
-        known = self.gaps.pop(gap.gap_id, None)
-        if gap.state in _ENDED or (known is not None and gap.revision < known.revision):
-            if known is not None and gap.revision < known.revision:
-                self.gaps[gap.gap_id] = known
+        known = self.gaps.get(gap.gap_id)
+        if known is not None and gap.revision < known.revision:
+            return
+        if gap.state in _ENDED:
+            self.gaps.pop(gap.gap_id, None)
             return
         spans = [*known.missing, *known.lost] if known is not None else [span]
         is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
@@ -103,67 +104,60 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     Raises:
         FailedPrecondition: A topic is missing.
     """
-    tails: dict[str, Tail] = {}
+    tails: dict[str, dict[str, Tail]] = {Channel.TRADE: {}, Channel.BOOK: {}}
     symbols: dict[str, str] = {}
-    books: dict[str, int] = {}
     for each in saved.streams.values():
         channel = each.stream.partition(":")[0]
+        if channel not in tails:
+            continue
         symbols[each.instrument] = each.symbol
-        if channel == Channel.BOOK:
-            books[each.instrument] = each.last_id
-        elif channel == Channel.TRADE:
-            gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
-            tails[each.instrument] = Tail(
-                base=each.last_id,
-                last=each.last_id,
-                last_time=each.event_time,
-                gaps={gap.gap_id: gap for gap in gaps},
-                reported=[(gap.first, gap.last) for gap in gaps],
-            )
+        gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
+        tails[channel][each.instrument] = Tail(
+            base=each.last_id if channel == Channel.TRADE else None,
+            last=each.last_id,
+            last_time=each.event_time,
+            gaps={gap.gap_id: gap for gap in gaps},
+            reported=[(gap.first, gap.last) for gap in gaps],
+        )
     if saved.since is not None:
-        await _read_tails(settings, saved, tails, symbols, books)
-    return Checkpoint(_continuations(tails, symbols, books))
-
-
-def _continuations(
-    tails: Mapping[str, Tail], symbols: Mapping[str, str], books: Mapping[str, int]
-) -> dict[str, Continuation]:
+        await _read_tails(settings, saved.since, tails, symbols)
+    nothing = Tail()
     continued: dict[str, Continuation] = {}
     for instrument, symbol in symbols.items():
-        tail = tails.get(instrument, Tail())
+        trades = tails[Channel.TRADE].get(instrument, nothing)
+        book = tails[Channel.BOOK].get(instrument, nothing)
         continued[symbol] = Continuation(
             instrument=instrument,
-            trade_id=tail.last,
-            trade_time=tail.last_time if tail.last is not None else None,
-            book_id=books.get(instrument),
-            gaps=tail.saved_gaps(),
+            trade_id=trades.last,
+            trade_time=trades.last_time if trades.last is not None else None,
+            book_id=book.last,
+            gaps=trades.saved_gaps(),
+            book_gaps=book.saved_gaps(),
         )
-    return continued
+    return Checkpoint(continued)
 
 
 async def _read_tails(
     settings: CollectorSettings,
-    saved: Saved,
-    tails: dict[str, Tail],
+    since: datetime,
+    tails: dict[str, dict[str, Tail]],
     symbols: dict[str, str],
-    books: dict[str, int],
 ) -> None:
     client = checkpoints.client_of(settings.service_name)
 
-    def tail(event: Trade | Gap) -> Tail:
+    def tail(channel: str, event: Trade | Gap | BookUpdate) -> Tail:
         symbols[event.instrument] = event.symbol
-        return tails.setdefault(event.instrument, Tail())
+        return tails[channel].setdefault(event.instrument, Tail())
 
-    async for message in checkpoints.records(settings, client, topics.TRADES, saved.since):
+    async for message in checkpoints.records(settings, client, topics.TRADES, since):
         trade = checkpoints.parsed(message, Trade)
         if trade is not None and trade.source == VENUE:
-            tail(trade).add_trade(trade)
-    async for message in checkpoints.records(settings, client, topics.GAPS, saved.since):
+            tail(Channel.TRADE, trade).add_trade(trade)
+    async for message in checkpoints.records(settings, client, topics.GAPS, since):
         gap = checkpoints.parsed(message, Gap)
-        if gap is not None and gap.source == VENUE and gap.channel == Channel.TRADE:
-            tail(gap).add_gap(gap)
-    async for message in checkpoints.records(settings, client, topics.BOOKS, saved.since):
+        if gap is not None and gap.source == VENUE and gap.channel in tails:
+            tail(gap.channel, gap).add_gap(gap)
+    async for message in checkpoints.records(settings, client, topics.BOOKS, since):
         update = checkpoints.parsed(message, BookUpdate)
         if update is not None and update.source == VENUE:
-            symbols[update.instrument] = update.symbol
-            books[update.instrument] = update.last_update_id
+            tail(Channel.BOOK, update).last = update.last_update_id

@@ -76,6 +76,7 @@ class Book:
         state: Where the book stands.
         last_id: The update id of the book held; None before the first snapshot.
         last_time: The venue's time (µs) of the last delta applied.
+        gap: The gap that the next snapshot closes.
         suspect: Why the next gap would be there, when something happened that can cause one.
         on_restart: Called when the venue's update ids began anew.
         resyncs: Snapshots joined after the first.
@@ -87,7 +88,7 @@ class Book:
         parts = parts or Parts()
         self._encoder, self._gaps, self._commands = encoder, gaps, commands
         self._buffer: deque[Delta] = deque(maxlen=BUFFERED_DELTAS)
-        self._gap: OpenGap | None = None
+        self.gap: OpenGap | None = None
         self._trusted: tuple[int | None, int | None] = (None, None)
         self._held = self._published = Margins()
         self.renewal: Renewal[Delta] | None = None
@@ -203,19 +204,21 @@ class Book:
         if buffer and delta.first_id > buffer[-1].last_id + 1:
             # Only what follows the newest gap can be continued from a snapshot.
             buffer.clear()
-            if self._gap is not None:
-                self._gap.last = delta.first_id - 1
-                self._gap.missing = [(self._gap.first, self._gap.last)]
+            if self.gap is not None:
+                self._extend(self.gap, delta)
         buffer.append(delta)
         if self.state is BookState.IDLE:
             self.state = BookState.BUFFERING
             last = self.last_id
-            if last is not None and delta.first_id > last + 1:
+            if self.gap is not None:
+                # Of an earlier run, whose book was not rebuilt.
+                self._extend(self.gap, delta)
+            elif last is not None and delta.first_id > last + 1:
                 span = (last + 1, delta.first_id - 1)
                 cause = self.suspect or GapCause.GAP_CAUSE_DOWNTIME
                 detail = f"updates between {last} and {delta.first_id} did not come"
                 times = (None, delta.time)
-                self._gap = self._gaps.open(
+                self.gap = self._gaps.open(
                     Channel.BOOK.value,
                     span,
                     delta.receive_ns,
@@ -225,6 +228,12 @@ class Book:
                     times=times,
                 )
             self._want()
+
+    @staticmethod
+    def _extend(gap: OpenGap, delta: Delta) -> None:
+        """Updates up to a delta did not come either."""
+        gap.last = max(gap.last, delta.first_id - 1)
+        gap.missing = [(gap.first, gap.last)]
 
     def joins(self, last_update_id: int) -> bool:
         """Whether a snapshot of that id would be continued by what is buffered."""
@@ -272,10 +281,10 @@ class Book:
         self.state = BookState.SYNCED
         self.suspect = None
         self.publish(receive_ns, out)
-        if self._gap is not None:
-            self._gap.end_time = self._gap.end_time or (buffer[0].time if buffer else None)
-            self._gaps.close(self._gap, GapState.GAP_STATE_RESYNCED, receive_ns, out)
-            self._gap = None
+        if self.gap is not None:
+            self.gap.end_time = self.gap.end_time or (buffer[0].time if buffer else None)
+            self._gaps.close(self.gap, GapState.GAP_STATE_RESYNCED, receive_ns, out)
+            self.gap = None
         waiting = [delta for delta in buffer if delta.last_id > last]
         buffer.clear()
         for delta in waiting:
@@ -378,7 +387,7 @@ class Book:
         out: list[Record],
     ) -> None:
         times = (self.last_time, None)
-        self._gap = self._gaps.open(
+        self.gap = self._gaps.open(
             Channel.BOOK.value, span, receive_ns, out, cause=cause, detail=detail, times=times
         )
         self.state = BookState.STALE

@@ -230,7 +230,9 @@ class Market:
             yield Position(name, instrument, self.symbol, trades.last_id, trades.last_time, gaps)
         if self.book.last_id is not None:
             name = f"{Channel.BOOK}:{self.symbol}"
-            yield Position(name, instrument, self.symbol, self.book.last_id, self.book.last_time)
+            gaps = [] if self.book.gap is None else [self.book.gap]
+            last_id, last_time = self.book.last_id, self.book.last_time
+            yield Position(name, instrument, self.symbol, last_id, last_time, gaps)
 
     def stream(self, channel: Channel) -> Stream:
         """The state of one channel."""

@@ -29,7 +29,7 @@ RETRY_GAP: Final = "retry-gap"
 
 
 class SavedGap(Struct):
-    """Trades that an earlier run missed; revision 0 when it wrote no record of the gap."""
+    """Ids that an earlier run missed; revision 0 when it wrote no record of the gap."""
 
     first_id: int
     last_id: int
@@ -41,6 +41,7 @@ class SavedGap(Struct):
     start_time: int | None = None
     end_time: int | None = None
     unrepairable: bool = False
+    channel: str = Channel.TRADE.value
 
     @classmethod
     def of(cls, gap: OpenGap) -> SavedGap:
@@ -56,6 +57,7 @@ class SavedGap(Struct):
             start_time=gap.start_time,
             end_time=gap.end_time,
             unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,
+            channel=gap.channel,
         )
 
     def gap(self) -> OpenGap:
@@ -63,7 +65,7 @@ class SavedGap(Struct):
         spans = list(self.missing)
         lost = GapState.GAP_STATE_UNREPAIRABLE if self.unrepairable else GapState.GAP_STATE_OPEN
         return OpenGap(
-            channel=Channel.TRADE.value,
+            channel=self.channel,
             first=self.first_id,
             last=self.last_id,
             cause=cast(GapCause.ValueType, self.cause),
@@ -86,21 +88,22 @@ class Continuation(Struct):
     trade_time: int | None = None
     book_id: int | None = None
     gaps: list[SavedGap] = field(default_factory=list[SavedGap], name="holes")
+    book_gaps: list[SavedGap] = field(default_factory=list[SavedGap])
 
     def positions(self, symbol: str) -> list[Position]:
         """The streams' positions, until the symbol is collected again."""
-        found: list[Position] = []
+        positions: list[Position] = []
         if self.trade_id is not None:
             gaps = [gap.gap() for gap in self.gaps]
             stream = f"{Channel.TRADE}:{symbol}"
-            found.append(
+            positions.append(
                 Position(stream, self.instrument, symbol, self.trade_id, self.trade_time, gaps)
             )
         if self.book_id is not None:
-            found.append(
-                Position(f"{Channel.BOOK}:{symbol}", self.instrument, symbol, self.book_id)
-            )
-        return found
+            gaps = [gap.gap() for gap in self.book_gaps]
+            stream = f"{Channel.BOOK}:{symbol}"
+            positions.append(Position(stream, self.instrument, symbol, self.book_id, None, gaps))
+        return positions
 
 
 class Checkpoint(Struct):
@@ -152,6 +155,9 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
         market.trades.suspect = GapCause.GAP_CAUSE_DOWNTIME
     if left.book_id is not None:
         market.book.continue_after(left.book_id)
+    for saved in left.book_gaps:
+        market.book.gap = saved.gap()
+        market.gaps.restore(market.book.gap, receive_ns, out)
     for saved in left.gaps:
         if saved.unrepairable:
             market.trades.given_up.append(saved.gap())
