@@ -21,12 +21,13 @@ from coinmesh_access.login import SETUP
 from coinmesh_access.pki import Lives
 from coinmesh_local import local_user
 from coinmesh_simulators.testing import Simulator
+from coinmesh_sources.testing import CollectorProcess, Log
 from meshkit.kafka import client_config
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
-from world import Log, Service, World
+from world import World
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -132,7 +133,9 @@ async def running(
         "COINMESH_BINANCE_WAITING_RECORDS": "300",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
     }
-    service = Service(environment, tmp_path / "collector.log")
+    service = CollectorProcess(
+        ["collector_binance.main", "serve"], environment, tmp_path / "collector.log"
+    )
     log = Log(client_config(mesh.read(KafkaSettings), "tests"))
     try:
         await service.start()

@@ -73,6 +73,15 @@ async def test_refresh_replaces_what_was_delisted(catalogue: Catalogue, rest: Re
         catalogue.symbol_of("binance.ETH-USDT")
 
 
+async def test_changes_are_new_and_delisted_symbols(catalogue: Catalogue, rest: Rest) -> None:
+    assert catalogue.changes(["BTCUSDT"]) == (["ETHUSDT"], [])
+    assert catalogue.changes(["BTCUSDT"]) == ([], []), "ETHUSDT was removed by an operator"
+    rest.body = exchange_info(entry("ETH"), entry("XRP"))
+    await catalogue.refresh()
+    assert catalogue.changes(["BTCUSDT"]) == (["XRPUSDT"], ["BTCUSDT"])
+    assert (catalogue.status("XRPUSDT"), catalogue.status("BTCUSDT")) == ("TRADING", "delisted")
+
+
 @pytest.mark.parametrize("name", ["binance.BTC-USDT", "BTCUSDT", "btcusdt"])
 async def test_symbol_is_returned_for_each_of_its_names(catalogue: Catalogue, name: str) -> None:
     assert catalogue.symbol_of(name) == "BTCUSDT"

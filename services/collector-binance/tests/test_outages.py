@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import SECONDS, Service, World, eventually
+from world import World
 
 from coinmesh_simulators.testing import Simulator
+from coinmesh_sources.testing import SECONDS, CollectorProcess, eventually
 
 pytestmark = pytest.mark.component
 
@@ -21,7 +22,7 @@ async def test_an_outage_of_kafka_beyond_what_can_wait_loses_nothing(
     broker.stop()
     try:
         await eventually(
-            lambda: "reading from the exchange pauses" in world.service.text(), "it waits"
+            lambda: "reading from the exchange paused" in world.service.text(), "it waits"
         )
         assert "Kafka at" in world.service.text()
         made = (await world.exchange.truth(world.symbol))["lastTradeId"]
@@ -34,9 +35,9 @@ async def test_an_outage_of_kafka_beyond_what_can_wait_loses_nothing(
         await eventually(has_moved, "trades are made that nobody reads")
     finally:
         broker.start()
-    await eventually(lambda: "reading goes on" in world.service.text(), "Kafka is back")
+    await eventually(lambda: "exchange resumed" in world.service.text(), "Kafka is back")
     await world.published(beyond=20)
-    await eventually(lambda: is_whole(world.log.trade_ids(world.symbol)), "all is repaired")
+    await eventually(lambda: is_whole(world.trade_ids), "all is repaired")
     world.assert_complete()
 
 
@@ -63,7 +64,8 @@ async def test_an_unknown_symbol_is_told_and_ends_the_start(
         "COINMESH_BINANCE_REST_URL": exchange.base,
         "COINMESH_BINANCE_SYMBOLS": "BTCUSDT,NOPEUSDT",
     }
-    service = Service(environment, tmp_path / "log")
+    serve = ["collector_binance.main", "serve"]
+    service = CollectorProcess(serve, environment, tmp_path / "log")
     service.spawn()
     try:
         assert service.process is not None

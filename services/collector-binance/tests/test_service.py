@@ -9,13 +9,14 @@ import grpc
 import grpc.aio
 import pytest
 from google.longrunning.operations_pb2 import Operation
-from world import AS_ADMIN, DEAD, GAPS, TRADES, World, eventually
+from world import AS_ADMIN, DEAD, GAPS, TRADES, World
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.collector.v1.collector_service_pb2_grpc import CollectorServiceStub
 from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState, Liveness
 from coinmesh_sources.digest import Digests, parse
+from coinmesh_sources.testing import eventually
 from meshkit.errors import error_info
 
 pytestmark = pytest.mark.component
@@ -27,7 +28,7 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
     for _ in range(2):
         await world.published(beyond=20)
         await world.service.end(signal.SIGKILL)
-        before = max(world.log.trade_ids(world.symbol))
+        before = max(world.trade_ids)
 
         async def has_moved(last: int = before) -> bool:
             return (await world.exchange.truth(world.symbol))["lastTradeId"] > last + 20
@@ -45,7 +46,7 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
     assert len(set(sessions)) == 3
     out = world.replay(tmp_path, sessions)
     for topic in (TRADES, topics.QUOTES.name, topics.BOOKS.name):
-        published = {event.event_id for event in world.log.events(topic, world.symbol)}
+        published = {event.event_id for event in world.log.events(topic, world.instrument)}
         with (out / f"{topic}.jsonl").open() as lines:
             replayed = {json.loads(line)["eventId"] for line in lines}
         assert published - replayed == set()
@@ -92,7 +93,7 @@ async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:
     await eventually(lambda: _status(world, 1), "one connection is left")
     await world.published(beyond=30)
     world.assert_complete()
-    assert world.log.events(GAPS, world.symbol) == []
+    assert world.log.events(GAPS, world.instrument) == []
 
 
 async def test_connections_that_end_before_their_certificates_leave_no_gap(
@@ -107,7 +108,7 @@ async def test_connections_that_end_before_their_certificates_leave_no_gap(
     await world.published(beyond=100)
     assert world.snapshots() == snapshots > 0
     world.assert_complete()
-    assert world.log.events(GAPS, world.symbol) == []
+    assert world.log.events(GAPS, world.instrument) == []
     assert "reconnecting" not in world.service.text()
 
 
@@ -131,7 +132,7 @@ async def test_archived_frames_replay_to_what_was_published(world: World, tmp_pa
     out = world.replay(tmp_path, [session])
     published = Digests()
     for topic in (TRADES, GAPS, topics.QUOTES.name, topics.BOOKS.name):
-        for event in world.log.events(topic, world.symbol):
+        for event in world.log.events(topic, world.instrument):
             published.add(topic, event.instrument.encode(), event)
         assert f"{published.hexdigest(topic)}  {topic}" in (out / "digest").read_text()
 
@@ -144,7 +145,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
             pb.ListSubscriptionsRequest(collector="binance"), metadata=AS_ADMIN
         )
         (name,) = [each.instrument for each in listed.subscriptions]
-        assert name == f"binance.{world.symbol.removesuffix('USDT')}-USDT"
+        assert name == world.instrument
         added = await stub.AddSubscription(
             pb.AddSubscriptionRequest(
                 collector="binance", subscription=pb.Subscription(instrument=world.symbol)
@@ -152,7 +153,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
             metadata=AS_ADMIN,
         )
         assert added.instrument == name
-        first = min(world.log.trade_ids(world.symbol))
+        first = min(world.trade_ids)
         begin = max(1, first - 30)
         operation = await stub.Backfill(
             pb.BackfillRequest(
@@ -174,7 +175,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
         response = pb.BackfillResponse()
         assert finished.response.Unpack(response)
         await world.published()
-        found = set(world.log.trade_ids(world.symbol))
+        found = set(world.trade_ids)
         assert response.published == len([n for n in range(begin, first) if n in found])
         world.assert_complete()
         for call, code, reason in (
@@ -244,7 +245,7 @@ async def test_subscriptions_and_backfills_by_rpc(world: World) -> None:
 
 async def test_liveness_reports_each_channel_until_the_stop(world: World) -> None:
     await world.published(beyond=5)
-    name = f"binance.{world.symbol.removesuffix('USDT')}-USDT"
+    name = world.instrument
 
     def states() -> dict[str, CoverageState.ValueType]:
         records = world.log.read(topics.LIVENESS.name)

@@ -44,6 +44,7 @@ class Catalogue:
         self._rest = rest
         self._raw: dict[str, bytes] = {}
         self._symbols: dict[str, str] = {}
+        self._known: set[str] = set()
         self.infos: dict[str, SymbolInfo] = {}
 
     async def refresh(self) -> None:
@@ -73,6 +74,21 @@ class Catalogue:
     def trading(self) -> list[str]:
         """The symbols that trade now, in order."""
         return sorted(name for name, info in self.infos.items() if info.status == TRADING)
+
+    def status(self, symbol: str) -> str:
+        """A symbol's status as the exchange states it; "delisted" when it is no longer listed."""
+        info = self.infos.get(symbol)
+        return info.status if info else "delisted"
+
+    def changes(self, collected: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return symbols that trade and did not at any earlier call, and those delisted.
+
+        A symbol that was known is not returned again when an operator removed it.
+        """
+        trading, collected = set(self.trading()), set(collected)
+        listed = sorted(trading - collected - self._known)
+        self._known |= trading
+        return listed, sorted(collected - set(self.infos))
 
     def symbol_of(self, name: str) -> str:
         """The venue's symbol for an instrument's name or a symbol.

@@ -13,7 +13,6 @@ import msgspec
 from coinmesh_contracts import topics
 from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState
 from coinmesh_sources.checkpoints import Saved
 from coinmesh_sources.collector import Collector
 from coinmesh_sources.liveness import Coverage
@@ -22,18 +21,17 @@ from coinmesh_sources.requests import RequestQueue
 from coinmesh_sources.service import timestamp
 from collector_binance import metrics as engine_metrics
 from collector_binance.catalogue import TRADING, Catalogue
-from collector_binance.core.book import BookState
 from collector_binance.core.commands import Command, ControlReply
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
-from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel
 from collector_binance.core.session import RETRY_GAP, RetryGap
 from collector_binance.exchange import request, rest_client
 from collector_binance.restore import restore
 from collector_binance.settings import CollectorSettings
+from collector_binance.status import add_state, covered
 from collector_binance.streams import Streams
 from collector_binance.trade_backfill import TradeBackfill, span_of
 from meshkit.backoff import Backoff
@@ -46,12 +44,6 @@ from meshkit.tracing import Tracing
 _log = logging.getLogger(__name__)
 
 CLOCK_SECONDS: Final = 60.0
-_STATES: Final = {
-    "live": pb.STREAM_STATE_LIVE,
-    "buffering": pb.STREAM_STATE_BUFFERING,
-    "stale": pb.STREAM_STATE_STALE,
-    "silent": pb.STREAM_STATE_SILENT,
-}
 
 
 class BinanceCollector(Collector[Engine]):
@@ -78,8 +70,6 @@ class BinanceCollector(Collector[Engine]):
         self.streams: Streams | None = None
         self._requests: RequestQueue | None = None
         self._symbols: list[str] = []
-        # Listed when last read: an unlisted symbol that is listed now is new.
-        self._listed: set[str] = set()
 
     def register(self, metrics: Metrics) -> None:
         """Create what has metrics before the engine runs."""
@@ -115,7 +105,7 @@ class BinanceCollector(Collector[Engine]):
             SettingsError: The exchange lacks a symbol of the settings.
         """
         self._symbols = self._chosen(saved.subscriptions)
-        self._listed = set(self.catalogue.trading())
+        self.catalogue.changes(self._symbols)
         checkpoint = await restore(self.settings, saved)
         checkpoint.epoch = self.epoch
         _log.info("%d instruments continue at their checkpoints", len(checkpoint.symbols))
@@ -141,7 +131,7 @@ class BinanceCollector(Collector[Engine]):
         async with asyncio.TaskGroup() as group:
             group.create_task(self._requests.run())
             group.create_task(self.streams.watch())
-            group.create_task(self._watch_catalogue())
+            group.create_task(self._follow_listings())
             group.create_task(self._measure_clock())
             await self.streams.add(self._symbols)
 
@@ -165,16 +155,7 @@ class BinanceCollector(Collector[Engine]):
         """Every channel of every collected symbol."""
         assert self.engine is not None
         assert self.streams is not None
-        for symbol in self.streams.symbols:
-            market = self.engine.markets.get(symbol)
-            if market is None:
-                continue
-            for channel in Channel:
-                stream = market.stream(channel)
-                inputs = stream.events + stream.duplicates
-                yield Coverage(
-                    channel.value, market.encoder.instrument, inputs, _covered(market, channel)
-                )
+        return covered(self.engine, self.streams)
 
     async def disconnect(self) -> None:
         """Close the connections."""
@@ -190,29 +171,14 @@ class BinanceCollector(Collector[Engine]):
 
     def status(self) -> pb.CollectorStatus:
         """Return connections, streams, weight and open gaps."""
-        budget = self.rest.budget
         status = pb.CollectorStatus(
             collector=VENUE,
             start_time=timestamp(self.start_time.timestamp()),
-            used_weight=budget.used(time.time()),
-            weight_limit=budget.limit,
+            used_weight=self.rest.budget.used(time.time()),
+            weight_limit=self.rest.budget.limit,
         )
-        if self.engine is None or self.streams is None:
-            return status
-        for connection in self.streams.open.values():
-            link = self.engine.links.get(connection.name)
-            status.connections.add(
-                connection=connection.name,
-                url=connection.url,
-                connect_time=timestamp(connection.connect_time.timestamp()),
-                messages=link.messages if link else 0,
-                streams=len(connection.streams),
-            )
-        for symbol in self.streams.symbols:
-            market = self.engine.markets.get(symbol)
-            if market is not None:
-                status.streams.extend(_stream(market, channel) for channel in Channel)
-                status.open_gaps += len(market.gaps.open_gaps)
+        if self.engine is not None and self.streams is not None:
+            add_state(status, self.engine, self.streams)
         return status
 
     def instruments(self) -> list[str]:
@@ -310,7 +276,7 @@ class BinanceCollector(Collector[Engine]):
         kept = [symbol for symbol in chosen if symbol not in removed]
         return list(dict.fromkeys([*kept, *(s for s in added if s in self.catalogue.infos)]))
 
-    async def _watch_catalogue(self) -> None:
+    async def _follow_listings(self) -> None:
         """Definitions and statuses change: a delisted symbol's streams fall silent."""
         assert self.streams is not None
         while True:
@@ -323,26 +289,18 @@ class BinanceCollector(Collector[Engine]):
                 _log.warning("%s", error.message, extra={"reason": error.reason})
                 continue
             if self.settings.symbols is None:
-                await self._follow_listings(self.catalogue.trading())
+                listed, delisted = self.catalogue.changes(self.streams.symbols)
+                for symbol in listed:
+                    await self._add(symbol)
+                for symbol in delisted:
+                    _log.warning("%s was delisted and is no longer collected", symbol)
+                    await self.streams.remove(symbol)
             symbols = self.streams.symbols
             for given in self.catalogue.inputs(self.rest_connection, symbols):
                 self.give(given)
             for symbol in symbols:
-                info = self.catalogue.infos.get(symbol)
-                if info is None or info.status != TRADING:
-                    status = info.status if info else "delisted"
+                if (status := self.catalogue.status(symbol)) != TRADING:
                     _log.warning("%s does not trade: %s", symbol, status)
-
-    async def _follow_listings(self, trading: Sequence[str]) -> None:
-        """All that trade are collected: add what was listed, remove what was delisted."""
-        assert self.streams is not None
-        collected = set(self.streams.symbols)
-        for symbol in sorted(set(trading) - collected - self._listed):
-            await self._add(symbol)
-        for symbol in sorted(collected - set(self.catalogue.infos)):
-            _log.warning("%s was delisted and is no longer collected", symbol)
-            await self.streams.remove(symbol)
-        self._listed = {*trading, *self._listed}
 
     async def _measure_clock(self) -> None:
         """The exchange's clock against ours: reported, never used to change a time."""
@@ -355,25 +313,3 @@ class BinanceCollector(Collector[Engine]):
             except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 _log.warning("the exchange's time can't be read: %s", error)
             await asyncio.sleep(CLOCK_SECONDS)
-
-
-def _covered(market: Market, channel: Channel) -> CoverageState.ValueType:
-    if not market.connections:
-        return CoverageState.COVERAGE_STATE_DOWN
-    if channel is Channel.BOOK and market.book.state is not BookState.SYNCED:
-        return CoverageState.COVERAGE_STATE_SYNCING
-    return CoverageState.COVERAGE_STATE_LIVE
-
-
-def _stream(market: Market, channel: Channel) -> pb.StreamStatus:
-    stream = market.stream(channel)
-    return pb.StreamStatus(
-        instrument=market.encoder.instrument,
-        channel=channel.value,
-        state=_STATES[market.state(channel, time.time_ns())],
-        last_id=max(0, stream.last_id or 0),
-        event_time=timestamp(stream.last_time / 1e6) if stream.last_time else None,
-        events=stream.events,
-        duplicates=stream.duplicates,
-        gaps=market.gaps.opened.get(channel.value, 0),
-    )

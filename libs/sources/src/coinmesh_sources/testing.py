@@ -1,0 +1,151 @@
+"""A collector process on real Kafka, and what Kafka holds of it, for the collectors' tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from coinmesh_contracts import topics
+from coinmesh_sources.digest import parse
+
+SECONDS: Final = 180.0
+
+
+async def eventually(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of an (asynchronous) condition."""
+    deadline = asyncio.get_running_loop().time() + SECONDS
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert asyncio.get_running_loop().time() < deadline, f"not in {SECONDS:.0f} s: {what}"
+        await asyncio.sleep(0.2)
+
+
+class Log:
+    """What Kafka holds, read from the beginning and then continued.
+
+    Args:
+        kafka: librdkafka's settings of a client that may read every topic.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any]) -> None:
+        self._consumer = Consumer(
+            {
+                **kafka,
+                "group.id": "tests",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        self._records: dict[str, list[Message]] = {}
+        self._next: dict[tuple[str, int], int] = {}
+
+    def read(self, topic: str) -> list[Message]:
+        """All records of a topic up to now, in order of each partition."""
+        records = self._records.setdefault(topic, [])
+        ends = self._ends(topic)
+        left = {n: end for n, end in ends.items() if self._next.get((topic, n), 0) < end}
+        self._consumer.assign(
+            [TopicPartition(topic, n, self._next.get((topic, n), 0)) for n in left]
+        )
+        while left:
+            for message in self._consumer.consume(2000, 0.1):
+                assert message.error() is None, message.error()
+                number, offset = message.partition(), message.offset()
+                records.append(message)
+                self._next[topic, number] = offset + 1
+                if offset + 1 >= left.get(number, 0):
+                    left.pop(number, None)
+        return records
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        """Where each partition ends; asked again while a restarted broker leads none of them."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return {
+                    number: self._consumer.get_watermark_offsets(
+                        TopicPartition(topic, number), timeout=10
+                    )[1]
+                    for number in range(topics.BY_NAME[topic].partitions)
+                }
+            except KafkaException:
+                assert time.monotonic() < deadline, f"not in {SECONDS:.0f} s: the ends of {topic}"
+                time.sleep(0.1)
+
+    def events(self, topic: str, instrument: str) -> list[Any]:
+        """The events of one instrument, or of another key."""
+        key = instrument.encode()
+        records = [message for message in self.read(topic) if message.key() == key]
+        return [parse(topic, message.value() or b"") for message in records]
+
+    def gaps(self, instrument: str, channel: str) -> dict[str, Any]:
+        """The last state of each gap of a channel."""
+        gaps = [gap for gap in self.events(topics.GAPS.name, instrument) if gap.channel == channel]
+        return {gap.gap_id: gap for gap in sorted(gaps, key=lambda gap: gap.revision)}
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+
+class CollectorProcess:
+    """A collector's process: started, asked for its state, and killed.
+
+    Args:
+        module: The module that serves, with its arguments.
+        environment: Its settings; no other COINMESH_ variable is passed on.
+        log: Where its log goes.
+    """
+
+    def __init__(self, module: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._module, self._environment, self._log = module, environment, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.spawn()
+        await eventually(self._is_ready, f"the collector is ready; its log: {self._log}")
+
+    def spawn(self) -> None:
+        """Start it."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_")}
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self._module],
+                env=clean | dict(self._environment),
+                stderr=log,
+            )
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.text()[-3000:]
+        last = self.text().rpartition('"message": "serving"')[2]
+        if '"message": "ready"' not in last:
+            return False
+        self.address = last.partition('"grpc": "')[2].partition('"')[0]
+        return True
+
+    def text(self) -> str:
+        """Its log so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return await asyncio.to_thread(self.process.wait)
