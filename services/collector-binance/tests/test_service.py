@@ -261,4 +261,5 @@ async def test_liveness_reports_each_channel_until_the_stop(world: World) -> Non
     live = dict.fromkeys(("trade", "quote", "book", "kline_1m"), CoverageState.COVERAGE_STATE_LIVE)
     await eventually(lambda: states() == live, "every channel is live")
     assert await world.service.end() == 0
+    assert "checkpoint was not acknowledged" not in world.service.text()
     assert set(states().values()) == {CoverageState.COVERAGE_STATE_DOWN}

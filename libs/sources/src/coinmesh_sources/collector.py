@@ -245,20 +245,25 @@ class Collector(Resource, Generic[E]):
             await self.disconnect()
             if self._publisher is not None:
                 await self._publisher.close(DRAIN_SECONDS)
-            await self._last_words()
+                await self._last_round(self._publisher)
         finally:
             await self._cleanup.aclose()
             self._registry.close()
 
-    async def _last_words(self) -> None:
-        if self._checkpoints is None or self._liveness is None:
-            return
+    async def _last_round(self, publisher: Publisher) -> None:
+        assert self._checkpoints is not None
+        assert self._liveness is not None
         self._liveness.publish(stopping=True)
+        # The round waits for what is queued; nothing else sends any more.
+        sending = asyncio.create_task(publisher.run())
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._checkpoints.write()
         except TimeoutError:
-            _log.warning("the last checkpoint is not acknowledged; the next start reads the tails")
+            _log.warning("the last checkpoint was not acknowledged; the next start reads the tails")
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
 
     def _wire(self, engine: E, element: Element | None, ids: SchemaIds, producer: Producer) -> None:
         by_topic = ids.ids

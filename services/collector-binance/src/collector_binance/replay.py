@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
-from google.protobuf.json_format import MessageToJson
 
 from coinmesh_contracts.decimals import to_string
 from coinmesh_sources.archive import CaptureError, is_archive, read_archive
-from coinmesh_sources.digest import Digests
-from coinmesh_sources.digest import parse as parse_event
 from coinmesh_sources.inputs import Record
+from coinmesh_sources.replay import Output
 from collector_binance.capture import read_text, unsupported_market
 from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.book import Book, BookObserver
@@ -57,40 +54,6 @@ class BookTop(BookObserver):
         return self._texts.get((price, size), usual)
 
 
-class Output:
-    """DIR: a JSON Lines file per topic, and `digest`; complete or not there."""
-
-    def __init__(self, directory: Path, cleanup: ExitStack) -> None:
-        self._directory = directory
-        self._digests = Digests()
-        directory.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, IO[str]] = {
-            topic.name: cleanup.enter_context(self._partial(topic.name).open("w", encoding="utf-8"))
-            for topic in WRITTEN
-        }
-        self.counts = dict.fromkeys(self._files, 0)
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Append events to their topics' files."""
-        for topic, key, value in records:
-            event = parse_event(topic, value)
-            line = MessageToJson(event, indent=None, ensure_ascii=False)
-            self._files[topic].write(line + "\n")
-            self._digests.add(topic, key, event)
-            self.counts[topic] += 1
-
-    def finish(self) -> None:
-        """Give the files their names and write the digests."""
-        for topic, file in self._files.items():
-            file.close()
-            self._partial(topic).replace(self._directory / f"{topic}.jsonl")
-        lines = [f"{self._digests.hexdigest(topic)}  {topic}\n" for topic in sorted(self._files)]
-        (self._directory / "digest").write_text("".join(lines))
-
-    def _partial(self, topic: str) -> Path:
-        return self._directory / f".{topic}.jsonl.partial"
-
-
 def replay(
     capture: Path,
     directory: Path,
@@ -109,8 +72,7 @@ def replay(
     tops: list[tuple[str, Mapping[str, object]]] = []
     if book_top is not None and isinstance(engine, CaptureEngine):
         engine.on_market = lambda market: _watch(market, tops)
-    with ExitStack() as cleanup:
-        output = Output(directory, cleanup)
+    with Output(directory, WRITTEN) as output:
         if instruments is not None:
             output.write(_define(engine, instruments))
         for records in _events(engine, capture, archive=archive):
