@@ -68,7 +68,7 @@ async def test_unknown_path_returns_html(still, path):
 
 
 async def test_less_stable_hosts_fail_at_times(local):
-    sim = await local(symbols="BTCUSDT", rate=0, deep_levels=0)
+    sim = await local(symbols="BTCUSDT", rate=0, deep_levels=0, backend_timeout=0.01)
     statuses = [(await raw(sim, "/api3.binance.com/api/v3/ping"))[0] for _ in range(400)]
     assert 0 < sum(status >= 500 for status in statuses) < 40
     assert set(statuses) <= {200, 500, 502, 503, 504}
@@ -128,6 +128,33 @@ async def test_invalid_time_unit_returns_its_code(still):
         assert (await response.json())["code"] == -1194
 
 
+async def test_time_zone_moves_days_but_not_the_requested_times(local):
+    sim = await local(symbols="BTCUSDT", rate=200, speed=100, database_lag=0)
+    while not (await sim.truth("BTCUSDT"))["trades"]:
+        await sim.status()
+    hour = 3_600_000
+    for zone, offset in (("8", 8 * hour), ("-1:00", -hour), ("05:45", 23 * hour // 4), ("0", 0)):
+        query = {"symbol": "BTCUSDT", "interval": "1d", "timeZone": zone}
+        (day,) = await sim.json("klines", limit=1, **query)
+        assert (day[0] + offset) % (24 * hour) == 0
+        assert day[6] - day[0] == 24 * hour - 1
+        assert day[8] > 0
+        assert (await sim.json("klines", startTime=day[0], endTime=day[0], **query))[0][0] == day[0]
+    for zone in ("14:01", "-13", "8:60", "x", "Europe/Berlin"):
+        _, body, _ = await sim.get("klines", symbol="BTCUSDT", interval="1d", timeZone=zone)
+        assert body["code"] == -1130
+
+
+async def test_filters_have_no_fixed_order_and_some_have_no_step(local):
+    sim = await local(symbols="4", rate=0, deep_levels=0)
+    info = await sim.json("exchangeInfo")
+    orders = {tuple(f["filterType"] for f in entry["filters"]) for entry in info["symbols"]}
+    assert len(orders) > 1
+    assert len({tuple(sorted(order)) for order in orders}) == 1
+    steps = {f.get("stepSize") for f in info["symbols"][0]["filters"]}
+    assert "0.00000000" in steps
+
+
 async def test_month_and_minute_intervals_differ_by_case(local):
     sim = await local(symbols="BTCUSDT", rate=200, speed=50)
     while not (await sim.truth("BTCUSDT"))["trades"]:
@@ -147,6 +174,9 @@ async def test_sizes_above_the_most_are_cut_without_an_error(local):
     assert len(await sim.json("trades", symbol="BTCUSDT", limit=9_999)) == 1_000
     history = await sim.json("historicalTrades", symbol="BTCUSDT", fromId=1, limit=5_000)
     assert len(history) == 1_000
+    for route, query in (("aggTrades", {"fromId": 1}), ("klines", {"interval": "1s"})):
+        rows = await sim.json(route, symbol="BTCUSDT", limit=9_999, **query)
+        assert len(rows) <= 1_000
 
 
 async def test_book_is_deeper_than_any_snapshot(local):
@@ -173,7 +203,14 @@ async def test_going_on_after_429_ends_in_418_and_bars_streams(local):
     assert body["code"] == -1003
     assert "IP banned until" in body["msg"]
     assert 110 < int(headers["Retry-After"]) <= 121
-    assert (await raw(sim, "/ws/btcusdt@trade"))[0] == 418
+    for path in (
+        "/ws/btcusdt@trade",
+        "/api/v1/depth",
+        "/data-api.binance.vision/api/v3/historicalTrades",
+        "/api/v3/depth?symbol=%3Cscript",
+    ):
+        status, _, headers = await raw(sim, path)
+        assert (status, "Retry-After" in headers) == (418, True), path
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the real streams and history do that a kind simulator would not: a test for each case."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 
 from coinmesh_simulators.exchange.freshness import DatabaseView
 from coinmesh_simulators.exchange.limits import Limits
-from coinmesh_simulators.exchange.market import SnapshotAge
+from coinmesh_simulators.exchange.past_books import MOST_EVENTS
 from coinmesh_simulators.testing import Listener, LocalBook
 
 
@@ -129,7 +130,7 @@ async def test_only_changed_symbols_are_in_the_array_of_tickers(local):
 # -- connections --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1008, 1011])
+@pytest.mark.parametrize("code", [1000, 1001, 1007, 1008, 1009, 1011])
 async def test_disconnect_fault_closes_with_the_code_asked_for(local, code):
     sim = await local(symbols="BTCUSDT", rate=0)
     async with sim.connect("/ws/btcusdt@trade") as ws:
@@ -154,12 +155,30 @@ def test_repeated_cuts_for_too_many_messages_ban_the_address():
     limits = Limits(100, 10, lambda: now)
     for _ in range(5):
         limits.cut("a")
-    assert not limits.is_banned("a")
+    assert limits.banned("a") is None
     limits.cut("a")
-    assert limits.is_banned("a")
+    assert limits.banned("a") == limits.charge("a", 1)
     assert limits.charge("a", 1).status == 418
     now = 121.0
-    assert not limits.is_banned("a")
+    assert limits.banned("a") is None
+
+
+async def test_lifetime_ends_with_a_close_frame_or_without(local):
+    sim = await local(symbols="BTCUSDT", rate=0, connection_lifetime=0.5)
+    path = "/ws/btcusdt@trade"
+    async with sim.connect(path) as first, sim.connect(path) as second:
+        closed, cut = await first.receive(), await second.receive()
+        assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1001)
+        assert cut.type in (WSMsgType.CLOSED, WSMsgType.ERROR)
+        assert second.close_code == 1006
+
+
+async def test_url_that_is_too_long_is_refused(local):
+    sim = await local(symbols="BTCUSDT", rate=0)
+    names = "/".join(f"symbol{number}usdt@trade" for number in range(600))
+    with pytest.raises(WSServerHandshakeError) as exc_info:
+        await sim.session.ws_connect(f"{sim.ws}/stream?streams={names}")
+    assert exc_info.value.status == 400
 
 
 # -- books --------------------------------------------------------------------------------------
@@ -169,27 +188,36 @@ def test_snapshot_may_be_between_two_depth_events_or_older(bench):
     made = bench("BTCUSDT", 3)
     market = made.markets["BTCUSDT"]
     listener = Listener(made.hub, ["btcusdt@depth@100ms"])
-    ages: dict[SnapshotAge, list[int]] = {age: [] for age in SnapshotAge}
+    ids: dict[int | None, set[int]] = {None: set(), 0: set(), 1: set(), MOST_EVENTS: set()}
     books: list[tuple[LocalBook, int]] = []
-    for _ in range(400):
+    for count in range(400):
         made.step(20_000)
         events = [data for _, data in listener.frames]
-        for age in SnapshotAge:
-            snapshot = market.snapshot(5000, age)
-            ids = [snapshot["lastUpdateId"] - event["u"] for event in events[-2:]]
-            if len(ids) == 2:
-                ages[age].append(ids[0 if age is SnapshotAge.EVENT_BEFORE else 1])
-                books.append((LocalBook(snapshot), len(events) - 2))
-    assert set(ages[SnapshotAge.LAST_EVENT]) == {0}
-    assert set(ages[SnapshotAge.EVENT_BEFORE]) == {0}
-    assert max(ages[SnapshotAge.NOW]) > 0
+        if len(events) > MOST_EVENTS and count % 7 == 0:
+            for age, ahead in ids.items():
+                snapshot = market.snapshot(5000, age)
+                ahead.add(snapshot["lastUpdateId"] - events[-1 - (age or 0)]["u"])
+                books.append((LocalBook(snapshot), len(events) - 1 - (age or 0)))
+    assert max(ids.pop(None)) > 0
+    assert set.union(*ids.values()) == {0}
     made.step(200_000)
-    truth = LocalBook(market.snapshot(5000, SnapshotAge.LAST_EVENT))
+    truth = LocalBook(market.snapshot(5000, 0))
     events = [data for _, data in listener.frames]
     for book, position in books:
         for event in events[position:]:
             book.apply(event)
         assert (book.update_id, book.sides) == (truth.update_id, truth.sides)
+
+
+async def test_snapshot_may_be_older_than_several_events(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, deep_levels=0, weight_per_minute=10**6)
+    events = [0]
+    served = 1
+    # A client that has the last three events can't join such a snapshot: it requests another.
+    while len(events) < 4 or served >= events[-4]:
+        last = (await sim.truth("BTCUSDT"))["lastDepthId"]
+        events += [last] if last > events[-1] else []
+        served = (await sim.json("depth", symbol="BTCUSDT", limit=5))["lastUpdateId"]
 
 
 async def test_snapshots_of_all_ages_are_served_unless_aligned(local):
@@ -248,6 +276,47 @@ async def test_id_below_the_floor_returns_later_ids_with_200(local):
         assert rows[0][name] == number
     rows = await sim.json("historicalTrades", symbol="BTCUSDT", fromId=50, limit=1)
     assert rows[0]["id"] == 50
+
+
+async def test_trades_beyond_the_history_are_gone_at_once(local):
+    sim = await local(symbols="BTCUSDT", rate=2_000, speed=20, history=1_000, database_lag=0)
+    while (last := (await sim.truth("BTCUSDT"))["lastTradeId"]) < 1_500:
+        pass
+    trades = await sim.json("historicalTrades", symbol="BTCUSDT", fromId=1, limit=5)
+    assert trades[0]["id"] > last - 1_000
+    for query in ({"fromId": 1}, {"startTime": 0}):
+        rows = await sim.json("aggTrades", symbol="BTCUSDT", limit=5, **query)
+        assert len(rows) == 5
+        assert rows[0]["f"] > last - 1_000
+        assert all(one["l"] + 1 == next_["f"] for one, next_ in itertools.pairwise(rows))
+
+
+async def test_history_faults_choose_requests_by_host(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 60:
+        await sim.status()
+    await sim.fault(kind="history_floor", host="api1.*", floor_id=40)
+    first = {}
+    for host in ("api-gcp", "api1"):
+        url = f"{sim.base}/{host}.binance.com/api/v3/historicalTrades"
+        status = 0
+        while status != 200:  # api1 fails at times
+            async with sim.session.get(url, params={"symbol": "BTCUSDT", "fromId": 1}) as response:
+                status, body = response.status, await response.text()
+        first[host] = json.loads(body)[0]["id"]
+    assert first == {"api-gcp": 1, "api1": 40}
+
+
+async def test_klines_lag_like_the_trades_of_the_database(local):
+    sim = await local(symbols="BTCUSDT", rate=1_000, database_lag=0)
+    while (await sim.truth("BTCUSDT"))["trades"] < 60:
+        await sim.status()
+    for interval in ("1s", "1m", "1h"):
+        query = {"symbol": "BTCUSDT", "interval": interval}
+        await sim.fault(kind="history_lag", symbol="BTCUSDT", delay_ms=60_000, count=1)
+        lagging = await sim.json("klines", **query)
+        assert {row[8] for row in lagging} == {0}
+        assert sum(row[8] for row in await sim.json("klines", **query)) >= 60
 
 
 async def test_void_aggregate_row_has_no_trades(local):

@@ -31,8 +31,14 @@ INTERVALS: dict[str, int] = {
 }
 
 
-def window(interval: str, at: int) -> tuple[int, int]:
-    """Start and end (exclusive) in µs of the interval's window that holds the time `at` (µs)."""
+def window(interval: str, at: int, zone: int = 0) -> tuple[int, int]:
+    """Start and end (exclusive) in µs of the interval's window that holds the time `at` (µs).
+
+    `zone` is how far the clock that windows follow is ahead of UTC, in µs.
+    """
+    if zone:
+        start, end = window(interval, at + zone)
+        return start - zone, end - zone
     length = INTERVALS[interval]
     if interval == "1M":
         month = datetime.fromtimestamp(at // SECOND, UTC).replace(

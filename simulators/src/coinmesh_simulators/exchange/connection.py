@@ -29,8 +29,12 @@ class Connection:
         *,
         combined: bool,
         micro: bool,
+        abrupt: bool,
     ) -> None:
-        """`latency`: seconds that frames may wait, so that connections differ in what they got."""
+        """`latency`: seconds that frames may wait, so that connections differ in what they got.
+
+        `abrupt`: after its lifetime it is cut, without a closing handshake.
+        """
         self.combined = combined
         self.micro = micro
         self.latency = latency  # seconds
@@ -40,6 +44,7 @@ class Connection:
         )
         opened = time.monotonic()
         self._expires = opened + lifetime
+        self._abrupt = abrupt
         self.stalled = False
         self._settings = settings
         assert request.transport is not None
@@ -112,7 +117,9 @@ class Connection:
 
     async def check(self, now: float) -> None:
         """Ping when it is time; cut what doesn't answer or has lived its time."""
-        if now >= self._expires:
+        if now >= self._expires and self._abrupt:
+            self.abort()
+        elif now >= self._expires:
             await self.close(WSCloseCode.GOING_AWAY, "connection lifetime")
         elif self._awaited and now - min(self._awaited.values()) > self._settings.pong_timeout:
             await self.close(WSCloseCode.POLICY_VIOLATION, "Pong timeout")

@@ -53,7 +53,6 @@ class Instrument:
     def info(self, status: str = "TRADING") -> dict[str, object]:
         """The symbol's entry in `GET /api/v3/exchangeInfo`."""
         base, quote = self.assets()
-        tick, lot = to_text(self.tick), to_text(self.lot)
         return {
             "symbol": self.symbol,
             "status": status,
@@ -74,33 +73,42 @@ class Instrument:
             "amendAllowed": True,
             "isSpotTradingAllowed": True,
             "isMarginTradingAllowed": False,
-            "filters": [
-                {
-                    "filterType": "PRICE_FILTER",
-                    "minPrice": tick,
-                    "maxPrice": to_text(10_000_000 * ONE),
-                    "tickSize": tick,
-                },
-                {
-                    "filterType": "LOT_SIZE",
-                    "minQty": lot,
-                    "maxQty": to_text(90_000_000 * ONE),
-                    "stepSize": lot,
-                },
-                {
-                    "filterType": "NOTIONAL",
-                    "minNotional": "5.00000000",
-                    "applyMinToMarket": True,
-                    "maxNotional": "9000000.00000000",
-                    "applyMaxToMarket": False,
-                    "avgPriceMins": 5,
-                },
-            ],
+            "filters": self._filters(),
             "permissions": [],
             "permissionSets": [["SPOT"]],
             "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
             "allowedSelfTradePreventionModes": ["EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH"],
         }
+
+    def _filters(self) -> list[dict[str, object]]:
+        """Its filters, in an order that differs from symbol to symbol: none is documented."""
+        tick, lot = to_text(self.tick), to_text(self.lot)
+        most = to_text(90_000_000 * ONE)
+        filters: list[dict[str, object]] = [
+            {
+                "filterType": "PRICE_FILTER",
+                "minPrice": tick,
+                "maxPrice": to_text(10_000_000 * ONE),
+                "tickSize": tick,
+            },
+            {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": most, "stepSize": lot},
+            {
+                "filterType": "MARKET_LOT_SIZE",
+                "minQty": to_text(0),
+                "maxQty": most,
+                "stepSize": to_text(0),
+            },
+            {
+                "filterType": "NOTIONAL",
+                "minNotional": "5.00000000",
+                "applyMinToMarket": True,
+                "maxNotional": "9000000.00000000",
+                "applyMaxToMarket": False,
+                "avgPriceMins": 5,
+            },
+        ]
+        first = sum(self.symbol.encode()) % len(filters)
+        return filters[first:] + filters[:first]
 
 
 def listed(request: str) -> list[Instrument]:

@@ -6,7 +6,7 @@ from coinmesh_simulators.exchange.amounts import quote_text, to_text
 from coinmesh_simulators.exchange.bars import DAY, INTERVALS, MINUTE, SECOND, Bar, window
 from coinmesh_simulators.exchange.hub import Hub
 from coinmesh_simulators.exchange.instruments import Instrument
-from coinmesh_simulators.exchange.store import Store, TradeRow
+from coinmesh_simulators.exchange.store import MOST, Store, TradeRow
 
 
 class Klines:
@@ -130,13 +130,16 @@ class Klines:
                 # A copy: the bar goes on changing while the frame may still be held.
                 self._publish(interval, bar.extended(Bar(bar.end, bar.end)), False, now)
 
-    def latest(self, interval: str) -> int:
+    def latest(self, interval: str, zone: int = 0) -> int:
         """Start (µs) of the newest window; before the first trade 0."""
         newest = self._second if interval == "1s" else self._minute
-        return window(interval, newest.start)[0] if newest else 0
+        return window(interval, newest.start, zone)[0] if newest else 0
 
-    def rows(self, interval: str, start: int, end: int, limit: int) -> list[Bar]:
-        """Up to `limit` bars with start <= bar start < end, oldest first.
+    def rows(
+        self, interval: str, start: int, end: int, limit: int, *, last: int = MOST, zone: int = 0
+    ) -> list[Bar]:
+        """Up to `limit` bars with start <= bar start < end, oldest first, of the trades up to the
+        id `last`. `zone` is how far the clock that windows follow is ahead of UTC, in µs.
 
         Windows without trades between the first trade and now are flat bars, as the venue's are.
         """
@@ -144,17 +147,17 @@ class Klines:
         oldest = self._store.first_time(self._key, seconds=interval == "1s")
         if newest is None:
             return []
-        at, following = window(interval, max(start, min(oldest, newest.start)))
+        at, following = window(interval, max(start, min(oldest, newest.start)), zone)
         if at < start:
             at = following
         windows: list[tuple[int, int]] = []
         while at < end and at <= newest.start and len(windows) < limit:
-            windows.append(window(interval, at))
+            windows.append(window(interval, at, zone))
             at = windows[-1][1]
         if not windows:
             return []
-        first, last = windows[0][0], windows[-1][1]
-        parts = self._parts(interval, first, last)
+        first = windows[0][0]
+        parts = self._parts(interval, first, windows[-1][1], last)
         price = self._price_before(interval, first)
         bars: list[Bar] = []
         for opened, closed in windows:
@@ -165,19 +168,32 @@ class Klines:
             bars.append(bar)
         return bars
 
-    def _parts(self, interval: str, start: int, end: int) -> list[Bar]:
+    def _parts(self, interval: str, start: int, end: int, last: int) -> list[Bar]:
         """Bars of the interval's parts, newest first: seconds of trades, or minutes."""
         if interval != "1s":
             minutes = self._store.minutes(self._key, start, end)
             if self._minute is not None and start <= self._minute.start < end:
                 minutes.append(self._minute)
-            return minutes[::-1]
+            return [
+                minute if minute.last_trade <= last else self._known(minute, last)
+                for minute in reversed(minutes)
+            ]
         seconds: list[Bar] = []
         for row in self._store.trades_between(self._key, start, end):
+            if row.id > last:
+                break
             if not seconds or seconds[-1].end <= row.time:
                 seconds.append(Bar(*window("1s", row.time)))
             seconds[-1].add(row.id, row.price, row.quantity, row.buyer_is_maker)
         return seconds[::-1]
+
+    def _known(self, minute: Bar, last: int) -> Bar:
+        """A minute's bar of the trades up to an id."""
+        bar = Bar(minute.start, minute.end)
+        for row in self._store.trades_between(self._key, minute.start, minute.end):
+            if row.id <= last:
+                bar.add(row.id, row.price, row.quantity, row.buyer_is_maker)
+        return bar
 
     def _price_before(self, interval: str, start: int) -> int:
         if interval == "1s":

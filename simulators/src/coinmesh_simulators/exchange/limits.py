@@ -58,10 +58,11 @@ class Limits:
 
     def charge(self, address: str, weight: int) -> Verdict:
         """Count a request and its weight."""
+        banned = self.banned(address)
+        if banned is not None:
+            return banned
         now = self._now()
         client = self._clients.setdefault(address, _Client())
-        if now < client.banned_until:
-            return self._ban_verdict(client, now)
         minute, window = int(now // 60), int(now // _FIVE_MINUTES)
         if minute != client.minute:
             client.minute, client.used, client.strikes = minute, 0, 0
@@ -95,10 +96,12 @@ class Limits:
         client.strikes = 0
         client.banned_until = self._now() + seconds
 
-    def is_banned(self, address: str) -> bool:
-        """Whether an address is banned at present."""
-        client = self._clients.get(address)
-        return client is not None and self._now() < client.banned_until
+    def banned(self, address: str) -> Verdict | None:
+        """The refusal of an address that is banned at present."""
+        client, now = self._clients.get(address), self._now()
+        if client is None or now >= client.banned_until:
+            return None
+        return self._ban_verdict(client, now)
 
     def _ban_verdict(self, client: _Client, now: float) -> Verdict:
         message = (

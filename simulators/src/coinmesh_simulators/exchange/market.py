@@ -18,6 +18,7 @@ from coinmesh_simulators.exchange.freshness import DatabaseView
 from coinmesh_simulators.exchange.hub import Hub, Payload
 from coinmesh_simulators.exchange.instruments import Instrument
 from coinmesh_simulators.exchange.klines import Klines
+from coinmesh_simulators.exchange.past_books import PastBooks
 from coinmesh_simulators.exchange.store import Store, TradeRow
 
 PARTIAL_DEPTHS = (5, 10, 20)
@@ -31,14 +32,6 @@ class SymbolStatus(StrEnum):
     HALT = "HALT"
     BREAK = "BREAK"
     CANCEL_ONLY = "CANCEL_ONLY"
-
-
-class SnapshotAge(StrEnum):
-    """Which moment a depth snapshot shows: now, the last depth event, or the one before it."""
-
-    NOW = "now"
-    LAST_EVENT = "last_event"
-    EVENT_BEFORE = "event_before"
 
 
 class SymbolMarket:
@@ -63,10 +56,7 @@ class SymbolMarket:
         self._prefix = instrument.stream + "@"
         self._slow_id = self.depth_id
         self._fast: dict[tuple[Side, int], int] = {}
-        self._before: dict[tuple[Side, int], int] = {}  # what the levels in _fast were
-        # The same of the last depth event, and the id of the one before it.
-        self._before_last: dict[tuple[Side, int], int] = {}
-        self._id_before_last = self.depth_id
+        self._past = PastBooks()
         self._slow: dict[tuple[Side, int], int] = {}
         self._top = Top(0, 0, 0, 0)
         self._quote_id = 0
@@ -78,7 +68,7 @@ class SymbolMarket:
             self.book.reset(state["update"], store.levels(key))
             for side, price, size, before in state["fast"]:
                 self._fast[(Side(side), price)] = size
-                self._before[(Side(side), price)] = before
+                self._past.on_change((Side(side), price), before)
             self._top = self.book.top()
 
     # -- trades ---------------------------------------------------------------------------------
@@ -124,16 +114,16 @@ class SymbolMarket:
 
     def _set(self, change: Change) -> None:
         place = (change.side, change.price)
-        self._before.setdefault(place, self.book.quantity(*place))
+        self._past.on_change(place, self.book.quantity(*place))
         self._fast[place] = self._slow[place] = change.quantity
         self.book.set(change)
 
     def opened(self) -> None:
         """The book as it is now is the beginning: no depth event tells of what made it."""
         self.opening_levels = max(len(self.book.levels(side)) for side in Side)
-        for changes in (self._fast, self._slow, self._before, self._before_last):
+        for changes in (self._fast, self._slow, self._past):
             changes.clear()
-        self.depth_id = self._slow_id = self._id_before_last = self.book.update_id
+        self.depth_id = self._slow_id = self.book.update_id
 
     def _quote(self) -> None:
         top = self.book.top()
@@ -194,17 +184,17 @@ class SymbolMarket:
                 self._store.set_level(self.key, Change(side, price, quantity))
         self.dirty = self.touched = True
 
-    def snapshot(self, limit: int, age: SnapshotAge = SnapshotAge.NOW) -> dict[str, object]:
-        """The answer of `GET /api/v3/depth`.
+    def snapshot(self, limit: int, events_ago: int | None = None) -> dict[str, object]:
+        """The answer of `GET /api/v3/depth`: the book as it is now, which may be between two depth
+        events, or as it was after the last one (`events_ago` 0) or one before it.
 
-        The book as it is now may be between two depth events; while a capture plays it may be
-        ahead of the stream, by the snapshot it begins with.
+        While a capture plays the book may be ahead of the stream, by the snapshot it begins with.
         """
         update_id, before = self.book.update_id, {}
-        if age is not SnapshotAge.NOW and self._fast:
-            update_id, before = self.depth_id, self._before
-        if age is SnapshotAge.EVENT_BEFORE and self._before_last:
-            update_id, before = self._id_before_last, before | self._before_last
+        if events_ago is not None:
+            # Without changes since the last event the book is the one after it.
+            depth_id = self.depth_id if self._fast else update_id
+            update_id, before = self._past.at(events_ago, depth_id)
         now = [Change(side, price, self.book.quantity(side, price)) for side, price in before]
         for (side, price), size in before.items():
             self.book.set(Change(side, price, size))
@@ -230,8 +220,7 @@ class SymbolMarket:
         self.aggregates.flush(now)
         if self._fast and "depth@100ms" not in self.recorded:
             changes, self._fast = self._fast, {}
-            self._before_last, self._before = self._before, {}
-            self._id_before_last = self.depth_id
+            self._past.on_event(self.depth_id)
             self._depth("depth@100ms", self.depth_id + 1, self.book.update_id, changes, now)
             self.depth_id = self.book.update_id
         self._partial("@100ms")
@@ -273,7 +262,10 @@ class SymbolMarket:
                 "price": self.last_price,
                 "update": self.book.update_id,
                 "depth": self.depth_id,
-                "fast": [(*place, size, self._before[place]) for place, size in self._fast.items()],
+                "fast": [
+                    (*place, size, self._past.quantity_before(place))
+                    for place, size in self._fast.items()
+                ],
                 "status": self.status,
                 "levels": self.opening_levels,
                 "tick": self.instrument.tick,

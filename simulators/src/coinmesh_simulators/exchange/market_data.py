@@ -5,20 +5,22 @@ Rules: https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md
 
 import json
 import random
+import re
 
 from coinmesh_simulators.exchange.amounts import quote_amount, quote_text, to_text
-from coinmesh_simulators.exchange.bars import INTERVALS, window
+from coinmesh_simulators.exchange.bars import HOUR, INTERVALS, MINUTE, window
 from coinmesh_simulators.exchange.exchange import Exchange
 from coinmesh_simulators.exchange.faults import Fault, Kind
 from coinmesh_simulators.exchange.limits import Limits
-from coinmesh_simulators.exchange.market import SnapshotAge, SymbolMarket
+from coinmesh_simulators.exchange.market import SymbolMarket
 from coinmesh_simulators.exchange.parameters import ApiError, Query
+from coinmesh_simulators.exchange.past_books import MOST_EVENTS
 from coinmesh_simulators.exchange.settings import SimulatorSettings
 from coinmesh_simulators.exchange.store import TradeRow
 
-#: How often a snapshot shows which moment; most are between two depth events, some are too old.
-_AGES = {SnapshotAge.NOW: 70, SnapshotAge.LAST_EVENT: 20, SnapshotAge.EVENT_BEFORE: 10}
-_UTC = (None, "0", "0:00", "00:00", "+00:00")
+#: How often a snapshot is how many depth events old; None is the book of now, between two events.
+_AGES: dict[int | None, int] = {None: 70, 0: 20, 1: 7, 3: 2, MOST_EVENTS: 1}
+_ZONE = re.compile(r"([+-]?)(\d{1,2})(?::([0-5]\d))?", re.ASCII)
 
 
 class MarketData:
@@ -75,15 +77,15 @@ class MarketData:
         market = query.market()
         limit = query.limit(100, 5000)
         name = market.instrument.symbol
-        if name in self._stale and self._struck(Kind.STALE_SNAPSHOT, "depth", name):
+        if name in self._stale and self._fault(Kind.STALE_SNAPSHOT, query, market):
             return {
                 key: value[:limit] if isinstance(value, list) else value
                 for key, value in self._stale[name].items()
             }
-        age = SnapshotAge.LAST_EVENT
+        events_ago: int | None = 0
         if not self._settings.aligned_snapshots:
-            age = self._random.choices(list(_AGES), weights=list(_AGES.values()))[0]
-        return market.snapshot(limit, age)
+            events_ago = self._random.choices(list(_AGES), weights=list(_AGES.values()))[0]
+        return market.snapshot(limit, events_ago)
 
     def trades(self, query: Query) -> object:
         """`trades`: the newest, from memory."""
@@ -96,12 +98,12 @@ class MarketData:
         market = query.market()
         limit = query.limit(500, 1000)
         first = query.integer("fromId")
-        last = self._newest(market, "historicalTrades")
+        last = self._newest(query, market)
         store = self._exchange.store
         if first is None:
             rows = store.last_trades(market.key, limit, last)
         else:
-            first = max(first, self._floor(market, "historicalTrades"))
+            first = max(first, self._oldest(market), self._floor(query, market))
             rows = store.trades_from(market.key, first, limit)
         return [_trade(row, query.per_unit) for row in rows if row.id <= last]
 
@@ -114,7 +116,7 @@ class MarketData:
         if first is not None and (start is not None or end is not None):
             raise ApiError(-1128, "Combination of optional parameters invalid.")
         store = self._exchange.store
-        last = self._newest(market, "aggTrades")
+        last = self._newest(query, market)
         if start is not None:
             first = store.first_aggregate(market.key, start)
         elif end is not None:
@@ -123,7 +125,8 @@ class MarketData:
         elif first is None:
             first = max(0, market.aggregates.last_id - limit + 1)
         else:
-            first = max(first, self._floor(market, "aggTrades"))
+            first = max(first, self._floor(query, market))
+        first = max(first, self._oldest_aggregate(market))
         groups: dict[int, list[TradeRow]] = {}
         for row in store.aggregates(market.key, first, limit):
             groups.setdefault(row.aggregate, []).append(row)
@@ -132,48 +135,67 @@ class MarketData:
             for rows in groups.values()
             if rows[-1].id <= last and (end is None or rows[0].time <= end)
         ]
-        name = market.instrument.symbol
-        if answer and self._struck(Kind.VOID_AGGREGATE, "aggTrades", name):
+        if answer and self._fault(Kind.VOID_AGGREGATE, query, market):
             answer[len(answer) // 2] |= {"p": "0", "q": "0", "f": -1, "l": -1}
         return answer
 
     def klines(self, query: Query) -> object:
-        """`klines` and `uiKlines`."""
+        """`klines` and `uiKlines`: from the database; `timeZone` moves the bars."""
         market = query.market()
         interval = query.mandatory("interval")
         if interval not in INTERVALS:
             raise ApiError(-1120, "Invalid interval.")
-        if query.text("timeZone") not in _UTC:
-            raise ApiError(-1130, "Data sent for parameter 'timeZone' is not valid.")
+        zone = _zone(query.text("timeZone") or "0")
         limit = query.limit(500, 1000)
         start, end = query.times()
-        latest = market.klines.latest(interval)
+        latest = market.klines.latest(interval, zone)
         end = latest if end is None else end
         if start is None:
             start = min(end, latest)
             for _ in range(limit - 1):
-                start = window(interval, start)[0] - 1
-            start = max(0, window(interval, start)[0])
-        rows = market.klines.rows(interval, start, end + 1, limit)
+                start = window(interval, start, zone)[0] - 1
+            start = max(0, window(interval, start, zone)[0])
+        last = self._newest(query, market)
+        rows = market.klines.rows(interval, start, end + 1, limit, last=last, zone=zone)
         return [bar.row(query.per_unit) for bar in rows]
 
-    def _newest(self, market: SymbolMarket, route: str) -> int:
+    def _newest(self, query: Query, market: SymbolMarket) -> int:
         """The newest trade that the database shows."""
         lag = self._settings.database_lag
-        fault = self._fault(Kind.HISTORY_LAG, route, market.instrument.symbol)
+        fault = self._fault(Kind.HISTORY_LAG, query, market)
         if fault is not None:
             lag = max(lag, fault.request.delay_ms / 1000)
         return market.database.last_id(lag) if lag else market.last_trade
 
-    def _floor(self, market: SymbolMarket, route: str) -> int:
-        fault = self._fault(Kind.HISTORY_FLOOR, route, market.instrument.symbol)
+    def _oldest(self, market: SymbolMarket) -> int:
+        """The oldest trade that is kept, whether older ones have been pruned yet or not."""
+        return market.last_trade - self._settings.history + 1
+
+    def _oldest_aggregate(self, market: SymbolMarket) -> int:
+        """The oldest aggregate whose trades are all kept."""
+        oldest = self._oldest(market)
+        kept = self._exchange.store.trades_from(market.key, oldest, 1)
+        return kept[0].aggregate + (kept[0].id == oldest) if kept else 0
+
+    def _floor(self, query: Query, market: SymbolMarket) -> int:
+        fault = self._fault(Kind.HISTORY_FLOOR, query, market)
         return fault.request.floor_id if fault is not None else 0
 
-    def _fault(self, kind: Kind, route: str, symbol: str) -> Fault | None:
-        return self._exchange.faults.request_fault((kind,), f"/api/v3/{route}", symbol)
+    def _fault(self, kind: Kind, query: Query, market: SymbolMarket) -> Fault | None:
+        return self._exchange.faults.request_fault(
+            (kind,), query.path, market.instrument.symbol, query.host
+        )
 
-    def _struck(self, kind: Kind, route: str, symbol: str) -> bool:
-        return self._fault(kind, route, symbol) is not None
+
+def _zone(text: str) -> int:
+    """`-1:00`, `05:45`, `8`: microseconds ahead of UTC, from -12:00 to +14:00."""
+    parts = _ZONE.fullmatch(text)
+    if parts is not None:
+        sign, hours, minutes = parts.groups()
+        zone = (int(hours) * HOUR + int(minutes or 0) * MINUTE) * (-1 if sign == "-" else 1)
+        if -12 * HOUR <= zone <= 14 * HOUR:
+            return zone
+    raise ApiError(-1130, "Data sent for parameter 'timeZone' is not valid.")
 
 
 def _names(text: str) -> list[str]:

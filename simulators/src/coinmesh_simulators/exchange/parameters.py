@@ -28,7 +28,17 @@ class Query:
     mandatory ones, and last those that nobody reads (`check_read`).
     """
 
-    def __init__(self, exchange: Exchange, request: web.Request, names: frozenset[str]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        request: web.Request,
+        names: frozenset[str],
+        path: str = "",
+        host: str = "",
+    ) -> None:
+        """`path` and `host` are those that faults select requests by."""
+        self.path = path
+        self.host = host
         self._exchange = exchange
         self._names = names
         self._values = request.query

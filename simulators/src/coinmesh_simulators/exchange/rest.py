@@ -14,9 +14,10 @@ from aiohttp import web
 from coinmesh_simulators.exchange import profiles
 from coinmesh_simulators.exchange.exchange import Exchange
 from coinmesh_simulators.exchange.faults import ANSWER_KINDS, REFUSING_KINDS, Fault, Kind
-from coinmesh_simulators.exchange.limits import Limits
+from coinmesh_simulators.exchange.limits import Limits, Verdict
 from coinmesh_simulators.exchange.market_data import MarketData
 from coinmesh_simulators.exchange.parameters import ApiError, Query
+from coinmesh_simulators.exchange.profiles import HostProfile
 from coinmesh_simulators.exchange.refusals import error, refusal, respond
 from coinmesh_simulators.exchange.settings import SimulatorSettings
 
@@ -82,33 +83,44 @@ class RestApi:
         for path in profiles.paths(route.path):
             app.router.add_get(path, handle)
 
-    async def _unknown(self, _: web.Request) -> web.Response:
-        return refusal(404)
+    async def _unknown(self, request: web.Request) -> web.Response:
+        verdict = self._limits.charge(request.remote or "", 0)
+        return refusal(404) if verdict.status == 200 else limited(verdict, {})
 
     async def _handle(self, request: web.Request, route: Route) -> web.StreamResponse:
         profile = profiles.profile_of(request, permissive=self._settings.permissive)
-        symbol = request.query.get("symbol", "")
-        fault = self._exchange.faults.request_fault(ANSWER_KINDS, route.path, symbol, profile.host)
-        if route.name not in profile.routes:
+        served = route.name in profile.routes
+        weight = _depth_weight(request) if route.weight is None else route.weight
+        # Before all else: who is banned gets nothing but 418, whatever the host and path.
+        verdict = self._limits.charge(request.remote or "", weight if served else 0)
+        used = str(verdict.used)
+        headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
+        if verdict.status != 200:
+            return limited(verdict, headers)
+        if not served:
             return refusal(404)
         if not self._settings.permissive and _ATTACK.search(request.query_string.lower()):
             return refusal(403)
         if self._random.random() < profile.failing:
-            return refusal(self._random.choice(_WEAK_HOST_ERRORS))
-        weight = _depth_weight(request) if route.weight is None else route.weight
-        verdict = self._limits.charge(request.remote or "", weight)
-        used = str(verdict.used)
-        headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
-        if verdict.status != 200:
-            headers["Retry-After"] = str(verdict.retry_after)
-            return error(-1003, verdict.message, verdict.status, headers)
+            return await self._fail(headers)
+        symbol = request.query.get("symbol", "")
+        fault = self._exchange.faults.request_fault(ANSWER_KINDS, route.path, symbol, profile.host)
         if fault is not None:
-            return await self._faulty(request, route, fault, headers)
-        return self._answer(request, route, headers)
+            return await self._faulty(request, route, profile, fault, headers)
+        return self._answer(request, route, profile, headers)
 
-    def _answer(self, request: web.Request, route: Route, headers: dict[str, str]) -> web.Response:
+    async def _fail(self, headers: dict[str, str]) -> web.Response:
+        """A 5xx of a less stable host; 504 is its time-out of the servers behind it."""
+        status = self._random.choice(_WEAK_HOST_ERRORS)
+        if status == 504:
+            await asyncio.sleep(self._settings.backend_timeout)
+        return refusal(status, headers=headers)
+
+    def _answer(
+        self, request: web.Request, route: Route, profile: HostProfile, headers: dict[str, str]
+    ) -> web.Response:
         try:
-            query = Query(self._exchange, request, route.parameters)
+            query = Query(self._exchange, request, route.parameters, route.path, profile.host)
             body = route.answer(query)
             query.check_read()
         except ApiError as problem:
@@ -116,7 +128,12 @@ class RestApi:
         return respond(body, 200, headers)
 
     async def _faulty(
-        self, request: web.Request, route: Route, fault: Fault, headers: dict[str, str]
+        self,
+        request: web.Request,
+        route: Route,
+        profile: HostProfile,
+        fault: Fault,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         wanted = fault.request
         if wanted.kind in (Kind.TIMEOUT, Kind.SLOW):
@@ -125,13 +142,19 @@ class RestApi:
             return refuse(request, fault, headers)
         if wanted.kind is Kind.EMPTY_LIST:
             return respond([], 200, headers)
-        answer = self._answer(request, route, headers)
+        answer = self._answer(request, route, profile, headers)
         if wanted.kind is Kind.HALF_BODY:
             whole = answer.text or ""
             answer.text = whole[: len(whole) // 2]
         elif wanted.kind is Kind.TRUNCATE:
             return await _truncated(request, answer)
         return answer
+
+
+def limited(verdict: Verdict, headers: dict[str, str]) -> web.Response:
+    """The refusal of a request above a limit, or of a banned address."""
+    headers["Retry-After"] = str(verdict.retry_after)
+    return error(-1003, verdict.message, verdict.status, headers)
 
 
 def refuse(request: web.Request, fault: Fault, headers: dict[str, str]) -> web.Response:

@@ -55,6 +55,7 @@ class SimulatorSettings(BaseSettings):
 
     #: The venue's refusals and delays off, those below that are not set included.
     permissive: bool = False
+    backend_timeout: float = Field(default=10.0, gt=0, le=600)
     database_lag: float = Field(default=1.0, ge=0, le=LONGEST_LAG)
     skew_ms: float = Field(default=20.0, ge=0, le=10_000)
     aligned_snapshots: bool = False

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS minutes (
     symbol INTEGER, start INTEGER, bar TEXT NOT NULL,
     PRIMARY KEY (symbol, start)) WITHOUT ROWID;
 """
-_MOST = (1 << 63) - 1
+MOST = (1 << 63) - 1
 _TRADE_COLUMNS = "id, price, quantity, time, buyer_is_maker, aggregate"
 
 
@@ -185,7 +185,7 @@ class Store:
         """Up to `limit` trades from an id on, oldest first."""
         return self._select("id>=? ORDER BY id LIMIT ?", (key, trade_id, limit))
 
-    def last_trades(self, key: int, limit: int, last: int = _MOST) -> list[TradeRow]:
+    def last_trades(self, key: int, limit: int, last: int = MOST) -> list[TradeRow]:
         """The newest `limit` trades up to an id, oldest first."""
         return self._select("id<=? ORDER BY id DESC LIMIT ?", (key, last, limit))[::-1]
 

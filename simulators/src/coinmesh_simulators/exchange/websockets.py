@@ -17,7 +17,7 @@ from coinmesh_simulators.exchange.faults import REFUSING_KINDS, Fault, Kind
 from coinmesh_simulators.exchange.hub import envelope, text_frame
 from coinmesh_simulators.exchange.limits import Limits
 from coinmesh_simulators.exchange.refusals import refusal
-from coinmesh_simulators.exchange.rest import refuse
+from coinmesh_simulators.exchange.rest import limited, refuse
 from coinmesh_simulators.exchange.settings import SimulatorSettings
 from meshkit.tls import CertificateFiles
 
@@ -71,6 +71,7 @@ class WebSocketServer:
             latency,
             combined=path == "/stream",
             micro=unit.upper() == "MICROSECOND",
+            abrupt=not self._settings.permissive and self._opened % 2 == 0,
         )
         await connection.socket.prepare(request)
         self.connections[connection] = latency
@@ -87,10 +88,11 @@ class WebSocketServer:
         """An answer instead of the handshake: wrong host, a limit, or a fault."""
         address = request.remote or ""
         profile = profiles.profile_of(request, permissive=self._settings.permissive)
+        banned = self._limits.banned(address)
+        if banned is not None:
+            return limited(banned, {})
         if not profile.streams:
             return refusal(404)
-        if self._limits.is_banned(address):
-            return refusal(418)
         if not self._limits.connect(address):
             return web.Response(status=429, text="too many connection attempts")
         fault = self._exchange.faults.request_fault(REFUSING_KINDS, path, host=profile.host)
