@@ -73,6 +73,18 @@ async def world(
 
 
 @pytest.fixture
+async def pair(
+    mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[World, World]]:
+    """Two symbols of one exchange, which one collector has on one connection."""
+    first = symbol(request, tmp_path)
+    second = f"SECOND{first}"
+    exchange = {"symbols": f"{first},{second}", "rate": 60}
+    async with running(mesh, tmp_path, exchange, kafka | {"COINMESH_BINANCE_MTLS": "0"}) as one:
+        yield one, one.beside(second)
+
+
+@pytest.fixture
 async def short_lived(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
@@ -122,13 +134,15 @@ async def running(
     environment: dict[str, str],
     context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[World]:
-    """A world of an exchange with those settings and a collector with that environment."""
-    exchange, symbol = Simulator(tmp_path / "exchange", settings, context), settings["symbols"]
+    """An exchange with those settings and a collector with that environment, seen from the first
+    of the symbols.
+    """
+    exchange, symbols = Simulator(tmp_path / "exchange", settings, context), settings["symbols"]
     await exchange.start()
     environment = environment | {
         "COINMESH_BINANCE_WS_URL": exchange.ws,
         "COINMESH_BINANCE_REST_URL": exchange.base,
-        "COINMESH_BINANCE_SYMBOLS": symbol,
+        "COINMESH_BINANCE_SYMBOLS": symbols,
         "COINMESH_BINANCE_STALL_SECONDS": "3",
         "COINMESH_BINANCE_WAITING_RECORDS": "300",
         "COINMESH_GRPC_LISTEN": "127.0.0.1:0",
@@ -139,7 +153,8 @@ async def running(
     log = Log(client_config(mesh.read(KafkaSettings), "tests"))
     try:
         await service.start()
-        yield World(symbol, exchange, service, log, mesh.grpc_credentials("envoy"))
+        first = symbols.partition(",")[0]
+        yield World(first, exchange, service, log, mesh.grpc_credentials("envoy"))
     finally:
         await service.end(signal.SIGKILL)
         await exchange.end(signal.SIGKILL)

@@ -54,7 +54,7 @@ async def test_killed_and_started_again_it_loses_and_repeats_no_trade(
             assert replayed - published == set()
 
 
-async def test_faults_are_told_and_repaired(world: World) -> None:
+async def test_faults_are_reported_and_repaired(world: World) -> None:
     await world.published()
     fault, stream = world.exchange.fault, world.stream
     await fault(kind="drop", stream=f"{stream}@trade", count=3)
@@ -62,13 +62,19 @@ async def test_faults_are_told_and_repaired(world: World) -> None:
     assert gap.repaired_count == 3
     await fault(kind="drop", stream=f"{stream}@depth*", count=1)
     await world.gap("book", state=3, cause=1)
+    snapshots = world.snapshots()
     await fault(kind="rate_limit", path="/api/v3/historicalTrades", count=1, retry_after_s=1)
     await fault(kind="stale_snapshot", symbol=world.symbol, count=1)
     await fault(kind="malformed", stream=f"{stream}@trade", count=1)
     await fault(kind="malformed", stream=f"{stream}@depth*", count=1)
     await world.gap("trade", state=2, cause=5)
     await world.gap("book", state=3, cause=5)
-    await fault(kind="duplicate", count=20)
+    assert "answers 429" in world.service.text()
+    # One that is older than the stream doesn't repair the book: it takes another.
+    await eventually(lambda: world.snapshots() >= snapshots + 2, "two snapshots more")
+    await fault(kind="duplicate", stream=f"{stream}@trade", count=5)
+    await fault(kind="duplicate", stream=f"{stream}@depth*", count=5)
+    await world.faults_applied()
     await fault(kind="disconnect")
     # It may be back before anything was missed, so there need not be a gap.
     await eventually(lambda: "/2 carries" in world.service.text(), "it connects again")
@@ -80,6 +86,47 @@ async def test_faults_are_told_and_repaired(world: World) -> None:
     world.assert_complete()
     dead = [parse(DEAD, message.value()) for message in world.log.read(DEAD)]
     assert {letter.reason for letter in dead if letter.symbol == world.symbol} == {"NOT_JSON"}
+
+
+async def test_two_symbols_fail_and_recover_independently(pair: tuple[World, World]) -> None:
+    first, second = pair
+    for world in pair:
+        await world.published()
+    fault = first.exchange.fault
+    await fault(kind="drop", symbol=first.symbol, stream="*@trade", count=3)
+    assert (await first.gap("trade", state=2, cause=1)).repaired_count == 3
+    await fault(kind="drop", symbol=first.symbol, stream="*@depth*", count=1)
+    await first.gap("book", state=3, cause=1)
+    await first.faults_applied()
+    await second.published(beyond=5)
+    assert second.log.events(GAPS, second.symbol) == []
+
+    await first.service.end(signal.SIGKILL)
+    for world in pair:
+        before = max(world.log.trade_ids(world.symbol))
+
+        async def has_moved(world: World = world, last: int = before) -> bool:
+            return (await world.exchange.truth(world.symbol))["lastTradeId"] > last + 5
+
+        await eventually(has_moved, "trades are made while the collector is down")
+    await first.service.start()
+    for world in pair:
+        gap = await world.gap("trade", state=2, cause=3)
+        assert gap.repaired_count == gap.ids.last - gap.ids.first + 1
+
+    async with first.channel() as channel:
+        await CollectorServiceStub(channel).RemoveSubscription(
+            pb.RemoveSubscriptionRequest(collector="binance", instrument=first.instrument),
+            metadata=AS_ADMIN,
+        )
+    last = (await first.exchange.truth(first.symbol))["lastTradeId"]
+    await second.published(beyond=20)
+    for world in pair:
+        await world.repaired()
+        world.assert_complete()
+        published = world.log.events(TRADES, world.symbol)
+        assert {event.symbol for event in published} == {world.symbol}
+    assert max(first.log.trade_ids(first.symbol)) <= last
 
 
 async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:

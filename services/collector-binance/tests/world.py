@@ -21,7 +21,7 @@ AS_ADMIN = stated(User("test", ("admin",), "free"))
 
 
 class World:
-    """One simulated exchange with one symbol of its own, a collector for it, and Kafka."""
+    """A simulated exchange, a collector for it, and Kafka, seen from one symbol of the exchange."""
 
     def __init__(
         self,
@@ -70,12 +70,29 @@ class World:
 
         return await eventually(found, f"a {channel} gap with state {state} and cause {cause}")
 
+    @property
+    def instrument(self) -> str:
+        return f"binance.{self.symbol.removesuffix('USDT')}-USDT"
+
+    def beside(self, symbol: str) -> "World":
+        """The same exchange and collector, seen from another symbol."""
+        return World(symbol, self.exchange, self.service, self.log, self._edge)
+
     def snapshots(self) -> int:
         """How often the order book was read over REST."""
-        asked = f"GET /api/v3/depth?symbol={self.symbol}&"
+        target = f"GET /api/v3/depth?symbol={self.symbol}&"
         read = self.log.read(topics.FRAMES.name)
         batches = [parse(topics.FRAMES.name, message.value()) for message in read]
-        return sum(frame.context.startswith(asked) for each in batches for frame in each.frames)
+        return sum(frame.context.startswith(target) for each in batches for frame in each.frames)
+
+    async def faults_applied(self) -> None:
+        """Wait until each fault with a count took effect that often."""
+
+        async def all_applied() -> bool:
+            reports = await self.exchange.faults()
+            return all(each["applied"] == each["count"] for each in reports if each["count"])
+
+        await eventually(all_applied, "each fault took effect as often as requested")
 
     def replay(self, directory: Path, sessions: list[str]) -> Path:
         """Replay what is archived of some sessions; the directory of the output."""
