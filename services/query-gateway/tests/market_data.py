@@ -18,9 +18,9 @@ from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TAKER_SIDE_SELL, Trade
 from coinmesh_contracts.serving import INTERVALS, trade_partition
+from meshkit.cassandra_session import cassandra_unavailable
 from query_gateway import bars
 from query_gateway.bars import BarRow
-from query_gateway.cassandra_session import cassandra_unavailable
 from query_gateway.intervals import bucket
 from query_gateway.trades import TradeRow
 

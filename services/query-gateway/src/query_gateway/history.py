@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from coinmesh_contracts.serving import INTERVALS, TRADE_SHARDS
+from meshkit.cassandra_session import CassandraSession, cassandra_unavailable
 from query_gateway.bars import BarRow
-from query_gateway.cassandra_session import CassandraSession, cassandra_unavailable
 from query_gateway.intervals import DAY_MS, HOUR_MS, bucket, buckets, next_bucket
 from query_gateway.scanning import scan
 from query_gateway.stored_rows import IndicatorSet, bar_rows, chart_rows, indicator_set, trade_row

@@ -1,12 +1,12 @@
 """The query-gateway's process: settings in, objects wired, served."""
 
 from coinmesh_audit.log import AuditLog
+from meshkit.cassandra_session import CassandraSession
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
 from meshkit.tracing import Tracing
 from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
-from query_gateway.cassandra_session import CassandraSession
 from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory, add_collector_directory
 from query_gateway.event_service import EventService, add_event_service

@@ -1,4 +1,4 @@
-"""The gateway's connections to Cassandra, on the real one."""
+"""Connections to Cassandra, on the real one, as the gateway's."""
 
 import asyncio
 import shutil
@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from query_gateway.cassandra_session import CassandraSession
 
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit import rotation
@@ -13,8 +14,6 @@ from meshkit.errors import Unavailable
 from meshkit.settings import CassandraSettings, TelemetrySettings
 from meshkit.tracing import Tracing
 from query_gateway import cassandra_session
-from query_gateway.cassandra_session import CassandraSession
-from query_gateway.stored_rows import statements
 
 pytestmark = pytest.mark.component
 
@@ -33,7 +32,7 @@ def session_of(mesh: TestMesh, tls_dir: Path) -> CassandraSession:
     settings = mesh.read(CassandraSettings, "query-gateway")
     return CassandraSession(
         settings.model_copy(update={"tls_dir": tls_dir}),
-        {"now": "SELECT release_version FROM system.local", **statements()},
+        {"now": "SELECT release_version FROM system.local"},
         Tracing(TelemetrySettings(service_name="query-gateway")),
     )
 

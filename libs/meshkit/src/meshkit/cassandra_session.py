@@ -1,6 +1,7 @@
 """Cassandra for asyncio: one session, prepared statements, explicit timeouts.
 
-The driver's callbacks come on its own thread and are handed to the event loop.
+The driver's callbacks run on its own thread and are handed to the event loop. The package
+`cassandra-driver` is a dependency of the services that use this module.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -27,7 +28,13 @@ from cassandra.policies import (
     DCAwareRoundRobinPolicy,
     TokenAwarePolicy,
 )
-from cassandra.query import PreparedStatement, tuple_factory
+from cassandra.query import (
+    BatchStatement,
+    BatchType,
+    BoundStatement,
+    PreparedStatement,
+    tuple_factory,
+)
 
 from meshkit.backoff import Backoff
 from meshkit.cassandra import CertificateAuthProvider
@@ -72,8 +79,8 @@ class CassandraSession(Resource):
 
     Args:
         settings: Where Cassandra is.
-        statements: The statements to prepare, by name.
-        tracing: For a span of each read inside a trace.
+        statements: The statements to prepare, by name; all must be idempotent.
+        tracing: For a span of each request inside a trace.
     """
 
     def __init__(
@@ -163,13 +170,41 @@ class CassandraSession(Resource):
         return True
 
     async def fetch(self, statement: str, *arguments: object) -> list[_Row]:
-        """The rows of a prepared statement.
+        """Return the rows of a prepared statement.
 
         Raises:
             Unavailable: CASSANDRA_UNAVAILABLE: it is down, too slow, or has too much to do.
         """
+        return await self._request(
+            f"read {statement}", lambda link: (link.prepared[statement], arguments)
+        )
+
+    async def write(self, statement: str, rows: Sequence[Sequence[bytes]]) -> None:
+        """Execute an idempotent prepared statement for each row, in one request.
+
+        Args:
+            statement: The statement's name.
+            rows: Each row's serialized values (`coinmesh_contracts.cql`), all of one partition.
+
+        Raises:
+            Unavailable: As `fetch`; some rows may have been written.
+        """
+
+        def batch(link: _Link) -> tuple[BatchStatement, None]:
+            statements = BatchStatement(BatchType.UNLOGGED)
+            for row in rows:
+                bound = BoundStatement(link.prepared[statement])
+                bound.values = list(row)
+                statements.add(bound)
+            return statements, None
+
+        await self._request(f"write {statement}", batch)
+
+    async def _request(
+        self, operation: str, make: Callable[[_Link], tuple[Any, Sequence[object] | None]]
+    ) -> list[_Row]:
         await self._take_place()
-        # From here on the driver's last word gives the place back.
+        # From here on the driver's last callback gives the place back.
         link = self._link
         if link is None or not self.connected.is_set():
             self._give_place()
@@ -188,9 +223,7 @@ class CassandraSession(Resource):
                 done.set_exception(error)
 
         try:
-            response: ResponseFuture = link.session.execute_async(
-                link.prepared[statement], arguments
-            )
+            response: ResponseFuture = link.session.execute_async(*make(link))
         except BaseException as error:
             self._give_place()
             if not isinstance(error, _DOWN):
@@ -198,8 +231,8 @@ class CassandraSession(Resource):
             self._failures += 1
             raise cassandra_unavailable() from error
 
-        def page(found: Sequence[_Row] | None) -> None:
-            rows.extend(found or ())
+        def page(page_rows: Sequence[_Row] | None) -> None:
+            rows.extend(page_rows or ())
             if response.has_more_pages and not done.cancelled():
                 response.start_fetching_next_page()
             else:
@@ -210,11 +243,11 @@ class CassandraSession(Resource):
 
         response.add_callbacks(page, failed)
         try:
-            with self._tracing.asking("cassandra", f"read {statement}"):
+            with self._tracing.asking("cassandra", operation):
                 return await done
         except _DOWN as error:
             self._failures += 1
-            _log.warning("a read from Cassandra failed: %s", _first_line(error))
+            _log.warning("Cassandra failed to %s: %s", operation, _first_line(error))
             raise cassandra_unavailable() from error
 
     async def _take_place(self) -> None:
@@ -273,6 +306,8 @@ class CassandraSession(Resource):
             session = cluster.connect(self._settings.cassandra_keyspace)
             session.default_fetch_size = PAGE_ROWS
             prepared = {name: session.prepare(text) for name, text in self._texts.items()}
+            for statement in prepared.values():
+                statement.is_idempotent = True
         except BaseException:
             cluster.shutdown()
             raise
@@ -280,11 +315,11 @@ class CassandraSession(Resource):
 
 
 def cassandra_unavailable() -> Unavailable:
-    """The error of a read that fails: Cassandra is down, too slow or has too much to do."""
+    """The error of a request that fails: Cassandra is down, too slow or has too much to do."""
     return Unavailable(
         "CASSANDRA_UNAVAILABLE",
-        "history can't be read now, because the database doesn't answer; live data can. Try again "
-        "in a few seconds",
+        "the database of history doesn't answer now, live data can be read; try again in a few "
+        "seconds",
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
 
