@@ -6,10 +6,9 @@ import harness as h
 import pyarrow as pa
 import pytest
 
-from coinmesh_contracts import framing
+from coinmesh_contracts import cql, framing
 from coinmesh_spark.archive_task import trade_rows
 from coinmesh_spark.decode import Decoder
-from coinmesh_spark.sinks import cql
 
 APPENDED = datetime(2026, 1, 1, tzinfo=UTC)
 TIME = int(APPENDED.timestamp()) * 1_000_000

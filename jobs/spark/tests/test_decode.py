@@ -6,7 +6,8 @@ import harness as h
 import pyarrow as pa
 import pytest
 
-from coinmesh_contracts import framing
+from coinmesh_contracts import framing, stored_trades
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_spark.decode import Decoder
 from coinmesh_spark.trades import Trades
 
@@ -82,6 +83,32 @@ def test_a_bad_record_is_told_apart_and_harms_no_other(record, reason):
     assert [(bad.row, bad.reason) for bad in decoded.bad] == [(1, reason)]
     assert decoded.rows.tolist() == [0, 2]
     assert decoded.trades.trade_id.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"instrument": "Sim.X"},
+        {"time": 0},
+        {"time": int(APPENDED.timestamp() * 1e6) + 301_000_000},
+        {"number": 0},
+        {"number": 2**63, "time": TIME, "price": 1},
+        {"price": 0},
+        {"size": -1},
+        {"size_exponent": 19},
+        {"price_exponent": -(2**31)},
+        {"taker_side": 128},
+    ],
+)
+@pytest.mark.parametrize("keyed", [True, False])
+def test_rules_for_stored_trades_give_same_reason(fields, keyed):
+    key, value = good(**{"number": 1, **fields})
+    key = key if keyed else b"sim.OTHER"
+    bad = decode([(key, value)]).bad
+    appended_us = int(APPENDED.timestamp() * 1e6)
+    reason = stored_trades.rejected(Trade.FromString(value[6:]), key, appended_us)
+    assert reason == (bad[0].reason if bad else None)
 
 
 def test_a_schema_that_comes_later_is_taken_if_it_is_the_topics():

@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from coinmesh_contracts import serving
+from coinmesh_contracts import cql, serving
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_spark import indicators
 from coinmesh_spark.bars import Bar
 from coinmesh_spark.fold import ChangedBar, ChangedIndicators
-from coinmesh_spark.sinks import cql, rows
+from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.cassandra import BATCH_ROWS, CassandraSink
 from meshkit.settings import CassandraSettings
 

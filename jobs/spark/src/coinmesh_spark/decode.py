@@ -5,7 +5,6 @@ Nothing is dropped silently: a record is either a trade or a bad one with a reas
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -17,14 +16,11 @@ from google.protobuf.message import DecodeError
 
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TakerSide, Trade
+from coinmesh_contracts.stored_trades import AHEAD_SECONDS, INSTRUMENT, MAX_EXPONENT
 from coinmesh_spark import wire
 from coinmesh_spark.trades import MICROS, Flags, Ints, Trades
 
-INSTRUMENT: Final = re.compile(r"[a-z0-9-]+\.[^/:?#%\s]+")
-MAX_EXPONENT: Final = 18
-AHEAD: Final = 300 * MICROS
-"""How far an event may lie ahead of its append to the log; beyond it the clock is wrong, and one
-such trade would close the windows of its whole partition."""
+AHEAD: Final = round(AHEAD_SECONDS * MICROS)
 #: Its functions are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
 _NUMBERS: Final = frozenset(

@@ -18,6 +18,7 @@ from cassandra.policies import (
 )
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
+from coinmesh_contracts import stored_trades
 from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
@@ -48,11 +49,7 @@ STATEMENTS: Final[Mapping[str, str]] = {
         for interval in INTERVALS
         for table, column in (("bars", "bar"), ("indicators", "indicators"))
     },
-    "trades": _insert(
-        "trades",
-        *("instrument", "bucket", "shard", "event_time", "trade_id", "price", "size"),
-        *("taker_side", "event_time_us", "receive_time_ns"),
-    ),
+    "trades": stored_trades.INSERT,
 }
 """Table → its statement; a row's values come in this order."""
 

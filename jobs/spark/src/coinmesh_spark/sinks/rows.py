@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from coinmesh_contracts import cql, stored_trades
 from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_BAR, EVENT_TYPE_INDICATOR
@@ -18,12 +19,10 @@ from coinmesh_contracts.serving import (
     STREAM_LAYER,
     VWAP_EXTRA_DIGITS,
     bucket,
-    trade_partition,
     write_time,
 )
 from coinmesh_spark.fold import ChangedBar, ChangedIndicators
 from coinmesh_spark.indicators import SCALE, Output
-from coinmesh_spark.sinks import cql
 from coinmesh_spark.trades import MICROS
 
 _SOURCE: Final = "spark-stream"
@@ -175,23 +174,5 @@ def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) ->
 
 
 def trade_row(trade: Trade) -> Row:
-    """A trade for the table of recent trades; the timestamp is its event time."""
-    hour, shard = trade_partition(trade.event_time, trade.trade_id)
-    return Row(
-        "trades",
-        (
-            trade.instrument.encode(),
-            cql.bigint(hour * 1000),
-            cql.tinyint(shard),
-        ),
-        (
-            cql.bigint(trade.event_time // 1000),
-            cql.bigint(trade.trade_id),
-            cql.decimal(trade.price_units, trade.price_exponent),
-            cql.decimal(trade.size_units, trade.size_exponent),
-            cql.tinyint(trade.taker_side),
-            cql.bigint(trade.event_time),
-            cql.bigint(trade.receive_time),
-        ),
-        trade.event_time,
-    )
+    """A trade for the table of recent trades."""
+    return Row("trades", *stored_trades.row(trade))
