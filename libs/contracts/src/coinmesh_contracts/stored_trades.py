@@ -13,6 +13,8 @@ from coinmesh_contracts import cql
 from coinmesh_contracts.events.v1.trade_pb2 import TakerSide, Trade
 from coinmesh_contracts.serving import trade_partition
 
+GROUP: Final = "tick-writer"
+"""The consumer group that writes the table: below its committed offsets the table is complete."""
 INSTRUMENT: Final = re.compile(r"[a-z0-9-]+\.[^/:?#%\s]+")
 MAX_EXPONENT: Final = 18
 AHEAD_SECONDS: Final = 300.0

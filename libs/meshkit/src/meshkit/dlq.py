@@ -11,8 +11,34 @@ from coinmesh_contracts import dead_letters
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import SchemaIds
+from meshkit.resources import Resource
 
 _log = logging.getLogger(__name__)
+
+
+class DeadLetterCounter(Resource):
+    """Counts records that can't be decoded, for consumers of topics that another one reports.
+
+    A record has one dead letter: of trades the Spark stream's, of other topics the archive's.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, ...], int] = {}
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts to the process's metrics."""
+        metrics.read_counter(
+            "undecodable_records",
+            "Records that are not events of their topic",
+            ("topic", "reason"),
+            self._records.copy,
+        )
+
+    async def send(self, message: Message, reason: str, detail: str) -> None:
+        """Count a record."""
+        key = str(message.topic()), reason
+        self._records[key] = self._records.get(key, 0) + 1
+        _log.warning("skipped a record: %s", detail, extra={"reason": reason})
 
 
 class DeadLetters:

@@ -1,0 +1,1 @@
+"""Stores trades in Cassandra within seconds of their append to Kafka."""

@@ -1,0 +1,163 @@
+"""Stores the trades of Kafka in Cassandra: at least once, idempotently, committed afterwards.
+
+The group's committed offset of a partition therefore states up to where the table is complete;
+query-gateway relies on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar, cast
+
+from confluent_kafka import Message as Record
+
+from coinmesh_contracts import stored_trades, topics
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from meshkit.backoff import Backoff
+from meshkit.consumer import Consumer
+from meshkit.decoding import Decoder, Letters
+from meshkit.errors import Unavailable
+from meshkit.metrics import Metrics, histogram
+from meshkit.resources import Resource
+from tick_writer.settings import TickWriterSettings
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STATEMENT: Final = "trades"
+BATCH_RECORDS: Final = 2000
+BATCH_SECONDS: Final = 0.05
+ROWS_PER_WRITE: Final = 30
+"""Rows of one partition in a write: more would exceed the 5 KiB that Cassandra warns of."""
+MAX_WRITES: Final = 32
+"""Writes at a time."""
+
+
+class TradeTable(Protocol):
+    """The session, as far as it is needed here."""
+
+    connected: asyncio.Event
+
+    async def write(self, statement: str, rows: Sequence[Sequence[bytes]]) -> None:
+        """Write rows of one partition; `Unavailable` when that failed."""
+        ...
+
+
+class TickWriter(Resource):
+    """A member of the group that stores trades.
+
+    Args:
+        settings: Where Kafka is, and which trades are valid.
+        decoder: Decodes the topic's values.
+        rejections: Counts what is no trade. The Spark stream reports it as a dead letter, once.
+        cassandra: The session.
+    """
+
+    def __init__(
+        self,
+        settings: TickWriterSettings,
+        decoder: Decoder,
+        rejections: Letters,
+        cassandra: TradeTable,
+    ) -> None:
+        self._settings, self._decoder, self._rejections = settings, decoder, rejections
+        self._cassandra = cassandra
+        self._metrics: Metrics | None = None
+        self._failing = False
+        self._stored = self._retries = 0
+        self._write_seconds = histogram("ticks_write_seconds", "Duration of a write of trades")
+        self._delay_seconds = histogram(
+            "ticks_delay_seconds", "From Kafka's append of a batch's first trade to its storage"
+        )
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the counts of trades and retries, the durations, and later the consumer's lag."""
+        self._metrics = metrics
+        metrics.add(self._write_seconds)
+        metrics.add(self._delay_seconds)
+        metrics.read_counter(
+            "ticks_stored", "Trades stored, repeated ones included", (), lambda: {(): self._stored}
+        )
+        metrics.read_counter(
+            "ticks_retries", "Repetitions of failed steps", (), lambda: {(): self._retries}
+        )
+
+    async def is_ready(self) -> bool:
+        """Whether Cassandra takes writes."""
+        return self._cassandra.connected.is_set() and not self._failing
+
+    async def run(self) -> None:
+        """Store trades until cancelled.
+
+        Raises:
+            DataLoss: The topic or a permission is gone.
+        """
+        await self._cassandra.connected.wait()
+        consumer = Consumer.group(
+            self._settings,
+            [topics.TRADES.name],
+            stored_trades.GROUP,
+            client_id=self._settings.service_name,
+            metrics=self._metrics,
+        )
+        async with consumer:
+            async for batch in consumer.batches(BATCH_RECORDS, BATCH_SECONDS):
+                await self.store(batch)
+                try:
+                    await consumer.commit()
+                except Unavailable as error:
+                    # The next commit includes these records; until then they may be repeated.
+                    _log.warning("commit failed: %s", error.message)
+
+    async def store(self, batch: Sequence[Record]) -> None:
+        """Store the valid trades of a batch; return when Cassandra has all of them."""
+        events = await self._retried(lambda: self._decoder.decode(batch))
+        partitions: dict[tuple[bytes, ...], list[list[bytes]]] = defaultdict(list)
+        for record, event in events:
+            trade, appended_us = cast(Trade, event), record.timestamp()[1] * 1000
+            key = record.key()
+            reason = stored_trades.rejected(
+                trade, key, appended_us, self._settings.spark_ahead_seconds
+            )
+            if reason is not None:
+                await self._rejections.send(record, reason, "not a valid trade")
+                continue
+            row = stored_trades.row(trade)
+            partitions[row.partition].append(row.arguments)
+        turns = asyncio.Semaphore(MAX_WRITES)
+
+        async def write(rows: list[list[bytes]]) -> None:
+            async with turns:
+                await self._retried(lambda: self._write(rows))
+
+        async with asyncio.TaskGroup() as writes:
+            for rows in partitions.values():
+                for first in range(0, len(rows), ROWS_PER_WRITE):
+                    writes.create_task(write(rows[first : first + ROWS_PER_WRITE]))
+        if partitions:
+            self._delay_seconds.observe(max(0.0, time.time() - batch[0].timestamp()[1] / 1000))
+
+    async def _write(self, rows: list[list[bytes]]) -> None:
+        start = time.monotonic()
+        await self._cassandra.write(STATEMENT, rows)
+        self._write_seconds.observe(time.monotonic() - start)
+        self._stored += len(rows)
+
+    async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a step until a component answers: nothing can be committed before."""
+        backoff = Backoff(base=0.2, cap=3.0)
+        while True:
+            try:
+                result = await step()
+            except Unavailable as error:
+                self._failing = True
+                self._retries += 1
+                _log.debug("retrying: %s", error.message)
+                await backoff.wait()
+            else:
+                self._failing = False
+                return result
