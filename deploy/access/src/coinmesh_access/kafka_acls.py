@@ -22,7 +22,7 @@ from meshkit.kafka_admin import (
 TIMEOUT = 30.0
 
 Resource = Literal["topic", "group", "transactional_id"]
-Operation = Literal["READ", "WRITE", "DESCRIBE_CONFIGS"]
+Operation = Literal["READ", "WRITE", "DESCRIBE", "DESCRIBE_CONFIGS"]
 _RESOURCES: Mapping[Resource, ResourceType] = {
     "topic": ResourceType.TOPIC,
     "group": ResourceType.GROUP,
@@ -65,6 +65,7 @@ def acls(table: AccessTable) -> list[Acl]:
             ("topic", "READ", kafka.read),
             ("topic", "WRITE", kafka.write),
             ("group", "READ", kafka.groups),
+            ("group", "DESCRIBE", kafka.progress),
             ("transactional_id", "WRITE", kafka.transactional_ids),
             ("topic", "DESCRIBE_CONFIGS", kafka.configs),
         )

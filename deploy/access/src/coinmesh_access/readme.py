@@ -32,6 +32,7 @@ def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
         "Kafka topics written": kafka.write,
         "Kafka topics read": kafka.read,
         "Kafka groups": kafka.groups,
+        "Kafka groups whose offsets it reads": kafka.progress,
         "Kafka transactional ids": kafka.transactional_ids,
         "Cassandra tables read": cassandra.select,
         "Cassandra tables written": cassandra.modify,

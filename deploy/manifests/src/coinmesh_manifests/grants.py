@@ -34,6 +34,8 @@ class KafkaAccess(Part):
     write: Topics = ()
     read: Topics = ()
     groups: Names = ()
+    #: Groups of others whose committed offsets it may read.
+    progress: Names = ()
     transactional_ids: Names = ()
     configs: Topics = ()
     super: bool = False

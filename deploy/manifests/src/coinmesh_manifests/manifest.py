@@ -131,6 +131,7 @@ class Manifest(Grants):
             write=tuple(write),
             read=tuple(read),
             groups=tuple(groups),
+            progress=kafka.progress,
             transactional_ids=tuple(ids),
             configs=kafka.configs,
             super=kafka.super,
