@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import pytest
@@ -16,6 +17,7 @@ from query_gateway.history import History
 from query_gateway.listings import Listings, Page
 from query_gateway.live_view import LiveView
 from query_gateway.requests import MAX_MS
+from query_gateway.trade_backlog import Missing
 
 R = TypeVar("R")
 NOW_MS = 1_790_000_000_000
@@ -39,7 +41,11 @@ STARTS = st.lists(
 def made(session: MemorySession) -> tuple[Listings, LiveView]:
     view = LiveView(1000)
     history = History(session, view.newest_ms, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
-    return Listings(history, view), view
+    return Listings(history, view, nothing_missing), view
+
+
+async def nothing_missing(_instrument: str, _floor: int) -> Missing:
+    return Missing([], True)
 
 
 async def walk(
@@ -181,6 +187,79 @@ async def test_dense_live_trades_are_listed_without_asking_history() -> None:
     assert [row.trade_id for row in rows] == list(range(40, 60))
     assert bound == rows[0].key
     assert session.reads == 0
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[trades.TradeRow]:
+    """A log of trades: some ids don't exist, some trades come late."""
+    steps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 9]), min_size=1, max_size=120))
+    ids = list(accumulate(steps))
+    for late in draw(st.lists(st.integers(0, len(ids) - 1), max_size=6)):
+        ids.append(ids.pop(late))
+    return [trades.from_event(trade(number, NOW_MS * 1000 + number * 700)) for number in ids]
+
+
+@settings(deadline=None, max_examples=150)
+@given(logs(), st.data(), st.integers(1, 9), st.booleans())
+async def test_paging_trades_misses_none_wherever_the_store_is(
+    log: list[trades.TradeRow], data: st.DataObject, size: int, newest_first: bool
+) -> None:
+    position = data.draw(st.integers(1, len(log)), "read by the replica")
+    start = data.draw(st.integers(0, position - 1), "first in memory")
+    committed = data.draw(st.integers(0, len(log)), "stored for certain")
+    visible = data.draw(st.sets(st.integers(0, len(log) - 1)), "visible besides")
+    session = MemorySession()
+    for offset, row in enumerate(log):
+        if offset < committed or offset in visible:
+            session.put_trade(row)
+    view = LiveView(8)
+    for row in sorted(log[:start])[-1:]:
+        view.put_trade(INSTRUMENT, row)
+    for offset in range(start, position):
+        view.put_trade(INSTRUMENT, log[offset], offset)
+
+    async def missing(_instrument: str, floor: int) -> Missing:
+        end = max(floor, start)
+        return Missing(sorted(log[committed:end]), True)
+
+    history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    listings = Listings(history, view, missing)
+
+    async def page(bound: tuple[int, int] | None) -> Page[trades.TradeRow, tuple[int, int]]:
+        low, high = (0, 0), (MAX_MS, 0)
+        if bound is not None:
+            low, high = (low, bound) if newest_first else (bound, high)
+        return await listings.trades(INSTRUMENT, low, high, newest_first=newest_first, limit=size)
+
+    listed = await walk(page, newest_first=newest_first, size=size)
+    assert set(log[:position]) <= set(listed)
+    assert listed == sorted(set(listed))
+
+
+async def test_listing_of_trades_that_cannot_be_proven_is_an_error() -> None:
+    session = MemorySession()
+    rows = [trades.from_event(trade(n, NOW_MS * 1000 + n * 1000)) for n in range(1, 31)]
+    for row in rows[:10]:
+        session.put_trade(row)
+    view = LiveView(1000)
+    for offset in range(20, 30):
+        view.put_trade(INSTRUMENT, rows[offset], offset)
+
+    async def missing(_instrument: str, _floor: int) -> Missing:
+        return Missing(rows[10:12], False)
+
+    history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    listings = Listings(history, view, missing)
+    bounds: list[tuple[Any, Any]] = [((0, 0), (MAX_MS, 0)), (rows[10].key, (MAX_MS, 0))]
+    for newest_first, (low, high) in ((True, bounds[0]), (False, bounds[1])):
+        with pytest.raises(Unavailable) as exc_info:
+            await listings.trades(INSTRUMENT, low, high, newest_first=newest_first, limit=50)
+        assert exc_info.value.reason == "TRADES_BEHIND"
+    # What is older is complete.
+    page = await listings.trades(INSTRUMENT, (0, 0), rows[10].key, newest_first=True, limit=50)
+    assert page.rows == rows[:10]
+    page = await listings.trades(INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=False, limit=50)
+    assert (page.rows, page.next) == (rows[:10], rows[10].key)
 
 
 async def test_a_range_of_years_reads_only_days_that_have_something() -> None:

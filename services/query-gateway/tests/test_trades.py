@@ -39,3 +39,17 @@ def test_a_repaired_trade_takes_its_place() -> None:
     assert [row.trade_id for row in kept] == [1, 2, 3, 4, 5]
     assert trades.contiguous(kept)
     assert not trades.contiguous([kept[0], kept[2]])
+
+
+def test_floor_follows_the_last_trade_that_is_not_held() -> None:
+    ring = TradeRing(8)
+    rows = [trades.from_event(trade(n, 1_000_000 + n * 1000)) for n in range(1, 31)]
+    for offset, row in enumerate(rows[1:9]):
+        ring.add(row, 100 + offset)
+    assert ring.floor == 0
+    for offset, row in enumerate(rows[9:11]):
+        ring.add(row, 108 + offset)
+    assert ring.floor == 102
+    # A repaired trade that is older than all that is held.
+    assert not ring.add(rows[0], 200)
+    assert ring.floor == 201

@@ -1,7 +1,8 @@
 """What a replica needs to know of each instrument before its live events tell it.
 
 From Redis the latest trade and quote, from Cassandra the last day's 1 m bars and, where Redis has
-lost it, the last trade. Instruments that appear later are filled in as they appear.
+lost it, the last trade, though there are live ones: those may be late. Later instruments are
+filled in as they appear.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Bootstrap(Resource):
 
     async def _last_trade(self, name: str) -> None:
         end = self._view.newest_ms(name)
-        if end and self._view.last_trade(name) is None:
+        if end and not self._view.trade_ring(name).is_seeded:
             high = end + DAY_MS
             rows, _, _ = await self._history.trades(
                 name, (end - DAY_MS, 0), (high, 0), newest_first=True, limit=1

@@ -18,7 +18,7 @@ from coinmesh_contracts import topics
 from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Start
 from meshkit.decoding import Decoder
-from meshkit.dlq import DeadLetters
+from meshkit.dlq import DeadLetterCounter
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.metrics import Metrics, exemplar, histogram
@@ -36,29 +36,7 @@ _BATCH: Final = 250
 _PROBE_SECONDS: Final = 2.0
 
 
-class CountedLetters(DeadLetters, Resource):
-    """Counts what can't be decoded; who archives a topic tells of it, once (jobs/spark)."""
-
-    def __init__(self) -> None:
-        self._undecodable: dict[tuple[str, ...], int] = {}
-
-    def register(self, metrics: Metrics) -> None:
-        """Add the counts to the process's metrics."""
-        metrics.read_counter(
-            "undecodable_records",
-            "Records that are not events of their topic",
-            ("topic", "reason"),
-            self._undecodable.copy,
-        )
-
-    async def send(self, message: Record, reason: str, detail: str) -> None:
-        """Counts a record."""
-        key = str(message.topic()), reason
-        self._undecodable[key] = self._undecodable.get(key, 0) + 1
-        _log.warning("skipped a record: %s", detail, extra={"reason": reason})
-
-
-async def create_decoder(registry: Registry, letters: CountedLetters) -> Decoder:
+async def create_decoder(registry: Registry, rejections: DeadLetterCounter) -> Decoder:
     """A decoder for every topic that has a contract.
 
     Raises:
@@ -67,7 +45,7 @@ async def create_decoder(registry: Registry, letters: CountedLetters) -> Decoder
     """
     messages = {topic.name: topic.message for topic in topics.ALL if topic.message is not None}
     ids = await registry.resolve(messages)
-    return Decoder(messages, ids, registry, letters)
+    return Decoder(messages, ids, registry, rejections)
 
 
 class Feed(Resource):
@@ -104,6 +82,7 @@ class Feed(Resource):
         self._newest_ms: dict[str, int] = {}
         self.caught_up = asyncio.Event()
         self.connected = False
+        self._trade_starts: dict[int, int] = {}
 
     def register(self, metrics: Metrics) -> None:
         """Add Kafka's state and the counts of events, and later the consumer's lag."""
@@ -143,6 +122,10 @@ class Feed(Resource):
     def is_live(self) -> bool:
         """Whether what is shown is what Kafka has now."""
         return self.connected and self.caught_up.is_set()
+
+    def trade_starts(self) -> dict[int, int]:
+        """The offset from which on trades are read, by partition; empty until they are."""
+        return self._trade_starts
 
     async def _read(self) -> None:
         names = [topic.name for topic in LIVE_TOPICS]
@@ -196,7 +179,7 @@ class Feed(Resource):
                 self._delay.labels(topic).observe(delay, exemplar(sender))
             self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
             counts[topic] = counts.get(topic, 0) + 1
-            news = self._view.apply(event)
+            news = self._view.apply(event, int(record.offset() or 0))
             if news is not None:
                 self._note(news)
             if topic in _STREAMED:
@@ -231,6 +214,7 @@ class Feed(Resource):
             await consumer.seek(starts.get(topic.name, short), keys)
             positions.update(consumer.positions)
         await consumer.seek(positions, partitions)
+        self._trade_starts = {n: at for (t, n), at in positions.items() if t == topics.TRADES.name}
         self._hub.begin({key: at for key, at in positions.items() if key[0] in _STREAMED})
         _log.info("reading the live topics", extra={"partitions": len(partitions)})
 

@@ -6,6 +6,7 @@ the newest back at its lower bound.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from query_gateway import bars, trades
@@ -13,6 +14,7 @@ from query_gateway.bars import BarRow
 from query_gateway.history import History
 from query_gateway.intervals import Interval
 from query_gateway.live_view import IndicatorRow, LiveView
+from query_gateway.trade_backlog import Missing, behind
 from query_gateway.trades import TradeRow
 
 R = TypeVar("R")
@@ -35,10 +37,17 @@ class Listings:
     Args:
         history: What is stored.
         view: What is live.
+        backlog: The trades of an instrument that a later read of history may lack, given the offset
+            from which on the view has them.
     """
 
-    def __init__(self, history: History, view: LiveView) -> None:
-        self._history, self._view = history, view
+    def __init__(
+        self,
+        history: History,
+        view: LiveView,
+        backlog: Callable[[str, int], Awaitable[Missing]],
+    ) -> None:
+        self._history, self._view, self._backlog = history, view, backlog
 
     async def bars(
         self,
@@ -85,22 +94,39 @@ class Listings:
         self, instrument: str, low: Key, high: Key, *, newest_first: bool, limit: int
     ) -> Page[TradeRow, Key]:
         """Trades with low ≤ (time_ms, trade_id) < high: the newest or the oldest `limit`."""
-        live = self._view.trades(instrument, low, high)
-        # Dense ids prove that nothing is missing in between: history needn't be asked.
+        ring = self._view.trade_ring(instrument)
+        live = ring.between(low, high)
+        # Dense ids prove that nothing is missing in between: history needn't be read.
         newest = live[-limit - 1 :]
         if newest_first and len(newest) > limit and trades.contiguous(newest):
             return Page(newest[1:], newest[1].key)
+        newest_live = ring.newest if ring.is_live else None
+        # In this order: the table is read after it is known how far it is written.
+        backlog = await self._backlog(instrument, ring.floor)
+        if newest_live is not None:
+            # Of younger trades some may be visible in the table before others are.
+            newest_known = max([newest_live, *backlog.rows[-1:]])
+            high = min(high, (newest_known.time_ms, newest_known.trade_id + 1))
+        if low >= high:
+            return Page([], None)
+        end = high
+        if not backlog.complete:
+            first = backlog.rows[0].key if backlog.rows else low
+            high = min(high, first)
+            if low >= high or (newest_first and high < end):
+                raise behind()
         found, found_low, found_high = await self._history.trades(
             instrument, low, high, newest_first=newest_first, limit=limit + 1
         )
-        rows = trades.merge(found, self._view.trades(instrument, found_low, found_high))
+        unstored = [row for row in (*backlog.rows, *live) if found_low <= row.key < found_high]
+        rows = trades.merge(unstored, found)
         if newest_first:
             if len(rows) > limit:
                 return Page(rows[-limit:], rows[-limit].key)
             return Page(rows, found_low if found_low > low else None)
         if len(rows) > limit:
             return Page(rows[:limit], rows[limit].key)
-        return Page(rows, found_high if found_high < high else None)
+        return Page(rows, found_high if found_high < end else None)
 
     async def indicators(
         self,

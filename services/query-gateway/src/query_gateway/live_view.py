@@ -132,11 +132,11 @@ class LiveView:
         self._newest_ms: dict[str, int] = {}
         self._closed_until: dict[str, int] = {}
 
-    def apply(self, message: Message) -> News | None:
-        """Takes the next event of a live topic; what it tells, None if nothing new."""
+    def apply(self, message: Message, offset: int = -1) -> News | None:
+        """Take the next event of a live topic, with its offset; return its news, None if none."""
         match message:
             case TradeEvent():
-                return self._trade(message)
+                return self._trade(message, offset)
             case QuoteEvent():
                 return self._quote(message)
             case BookUpdate():
@@ -152,12 +152,12 @@ class LiveView:
                 pass
         return None
 
-    def put_trade(self, instrument: str, row: TradeRow) -> bool:
+    def put_trade(self, instrument: str, row: TradeRow, offset: int = -1) -> bool:
         """Takes a trade from anywhere; False if it is known."""
         ring = self._trades.get(instrument)
         if ring is None:
             ring = self._trades[instrument] = TradeRing(self._kept_trades)
-        return ring.add(row)
+        return ring.add(row, offset)
 
     def put_quote(self, instrument: str, row: QuoteRow) -> bool:
         """Takes a quote from anywhere; False if a newer one is known."""
@@ -199,12 +199,9 @@ class LiveView:
         ring = self._trades.get(instrument)
         return ring.newest if ring else None
 
-    def trades(
-        self, instrument: str, low: tuple[int, int], high: tuple[int, int]
-    ) -> list[TradeRow]:
-        """The kept trades with low ≤ (time_ms, trade_id) < high, in order."""
-        ring = self._trades.get(instrument)
-        return ring.between(low, high) if ring else []
+    def trade_ring(self, instrument: str) -> TradeRing:
+        """The newest trades; an empty ring if there are none."""
+        return self._trades.get(instrument) or TradeRing(self._kept_trades)
 
     def indicators(
         self, instrument: str, interval: str, low_ms: int, high_ms: int
@@ -227,11 +224,11 @@ class LiveView:
         if row.final and end > self._closed_until.get(instrument, 0):
             self._closed_until[instrument] = end
 
-    def _trade(self, event: TradeEvent) -> News | None:
+    def _trade(self, event: TradeEvent, offset: int) -> News | None:
         if not event.HasField("event_time"):
             return None  # it has no place in an order of time
         row = trades.from_event(event)
-        if not self.put_trade(event.instrument, row):
+        if not self.put_trade(event.instrument, row, offset):
             return None
         return News("trade", event.instrument, "", row)
 

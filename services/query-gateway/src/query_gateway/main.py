@@ -2,6 +2,7 @@
 
 from coinmesh_audit.log import AuditLog
 from meshkit.cassandra_session import CassandraSession
+from meshkit.dlq import DeadLetterCounter
 from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
 from meshkit.tracing import Tracing
@@ -10,7 +11,7 @@ from query_gateway.cache import Cache
 from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory, add_collector_directory
 from query_gateway.event_service import EventService, add_event_service
-from query_gateway.feed import CountedLetters, Feed, create_decoder
+from query_gateway.feed import Feed, create_decoder
 from query_gateway.history import History
 from query_gateway.hub import Hub
 from query_gateway.latest import LatestWriter
@@ -21,14 +22,15 @@ from query_gateway.market_stream import MarketStream, add_market_service
 from query_gateway.sessions import Sessions, add_session_service
 from query_gateway.settings import GatewaySettings
 from query_gateway.stored_rows import statements
+from query_gateway.trade_backlog import TradeBacklog
 
 
 async def run_gateway(settings: GatewaySettings) -> int:
     """Run the query gateway until shutdown and return the exit status."""
     tracing = Tracing(settings)
     audit = AuditLog(settings, source=settings.service_name)
-    letters = CountedLetters()
-    decoder = await create_decoder(Registry(settings), letters)
+    rejections = DeadLetterCounter()
+    decoder = await create_decoder(Registry(settings), rejections)
     cassandra = CassandraSession(settings, statements(), tracing)
     cache = Cache(settings, tracing)
     view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
@@ -37,7 +39,8 @@ async def run_gateway(settings: GatewaySettings) -> int:
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
     charts = Charts(cache, settings.chart_ttl_seconds)
-    listings, stream = Listings(history, view), MarketStream(hub)
+    backlog = TradeBacklog(settings, settings.service_name, decoder, feed.trade_starts)
+    listings, stream = Listings(history, view, backlog.missing), MarketStream(hub)
     ready, live = bootstrap.done.is_set, feed.is_live
     market = MarketService(
         view, listings, stream, charts=charts, cache=cache, ready=ready, live=live
@@ -50,8 +53,8 @@ async def run_gateway(settings: GatewaySettings) -> int:
         (add_collector_directory, collectors),
         (add_session_service, sessions),
     ]
-    stores, live_parts = [audit, cache, cassandra, charts], [letters, hub, latest, feed, bootstrap]
-    resources = [*stores, *live_parts, sessions, collectors, events]
+    stores, live_parts = [audit, cache, cassandra, charts], [hub, latest, feed, bootstrap]
+    resources = [rejections, backlog, *stores, *live_parts, sessions, collectors, events]
     return await serve(settings, servicers, resources, tracing=tracing)
 
 

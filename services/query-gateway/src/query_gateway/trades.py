@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,29 +46,48 @@ def from_event(event: TradeEvent) -> TradeRow:
 
 
 class TradeRing:
-    """The newest trades of one instrument, each once."""
+    """The newest trades of one instrument, each once.
+
+    Attributes:
+        floor: The offset from which on all its records of Kafka are held, since the replica began.
+        is_live: Whether a trade came from Kafka.
+        is_seeded: Whether one came from elsewhere: the newest before the replica began.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._rows: list[TradeRow] = []
-        self._ids: set[int] = set()
+        self._offsets: dict[int, int] = {}
+        self.floor = 0
+        self.is_live = self.is_seeded = False
 
-    def add(self, row: TradeRow) -> bool:
-        """Keeps a trade; False if it is known already or older than all that is kept."""
-        if row.trade_id in self._ids:
+    def add(self, row: TradeRow, offset: int = -1) -> bool:
+        """Keep a trade; False if it is held already or older than all that is held.
+
+        Args:
+            row: The trade.
+            offset: Its record's; -1 when it came from elsewhere.
+        """
+        if offset >= 0:
+            self.is_live = True
+        else:
+            self.is_seeded = True
+        if row.trade_id in self._offsets:
             return False
         rows = self._rows
         if not rows or row > rows[-1]:
             rows.append(row)
         elif len(rows) >= self._capacity and row < rows[0]:
+            self.floor = max(self.floor, offset + 1)
             return False
         else:
             insort(rows, row)
-        self._ids.add(row.trade_id)
+        self._offsets[row.trade_id] = offset
         # An eighth at once: deleting from a list's front costs its length each time.
         if len(rows) > self._capacity + self._capacity // 8:
             excess = len(rows) - self._capacity
-            self._ids.difference_update(old.trade_id for old in rows[:excess])
+            dropped = max(self._offsets.pop(old.trade_id) for old in rows[:excess])
+            self.floor = max(self.floor, dropped + 1)
             del rows[:excess]
         return True
 
@@ -83,11 +103,9 @@ class TradeRing:
         return self._rows[start:end]
 
 
-def merge(stored: list[TradeRow], live: list[TradeRow]) -> list[TradeRow]:
-    """The trades of both, each once, in order."""
-    merged = {row.trade_id: row for row in live}
-    merged.update((row.trade_id, row) for row in stored)
-    return sorted(merged.values())
+def merge(*parts: Iterable[TradeRow]) -> list[TradeRow]:
+    """The trades of all parts, each once, in order; of two with one id the last counts."""
+    return sorted({row.trade_id: row for rows in parts for row in rows}.values())
 
 
 def contiguous(rows: list[TradeRow]) -> bool:

@@ -1,0 +1,183 @@
+"""Trades that are on Kafka, not in the table yet, and no longer in memory.
+
+tick-writer commits an offset after the table has all trades before it, and a replica's memory holds
+all trades from some offset on (`TradeRing.floor`). When the first is not behind the second, both
+meet; otherwise the records between them are read. Ids prove nothing here: a venue may skip some.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple, TypeVar, cast
+
+import confluent_kafka
+from confluent_kafka import KafkaException, TopicPartition, murmur2
+from confluent_kafka import Message as Record
+
+from coinmesh_contracts import stored_trades, topics
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
+from meshkit.decoding import Decoder
+from meshkit.errors import Unavailable
+from meshkit.metrics import Metrics
+from meshkit.offsets import bounds
+from meshkit.resources import Resource
+from meshkit.rotation import Renewals
+from meshkit.settings import KafkaSettings
+from meshkit.tails import read_range, tail_consumer
+from meshkit.tls import certificate_files
+from query_gateway import trades
+from query_gateway.trades import TradeRow
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+TOPIC: Final = topics.TRADES.name
+MAX_RECORDS: Final = 50_000
+"""Records of a partition that are read for one request."""
+FIRST_RECORDS: Final = 5_000
+"""Of more than that only so many, to learn what is complete before them."""
+REQUEST_SECONDS: Final = 5.0
+RETRY_AFTER_SECONDS: Final = 2.0
+
+
+class Missing(NamedTuple):
+    """What the table lacks of an instrument.
+
+    Attributes:
+        rows: The trades, in order.
+        complete: Whether these are all. If not, they are the first ones.
+    """
+
+    rows: list[TradeRow]
+    complete: bool
+
+
+class TradeBacklog(Resource):
+    """Reads the committed offsets of tick-writer, and the records beyond them.
+
+    Args:
+        settings: Where Kafka is.
+        decoder: Decodes the topic's values.
+        starts: The offset from which on each partition is held in memory; empty until it is known.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        client_id: str,
+        decoder: Decoder,
+        starts: Callable[[], dict[int, int]],
+    ) -> None:
+        self._settings, self._client_id = settings, client_id
+        self._decoder, self._starts = decoder, starts
+        self._stored: dict[int, int] = {}
+        files = certificate_files(settings)
+        self._renewals = Renewals(files.version if files else None)
+        self._consumer: confluent_kafka.Consumer | None = None
+        self._thread = ThreadPoolExecutor(1, "trade-backlog")
+        self._turn = asyncio.Lock()
+        self._records = 0
+
+    def register(self, metrics: Metrics) -> None:
+        """Add the count of records read."""
+        metrics.read_counter(
+            "trade_backlog_records",
+            "Records read from Kafka because the table of trades was behind memory",
+            (),
+            lambda: {(): self._records},
+        )
+
+    async def missing(self, instrument: str, floor: int) -> Missing:
+        """Return the trades that a read of the table after this call may lack.
+
+        Args:
+            instrument: The instrument.
+            floor: The offset from which on the caller has its trades.
+
+        Raises:
+            Unavailable: KAFKA_UNAVAILABLE.
+        """
+        starts = self._starts()
+        if not starts:
+            raise _unavailable()
+        key = instrument.encode()
+        partition = murmur2(key, len(starts))
+        end = max(floor, starts[partition])
+        if self._stored.get(partition, 0) >= end:
+            return Missing([], True)
+        try:
+            async with self._turn, asyncio.timeout(2 * REQUEST_SECONDS):
+                if self._stored.get(partition, 0) < end:
+                    await self._run(lambda: self._refresh(list(starts)))
+                if self._stored.get(partition, 0) >= end:
+                    return Missing([], True)
+                records, complete = await self._run(lambda: self._read(partition, end, key))
+                events = await self._decoder.decode(records)
+        except (KafkaException, TimeoutError, Unavailable) as error:
+            _log.warning("trades between table and memory can't be read: %s", error)
+            raise _unavailable() from error
+        found = [cast(Trade, event) for _, event in events]
+        rows = [trades.from_event(trade) for trade in found if trade.HasField("event_time")]
+        return Missing(trades.merge(rows), complete)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._consumer is not None:
+            await self._run(self._consumer.close)
+        self._thread.shutdown(wait=False)
+
+    def _connected(self) -> confluent_kafka.Consumer:
+        version = self._renewals.pending()
+        if self._consumer is None or version is not None:
+            if self._consumer is not None:
+                self._consumer.close()
+            # It reads the group's offsets and never joins it.
+            self._consumer = tail_consumer(
+                self._settings, self._client_id, {"group.id": stored_trades.GROUP}
+            )
+            if version is not None:
+                self._renewals.taken(version)
+        return self._consumer
+
+    def _refresh(self, partitions: list[int]) -> None:
+        committed = self._connected().committed(
+            [TopicPartition(TOPIC, number) for number in partitions], timeout=REQUEST_SECONDS
+        )
+        for place in committed:
+            if place.error is None:
+                self._stored[place.partition] = max(0, place.offset)
+
+    def _read(self, partition: int, end: int, key: bytes) -> tuple[list[Record], bool]:
+        consumer, place = self._connected(), (TOPIC, partition)
+        start = max(self._stored.get(partition, 0), bounds(consumer, place)[0])
+        last = end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
+        records: list[Record] = []
+        for batch in read_range(consumer, {place: start}, {place: last}, REQUEST_SECONDS):
+            self._records += len(batch)
+            records += [record for record in batch if record.key() == key]
+        consumer.unassign()
+        return records, last == end
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+
+def behind() -> Unavailable:
+    """The error of a listing that reaches into trades which can't be read now."""
+    return Unavailable(
+        "TRADES_BEHIND",
+        "trades of this range are not stored yet, because their writer is behind; try again in a "
+        "few seconds, or list older trades by end_time",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "KAFKA_UNAVAILABLE",
+        "trades can't be proven complete now, because Kafka doesn't answer; try again in a few "
+        "seconds",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
