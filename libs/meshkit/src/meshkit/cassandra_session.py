@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -52,6 +53,7 @@ REQUEST_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = 1.0
 RETRY_AFTER_SECONDS: Final = 2.0
+REPORT_SECONDS: Final = 5.0
 _FOR_EVER: Final = cast(int, None)  # the driver's word for it; its type hint forgets it
 PAGE_ROWS: Final = 5000
 OLD_SECONDS: Final = 30.0
@@ -97,6 +99,7 @@ class CassandraSession(Resource):
         self._failures = self._connects = 0
         self._places = asyncio.Semaphore(MAX_REQUESTS)
         self._waiting = 0
+        self._reported_at = -REPORT_SECONDS
         self.requests = 0
         self.connected = asyncio.Event()
 
@@ -247,8 +250,15 @@ class CassandraSession(Resource):
                 return await done
         except _DOWN as error:
             self._failures += 1
-            _log.warning("Cassandra failed to %s: %s", operation, _first_line(error))
+            self._report(operation, error)
             raise cassandra_unavailable() from error
+
+    def _report(self, operation: str, error: BaseException) -> None:
+        """Log a failure, the same outage once in a while."""
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            _log.warning("Cassandra failed to %s: %s", operation, _first_line(error))
 
     async def _take_place(self) -> None:
         if not self.connected.is_set() or self._waiting >= MAX_WAITING:
