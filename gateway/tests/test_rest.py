@@ -90,7 +90,13 @@ GOLDEN: dict[str, tuple[str, Any, Any]] = {
     "GetTicker": (
         f"GET {I}/{NAME}/ticker",
         None,
-        {"instrument": NAME, **TICKER, "tradeCount24h": 0, "eventTime": TRADE["eventTime"]},
+        {
+            "instrument": NAME,
+            **TICKER,
+            "tradeCount24h": 0,
+            "eventTime": TRADE["eventTime"],
+            "stale": False,
+        },
     ),
     "ListTickers": ("GET /v1/tickers?page_size=7", None, {"tickers": [], "nextPageToken": "7"}),
     "ListBars": (

@@ -12,7 +12,7 @@ from coinmesh_local.testing import TestMesh
 
 sys.path.insert(0, str(Path(__file__).parent))
 from market_data import instrument
-from stack import COMPONENTS, Feeder, Gateway, wait
+from stack import COMPONENTS, Collector, Feeder, Gateway, wait
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,29 @@ def gateways(mesh: TestMesh, feeder: Feeder, tmp_path_factory: Any) -> Iterator[
     assert [gateway.stop() for gateway in started] == [0, 0]
 
 
+@pytest.fixture(scope="module")
+def collector(mesh: TestMesh, feeder: Feeder) -> Iterator[Collector]:
+    collector = Collector(mesh, feeder)
+    yield collector
+    collector.close()
+
+
 @pytest.fixture
 def gateway(gateways: list[Gateway]) -> Gateway:
     return gateways[0]
 
 
 @pytest.fixture
-def name(request: pytest.FixtureRequest, feeder: Feeder, gateways: list[Gateway]) -> str:
-    """An instrument of the test's own, known to both replicas."""
+def name(
+    request: pytest.FixtureRequest, feeder: Feeder, gateways: list[Gateway], collector: Collector
+) -> str:
+    """An instrument of the test's own, known to both replicas, that a collector covers."""
     symbol = request.node.name.removeprefix("test_").upper().replace("_", "")
     name = f"binance.{symbol[:60]}-USDT"
     feeder.send(instrument(name))
+    collector.instruments.add(name)
+    ticker = api.GetTickerRequest(instrument=name)
     for gateway in gateways:
         wait(lambda g=gateway: g.market.GetInstrument(api.GetInstrumentRequest(instrument=name)))
+        wait(lambda g=gateway: g.market.GetTicker(ticker), lambda t: not t.stale)
     return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,12 @@ from coinmesh_contracts.events.v1.book_update_pb2 import (
 )
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
+from coinmesh_contracts.events.v1.liveness_pb2 import (
+    COVERAGE_STATE_LIVE,
+    ChannelLiveness,
+    CoverageState,
+    Liveness,
+)
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TAKER_SIDE_SELL, Trade
 from coinmesh_contracts.serving import INTERVALS, trade_partition
@@ -22,6 +28,7 @@ from meshkit.cassandra_session import cassandra_unavailable
 from query_gateway import bars
 from query_gateway.bars import BarRow
 from query_gateway.intervals import bucket
+from query_gateway.trade_backlog import Missing
 from query_gateway.trades import TradeRow
 
 INSTRUMENT = "binance.BTC-USDT"
@@ -202,9 +209,45 @@ def delta(
     )
 
 
+def liveness(
+    receive_ns: int,
+    *,
+    collector: str = "collector-binance",
+    state: CoverageState.ValueType = COVERAGE_STATE_LIVE,
+    valid_seconds: int = 0,
+    epoch: int = 0,
+    **channels: Sequence[str],
+) -> Liveness:
+    """A collector's sign of life: the instruments of each channel, all in one state."""
+    return Liveness(
+        event_id=f"binance:liveness:s:{receive_ns // 10**9}",
+        receive_time=receive_ns,
+        source="binance",
+        type=event_type_pb2.EVENT_TYPE_LIVENESS,
+        collector=collector,
+        session="s",
+        channels=[
+            ChannelLiveness(
+                channel=name,
+                instruments=instruments,
+                last_receive_times=[0] * len(instruments),
+                states=[state] * len(instruments),
+            )
+            for name, instruments in channels.items()
+        ],
+        valid_seconds=valid_seconds,
+        epoch=epoch,
+    )
+
+
 def printed(text: str) -> str:
     """A plain decimal as Cassandra prints it; Python's rule for exponents is Java's."""
     return str(Decimal(text))
+
+
+async def nothing_missing(_instrument: str, _floor: int) -> Missing:
+    """A backlog whose table is never behind."""
+    return Missing([], True)
 
 
 class MemorySession:

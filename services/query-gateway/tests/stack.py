@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from market_data import liveness
 from redis import Redis
 
 from coinmesh_contracts import framing, topics
@@ -175,13 +177,16 @@ class Feeder:
         )
         self._session = self._cluster.connect("coinmesh")
 
+    def framed(self, event: Message) -> bytes:
+        """An event as a record's value."""
+        return framing.header(self._ids.ids[_TOPICS[type(event)].name]) + event.SerializeToString()
+
     def send(self, *events: Message) -> None:
         """Puts events on their topics; returns when Kafka has them."""
         failed: list[Any] = []
         for event in events:
             topic = _TOPICS[type(event)].name
-            value = framing.header(self._ids.ids[topic]) + event.SerializeToString()
-            key = event.instrument.encode()  # type: ignore[attr-defined]
+            value, key = self.framed(event), event.instrument.encode()  # type: ignore[attr-defined]
             while True:
                 try:
                     self._producer.produce(
@@ -251,6 +256,41 @@ class Feeder:
         """Closes the connections."""
         del self._producer
         self._cluster.shutdown()
+
+
+class Collector:
+    """Publishes a sign of life twice a second for the instruments that it covers, as a collector.
+
+    Attributes:
+        instruments: The instruments; all their channels are live.
+        is_down: Set to publish nothing.
+    """
+
+    def __init__(self, mesh: TestMesh, feeder: Feeder) -> None:
+        self.instruments: set[str] = set()
+        self.is_down = threading.Event()
+        self._feeder = feeder
+        config = client_config(mesh.read(KafkaSettings), "collector")
+        # What can't be sent in time says nothing any more.
+        self._producer = Producer(config | {"message.timeout.ms": 2000, "log_level": 0})
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.5):
+            if not self.is_down.is_set():
+                names = sorted(self.instruments)
+                event = liveness(time.time_ns(), trade=names, quote=names, book=names)
+                topic = topics.LIVENESS.name
+                self._producer.produce(topic, self._feeder.framed(event), event.collector.encode())
+            self._producer.poll(0)
+
+    def close(self) -> None:
+        """Stop publishing."""
+        self._stopping.set()
+        self._thread.join()
+        self._producer.flush(5)
 
 
 def redis_client(mesh: TestMesh) -> Redis:

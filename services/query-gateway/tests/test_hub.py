@@ -8,12 +8,13 @@ from types import FrameType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from market_data import INSTRUMENT, bar, quote, trade
+from market_data import INSTRUMENT, bar, liveness, quote, trade
 
 from coinmesh_contracts.market.v1.market_service_pb2 import StreamMarketRequest
 from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason, StreamMarketResponse
 from meshkit.errors import InvalidArgument
 from query_gateway import market_stream
+from query_gateway.coverage import Coverage
 from query_gateway.hub import Hub, Partition, Selection
 from query_gateway.live_view import LiveView
 from query_gateway.market_stream import MarketStream
@@ -62,7 +63,7 @@ def ids(message: StreamMarketResponse) -> list[int]:
 
 async def test_a_reader_gets_batches_that_parse_as_messages() -> None:
     market = Market()
-    messages = parsed(MarketStream(market.hub).read(request()))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request()))
     assert (await anext(messages)).WhichOneof("event") == "heartbeat"
     market.trade(1)
     market.quote(7)
@@ -79,7 +80,7 @@ async def test_a_reader_gets_batches_that_parse_as_messages() -> None:
 
 async def test_only_what_was_asked_for_is_sent() -> None:
     market = Market()
-    messages = parsed(MarketStream(market.hub).read(request(channels=["trade"])))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request(channels=["trade"])))
     await anext(messages)
     market.quote(1)
     market.trade(5, "binance.ETH-USDT")
@@ -89,7 +90,7 @@ async def test_only_what_was_asked_for_is_sent() -> None:
 
 async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     market = Market(kept=500, queue=50)
-    messages = parsed(MarketStream(market.hub).read(request()))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request()))
     await anext(messages)
     for number in range(1, 81):
         market.trade(number)
@@ -103,7 +104,7 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
 
 async def test_batches_are_bounded() -> None:
     market = Market(kept=500, queue=400)
-    messages = parsed(MarketStream(market.hub).read(request()))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request()))
     await anext(messages)
     for number in range(1, 251):
         market.trade(number)
@@ -151,7 +152,7 @@ async def test_a_token_that_is_too_old_is_told_as_a_gap() -> None:
     token = market.hub.subscribe(ALL, "").token
     for number in range(1, 31):
         market.trade(number)
-    messages = parsed(MarketStream(market.hub).read(request(resume_token=token)))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request(resume_token=token)))
     await anext(messages)
     gap = await anext(messages)
     assert gap.gap.reason == StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
@@ -166,7 +167,7 @@ async def test_a_token_is_good_at_another_replica() -> None:
     reader = one.hub.subscribe(ALL, "")
     for number in range(6, 9):
         other.trade(number)
-    messages = parsed(MarketStream(other.hub).read(request(resume_token=reader.token)))
+    messages = parsed(MarketStream(other.hub, Coverage()).read(request(resume_token=reader.token)))
     await anext(messages)
     assert ids(await anext(messages)) == [6, 7, 8]
 
@@ -236,14 +237,28 @@ def test_publish_cost_is_independent_of_other_readers() -> None:
 
 async def test_silence_is_filled_with_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(market_stream, "HEARTBEAT_SECONDS", 0.01)
-    messages = parsed(MarketStream(Market().hub).read(request()))
+    messages = parsed(MarketStream(Market().hub, Coverage()).read(request()))
     kinds = [(await anext(messages)).WhichOneof("event") for _ in range(3)]
     assert kinds == ["heartbeat"] * 3
 
 
+async def test_heartbeats_name_stale_instruments_beside_busy_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(market_stream, "HEARTBEAT_SECONDS", 0.0)
+    market, coverage, now_ns = Market(), Coverage(lambda: now_ns), 10**18
+    stream = MarketStream(market.hub, coverage)
+    messages = parsed(stream.read(request(channels=["trade", "bar"])))
+    assert (await anext(messages)).heartbeat.stale_instruments == [INSTRUMENT]
+    coverage.apply(liveness(now_ns, trade=[INSTRUMENT]), now_ns // 10**6)
+    market.trade(1)
+    assert ids(await anext(messages)) == [1]
+    assert (await anext(messages)).heartbeat.stale_instruments == []
+
+
 async def test_a_draining_replica_says_so_after_the_last_events() -> None:
     market = Market()
-    messages = parsed(MarketStream(market.hub).read(request()))
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request()))
     await anext(messages)
     market.trade(1)
     market.hub.on_stopping()
@@ -258,7 +273,7 @@ async def test_a_cancelled_reader_leaves_nothing_behind() -> None:
     market = Market()
 
     async def read() -> None:
-        async for _ in MarketStream(market.hub).read(request()):
+        async for _ in MarketStream(market.hub, Coverage()).read(request()):
             pass
 
     task = asyncio.create_task(read())
@@ -283,7 +298,7 @@ async def test_a_cancelled_reader_leaves_nothing_behind() -> None:
 )
 def test_a_wrong_request_is_refused(fields: dict[str, object], reason: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        MarketStream(Market().hub).read(request(**fields))
+        MarketStream(Market().hub, Coverage()).read(request(**fields))
     assert caught.value.reason == reason
 
 

@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import INSTRUMENT, MemorySession, bar, bar_row, indicator, trade
+from market_data import (
+    INSTRUMENT,
+    MemorySession,
+    bar,
+    bar_row,
+    indicator,
+    nothing_missing,
+    trade,
+)
 
 from meshkit.errors import Unavailable
 from query_gateway import bars, intervals, trades
@@ -42,10 +50,6 @@ def made(session: MemorySession) -> tuple[Listings, LiveView]:
     view = LiveView(1000)
     history = History(session, view.newest_ms, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
     return Listings(history, view, nothing_missing), view
-
-
-async def nothing_missing(_instrument: str, _floor: int) -> Missing:
-    return Missing([], True)
 
 
 async def walk(

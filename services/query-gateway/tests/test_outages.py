@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from market_data import bar, bar_row, delta, quote, snapshot, trade
-from stack import NOW_MS, Feeder, Gateway, failure, list_bars, redis_client, wait
+from stack import NOW_MS, Collector, Feeder, Gateway, failure, list_bars, redis_client, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_contracts.query.v1.event_service_pb2 import StreamEventsRequest
@@ -128,6 +128,31 @@ def test_while_cassandra_is_down_live_data_is_served(
     waiting.kill()
 
 
+def test_data_of_stopped_collector_is_stale(
+    gateway: Gateway, feeder: Feeder, collector: Collector, name: str
+) -> None:
+    feeder.send(snapshot(1, {10: 1}, {11: 1}, name), trade(1, NOW_MS * 1000, name), quote(7, name))
+    get, ask = api.GetBookRequest(instrument=name), api.GetTickerRequest(instrument=name)
+    wait(lambda: gateway.market.GetTicker(ask), lambda t: bool(t.last_price and t.bid_price))
+    assert not gateway.market.GetTicker(ask).stale
+    assert not wait(lambda: gateway.market.GetBook(get)).stale
+    stream = gateway.market.StreamMarket(api.StreamMarketRequest(instruments=[name]))
+    assert next(stream).heartbeat.stale_instruments == []
+    collector.is_down.set()
+    try:
+        book = wait(lambda: gateway.market.GetBook(get), lambda b: b.stale)
+        ticker = wait(lambda: gateway.market.GetTicker(ask), lambda t: t.stale)
+        # Each has the time of its data.
+        assert book.receive_time.ToNanoseconds() == 1
+        assert ticker.quote_receive_time.ToNanoseconds() == 7_000_000
+        assert ticker.event_time.ToMilliseconds() == NOW_MS
+        assert any(list(message.heartbeat.stale_instruments) == [name] for message in stream)
+    finally:
+        collector.is_down.clear()
+    stream.cancel()
+    wait(lambda: gateway.market.GetBook(get), lambda b: not b.stale)
+
+
 def test_while_kafka_is_down_what_is_known_is_served_and_marked(
     mesh: TestMesh, gateway: Gateway, feeder: Feeder, name: str, tmp_path: Path
 ) -> None:
@@ -137,7 +162,7 @@ def test_while_kafka_is_down_what_is_known_is_served_and_marked(
     mesh.component("kafka").stop()
     wait(lambda: gateway.market.GetBook(get), lambda b: b.stale)
     assert "degraded" in gateway.log()
-    late = Gateway(mesh, tmp_path, "late")
+    late = Gateway(mesh, tmp_path, "late", live_lookback_seconds="900")
     wait(late.log, lambda text: f"Kafka at {mesh.endpoints['kafka']}" in text)
     assert not late.is_serving()
     assert gateway.market.GetTicker(api.GetTickerRequest(instrument=name)).last_price

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from market_data import INSTRUMENT, MemorySession, bar, bar_row, instrument
+from market_data import INSTRUMENT, MemorySession, bar, bar_row, instrument, nothing_missing
 
 from coinmesh_contracts.market.v1.market_service_pb2 import ViewBarsRequest
 from meshkit.errors import Unavailable
 from query_gateway.charts import Charts
+from query_gateway.coverage import Coverage
 from query_gateway.history import History
 from query_gateway.hub import Hub
 from query_gateway.listings import Listings
@@ -50,10 +51,12 @@ class Service:
         view.apply(bar(NOW_MS, trades=3, final=True))
         redis: Any = NoRedis()
         history = History(self.session, view.newest_ms, lambda: NOW_MS / 1000)
+        coverage = Coverage()
         self._market = MarketService(
             view,
-            Listings(history, view),
-            MarketStream(Hub(10, 10)),
+            coverage,
+            Listings(history, view, nothing_missing),
+            MarketStream(Hub(10, 10), coverage),
             charts=Charts(redis, 10),
             cache=redis,
             ready=lambda: True,

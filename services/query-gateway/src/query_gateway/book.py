@@ -18,6 +18,7 @@ class BookView(NamedTuple):
 
     last_update_id: int
     event_time_us: int | None
+    receive_time_ns: int
     bids: list[tuple[str, str]]
     asks: list[tuple[str, str]]
     stale: bool
@@ -36,6 +37,7 @@ class OrderBook:
     stale: bool = False
     last_update_id: int = 0
     event_time_us: int | None = None
+    receive_time_ns: int = 0
     _bids: dict[int, int] = field(default_factory=dict[int, int])
     _asks: dict[int, int] = field(default_factory=dict[int, int])
     _low: int | None = None
@@ -72,6 +74,7 @@ class OrderBook:
         return BookView(
             self.last_update_id,
             self.event_time_us,
+            self.receive_time_ns,
             self._levels(self._bids, bids[: -depth - 1 : -1]),
             self._levels(self._asks, asks[:depth]),
             self.stale,
@@ -113,6 +116,7 @@ class OrderBook:
     def _advance(self, update: BookUpdate) -> None:
         self.last_update_id = update.last_update_id
         self.event_time_us = update.event_time if update.HasField("event_time") else None
+        self.receive_time_ns = update.receive_time
         self.stale = update.stale
 
     def _levels(self, side: dict[int, int], prices: Sequence[int]) -> list[tuple[str, str]]:

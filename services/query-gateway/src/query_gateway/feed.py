@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from google.protobuf.message import Message
 
 from coinmesh_contracts import topics
+from coinmesh_contracts.events.v1.liveness_pb2 import Liveness
 from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Start
 from meshkit.decoding import Decoder
@@ -25,6 +26,7 @@ from meshkit.metrics import Metrics, exemplar, histogram
 from meshkit.registry import Registry
 from meshkit.resources import Resource
 from meshkit.tracing import Tracing, of_record
+from query_gateway.coverage import Coverage
 from query_gateway.hub import Hub, Partition
 from query_gateway.live_view import LIVE_TOPICS, LiveView, News
 from query_gateway.settings import GatewaySettings
@@ -33,6 +35,7 @@ _log = logging.getLogger(__name__)
 _STREAMED: Final = {topics.TRADES.name, topics.QUOTES.name, topics.BARS.name}
 _LONG: Final = {topics.BARS.name, topics.INDICATORS.name}
 _BATCH: Final = 250
+_LIVENESS_SECONDS: Final = 10.0  # an older record says nothing about now
 _PROBE_SECONDS: Final = 2.0
 
 
@@ -55,6 +58,7 @@ class Feed(Resource):
         settings: Where Kafka is, and how far to look back.
         decode: Decodes the topics' values.
         view: Takes every event.
+        coverage: Takes the collectors' signs of life.
         hub: Takes what is new.
         note: Told what is new, too.
         tracing: For a span of each record whose sender is traced.
@@ -65,12 +69,14 @@ class Feed(Resource):
         settings: GatewaySettings,
         decode: Decoder,
         view: LiveView,
+        coverage: Coverage,
         hub: Hub,
         *,
         note: Callable[[News], None],
         tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
+        self._coverage = coverage
         self._note, self._tracing = note, tracing
         self._metrics: Metrics | None = None
         self._events: dict[tuple[str, ...], int] = {}
@@ -179,6 +185,9 @@ class Feed(Resource):
                 self._delay.labels(topic).observe(delay, exemplar(sender))
             self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
             counts[topic] = counts.get(topic, 0) + 1
+            if isinstance(event, Liveness):
+                self._coverage.apply(event, appended_ms)
+                continue
             news = self._view.apply(event, int(record.offset() or 0))
             if news is not None:
                 self._note(news)
@@ -208,6 +217,7 @@ class Feed(Resource):
         long = Since(now - timedelta(seconds=self._settings.bars_lookback_seconds))
         starts: dict[str, Start] = {topics.INSTRUMENTS.name: "beginning"}
         starts |= dict.fromkeys(_LONG, long)
+        starts[topics.LIVENESS.name] = Since(now - timedelta(seconds=_LIVENESS_SECONDS))
         positions: dict[Partition, int] = {}
         for topic in LIVE_TOPICS:
             keys = [key for key in partitions if key[0] == topic.name]

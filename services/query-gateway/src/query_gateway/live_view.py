@@ -34,6 +34,7 @@ LIVE_TOPICS: Final = (
     topics.BOOKS,
     topics.BARS,
     topics.INDICATORS,
+    topics.LIVENESS,
 )
 KEPT_WINDOWS: Final = 30
 """So many of the newest windows are kept per instrument and interval: they only bridge the moment

@@ -10,6 +10,7 @@ from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
 from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory, add_collector_directory
+from query_gateway.coverage import Coverage
 from query_gateway.event_service import EventService, add_event_service
 from query_gateway.feed import Feed, create_decoder
 from query_gateway.history import History
@@ -35,15 +36,16 @@ async def run_gateway(settings: GatewaySettings) -> int:
     cache = Cache(settings, tracing)
     view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
-    feed = Feed(settings, decoder, view, hub, note=latest.note, tracing=tracing)
+    coverage = Coverage()
+    feed = Feed(settings, decoder, view, coverage, hub, note=latest.note, tracing=tracing)
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
     charts = Charts(cache, settings.chart_ttl_seconds)
     backlog = TradeBacklog(settings, settings.service_name, decoder, feed.trade_starts)
-    listings, stream = Listings(history, view, backlog.missing), MarketStream(hub)
+    listings, stream = Listings(history, view, backlog.missing), MarketStream(hub, coverage)
     ready, live = bootstrap.done.is_set, feed.is_live
     market = MarketService(
-        view, listings, stream, charts=charts, cache=cache, ready=ready, live=live
+        view, coverage, listings, stream, charts=charts, cache=cache, ready=ready, live=live
     )
     events = EventService(settings, decoder, feed.is_connected)
     collectors, sessions = CollectorDirectory(settings), Sessions(settings, audit)

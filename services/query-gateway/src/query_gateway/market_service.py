@@ -19,11 +19,12 @@ from meshkit.errors import InvalidArgument, Unavailable
 from query_gateway import intervals, rendering, requests, tokens
 from query_gateway.cache import Cache
 from query_gateway.charts import Charts
+from query_gateway.coverage import Coverage
 from query_gateway.day_figures import LEADERBOARDS, texts
 from query_gateway.listings import Listings
 from query_gateway.live_view import LiveView
 from query_gateway.market_stream import MarketStream
-from query_gateway.requests import MAX_MS, ceil_ms
+from query_gateway.requests import MAX_MS, ceil_ms, floor_ms
 
 Context = grpc.aio.ServicerContext[Any, Any]
 INDICATORS: Final = ("sma", "ema", "vwap", "rsi", "bollinger")
@@ -31,7 +32,6 @@ _CHART_ROWS: Final = 5000
 _BOOK_DEPTH: Final = 1000
 _BOOK_RETRY_SECONDS: Final = 5.0
 _STARTING_RETRY_SECONDS: Final = 2.0
-_NS_PER_MS: Final = 1_000_000
 _HORIZON_MS: Final = 600_000  # twice the time in which the stream can revise a bar
 _MAY_BE_KEPT: Final = (("cache-control", "public, max-age=30"),)
 
@@ -41,6 +41,7 @@ class MarketService(MarketServiceServicer):
 
     Args:
         view: The live view.
+        coverage: Which data is current.
         listings: History and the live view as one.
         charts: Rendered charts.
         cache: Leaderboards until the view is filled.
@@ -52,6 +53,7 @@ class MarketService(MarketServiceServicer):
     def __init__(
         self,
         view: LiveView,
+        coverage: Coverage,
         listings: Listings,
         stream: MarketStream,
         *,
@@ -61,7 +63,7 @@ class MarketService(MarketServiceServicer):
         live: Callable[[], bool],
     ) -> None:
         self._view, self._listings, self._cache = view, listings, cache
-        self._ready, self._live = ready, live
+        self._ready, self._live, self._coverage = ready, live, coverage
         self._charts = charts
         self._stream = stream
 
@@ -174,7 +176,7 @@ class MarketService(MarketServiceServicer):
         start, end = requests.time_range(request)
         limit = requests.size("page_size", request.page_size, 500, 1000)
         arguments = (name, start, end)
-        low, high = (_floor_ms(start), 0), (ceil_ms(end, MAX_MS), 0)
+        low, high = (floor_ms(start), 0), (ceil_ms(end, MAX_MS), 0)
         if request.page_token:
             time_ms, trade_id = tokens.read(request.page_token, "ListTrades", arguments, (int, int))
             bound = (int(time_ms), int(trade_id))
@@ -199,7 +201,8 @@ class MarketService(MarketServiceServicer):
                 retry_after_seconds=_BOOK_RETRY_SECONDS,
                 instrument=name,
             )
-        return rendering.book(name, book.view(depth), stale=not self._live())
+        stale = self._coverage.is_stale(name, ("book",))
+        return rendering.book(name, book.view(depth), stale=stale)
 
     async def ListIndicators(  # noqa: N802
         self, request: api.ListIndicatorsRequest, context: Context
@@ -247,7 +250,8 @@ class MarketService(MarketServiceServicer):
             LeaderboardEntry(rank=rank, instrument=instrument, value=value)
             for rank, (instrument, value) in enumerate(ranking[:limit], 1)
         ]
-        return Leaderboard(name=name, entries=entries)
+        end = rendering.time_of_ms(self._view.day.clock_ms) if self._ready() else None
+        return Leaderboard(name=name, entries=entries, end_time=end)
 
     def StreamMarket(self, request: api.StreamMarketRequest, context: Context) -> Any:  # noqa: N802
         """Live events, as encoded messages."""
@@ -272,17 +276,14 @@ class MarketService(MarketServiceServicer):
 
     def _ticker(self, name: str) -> Ticker:
         figures = self._view.day.of(name) if self._ready() else None
-        return rendering.ticker(
-            name, self._view.last_trade(name), self._view.quotes.get(name), figures
-        )
+        last, best = self._view.last_trade(name), self._view.quotes.get(name)
+        channels = [channel for channel, row in (("trade", last), ("quote", best)) if row]
+        stale = self._coverage.is_stale(name, channels or ("trade", "quote"))
+        return rendering.ticker(name, last, best, figures, stale=stale)
 
 
 def _narrow(low: int, high: int, bound: int, *, newest_first: bool) -> tuple[int, int]:
     return (low, min(high, bound)) if newest_first else (max(low, bound), high)
-
-
-def _floor_ms(nanoseconds: int | None) -> int:
-    return 0 if nanoseconds is None else max(0, min(nanoseconds // _NS_PER_MS, MAX_MS))
 
 
 def _inside(time_ns: int, start: int | None, end: int | None) -> bool:

@@ -22,6 +22,7 @@ from coinmesh_contracts.market.v1.stream_pb2 import (
 )
 from meshkit.errors import InvalidArgument, Unavailable
 from query_gateway import intervals, requests
+from query_gateway.coverage import Coverage
 from query_gateway.hub import Hub, Selection, Subscription, varint
 from query_gateway.rendering import time_of_ns
 
@@ -30,6 +31,7 @@ BATCH_EVENTS: Final = 100
 BATCH_SECONDS: Final = 0.01
 HEARTBEAT_SECONDS: Final = 5.0
 _MAX_INSTRUMENTS: Final = 1000
+_SOURCE: Final = {"bar": "trade"}
 _BATCH_FIELD: Final = b"\x0a"
 _TOKEN_FIELD: Final = b"\x2a"
 
@@ -39,11 +41,14 @@ class MarketStream:
 
     Args:
         hub: Where events come from.
+        coverage: Which data is current, for heartbeats.
         clock: The time in nanoseconds, for heartbeats.
     """
 
-    def __init__(self, hub: Hub, clock: Callable[[], int] = time.time_ns) -> None:
-        self._hub, self._clock = hub, clock
+    def __init__(
+        self, hub: Hub, coverage: Coverage, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._hub, self._coverage, self._clock = hub, coverage, clock
 
     def read(self, request: api.StreamMarketRequest) -> AsyncGenerator[bytes, None]:
         """The messages for one reader, encoded.
@@ -79,16 +84,19 @@ class MarketStream:
                 elif subscription.closed:
                     yield _farewell(subscription)
                     return
-                elif gap is None:
+                # Also between batches: staleness of one instrument must show beside busy ones.
+                if loop.time() >= beat + HEARTBEAT_SECONDS:
                     yield self._heartbeat(subscription)
-                beat = loop.time()
+                    beat = loop.time()
         finally:
             self._hub.unsubscribe(subscription)
 
     def _heartbeat(self, subscription: Subscription) -> bytes:
-        message = StreamMarketResponse(
-            heartbeat=Heartbeat(time=time_of_ns(self._clock())), resume_token=subscription.token
-        )
+        selection = subscription.selection
+        channels = {_SOURCE.get(channel, channel) for channel, _ in selection.kinds}
+        stale = (n for n in selection.instruments if self._coverage.is_stale(n, channels))
+        heartbeat = Heartbeat(time=time_of_ns(self._clock()), stale_instruments=sorted(stale))
+        message = StreamMarketResponse(heartbeat=heartbeat, resume_token=subscription.token)
         return message.SerializeToString()
 
 

@@ -121,16 +121,22 @@ def indicator(row: IndicatorRow) -> IndicatorValue:
 
 
 def ticker(
-    name: str, last: TradeRow | None, best: QuoteRow | None, figures: Figures | None
+    name: str,
+    last: TradeRow | None,
+    best: QuoteRow | None,
+    figures: Figures | None,
+    *,
+    stale: bool,
 ) -> Ticker:
     """A ticker; what is not known stays empty."""
-    found = Ticker(instrument=name)
+    found = Ticker(instrument=name, stale=stale)
     if last is not None:
         found.last_price, found.last_size = last.price, last.size
         found.event_time.CopyFrom(time_of_us(last.time_us))
     if best is not None:
         found.bid_price, found.bid_size = best.bid_price, best.bid_size
         found.ask_price, found.ask_size = best.ask_price, best.ask_size
+        found.quote_receive_time.CopyFrom(time_of_ns(best.receive_time_ns))
     if figures is not None:
         if figures.change_percent is not None:
             found.change_percent_24h = plain(figures.change_percent)
@@ -148,6 +154,7 @@ def book(name: str, view: BookView, stale: bool) -> Book:
         bids=[Level(price=price, size=size) for price, size in view.bids],
         asks=[Level(price=price, size=size) for price, size in view.asks],
         stale=view.stale or stale,
+        receive_time=time_of_ns(view.receive_time_ns),
     )
     if view.event_time_us is not None:
         found.event_time.CopyFrom(time_of_us(view.event_time_us))

@@ -61,6 +61,11 @@ def time_range(request: Message) -> tuple[int | None, int | None]:
     return start, end
 
 
+def floor_ms(nanoseconds: int | None) -> int:
+    """The millisecond that holds a time; 0 for None."""
+    return 0 if nanoseconds is None else max(0, min(nanoseconds // _NS_PER_MS, MAX_MS))
+
+
 def ceil_ms(nanoseconds: int | None, absent: int) -> int:
     """Nanoseconds as the first whole millisecond at or after them, within [1970, year 9000]."""
     if nanoseconds is None:
