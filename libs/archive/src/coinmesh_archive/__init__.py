@@ -1,0 +1,1 @@
+"""The raw archive: manifests of its objects, and their readers."""

@@ -1,0 +1,158 @@
+"""Raw objects: Kafka records as parquet, described for their manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from google.protobuf.message import DecodeError, Message
+
+from coinmesh_archive.manifest import KeyStatistics, RawObject, Span, enclosing
+from coinmesh_archive.store import RAW
+from coinmesh_contracts import framing, topics
+
+#: Its functions are created at import, where a type checker doesn't see them.
+pc: Any = pyarrow.compute
+#: Which columns have dictionaries and statistics; pyarrow types both as bool alone.
+_COLUMNS: Final[Mapping[str, Any]] = {
+    "use_dictionary": ["key", "partition", "timestampType", "schema_id"],
+    "write_statistics": ["offset", "timestamp"],
+}
+_MAX_SCHEMA_ID: Final = 1 << 31
+
+Fact = tuple[int | None, int | None]
+"""A record's event time in microseconds and native trade id, where its event has them."""
+NO_FACT: Final[Fact] = None, None
+
+
+def fact(event: Message) -> Fact:
+    """The fact of a decoded event."""
+    fields: Any = event
+    return fields.event_time or None, getattr(fields, "trade_id", 0) or None
+
+
+def facts(topic: str, values: Iterable[bytes | None]) -> list[Fact]:
+    """The fact of each value that is an event of its topic, `NO_FACT` for the others."""
+    known = topics.BY_NAME.get(topic)
+    if known is None or known.message is None:
+        return [NO_FACT for _ in values]
+    read: list[Fact] = []
+    for value in values:
+        try:
+            read.append(fact(known.message.FromString(framing.split(value)[1])))
+        except (framing.FramingError, DecodeError):
+            read.append(NO_FACT)
+    return read
+
+
+def statistics(keys: pa.ChunkedArray, read: Sequence[Fact]) -> dict[str, KeyStatistics]:
+    """Statistics by key of records with these keys and facts; a record without a key has ""."""
+    times, ids = (pa.array([pair[at] for pair in read], pa.uint64()) for at in (0, 1))
+    table: Any = pa.table({"key": keys, "time": times, "id": ids})
+    spans = [(name, end) for name in ("time", "id") for end in ("min", "max")]
+    groups = table.group_by("key", use_threads=False).aggregate([([], "count_all"), *spans])
+    return {
+        (row["key"] or b"").decode("utf-8", "replace"): KeyStatistics(
+            row["count_all"], _span(row, "time"), _span(row, "id")
+        )
+        for row in groups.to_pylist()
+    }
+
+
+def _span(row: Mapping[str, Any], name: str) -> Span | None:
+    first = row[f"{name}_min"]
+    return None if first is None else (first, row[f"{name}_max"])
+
+
+def payload(table: pa.Table | pa.RecordBatch) -> pa.Array:
+    """Bytes of each record's key and value."""
+    lengths = (
+        pc.fill_null(pc.binary_length(table.column(name)), 0).cast(pa.int64())
+        for name in ("key", "value")
+    )
+    return pc.add(*lengths)
+
+
+def schema_ids(table: pa.Table) -> list[int | None]:
+    """The schema id in each value's framing; None for a value that isn't framed."""
+    return [_schema_id(value) for value in table.column("value").to_pylist()]
+
+
+def _schema_id(value: bytes | None) -> int | None:
+    try:
+        schema_id, _ = framing.split(value)
+    except framing.FramingError:
+        return None
+    return schema_id if schema_id < _MAX_SCHEMA_ID else None
+
+
+def merged(
+    replaced: Sequence[RawObject], keys: dict[str, KeyStatistics]
+) -> dict[str, KeyStatistics]:
+    """Statistics of the records of `replaced` and of those with the statistics `keys`."""
+    total = dict(keys)
+    for item in replaced:
+        for key, part in item.keys.items():
+            total[key] = part.plus(total[key]) if key in total else part
+    return total
+
+
+def build(topic: str, table: pa.Table, keys: dict[str, KeyStatistics]) -> tuple[RawObject, bytes]:
+    """An object of records of one partition, and its bytes.
+
+    Args:
+        topic: The topic.
+        table: Columns partition, offset, timestamp, timestampType, key, value, headers, schema_id,
+            in order of the offsets.
+        keys: The records' statistics.
+    """
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata({"topic": topic}),
+        buffer,
+        compression="zstd",
+        store_schema=False,
+        **_COLUMNS,
+    )
+    data = buffer.getvalue().to_pybytes()
+    digest = hashlib.sha256(data).hexdigest()
+    first, last = (table.column("offset")[at].as_py() for at in (0, -1))
+    appended = table.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    began, ended = (appended[at].as_py() for at in (0, -1))
+    events: Span | None = None
+    for part in keys.values():
+        events = enclosing(events, part.times)
+    item = RawObject(
+        key=_key(topic, table.column("partition")[0].as_py(), (first, last), began, digest),
+        first=first,
+        last=last,
+        records=len(table),
+        size=len(data),
+        payload=pc.sum(payload(table)).as_py() or 0,
+        sha256=digest,
+        appended=(began, ended),
+        events=events,
+        keys=keys,
+    )
+    return item, data
+
+
+def parse(data: bytes, sha256: str) -> pa.Table | None:
+    """The records of an object; None if its digest is another one."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _key(topic: str, partition: int, offsets: Span, appended: int, digest: str) -> str:
+    """Named by contents: neither a repeated write nor another incarnation replaces an object."""
+    moment = datetime.fromtimestamp(appended // 1_000_000, UTC)
+    return (
+        f"{RAW}/{topic}/date={moment:%Y-%m-%d}/hour={moment:%H}/"
+        f"{partition}-{offsets[0]:020d}-{offsets[1]:020d}-{digest[:16]}.parquet"
+    )
