@@ -31,6 +31,7 @@ LIBRARIES = {
     "meshkit": "libs/meshkit",
     "coinmesh-audit": "libs/audit",
     "coinmesh-sources": "libs/sources",
+    "coinmesh-archive": "libs/archive",
 }
 
 

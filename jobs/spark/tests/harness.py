@@ -17,6 +17,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pyarrow import fs
 
+from coinmesh_archive.reader import read_day
+from coinmesh_archive.store import ArchiveStore
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.bar_pb2 import Bar
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
@@ -26,10 +28,11 @@ from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
 from meshkit.cassandra import CertificateAuthProvider
 from meshkit.kafka import client_config
-from meshkit.settings import CassandraSettings, KafkaSettings
+from meshkit.settings import CassandraSettings, KafkaSettings, S3Settings
 
 TRADES = topics.TRADES.name
 NAMES = {1: "1s", 60: "1m", 300: "5m", 3600: "1h", 86400: "1d"}
+RECORD = ("partition", "offset", "key", "value")
 COINMESH_SPARK = str(Path(sys.executable).parent / "coinmesh-spark")
 
 
@@ -313,24 +316,44 @@ class Harness:
             **options,
         )
 
+    @property
+    def archive(self):
+        """The archive's store, as the job itself connects to it."""
+        return ArchiveStore(
+            self.mesh.read(S3Settings).model_copy(update={"s3_bucket": self.bucket})
+        )
+
+    def manifests(self, topic):
+        """A topic's manifests, oldest first."""
+        store = self.archive
+        return [store.load(topic, date).manifest for date in store.dates(topic)]
+
     def archived(self, topic):
-        """A topic's objects: {partition: [(first offset, last offset, path)]}."""
-        base = f"{self.bucket}/raw/{topic}"
-        chosen = fs.FileSelector(base, recursive=True, allow_not_found=True)
+        """A topic's objects by manifest: {partition: [(first offset, last offset, key)]}."""
         found = defaultdict(list)
-        for info in self.store().get_file_info(chosen):
-            if info.path.endswith(".parquet"):
-                partition, first, last = (
-                    int(part) for part in info.base_name.removesuffix(".parquet").split("-")
-                )
-                found[partition].append((first, last, info.path))
-        return {partition: sorted(objects) for partition, objects in found.items()}
+        for manifest in self.manifests(topic):
+            for partition, part in manifest.current.partitions.items():
+                found[partition] += [(one.first, one.last, one.key) for one in part.objects]
+        return {partition: sorted(objects) for partition, objects in found.items() if objects}
 
     def archived_up_to(self, topic):
         """Whether the archive has all records of a topic."""
-        last = {p: objects[-1][1] + 1 for p, objects in self.archived(topic).items()}
-        begins = self.begins[topic]
-        return last == {p: end for p, end in self.ends(topic).items() if end > begins.get(p, 0)}
+        manifests = self.manifests(topic)
+        if not manifests:
+            return False
+        parts = manifests[-1].current.partitions
+        return {number: part.next for number, part in parts.items()} == self.ends(topic)
+
+    def archived_records(self, topic):
+        """Records as readers see them: {(topic id, partition, offset): (key, value)}."""
+        store, found = self.archive, {}
+        for date in store.dates(topic):
+            for topic_id, table in read_day(store, topic, date):
+                columns = (table.column(name).to_pylist() for name in RECORD)
+                for partition, offset, *record in zip(*columns, strict=True):
+                    assert (topic_id, partition, offset) not in found
+                    found[topic_id, partition, offset] = tuple(record)
+        return found
 
 
 def trade(header, instrument, trade_id, time_us, price, size, buy, **fields):

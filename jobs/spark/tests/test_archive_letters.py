@@ -6,7 +6,7 @@ from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
 from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote
-from coinmesh_spark.archive_task import _dead_letters
+from coinmesh_spark.archive_task import _decode, _report
 
 KNOWN, LETTERS, OURS = 7, 9, 11
 
@@ -44,7 +44,8 @@ def told(topic, values):
     )
     store = Store()
     schemas = {topics.DEAD_LETTERS.name: LETTERS, topics.QUOTES.name: OURS}
-    counts = _dead_letters(store, topic, table, schemas)
+    _, letters = _decode(store, topic, table, schemas)
+    counts = _report(store, topic, table, letters, schemas)
     assert store.flushed is bool(store.sent)
     return counts, store.sent
 

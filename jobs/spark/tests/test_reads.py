@@ -46,6 +46,12 @@ def test_offsets_that_kafka_does_not_give_out_may_lack():
         check_read(0, offsets(7), 7, 12, without(8, 10, 11))
 
 
+def test_records_compacted_since_they_were_read_are_accepted():
+    check_read(0, offsets(7, 9), 7, 12, without(7, 8, 10, 11), compacted=True)
+    with pytest.raises(IncompleteReadError):
+        check_read(0, offsets(7), 7, 12, without(7, 8, 10, 11), compacted=True)
+
+
 STARTS, ENDS = {0: 5, 1: 5, 2: 5}, {0: 9, 1: 5, 2: 6}
 
 

@@ -1,84 +1,74 @@
-"""The archive's task: the records of some Kafka partitions to objects, as they are.
+"""The archive's task: the records of Kafka partitions to objects, as they are.
 
-An object is named by its first and last offset and cut by size alone, so a batch that is run again
-writes the same objects. Trades also fill the table of recent trades. What is not an
-event of its topic is archived like all else, and told as a dead letter; the trades' are the bars'
-query's to tell.
+The objects count once the driver has listed them in a manifest. A slice that is no smaller than
+half of the object before it is merged with it, so that a partition and day has few objects however
+small its slices are. What is not an event of its topic is archived like all else, and reported as a
+dead letter; the bars' query reports those of the trades.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError
-from pyarrow import fs
 
+from coinmesh_archive import objects
+from coinmesh_archive.manifest import COMPACTED, CONTROL, Absent, RawObject
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from coinmesh_spark import failpoints, object_store
+from coinmesh_spark import failpoints, reads
+from coinmesh_spark.archive_store import WorkerStore, worker_store
 from coinmesh_spark.decode import Decoder
-from coinmesh_spark.schema_texts import SchemaTexts
-from coinmesh_spark.settings import ArchiveSettings
 from coinmesh_spark.sinks import rows
-from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
 from coinmesh_spark.sinks.dead_letters import dead_letter
-from coinmesh_spark.sinks.kafka import KafkaSink
-from coinmesh_spark.trades import MICROS
-from meshkit import logs, settings
-from meshkit.registry import Registry
-from meshkit.rotation import Renewals
-from meshkit.tls import certificate_files
+from coinmesh_spark.trades import Ints
 
-RESULT = (
-    "topic string, partition int, appended long, objects int, records long, bytes long,"
-    " trades long, dead string"
-)
+RESULT = "report binary"
+_RESULT = pa.schema([("report", pa.binary())])
 #: Its functions are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
-_RESULT = pa.schema(
-    [
-        ("topic", pa.string()),
-        ("partition", pa.int32()),
-        ("appended", pa.int64()),
-        ("objects", pa.int32()),
-        ("records", pa.int64()),
-        ("bytes", pa.int64()),
-        ("trades", pa.int64()),
-        ("dead", pa.string()),
-    ]
-)
-_TOLD_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
-_MAX_SCHEMAS = 10_000
-#: Which columns have dictionaries and statistics; pyarrow types both as bool alone.
-_COLUMNS: Mapping[str, Any] = {
-    "use_dictionary": ["key", "partition", "timestampType", "schema_id"],
-    "write_statistics": ["offset", "timestamp"],
-}
+_REPORTED_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
 TRADE_CONCURRENCY = 8
 """Few writes at a time: the bars' writes go first."""
 
 
+class Tail(NamedTuple):
+    """An object that new records may be merged with."""
+
+    key: str
+    sha256: str
+    payload: int
+
+
+class Range(NamedTuple):
+    """Offsets of a partition to archive: from `start` to before `end`; its newest objects last."""
+
+    start: int
+    end: int
+    tail: tuple[Tail, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What the driver tells the archive's tasks.
+    """Input of the archive's tasks.
 
     Attributes:
-        batch: The batch's number.
+        batch: The batch's number since the start of the driver.
         max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
         trades: Whether to fill the table of recent trades.
-        schemas: Each topic's schema id of this release; of any other the registry is asked.
+        schemas: Each topic's schema id of this release; others are looked up in the registry.
+        ranges: What to archive, by topic and partition.
         pids: Process ids of the driver and its JVM, for failpoints.
     """
 
@@ -86,138 +76,51 @@ class Plan:
     max_bytes: int
     trades: bool
     schemas: dict[str, int]
+    ranges: Mapping[tuple[str, int], Range]
     pids: dict[str, int]
 
 
-class _Store:
-    """What a worker process keeps between tasks."""
+class Report(msgspec.Struct, kw_only=True):
+    """What a task did for a partition.
 
-    def __init__(self) -> None:
-        self._settings = settings.read(ArchiveSettings)
-        logs.configure(self._settings.service_name, self._settings.log_level)
-        self.bucket = self._settings.s3_bucket
-        self.files = object_store.connect(self._settings)
-        self._known_schemas: set[int] = set()
-        self._accepted: dict[tuple[str, int], bool] = {}
-        self._renewals = Renewals(self._version)
+    Attributes:
+        topic: The topic.
+        partition: The partition.
+        objects: New objects; their statistics lack the records of retired objects.
+        retired: Keys of the objects that the first new one replaces.
+        absent: Offsets of the range without a record.
+        appended: Append time of the newest record, milliseconds since the Unix epoch.
+        records: Records read.
+        size: Bytes of the new objects.
+        trades: Rows written to the table of recent trades.
+        dead: Dead letters by reason.
+    """
 
-    def _version(self) -> object:
-        files = certificate_files(self._settings)
-        return files and files.version(), self._settings.s3_credentials()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the connections were made with a certificate or keys renewed since."""
-        return self._renewals.pending() is not None
-
-    def remember(self, before: _Store) -> None:
-        """Take over what is known of schemas: while the registry is restarted for a certificate of
-        its own, tasks that ask it would keep the bars' tasks waiting.
-        """
-        self._known_schemas, self._accepted = before._known_schemas, before._accepted
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        if "cassandra" in self.__dict__:
-            self.cassandra.close()
-
-    @cached_property
-    def cassandra(self) -> CassandraSink:
-        return CassandraSink(self._settings)
-
-    @cached_property
-    def kafka(self) -> KafkaSink:
-        return KafkaSink(self._settings, self._settings.service_name)
-
-    @cached_property
-    def _registry(self) -> Registry:
-        return Registry(self._settings)
-
-    @property
-    def name(self) -> str:
-        return self._settings.service_name
-
-    def accepts(self, topic: str, schema_id: int) -> bool:
-        """Whether a schema id is one of a topic's.
-
-        Raises:
-            Unavailable: The registry doesn't answer.
-        """
-        if not 0 < schema_id < 1 << 31:
-            return False
-        known = self._accepted.get((topic, schema_id))
-        if known is None:
-            known = self._registry.accepts_now(topic, schema_id)
-            if known and len(self._accepted) < _MAX_SCHEMAS:
-                self._accepted[topic, schema_id] = known
-        return known
-
-    @cached_property
-    def trades(self) -> Decoder:
-        """Which records of the trades' topic are trades; the bars' query judges by the same."""
-        ahead = round(self._settings.spark_ahead_seconds * MICROS)
-        return Decoder(set(), partial(self.accepts, topics.TRADES.name), ahead)
-
-    @cached_property
-    def _texts(self) -> SchemaTexts:
-        return SchemaTexts(self._settings)
-
-    def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write an object.
-
-        Raises:
-            Unavailable: The store doesn't take it.
-        """
-
-        def write() -> None:
-            with self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
-                stream.write(data)
-
-        object_store.answered(write, self._settings)
-
-    def has(self, key: str) -> bool:
-        """Whether there is an object; errors as `put`."""
-        path = f"{self.bucket}/{key}"
-        info = object_store.answered(lambda: self.files.get_file_info(path), self._settings)
-        return info.type == fs.FileType.File
-
-    def keep_schema(self, schema_id: int) -> None:
-        """Store a schema's text unless it is there; ids that nobody registered are skipped."""
-        if schema_id in self._known_schemas:
-            return
-        key = object_store.schema_object(schema_id)
-        if not self.has(key) and (found := self._texts.read(schema_id)) is not None:
-            text, imports = found
-            for name, imported in imports.items():
-                self.put(object_store.reference_object(schema_id, name), imported.encode())
-            self.put(key, text.encode())
-        self._known_schemas.add(schema_id)
-
-
-def _store() -> _Store:
-    store = _kept_store()
-    if store.stale:
-        _kept_store.cache_clear()
-        store.close()
-        _kept_store().remember(store)
-    return _kept_store()
-
-
-@cache
-def _kept_store() -> _Store:
-    return _Store()
+    topic: str
+    partition: int
+    objects: list[RawObject] = msgspec.field(default_factory=list[RawObject])
+    retired: list[str] = msgspec.field(default_factory=list[str])
+    absent: list[Absent] = msgspec.field(default_factory=list[Absent])
+    appended: int = 0
+    records: int = 0
+    size: int = 0
+    trades: int = 0
+    dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """`run` as mapInArrow wants it."""
+    """`run` as mapInArrow requires it."""
     return partial(run, plan)
 
 
 def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Archive the records of some partitions, which come one after the other."""
-    store = _store()
+    store = worker_store()
     for (topic, partition), records in groupby(_runs(batches), key=itemgetter(0)):
-        yield _partition(store, plan, topic, partition, map(itemgetter(1), records))
+        report = Report(topic=topic, partition=partition)
+        _partition(store, plan, report, map(itemgetter(1), records))
+        encoded = pa.array([msgspec.json.encode(report)], pa.binary())
+        yield pa.RecordBatch.from_arrays([encoded], schema=_RESULT)
 
 
 def _runs(
@@ -240,25 +143,51 @@ def _runs(
 
 
 def _partition(
-    store: _Store, plan: Plan, topic: str, partition: int, batches: Iterator[pa.RecordBatch]
-) -> pa.RecordBatch:
-    """Archive a partition's records; what was done."""
-    objects = records = size = trades = appended = 0
+    store: WorkerStore, plan: Plan, report: Report, batches: Iterator[pa.RecordBatch]
+) -> None:
+    """Archive a partition's records.
+
+    Raises:
+        IncompleteReadError: Some that Kafka has weren't read.
+    """
+    topic = report.topic
+    planned = plan.ranges[topic, report.partition]
+    offsets: list[Ints] = []
+    tail = list(planned.tail)
     dead: Counter[str] = Counter()
     for table in _cut(batches, plan.max_bytes):
-        size += _archive(store, topic, partition, table)
-        appended = table.column("timestamp").cast(pa.int64())[-1].as_py() // 1000
-        objects += 1
-        records += len(table)
+        offsets.append(table.column("offset").to_numpy())
+        report.appended = table.column("timestamp").cast(pa.int64())[-1].as_py() // 1000
+        report.records += len(table)
+        facts, letters = _decode(store, topic, table, plan.schemas)
+        item = _archive(store, report, table, facts=facts, tail=tail, max_bytes=plan.max_bytes)
+        report.objects.append(item)
+        report.size += item.size
+        tail = []
         failpoints.reach("archived", plan.batch, plan.pids)
-        if topic not in _TOLD_ELSEWHERE:
-            dead += _dead_letters(store, topic, table, plan.schemas)
+        dead += _report(store, topic, table, letters, plan.schemas)
         if plan.trades and topic == topics.TRADES.name:
-            found = trade_rows(table, store.trades)
-            trades += store.cassandra.write(found, TRADE_CONCURRENCY)
-    report = (topic, partition, appended, objects, records, size, trades, json.dumps(dead))
-    arrays = [pa.array([v], f.type) for v, f in zip(report, _RESULT, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
+            stored = trade_rows(table, store.trades)
+            report.trades += store.cassandra.write(stored, TRADE_CONCURRENCY)
+    report.dead = dict(dead)
+    read = np.concatenate(offsets)
+    reads.check_read(
+        report.partition,
+        read,
+        planned.start,
+        planned.end,
+        partial(reads.visible_offsets, store.settings, topic),
+        compacted=topics.BY_NAME[topic].retention_days is None,
+    )
+    report.absent = absent(topic, read, planned.start, planned.end)
+
+
+def absent(topic: str, read: Ints, start: int, end: int) -> list[Absent]:
+    """The offsets from `start` to before `end` that aren't among the ascending `read`."""
+    reason = COMPACTED if topics.BY_NAME[topic].retention_days is None else CONTROL
+    edges = np.concatenate([[start - 1], read, [end]])
+    gaps = np.flatnonzero(np.diff(edges) > 1)
+    return [Absent(int(edges[at]) + 1, int(edges[at + 1]) - 1, reason) for at in gaps]
 
 
 def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table]:
@@ -266,12 +195,8 @@ def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
-        keys, values = (
-            pc.fill_null(pc.binary_length(batch.column(name)), 0).to_numpy().astype(np.int64)
-            for name in ("key", "value")
-        )
         begin = 0
-        for row, length in enumerate((keys + values).tolist()):
+        for row, length in enumerate(objects.payload(batch).to_pylist()):
             if size and size + length > max_bytes:
                 held.append(batch.slice(begin, row - begin))
                 yield pa.Table.from_batches(held)
@@ -282,67 +207,87 @@ def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table
         yield pa.Table.from_batches(held)
 
 
-def _archive(store: _Store, topic: str, partition: int, table: pa.Table) -> int:
-    schema_ids = [_schema_id(value) for value in table.column("value").to_pylist()]
-    for schema_id in sorted({schema_id for schema_id in schema_ids if schema_id is not None}):
+def _archive(
+    store: WorkerStore,
+    report: Report,
+    table: pa.Table,
+    *,
+    facts: list[objects.Fact],
+    tail: list[Tail],
+    max_bytes: int,
+) -> RawObject:
+    """Write an object of `table` and of as many objects of the tail as it may be merged with."""
+    statistics = objects.statistics(table.column("key"), facts)
+    ids = objects.schema_ids(table)
+    for schema_id in sorted({schema_id for schema_id in ids if schema_id is not None}):
         store.keep_schema(schema_id)
-    offsets = table.column("offset")
-    appended = table.column("timestamp").cast(pa.int64())[0].as_py()
-    table = table.drop_columns(["topic"]).append_column(
-        "schema_id", pa.array(schema_ids, pa.int32())
-    )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata({"topic": topic}),
-        buffer,
-        compression="zstd",
-        store_schema=False,
-        **_COLUMNS,
-    )
-    data = buffer.getvalue()
-    first, last = offsets[0].as_py(), offsets[-1].as_py()
-    store.put(object_store.raw_object(topic, partition, first, last, appended), data)
-    return data.size
+    table = table.drop_columns(["topic"]).append_column("schema_id", pa.array(ids, pa.int32()))
+    size = pc.sum(objects.payload(table)).as_py()
+    while tail and tail[-1].payload <= 2 * size and tail[-1].payload + size <= max_bytes:
+        before = objects.parse(store.read(tail[-1].key), tail[-1].sha256)
+        if before is None:
+            break  # damaged: `coinmesh raw verify` reports it
+        size += tail[-1].payload
+        table = pa.concat_tables([before.cast(table.schema), table])
+        report.retired.append(tail.pop().key)
+    item, data = objects.build(report.topic, table, statistics)
+    store.put(item.key, data)
+    return item
 
 
-def _dead_letters(
-    store: _Store, topic: str, table: pa.Table, schemas: dict[str, int]
-) -> Counter[str]:
-    """Tell of the records that are not events of their topic; how many, by reason."""
+class Letter(NamedTuple):
+    """A record that isn't an event of its topic: its row and why."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+def _decode(
+    store: WorkerStore, topic: str, table: pa.Table, schemas: dict[str, int]
+) -> tuple[list[objects.Fact], list[Letter]]:
+    """The records' facts, and those that are no events of their topic."""
     known = topics.BY_NAME[topic]
+    letters: list[Letter] = []
+    if topic in _REPORTED_ELSEWHERE:
+        return objects.facts(topic, table.column("value").to_pylist()), letters
+    facts = [objects.NO_FACT] * len(table)
     if known.message is None:
-        return Counter()
-    header = framing.header(schemas[DEAD_LETTERS])
-    dead: Counter[str] = Counter()
+        return facts, letters
     for row, value in enumerate(table.column("value").to_pylist()):
         if value is None and known.retention_days is None:
             continue  # a compacted topic's way to forget a key
         try:
-            found, payload = framing.split(value)
-            if found == schemas.get(topic) or store.accepts(topic, found):
-                known.message.FromString(payload)
+            schema_id, payload = framing.split(value)
+            if schema_id == schemas.get(topic) or store.accepts(topic, schema_id):
+                facts[row] = objects.fact(known.message.FromString(payload))
                 continue
-            reason, detail = "UNKNOWN_SCHEMA_ID", f"schema id {found} isn't one of {topic}'s"
+            detail = f"schema id {schema_id} isn't one of {topic}'s"
+            letters.append(Letter(row, "UNKNOWN_SCHEMA_ID", detail))
         except framing.FramingError as error:
-            reason, detail = error.reason, str(error)
+            letters.append(Letter(row, error.reason, str(error)))
         except DecodeError as error:
-            reason, detail = "BAD_PROTOBUF", str(error)
+            letters.append(Letter(row, "BAD_PROTOBUF", str(error)))
+    return facts, letters
+
+
+def _report(
+    store: WorkerStore,
+    topic: str,
+    table: pa.Table,
+    letters: list[Letter],
+    schemas: dict[str, int],
+) -> Counter[str]:
+    """Send dead letters; how many, by reason."""
+    header = framing.header(schemas[DEAD_LETTERS])
+    for row, reason, detail in letters:
         key, letter = dead_letter(
             topic, table, row, reason=reason, detail=detail, reporter=store.name
         )
         store.kafka.send(DEAD_LETTERS, key, header + letter)
-        dead[reason] += 1
-    if dead:
+    if letters:
         store.kafka.flush()
-    return dead
-
-
-def _schema_id(value: bytes | None) -> int | None:
-    try:
-        schema_id, _ = framing.split(value)
-    except framing.FramingError:
-        return None
-    return schema_id if schema_id < 1 << 31 else None
+    return Counter(letter.reason for letter in letters)
 
 
 def trade_rows(table: pa.Table, decoder: Decoder) -> Iterator[rows.Row]:

@@ -12,9 +12,14 @@ import signal
 from pathlib import Path
 from typing import Final
 
-POINTS: Final = ("decoded", "folded", "written", "half", "sent", "saved", "reported", "committed")
-"""decoded, folded: before any effect; written: after Cassandra; half: some records are on Kafka;
-sent: after Kafka; saved: after the snapshot; reported: before the manifest; committed: after it."""
+POINTS: Final = (
+    *("decoded", "folded", "written", "half", "sent", "saved", "reported", "committed"),
+    *("archived", "collected", "listed", "retired"),
+)
+"""Of the bars: decoded, folded: before any effect; written: after Cassandra; half: some records are
+on Kafka; sent: after Kafka; saved: after the snapshot; reported: before the manifest; committed:
+after it. Of the archive: archived: after an object; collected: before the first manifest; listed:
+after a topic's manifest; retired: after the replaced objects were deleted."""
 
 
 def reach(point: str, batch: int, pids: dict[str, int]) -> None:

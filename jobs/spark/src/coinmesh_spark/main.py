@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from coinmesh_spark import archive_query, bars_query, stream
+from coinmesh_spark import archive, bars_query, stream
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError
 from meshkit import logs
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="coinmesh-spark", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("stream", help="fold trades into bars, and archive every topic")
-    running.add_argument("--only", choices=(bars_query.NAME, archive_query.NAME))
+    running.add_argument("--only", choices=(bars_query.NAME, archive.NAME))
     commands.add_parser("archive", help="the same as: stream --only archive")
     commands.add_parser("reset", help="forget the fold's state: start from the first record")
     arguments = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
             for directory in stream.reset(settings):
                 sys.stdout.write(f"removed {directory}\n")
             return
-        only = archive_query.NAME if arguments.command == "archive" else arguments.only
+        only = archive.NAME if arguments.command == "archive" else arguments.only
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: stop.set())

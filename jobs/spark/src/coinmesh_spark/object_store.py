@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from coinmesh_archive.store import RAW
 from meshkit.backoff import Backoff
 from meshkit.errors import Unavailable
 from meshkit.settings import S3Settings
 from meshkit.tls import certificate_files
 
-RAW = "raw"
 AWAY_SECONDS = 20.0
 T = TypeVar("T")
 
@@ -63,23 +62,6 @@ def answered(
                     f"the object store at {where}: {' '.join(str(error).split())[:300]}",
                 ) from error
             time.sleep(next(backoff))
-
-
-def raw_object(topic: str, partition: int, first: int, last: int, appended: int) -> str:
-    """The key of an archive object.
-
-    Args:
-        topic: The topic.
-        partition: The partition.
-        first: Offset of the first record.
-        last: Offset of the last record.
-        appended: Append time of the first record, microseconds since the Unix epoch.
-    """
-    moment = datetime.fromtimestamp(appended // 1_000_000, UTC)
-    return (
-        f"{RAW}/{topic}/date={moment:%Y-%m-%d}/hour={moment:%H}/"
-        f"{partition}-{first:020d}-{last:020d}.parquet"
-    )
 
 
 def schema_object(schema_id: int) -> str:

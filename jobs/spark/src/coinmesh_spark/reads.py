@@ -12,6 +12,7 @@ from typing import Final, cast
 import numpy as np
 
 from coinmesh_spark.trades import Ints
+from meshkit.offsets import bounds
 from meshkit.settings import KafkaSettings
 from meshkit.tails import read_range, tail_consumer
 
@@ -27,11 +28,20 @@ class IncompleteReadError(Exception):
     """A batch didn't read all that it planned; it is run again."""
 
 
-def check_read(partition: int, offsets: Ints, start: int, end: int, visible: Visible) -> None:
+def check_read(
+    partition: int,
+    offsets: Ints,
+    start: int,
+    end: int,
+    visible: Visible,
+    *,
+    compacted: bool = False,
+) -> None:
     """Check that `offsets` are all records of a partition in [start, end), in order.
 
     Offsets that Kafka doesn't give out (transaction markers, aborted records) may lack; `visible`
-    is called to prove it only when some do.
+    is called to prove it only when some do. Of a `compacted` topic, records that were read may have
+    been removed since.
 
     Raises:
         IncompleteReadError: Others were read.
@@ -39,7 +49,10 @@ def check_read(partition: int, offsets: Ints, start: int, end: int, visible: Vis
     if len(offsets) == end - start and bool((offsets == np.arange(start, end)).all()):
         return
     expected = visible(partition, start, end)
-    if offsets.tolist() != expected:
+    read = offsets.tolist()
+    if compacted:
+        expected = sorted({*expected, *(at for at in read if start <= at < end)})
+    if read != expected:
         raise IncompleteReadError(
             f"partition {partition}: the batch has the records from {start} to {end - 1}, of which "
             f"{len(expected)} can be read, but a task read {len(offsets)}{_span(offsets)}; one "
@@ -82,12 +95,20 @@ def visible_offsets(
 
     Raises:
         Unavailable: Kafka doesn't answer.
+        IncompleteReadError: Kafka has deleted some of the range: no proof is possible.
     """
     consumer = tail_consumer(settings, "spark-stream-check", {"group.id": GROUP})
     key = (topic, partition)
     try:
         batches = read_range(consumer, {key: start}, {key: end}, READ_SECONDS)
-        return [cast(int, record.offset()) for batch in batches for record in batch]
+        visible = [cast(int, record.offset()) for batch in batches for record in batch]
+        earliest, _ = bounds(consumer, key, READ_SECONDS)
+        if earliest > start:
+            raise IncompleteReadError(
+                f"partition {partition}: Kafka has deleted offsets {start} to {earliest - 1}, "
+                "which the batch was to read"
+            )
+        return visible
     finally:
         consumer.close()
 

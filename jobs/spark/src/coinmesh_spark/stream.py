@@ -1,4 +1,4 @@
-"""The application: both queries in one Spark session, watched and restarted."""
+"""The application: the bars' query and the archive in one Spark session, watched and restarted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Final, Protocol
 
 from confluent_kafka.admin import AdminClient
 from py4j.protocol import Py4JError
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
-from coinmesh_spark import archive_query, bars_query, session
-from coinmesh_spark.archive_query import ArchiveQuery
+from coinmesh_spark import archive, bars_query, session
+from coinmesh_spark.archive import Archive
 from coinmesh_spark.bars_query import BarsQuery
+from coinmesh_spark.causes import cause
 from coinmesh_spark.gate import Gate
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError
@@ -47,7 +47,7 @@ class JvmLostError(Exception):
 
 
 class Query(Protocol):
-    """One of the application's queries."""
+    """A streaming query of the application."""
 
     fatal: Exception | None
     gate: Gate
@@ -80,15 +80,15 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         names = [topic.name for topic in topics.ALL]
         asyncio.run(await_topics(admin, settings, names, settings.spark_start_seconds))
 
-        told = StreamMetrics(numbers)
-        queries: dict[str, Query] = {
-            bars_query.NAME: BarsQuery(settings, dict(known.ids), told.bars_batch),
-            archive_query.NAME: ArchiveQuery(settings, dict(known.ids), told.archive_batch),
-        }
-        if only:
-            queries = {only: queries[only]}
-        for query in queries.values():
-            query.check()
+        stream_metrics = StreamMetrics(numbers)
+        queries: dict[str, Query] = {}
+        if only in (None, bars_query.NAME):
+            bars = BarsQuery(settings, dict(known.ids), stream_metrics.bars_batch)
+            queries[bars_query.NAME] = bars
+            bars.check()
+        raw = None
+        if only in (None, archive.NAME):
+            raw = Archive(settings, dict(known.ids), stream_metrics)
         server = None
         if settings.metrics_listen:
             listen = Address.parse(settings.metrics_listen)
@@ -99,9 +99,14 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         try:
             files = certificate_files(settings)
             renewals = Renewals(files.version if files else None)
+            if raw is not None:
+                raw.start(spark)
             brokers = settings.kafka_bootstrap_servers
-            _watch(spark, queries, told, stop, renewals=renewals, brokers=brokers)
+            watch = _Watch(spark, queries, raw, stream_metrics, brokers)
+            watch.run(stop, renewals)
         finally:
+            if raw is not None:
+                raw.stopped.set()
             _stop(spark)
             if server is not None:
                 server.close()
@@ -117,83 +122,81 @@ class _Watched:
         self.wait = 0.0
 
 
-def _watch(
-    spark: SparkSession,
-    queries: dict[str, Query],
-    told: StreamMetrics,
-    stop: threading.Event,
-    *,
-    renewals: Renewals,
-    brokers: str,
-) -> None:
-    watched = {name: _Watched(query) for name, query in queries.items()}
-    while not stop.wait(_TICK_SECONDS):
-        try:
-            version = renewals.pending()
-            for name, one in watched.items():
+class _Watch:
+    """Starts queries that are due, and looks after those that run."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        queries: dict[str, Query],
+        raw: Archive | None,
+        stream_metrics: StreamMetrics,
+        brokers: str,
+    ) -> None:
+        self._spark, self._raw, self._brokers = spark, raw, brokers
+        self._watched = {name: _Watched(query) for name, query in queries.items()}
+        self._metrics = stream_metrics
+
+    def run(self, stop: threading.Event, renewals: Renewals) -> None:
+        """Run until `stop` is set.
+
+        Raises:
+            JvmLostError: Spark's JVM died.
+            SnapshotError: Checkpoint and snapshots don't belong together.
+        """
+        while not stop.wait(_TICK_SECONDS):
+            try:
+                version = renewals.pending()
+                if version is not None and self._raw is not None:
+                    self._raw.renew()
+                for name, watched in self._watched.items():
+                    if version is not None:
+                        _renew(name, watched)
+                    self._step(name, watched)
                 if version is not None:
-                    _renew(name, one)
-                _step(spark, name, one, told, brokers)
-            if version is not None:
-                renewals.taken(version)
-        except (Py4JError, ConnectionError) as error:
-            if stop.is_set():
-                return
-            raise JvmLostError(f"Spark's JVM is gone ({error})") from error
+                    renewals.taken(version)
+                if self._raw is not None and self._raw.lost is not None:
+                    raise JvmLostError(f"Spark's JVM is gone ({self._raw.lost})")
+            except (Py4JError, ConnectionError) as error:
+                if stop.is_set():
+                    return
+                raise JvmLostError(f"Spark's JVM is gone ({error})") from error
+
+    def _step(self, name: str, watched: _Watched) -> None:
+        """Start a query that is due, look after one that runs."""
+        if watched.running is None:
+            watched.wait -= _TICK_SECONDS
+            if watched.wait <= 0:
+                watched.running = watched.query.start(self._spark)
+                _log.info("query %s runs", name)
+            return
+        self._metrics.follow(name, watched.running)
+        if watched.running.isActive:
+            if watched.running.lastProgress:
+                watched.backoff.healthy()
+            return
+        error = watched.running.exception()
+        message = cause(str(error), self._brokers) if error else "it stopped"
+        watched.running = None
+        if watched.query.fatal is not None:
+            raise watched.query.fatal
+        if (lost := re.search(r"^.*SnapshotError: (.*)$", message, re.MULTILINE)) is not None:
+            raise SnapshotError(lost[1])
+        self._metrics.restarted(name)
+        watched.wait = next(watched.backoff)
+        _log.warning("query %s failed, restarting in %.1f s: %s", name, watched.wait, message)
 
 
-def _renew(name: str, one: _Watched) -> None:
-    """End a query's run, after its batch; it goes on with the certificate of now.
+def _renew(name: str, watched: _Watched) -> None:
+    """Stop a query's run after its batch; it is started again with the renewed certificate.
 
     Its Kafka clients are made when it starts and read their keystore then.
     """
-    if one.running is not None and one.running.isActive:
-        with one.query.gate.closed(_BATCH_SECONDS):
-            one.running.stop()
-        one.running, one.wait = None, 0.0
-        _log.info("query %s goes on with the renewed certificate", name)
-
-
-def _step(spark: SparkSession, name: str, one: _Watched, told: StreamMetrics, brokers: str) -> None:
-    """Start a query that is due, look after one that runs."""
-    if one.running is None:
-        one.wait -= _TICK_SECONDS
-        if one.wait <= 0:
-            one.running = one.query.start(spark)
-            _log.info("query %s runs", name)
-        return
-    told.follow(name, one.running)
-    if one.running.isActive:
-        if one.running.lastProgress:
-            one.backoff.healthy()
-        return
-    cause = _cause(one.running.exception())
-    if cause.startswith("org.apache.kafka."):
-        cause = f"Kafka at {brokers}: {cause}"
-    one.running = None
-    if one.query.fatal is not None:
-        raise one.query.fatal
-    if (lost := re.search(r"^.*SnapshotError: (.*)$", cause, re.MULTILINE)) is not None:
-        raise SnapshotError(lost[1])
-    told.restarted(name)
-    one.wait = next(one.backoff)
-    _log.warning("query %s failed, goes on in %.1f s: %s", name, one.wait, cause)
-
-
-def _cause(error: StreamingQueryException | None) -> str:
-    """The line that names what went wrong, out of layers of Spark's and Python's traces."""
-    if error is None:
-        return "it stopped"
-    text = str(error)
-    for pattern in (
-        # An exception of ours, raised in a worker or in the driver.
-        r"^((?:coinmesh|meshkit)[\w.]*: .*)$",
-        r"Job aborted due to stage failure:.*?: ((?:[a-z]+\.)+\w+: .*)$",
-        r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): (?!An exception was thrown from).*)$",
-    ):
-        if found := re.search(pattern, text, re.MULTILINE):
-            return found[1][:1000]
-    return text[:1000]
+    if watched.running is not None and watched.running.isActive:
+        with watched.query.gate.closed(_BATCH_SECONDS):
+            watched.running.stop()
+        watched.running, watched.wait = None, 0.0
+        _log.info("query %s restarts with the renewed certificate", name)
 
 
 def _stop(spark: SparkSession) -> None:

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from pyspark.sql import Row
 from pyspark.sql.streaming.query import StreamingQuery
 
 from coinmesh_contracts import topics
+from coinmesh_spark.archive_task import Report as ArchiveReport
 from coinmesh_spark.fold_task import Report
 from meshkit.metrics import Metrics
 
@@ -75,6 +75,11 @@ class StreamMetrics:
         self._objects = metrics.counter("spark_archive_objects", "Objects written", ("topic",))
         self._archived = metrics.counter("spark_archive_records", "Records archived", ("topic",))
         self._archive_bytes = metrics.counter("spark_archive_bytes", "Bytes written", ("topic",))
+        self._stopped = metrics.gauge(
+            "spark_archive_stopped",
+            "1 while a topic isn't archived because Kafka has lost its next records",
+            ("topic",),
+        )
         self._appended: dict[tuple[str, str, int], int] = {}
         self._last_batch: dict[str, int] = {}
 
@@ -100,17 +105,36 @@ class StreamMetrics:
             for step, seconds in report.seconds.items():
                 self._step_seconds.labels(step).observe(seconds)
 
-    def archive_batch(self, batch: int, reports: list[Row]) -> None:
-        """A batch of the archive is through."""
-        del batch
+    def archive_batch(self, group: str, reports: list[ArchiveReport]) -> None:
+        """A topic's part of an archive batch is listed in its manifest."""
         for report in reports:
-            self._appended["archive", report["topic"], report["partition"]] = report["appended"]
-            self._objects.labels(report["topic"]).inc(report["objects"])
-            self._archived.labels(report["topic"]).inc(report["records"])
-            self._archive_bytes.labels(report["topic"]).inc(report["bytes"])
-            self._rows.labels("trades").inc(report["trades"])
-            for reason, count in msgspec.json.decode(report["dead"]).items():
+            self._appended[group, report.topic, report.partition] = report.appended
+            self._objects.labels(report.topic).inc(len(report.objects))
+            self._archived.labels(report.topic).inc(report.records)
+            self._archive_bytes.labels(report.topic).inc(report.size)
+            self._rows.labels("trades").inc(report.trades)
+            for reason, count in report.dead.items():
                 self._dead.labels(reason).inc(count)
+
+    def archive_pass(self, group: str, seconds: float) -> None:
+        """A group of the archive has looked for records, and archived those of a batch."""
+        self._restarts.labels(group)
+        self._up.labels(group).set(1)
+        self._progress.labels(group).set(time.time())
+        self._batch_seconds.labels(group).observe(seconds)
+
+    def archive_failed(self, group: str) -> None:
+        """A batch of the archive failed."""
+        self._up.labels(group).set(0)
+        self._restarts.labels(group).inc()
+
+    def archive_stopped(self, topic: str, *, stopped: bool) -> None:
+        """Whether a topic waits for an operator, because Kafka no longer has its next records."""
+        self._stopped.labels(topic).set(stopped)
+
+    def archive_lag(self, group: str, topic: str, partition: int, lag: int) -> None:
+        """How many records of a partition aren't archived."""
+        self._set_lag(group, topic, str(partition), lag)
 
     def restarted(self, query: str) -> None:
         """A query had to be started again."""
@@ -141,8 +165,11 @@ class StreamMetrics:
         for topic, partitions in latest.items():
             for number, offset in partitions.items():
                 lag = max(0, offset - ends.get(topic, {}).get(number, 0))
-                self._lag.labels(name, topic, number).set(lag)
-                appended = self._appended.get((name, topic, int(number)))
-                if appended is not None:
-                    age = max(0.0, time.time() - appended / 1000) if lag else 0.0
-                    self._lag_seconds.labels(name, topic, number).set(age)
+                self._set_lag(name, topic, number, lag)
+
+    def _set_lag(self, query: str, topic: str, partition: str, lag: int) -> None:
+        self._lag.labels(query, topic, partition).set(lag)
+        appended = self._appended.get((query, topic, int(partition)))
+        if appended is not None:
+            age = max(0.0, time.time() - appended / 1000) if lag else 0.0
+            self._lag_seconds.labels(query, topic, partition).set(age)

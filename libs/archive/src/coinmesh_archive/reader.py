@@ -1,4 +1,4 @@
-"""Reads archived records: by manifest alone, each once, in order of the offsets, digests checked."""
+"""Reads archived records by their manifest: each once, in order of offsets, digests checked."""
 
 from __future__ import annotations
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition, Uuid
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import admin as kafka_admin
+from confluent_kafka.admin import AdminClient
 
 from coinmesh_archive.manifest import Incarnation, Manifest, Partition, Skipped
 from meshkit.errors import FailedPrecondition, NotFound, Unavailable
 
 SECONDS: Final = 10.0
+#: Its constants have no types.
+_SPEC: Any = cast(Any, kafka_admin).OffsetSpec
 REMEDY: Final = "`coinmesh raw skip {topic}` records the loss and lets the archive resume"
 
 
@@ -55,8 +58,8 @@ class TopicLogs:
             for name, (_, parts) in described.items()
             for part in parts
         ]
-        earliest = self._offsets(partitions, OffsetSpec.earliest())
-        latest = self._offsets(partitions, OffsetSpec.latest())
+        earliest = self._offsets(partitions, _SPEC.earliest())
+        latest = self._offsets(partitions, _SPEC.latest())
         return {
             name: TopicLog(
                 name, topic_id, {p.id: (earliest[name, p.id], latest[name, p.id]) for p in parts}
@@ -76,7 +79,7 @@ class TopicLogs:
             micros: The time, microseconds since the Unix epoch.
         """
         partitions = [TopicPartition(log.topic, number) for number in log.bounds]
-        offsets = self._offsets(partitions, OffsetSpec.for_timestamp(micros // 1000))
+        offsets = self._offsets(partitions, _SPEC.for_timestamp(micros // 1000))
         return {
             number: end if (offset := offsets[log.topic, number]) < 0 else offset
             for number, (_, end) in log.bounds.items()
@@ -93,9 +96,7 @@ class TopicLogs:
             described[name] = _hexadecimal(answer.topic_id), answer.partitions
         return described
 
-    def _offsets(
-        self, partitions: list[TopicPartition], spec: OffsetSpec
-    ) -> dict[tuple[str, int], int]:
+    def _offsets(self, partitions: list[TopicPartition], spec: Any) -> dict[tuple[str, int], int]:
         if not partitions:
             return {}
         futures = self._admin.list_offsets(
@@ -118,7 +119,7 @@ def _result(future: Future[Any]) -> Any:
         raise Unavailable("KAFKA_UNREACHABLE", "Kafka doesn't answer in time") from error
 
 
-def _hexadecimal(uuid: Uuid) -> str:
+def _hexadecimal(uuid: Any) -> str:
     halves = uuid.get_most_significant_bits(), uuid.get_least_significant_bits()
     return "".join(f"{half & 0xFFFF_FFFF_FFFF_FFFF:016x}" for half in halves)
 

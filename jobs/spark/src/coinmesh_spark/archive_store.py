@@ -1,0 +1,156 @@
+"""Connections of the archive's tasks, kept by a worker process between tasks."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property, partial
+
+from pyarrow import fs
+
+from coinmesh_contracts import topics
+from coinmesh_spark import object_store
+from coinmesh_spark.decode import Decoder
+from coinmesh_spark.schema_texts import SchemaTexts
+from coinmesh_spark.settings import ArchiveSettings
+from coinmesh_spark.sinks.cassandra import CassandraSink
+from coinmesh_spark.sinks.kafka import KafkaSink
+from coinmesh_spark.trades import MICROS
+from meshkit import logs, settings
+from meshkit.registry import Registry
+from meshkit.rotation import Renewals
+from meshkit.tls import certificate_files
+
+_MAX_SCHEMAS = 10_000
+
+
+class WorkerStore:
+    """The object store, the registry and Kafka, as a task uses them."""
+
+    def __init__(self) -> None:
+        self._settings = settings.read(ArchiveSettings)
+        logs.configure(self._settings.service_name, self._settings.log_level)
+        self.bucket = self._settings.s3_bucket
+        self.files = object_store.connect(self._settings)
+        self._known_schemas: set[int] = set()
+        self._accepted: dict[tuple[str, int], bool] = {}
+        self._renewals = Renewals(self._version)
+
+    def _version(self) -> object:
+        files = certificate_files(self._settings)
+        return files and files.version(), self._settings.s3_credentials()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connections were made with a certificate or keys renewed since."""
+        return self._renewals.pending() is not None
+
+    def remember(self, before: WorkerStore) -> None:
+        """Take over the schema cache: requests to a registry that restarts for its own certificate
+        would keep the bars' tasks waiting.
+        """
+        self._known_schemas, self._accepted = before._known_schemas, before._accepted
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if "cassandra" in self.__dict__:
+            self.cassandra.close()
+
+    @cached_property
+    def cassandra(self) -> CassandraSink:
+        return CassandraSink(self._settings)
+
+    @cached_property
+    def kafka(self) -> KafkaSink:
+        return KafkaSink(self._settings, self._settings.service_name)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry(self._settings)
+
+    @property
+    def settings(self) -> ArchiveSettings:
+        """The task's settings."""
+        return self._settings
+
+    @property
+    def name(self) -> str:
+        return self._settings.service_name
+
+    def accepts(self, topic: str, schema_id: int) -> bool:
+        """Whether a schema id is one of a topic's.
+
+        Raises:
+            Unavailable: The registry doesn't answer.
+        """
+        if not 0 < schema_id < 1 << 31:
+            return False
+        known = self._accepted.get((topic, schema_id))
+        if known is None:
+            known = self._registry.accepts_now(topic, schema_id)
+            if known and len(self._accepted) < _MAX_SCHEMAS:
+                self._accepted[topic, schema_id] = known
+        return known
+
+    @cached_property
+    def trades(self) -> Decoder:
+        """Which records of the trades' topic are trades; the bars' query judges by the same."""
+        ahead = round(self._settings.spark_ahead_seconds * MICROS)
+        return Decoder(set(), partial(self.accepts, topics.TRADES.name), ahead)
+
+    @cached_property
+    def _texts(self) -> SchemaTexts:
+        return SchemaTexts(self._settings)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object.
+
+        Raises:
+            Unavailable: The store doesn't take it.
+        """
+
+        def write() -> None:
+            with self.files.open_output_stream(f"{self.bucket}/{key}") as stream:
+                stream.write(data)
+
+        object_store.answered(write, self._settings)
+
+    def read(self, key: str) -> bytes:
+        """An object's bytes; errors as `put`."""
+
+        def read() -> bytes:
+            with self.files.open_input_file(f"{self.bucket}/{key}") as file:
+                return file.readall()
+
+        return object_store.answered(read, self._settings)
+
+    def has(self, key: str) -> bool:
+        """Whether there is an object; errors as `put`."""
+        path = f"{self.bucket}/{key}"
+        info = object_store.answered(lambda: self.files.get_file_info(path), self._settings)
+        return info.type == fs.FileType.File
+
+    def keep_schema(self, schema_id: int) -> None:
+        """Store a schema's text unless it is there; ids that nobody registered are skipped."""
+        if schema_id in self._known_schemas:
+            return
+        key = object_store.schema_object(schema_id)
+        if not self.has(key) and (found := self._texts.read(schema_id)) is not None:
+            text, imports = found
+            for name, imported in imports.items():
+                self.put(object_store.reference_object(schema_id, name), imported.encode())
+            self.put(key, text.encode())
+        self._known_schemas.add(schema_id)
+
+
+def worker_store() -> WorkerStore:
+    """This process's connections, replaced after a renewal of its certificate or keys."""
+    store = _kept_store()
+    if store.stale:
+        _kept_store.cache_clear()
+        store.close()
+        _kept_store().remember(store)
+    return _kept_store()
+
+
+@cache
+def _kept_store() -> WorkerStore:
+    return WorkerStore()
