@@ -9,7 +9,7 @@ from rich.console import Console
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.proxies import bypass_for_loopback
 from coinmesh_access.users import UserError
-from coinmesh_cli import audit, dlq, doctor, gaps, mesh, status, tail, trace, users
+from coinmesh_cli import audit, dlq, doctor, gaps, mesh, raw, status, tail, trace, users
 from coinmesh_cli.log_search import SearchError
 from coinmesh_local.control import SupervisorError
 from coinmesh_local.definition import DefinitionError
@@ -36,6 +36,7 @@ gaps.register(app)
 users.register(app)
 trace.register(app)
 audit.register(app)
+raw.register(app)
 
 #: Errors that a person can act on; anything else is a defect and shows its traceback.
 EXPECTED = (

@@ -80,6 +80,11 @@ class Harness:
         """Delete all records; where each topic's partitions begin since: {topic: {n: offset}}."""
         deletable = [topic.name for topic in topics.ALL if topic.retention_days is not None]
         begins = {topic.name: {} for topic in topics.ALL} | {n: self.ends(n) for n in deletable}
+        self.delete_records(begins)
+        return begins
+
+    def delete_records(self, begins):
+        """Delete the records before {topic: {partition: offset}}."""
         places = [
             TopicPartition(topic, number, offset)
             for topic, partitions in begins.items()
@@ -89,7 +94,6 @@ class Harness:
         admin = AdminClient(self.kafka)  # its answers end with it
         for done in admin.delete_records(places).values() if places else ():
             done.result(30)
-        return begins
 
     # -- the application ------------------------------------------------------------------------
 

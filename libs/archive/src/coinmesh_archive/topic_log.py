@@ -99,8 +99,9 @@ class TopicLogs:
     def _offsets(self, partitions: list[TopicPartition], spec: Any) -> dict[tuple[str, int], int]:
         if not partitions:
             return {}
+        requests: dict[TopicPartition, Any] = dict.fromkeys(partitions, spec)
         futures = self._admin.list_offsets(
-            dict.fromkeys(partitions, spec),
+            requests,
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=SECONDS,
         )

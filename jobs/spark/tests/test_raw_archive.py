@@ -1,0 +1,206 @@
+"""The archive on real components: crashes, size limits, lost records, incarnations, compaction."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import harness as h
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+from test_stream import send
+
+from coinmesh_archive.manifest import COMPACTED, CONTROL
+from coinmesh_contracts import topics
+from markets import market
+
+pytestmark = [pytest.mark.component, pytest.mark.timeout(1800)]
+COINMESH = str(Path(sys.executable).parent / "coinmesh")
+TRADES, QUOTES, BLOCKS = topics.TRADES.name, topics.QUOTES.name, topics.BLOCKS.name
+INSTRUMENTS = topics.INSTRUMENTS.name
+
+
+def produced(harness, topic):
+    """Kafka's records as `Harness.archived_records` returns them, without the topic's id."""
+    return {(p, offset): (key, value) for p, offset, key, value in harness.read(topic)}
+
+
+def archived(harness, topic):
+    """As `produced`, from the archive; whose manifests have no fault."""
+    for manifest in harness.manifests(topic):
+        assert manifest.faults() == []
+    return {key[1:]: record for key, record in harness.archived_records(topic).items()}
+
+
+def skip(harness, topic):
+    """The operator's command, on this test's bucket."""
+    settings = {
+        name: value
+        for name, value in harness.mesh.settings.items()
+        if name.startswith("COINMESH_S3_")
+    }
+    return subprocess.run(
+        [COINMESH, "raw", "skip", topic, "--reason", "disk lost", "--yes"],
+        env=settings
+        | {
+            "COINMESH_HOME": str(harness.mesh.home.root),
+            "COINMESH_S3_BUCKET": harness.bucket,
+            "PATH": "/usr/bin:/bin",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+
+
+def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
+    rng = random.Random(14)
+    points = ("archived", "collected", "listed", "retired", "listed", "archived", "collected")
+    strikes = [f"{point}:{rng.randrange(3)}:driver" for point in points]
+    struck = harness.directory / "struck"
+    for number, strike in enumerate(strikes):
+        send(harness, market(harness, number + 1, 100 * number, count=300))
+        struck.mkdir(exist_ok=True)
+        process = harness.start(
+            "--only",
+            "archive",
+            SPARK_FAILPOINTS=strike,
+            SPARK_FAILPOINT_DIR=struck,
+            SPARK_ARCHIVE_MAX_OFFSETS=rng.choice((70, 150, 400)),
+            SPARK_ARCHIVE_MAX_BYTES=rng.choice((4_000, 20_000, 1 << 20)),
+            SPARK_ARCHIVE_TRIGGER=0.5,
+        )
+        try:
+            harness.until(lambda: process.poll() is not None or any(struck.iterdir()))  # noqa: B023
+        finally:
+            h.end_group(process)
+        (struck / strike.replace(":", "-")).unlink()
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(TRADES), process)
+    assert archived(harness, TRADES) == produced(harness, TRADES)
+    listed = {key for parts in harness.archived(TRADES).values() for *_, key in parts}
+    stored = {key for key, _ in harness.archive.objects(TRADES)}
+    assert listed <= stored
+
+
+def test_small_slices_become_few_objects(harness):
+    with harness.running("--only", "archive", SPARK_ARCHIVE_TRIGGER=0.5) as process:
+        for number in range(8):
+            send(harness, market(harness, number + 1, 100 * number, count=40))
+            harness.until(lambda: harness.archived_up_to(TRADES), process)
+    for objects in harness.archived(TRADES).values():
+        assert len(objects) <= 4
+    assert archived(harness, TRADES) == produced(harness, TRADES)
+    listed = {key for parts in harness.archived(TRADES).values() for *_, key in parts}
+    assert {key for key, _ in harness.archive.objects(TRADES)} == listed
+
+
+def test_lost_records_stop_their_topic_until_they_are_skipped(harness):
+    send(harness, market(harness, 1, 0, count=50))
+    quote = [(b"sim.A-USDT", b"no quote")]
+    harness.send(quote * 5, QUOTES)
+    with harness.running("--only", "archive") as process:
+        harness.until(
+            lambda: harness.archived_up_to(TRADES) and harness.archived_up_to(QUOTES), process
+        )
+    before = archived(harness, QUOTES)
+    ((partition, position),) = {
+        (p, end) for p, end in harness.ends(QUOTES).items() if (p, end - 1) in before
+    }
+    harness.send(quote * 7, QUOTES)
+    harness.delete_records({QUOTES: {partition: position + 4}})
+    send(harness, market(harness, 2, 100, count=50))
+    with harness.running("--only", "archive") as process:
+        message = f"deleted offsets {position} to {position + 3} of partition {partition}"
+        harness.until(lambda: message in harness.tail(), process)
+        harness.until(lambda: harness.archived_up_to(TRADES), process)
+        assert archived(harness, QUOTES) == before
+        assert f"offsets {position} to {position + 3}" in skip(harness, QUOTES)
+        harness.until(lambda: harness.archived_up_to(QUOTES), process)
+    part = harness.manifests(QUOTES)[-1].current.partitions[partition]
+    (gap,) = part.skipped
+    assert (gap.first, gap.last, gap.reason) == (position, position + 3, "disk lost")
+    assert gap.actor.startswith("os:")
+    after = archived(harness, QUOTES)
+    assert after.keys() - before.keys() == {(partition, position + n) for n in (4, 5, 6)}
+
+
+def test_topic_created_again_keeps_both_incarnations(harness):
+    admin = AdminClient(harness.kafka)
+    first = harness.send([(b"eth", b"old %d" % n) for n in range(5)], BLOCKS)
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(BLOCKS), process)
+        (old,) = {topic_id for topic_id, *_ in harness.archived_records(BLOCKS)}
+        admin.delete_topics([BLOCKS])[BLOCKS].result(30)
+        harness.until(lambda: BLOCKS not in admin.list_topics(timeout=10).topics, process)
+        new_topic = NewTopic(BLOCKS, 1, config=topics.BLOCKS.config)
+        harness.until(lambda: created(admin, new_topic), process)
+        harness.begins[BLOCKS] = {}
+        harness.until(lambda: "was deleted and created again" in harness.tail(), process)
+        second = harness.send([(b"eth", b"new %d" % n) for n in range(9)], BLOCKS)
+        skip(harness, BLOCKS)
+        harness.until(lambda: harness.archived_up_to(BLOCKS), process)
+    records = harness.archived_records(BLOCKS)
+    own = {(p, o): record for (topic_id, p, o), record in records.items() if topic_id == old}
+    others = {(p, o): record for (topic_id, p, o), record in records.items() if topic_id != old}
+    assert own == {at: (b"eth", b"old %d" % n) for n, at in enumerate(first)}
+    assert others == {at: (b"eth", b"new %d" % n) for n, at in enumerate(second)}
+
+
+def created(admin, topic):
+    """Whether a topic could be created."""
+    try:
+        admin.create_topics([topic])[topic.topic].result(30)
+    except Exception:
+        return False
+    return True
+
+
+def test_compacted_and_control_offsets_are_told_apart_from_gaps(harness):
+    admin = AdminClient(harness.kafka)
+    quickly = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "delete.retention.ms": "0"}
+    resource = ConfigResource(
+        ResourceType.TOPIC,
+        INSTRUMENTS,
+        incremental_configs=[
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in quickly.items()
+        ],
+    )
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(30)
+    where = []
+    for number in range(6):
+        # Each in a segment of its own, of which all but the last may be compacted.
+        where += harness.send([(b"sim.A-USDT", b"%d" % number)] * 3, INSTRUMENTS)
+    partition, last = where[-1]
+    harness.until(
+        lambda: where[0][1] not in {o for p, o, *_ in harness.read(INSTRUMENTS) if p == partition}
+    )
+    transaction = Producer(harness.kafka | {"transactional.id": f"raw-{harness.venue}"})
+    transaction.init_transactions(30)
+    transaction.begin_transaction()
+    transaction.produce(QUOTES, b"quote", b"sim.A-USDT", partition=0)
+    transaction.commit_transaction(30)
+    with harness.running("--only", "archive") as process:
+        harness.until(
+            lambda: harness.archived_up_to(INSTRUMENTS) and harness.archived_up_to(QUOTES), process
+        )
+    part = harness.manifests(INSTRUMENTS)[-1].current.partitions[partition]
+    assert {gap.reason for gap in part.absent} == {COMPACTED}
+    assert any(gap.first <= where[0][1] <= gap.last for gap in part.absent)
+    quotes = harness.manifests(QUOTES)[-1].current.partitions[0]
+    assert [(gap.first, gap.last, gap.reason) for gap in quotes.absent] == [
+        (quotes.next - 1, quotes.next - 1, CONTROL)
+    ]
+    assert archived(harness, QUOTES) == {(0, quotes.next - 2): (b"sim.A-USDT", b"quote")}
+    assert (partition, last) in archived(harness, INSTRUMENTS)

@@ -1,0 +1,164 @@
+"""Manifests for the objects of an archive that had none.
+
+Objects of that archive may overlap, because a repeated batch with another size limit was cut
+elsewhere: what is left of an object beyond the ones before it is written anew. An object whose
+records were appended later than those with higher offsets belongs to a later incarnation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import structs
+
+from coinmesh_archive import objects
+from coinmesh_archive.manifest import (
+    UNVERIFIED,
+    Absent,
+    Incarnation,
+    Manifest,
+    Partition,
+    Skipped,
+)
+from coinmesh_archive.objects import build, facts, statistics
+from coinmesh_archive.store import ArchiveStore
+from coinmesh_contracts import topics
+from meshkit.errors import FailedPrecondition
+
+UNKNOWN_ID: Final = "unknown"
+"""The topic id of a topic that Kafka doesn't have; with a number, of its earlier incarnations."""
+_KEY: Final = re.compile(r".*/date=([\d-]{10})/hour=(\d\d)/(\d+)-(\d{20})-(\d{20})\.parquet")
+
+
+@dataclass
+class _Position:
+    """Where a partition is: its incarnation, next offset and newest append time."""
+
+    incarnation: int
+    next: int
+    appended: int
+
+
+@dataclass
+class Indexer:
+    """Builds a topic's manifests.
+
+    Attributes:
+        store: The archive.
+        topic: The topic.
+        topic_id: The id that Kafka gave it; `UNKNOWN_ID` if Kafka has no such topic.
+        actor: The operator, who becomes responsible for offsets that no object has.
+        time: Now, microseconds since the Unix epoch.
+    """
+
+    store: ArchiveStore
+    topic: str
+    topic_id: str
+    actor: str
+    time: int
+    _positions: dict[int, _Position] = field(default_factory=dict[int, _Position])
+
+    def run(self) -> Iterator[Manifest]:
+        """Write the manifests, oldest first; all but the newest are sealed.
+
+        Raises:
+            FailedPrecondition: The topic has manifests.
+        """
+        if self.store.dates(self.topic):
+            raise FailedPrecondition("RAW_INDEXED", f"{self.topic} has manifests already")
+        manifests = list(self._manifests())
+        last = max((len(manifest.incarnations) for manifest in manifests), default=0) - 1
+        for manifest in manifests:
+            for number, incarnation in enumerate(manifest.incarnations):
+                if number < last:
+                    incarnation.topic_id = f"{UNKNOWN_ID}-{number}"
+            manifest.sealed = manifest is not manifests[-1]
+            self.store.put(manifest, None)
+            yield manifest
+
+    def _manifests(self) -> Iterator[Manifest]:
+        days: dict[str, list[tuple[str, int, int, int, str]]] = defaultdict(list)
+        for key, _ in self.store.objects(self.topic):
+            if match := _KEY.fullmatch(key):
+                day, hour, partition, first, last = match.groups()
+                days[day].append((hour, int(partition), int(first), -int(last), key))
+        for day in sorted(days):
+            manifest = Manifest(topic=self.topic, date=day)
+            for number, position in sorted(self._positions.items()):
+                self._partition(manifest, number, position)
+            for _, number, first, last, key in sorted(days[day]):
+                self._add(manifest, number, (first, -last), key)
+            yield manifest
+
+    def _partition(self, manifest: Manifest, number: int, position: _Position) -> Partition:
+        """A partition in the manifest, added at its position if it isn't there."""
+        while len(manifest.incarnations) <= position.incarnation:
+            manifest.incarnations.append(Incarnation(topic_id=self.topic_id, partitions={}))
+        partitions = manifest.incarnations[position.incarnation].partitions
+        return partitions.setdefault(number, Partition(first=position.next, next=position.next))
+
+    def _add(self, manifest: Manifest, number: int, span: tuple[int, int], key: str) -> None:
+        first, last = span
+        position = self._positions.get(number)
+        data = self.store.read(key)
+        table = pq.read_table(pa.BufferReader(data))
+        keys = statistics(table.column("key"), facts(self.topic, table.column("value").to_pylist()))
+        item, _ = build(self.topic, table, keys)
+        if (item.first, item.last) != (first, last):
+            raise FailedPrecondition(
+                "RAW_OBJECT_DAMAGED",
+                f"{key} has offsets {item.first} to {item.last}: restore it, or move it away",
+            )
+        if position is None:
+            position = _Position(0, first, item.appended[0])
+        elif first < position.next and item.appended[0] > position.appended:
+            position = _Position(position.incarnation + 1, first, item.appended[0])
+        elif last < position.next:
+            return
+        if first < position.next:
+            table = table.filter(objects.pc.field("offset") >= position.next)
+            values = table.column("value").to_pylist()
+            item, rewritten = build(
+                self.topic, table, statistics(table.column("key"), facts(self.topic, values))
+            )
+            self.store.write(item.key, rewritten)
+        else:
+            digest = hashlib.sha256(data).hexdigest()
+            item = structs.replace(item, key=key, size=len(data), sha256=digest)
+        part = self._partition(manifest, number, position)
+        self._account_for_gap(part, item.first)
+        part.add([item], set(), _unverified(table), item.last + 1)
+        position.next, position.appended = part.next, item.appended[1]
+        self._positions[number] = position
+
+    def _account_for_gap(self, part: Partition, first: int) -> None:
+        """Record the offsets before an object that no object has."""
+        if first == part.next:
+            return
+        if topics.BY_NAME[self.topic].retention_days is None:
+            part.add([], set(), [Absent(part.next, first - 1, UNVERIFIED)], first)
+            return
+        reason = "not in the objects that were indexed"
+        part.skipped.append(
+            Skipped(
+                first=part.next, last=first - 1, reason=reason, actor=self.actor, time=self.time
+            )
+        )
+        part.next = first
+
+
+def _unverified(table: pa.Table) -> list[Absent]:
+    """The offsets between an object's records that have none."""
+    offsets = table.column("offset").to_numpy()
+    return [
+        Absent(int(offsets[at]) + 1, int(offsets[at + 1]) - 1, UNVERIFIED)
+        for at in np.flatnonzero(np.diff(offsets) > 1)
+    ]
