@@ -63,7 +63,7 @@ def report(**changed: Any) -> Report:
                 "gaps": 0,
             }
         ],
-        lag=[behind("spark-stream", 1.0, "bars"), behind("spark-stream", 90.0, "archive")],
+        lag=[behind("spark-stream", 1.0, "bars"), behind("spark-stream", 90.0, "archive-market")],
         freshness=[fresh(0.4)],
         gaps_open=0,
         dead_letters=0,
@@ -94,7 +94,7 @@ def test_all_is_well():
             "g-2 is 31 s behind market.trades.v1",
         ),
         (
-            {"lag": [behind("spark-stream", 301.0, "archive")]},
+            {"lag": [behind("spark-stream", 301.0, "archive-market")]},
             "degraded",
             "spark-stream is 301 s behind market.trades.v1",
         ),
@@ -259,9 +259,9 @@ coinmesh_live_newest_seconds{{topic="market.trades.v1"}} {1}
 """
 SPARK = """
 coinmesh_spark_lag_records{query="bars",topic="market.trades.v1",partition="0"} 1.0
-coinmesh_spark_lag_records{query="archive",topic="market.trades.v1",partition="0"} 700.0
+coinmesh_spark_lag_records{query="archive-market",topic="market.trades.v1",partition="0"} 700.0
 coinmesh_spark_lag_seconds{query="bars",topic="market.trades.v1",partition="0"} 0.5
-coinmesh_spark_lag_seconds{query="archive",topic="market.trades.v1",partition="0"} 61.0
+coinmesh_spark_lag_seconds{query="archive-market",topic="market.trades.v1",partition="0"} 61.0
 coinmesh_spark_newest_event_seconds{partition="0"} 1.0
 """
 
@@ -322,7 +322,7 @@ def test_every_instance_is_asked_for_its_metrics(tmp_path: Path, monkeypatch: py
         ("gateway-1", None, 7, 0.0),
         ("gateway-2", None, 7, 40.0),
         ("spark", "bars", 1, 0.5),
-        ("spark", "archive", 700, 61.0),
+        ("spark", "archive-market", 700, 61.0),
     }
     ages = {(one["service"], one["what"]): one["age_seconds"] for one in found.freshness or ()}
     assert ages["gateway-1", "market.trades.v1"] < 60 < ages["gateway-2", "market.trades.v1"]

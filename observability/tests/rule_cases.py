@@ -185,9 +185,12 @@ CASES: dict[str, Case] = {
         held(2),
     ),
     "ArchiveBehind": one(
-        'coinmesh_spark_lag_seconds{query="archive",topic="ingest.frames.v1",partition="0"}',
+        'coinmesh_spark_lag_seconds{query="archive-ingest",topic="ingest.frames.v1",partition="0"}',
         held(3600),
         held(60),
+    ),
+    "ArchiveTopicStopped": one(
+        'coinmesh_spark_archive_stopped{topic="market.trades.v1"}', held(1), held(0)
     ),
     "BatchesSlow": Case(
         {

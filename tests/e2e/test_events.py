@@ -6,11 +6,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from google.protobuf.json_format import MessageToJson
-from pyarrow.fs import FileSelector, S3FileSystem
 
+from coinmesh_archive.reader import read_day
+from coinmesh_archive.store import ArchiveStore
 from coinmesh_contracts import framing, topics
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import eventually
@@ -66,11 +68,9 @@ def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> Non
     wanted = {event["eventId"] for event in published if in_capture(run, event)}
     replayed: dict[str, dict[str, Any]] = {}
 
-    seen: set[str] = set()
-
     def complete() -> bool:
         raw, out = tmp_path / "raw", tmp_path / "out"
-        if not download(run, topics.FRAMES.name, raw, seen):
+        if not download(run, topics.FRAMES.name, raw):
             return False
         command = [BIN / "collector-binance", "replay", str(raw), "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -129,25 +129,11 @@ def trades_of_topic(run: Any) -> list[dict[str, Any]]:
         consumer.close()
 
 
-def download(run: Any, topic: str, directory: Path, seen: set[str]) -> bool:
-    """Fetches the archived objects of a topic that aren't in `seen`; whether there were any."""
-    settings = run.mesh.read(S3Settings)
-    keys = settings.s3_credentials()
-    store = S3FileSystem(
-        access_key=keys.access_key,
-        secret_key=keys.secret_key.get_secret_value(),
-        endpoint_override=settings.s3_endpoint,
-        tls_ca_file_path=str(run.mesh.home.ca),
-        region="us-east-1",
-    )
+def download(run: Any, topic: str, directory: Path) -> bool:
+    """Read the archived records of a topic into parquet files; whether there are any."""
     directory.mkdir(exist_ok=True)
-    folder = f"{settings.s3_bucket}/raw/{topic}"
-    found = store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    new = [info.path for info in found if info.path.endswith(".parquet") and info.path not in seen]
-    for path in new:
-        with store.open_input_file(path) as file:
-            (directory / path.removeprefix(f"{folder}/").replace("/", "_")).write_bytes(
-                file.readall()
-            )
-    seen.update(new)
-    return bool(new)
+    store = ArchiveStore(run.mesh.read(S3Settings))
+    tables = [table for day in store.dates(topic) for _, table in read_day(store, topic, day)]
+    for number, table in enumerate(tables):
+        pq.write_table(table, directory / f"{number}.parquet")
+    return bool(tables)

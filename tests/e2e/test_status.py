@@ -65,7 +65,7 @@ def test_all_is_well_and_nothing_is_left_unsaid(mesh: TestMesh) -> None:
         ("query-gateway-1", None),
         ("query-gateway-2", None),
         ("spark-stream", "bars"),
-        ("spark-stream", "archive"),
+        ("spark-stream", "archive-market"),
     }
     fresh = {(row["service"], row["what"]) for row in told["freshness"]}
     for gateway in ("query-gateway-1", "query-gateway-2"):

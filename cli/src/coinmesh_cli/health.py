@@ -203,7 +203,8 @@ def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
 
 def is_late(row: dict[str, Any]) -> bool:
     """Whether a row of `lag` is further behind than it may be."""
-    most = MAX_ARCHIVE_LAG_SECONDS if row["query"] == "archive" else MAX_LAG_SECONDS
+    archive = (row["query"] or "").startswith("archive-")
+    most = MAX_ARCHIVE_LAG_SECONDS if archive else MAX_LAG_SECONDS
     return (row["seconds"] or 0) > most
 
 

@@ -1,17 +1,28 @@
 """A mesh of the stream's own: its watermarks must not see other tests' trades."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from coinmesh_local.mesh import Options
+from coinmesh_local.testing import TestMesh
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
 def spark_mesh(workspace):
+    required = ("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
+    if home := os.environ.get("COINMESH_TEST_HOME"):
+        path = Path(f"{home}-spark").absolute()
+        mesh = TestMesh(path, Options(ports="free"), {}, keeps_running=True)
+        mesh.require(*required)
+        yield mesh
+        return
     with workspace.mesh("spark") as mesh:
-        mesh.require("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
+        mesh.require(*required)
         yield mesh
 
 

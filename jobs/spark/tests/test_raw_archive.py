@@ -3,9 +3,11 @@
 import random
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import harness as h
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import (
@@ -16,11 +18,15 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
+from markets import market
 from test_stream import send
 
 from coinmesh_archive.manifest import COMPACTED, CONTROL
+from coinmesh_archive.objects import build
+from coinmesh_archive.store import ManifestChanged
+from coinmesh_archive.topic_log import TopicLogs
 from coinmesh_contracts import topics
-from markets import market
+from coinmesh_spark.archive_ledger import Ledger
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(1800)]
 COINMESH = str(Path(sys.executable).parent / "coinmesh")
@@ -40,26 +46,33 @@ def archived(harness, topic):
     return {key[1:]: record for key, record in harness.archived_records(topic).items()}
 
 
-def skip(harness, topic):
-    """The operator's command, on this test's bucket."""
+def coinmesh(harness, *arguments):
+    """Output of the operator's command, on this test's bucket."""
     settings = {
         name: value
         for name, value in harness.mesh.settings.items()
         if name.startswith("COINMESH_S3_")
     }
-    return subprocess.run(
-        [COINMESH, "raw", "skip", topic, "--reason", "disk lost", "--yes"],
+    done = subprocess.run(
+        [COINMESH, *arguments],
         env=settings
         | {
             "COINMESH_HOME": str(harness.mesh.home.root),
             "COINMESH_S3_BUCKET": harness.bucket,
             "PATH": "/usr/bin:/bin",
         },
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
-        timeout=120,
-    ).stdout
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def skip(harness, topic):
+    """Record the loss of a topic's records as an operator does."""
+    return coinmesh(harness, "raw", "skip", topic, "--reason", "disk lost", "--yes")
 
 
 def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
@@ -90,6 +103,93 @@ def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
     listed = {key for parts in harness.archived(TRADES).values() for *_, key in parts}
     stored = {key for key, _ in harness.archive.objects(TRADES)}
     assert listed <= stored
+
+
+def test_day_is_sealed_after_midnight_and_a_second_writer_rejected(harness):
+    harness.send([(b"sim.A-USDT", b"quote")] * 5, QUOTES)
+    logs, now = TopicLogs(AdminClient(harness.kafka)), datetime.now(UTC)
+    log = logs.read([QUOTES])[QUOTES]
+    first, second = Ledger(harness.archive, QUOTES), Ledger(harness.archive, QUOTES)
+    planned, over = first.ranges(logs, log, now)
+    assert not over
+    ranges = {number: part for (_, number), part in planned.items()}
+    assert first.commit(ranges, []) == []
+    second.open(logs, log, now)
+    # An hour after midnight Kafka has no record of the new day.
+    tomorrow = (now + timedelta(days=1)).replace(hour=1)
+    assert first.ranges(logs, log, tomorrow) == ({}, True)
+    first.roll()
+    for change in (lambda: second.commit({}, []), second.roll):
+        with pytest.raises(ManifestChanged):
+            change()
+        second.open(logs, log, now)
+        second._etag = "outdated"
+    assert first.ranges(logs, log, tomorrow) == ({}, False)
+    sealed, opened = harness.manifests(QUOTES)
+    assert (sealed.date, sealed.sealed) == (now.date().isoformat(), True)
+    assert (opened.date, opened.sealed) == (tomorrow.date().isoformat(), False)
+    for number, part in sealed.current.partitions.items():
+        following = opened.current.partitions[number]
+        assert following.first == following.next == part.next == log.bounds[number][1]
+    assert Ledger(harness.archive, QUOTES).open(logs, log, tomorrow) == opened
+
+
+def test_first_manifest_is_of_the_day_of_the_first_record(harness):
+    harness.send([(b"sim.A-USDT", b"quote")], QUOTES)
+    logs, now = TopicLogs(AdminClient(harness.kafka)), datetime.now(UTC)
+    log = logs.read([QUOTES])[QUOTES]
+    later = Ledger(harness.archive, QUOTES).open(logs, log, now + timedelta(days=3))
+    assert later.date == now.date().isoformat()
+
+
+def unlisted(harness, topic, day, hour, offsets, appended_us):
+    """Write an object as an archive without manifests named it."""
+    table = pa.table(
+        {
+            "partition": pa.array([0] * len(offsets), pa.int32()),
+            "offset": pa.array(offsets, pa.int64()),
+            "timestamp": pa.array(
+                [appended_us + 1000 * at for at in range(len(offsets))], pa.timestamp("us", "UTC")
+            ),
+            "timestampType": pa.array([1] * len(offsets), pa.int32()),
+            "key": pa.array([b"k"] * len(offsets), pa.binary()),
+            "value": pa.array([b"%d" % at for at in offsets], pa.binary()),
+            "schema_id": pa.array([None] * len(offsets), pa.int32()),
+        }
+    )
+    item, data = build(topic, table, {})
+    name = f"0-{item.first:020d}-{item.last:020d}.parquet"
+    harness.archive.write(f"raw/{topic}/date={day}/hour={hour:02d}/{name}", data)
+
+
+def test_index_lists_overlapping_objects_once_and_names_gaps(harness):
+    day = 1_723_075_200_000_000
+    for topic in (BLOCKS, INSTRUMENTS):
+        unlisted(harness, topic, "2024-08-08", 1, range(3, 9), day)
+        unlisted(harness, topic, "2024-08-08", 1, range(3, 6), day)
+        unlisted(harness, topic, "2024-08-08", 2, range(7, 12), day + 4000)
+        unlisted(harness, topic, "2024-08-09", 0, range(14, 20), day + 86_400_000_000)
+        # The topic was created again.
+        unlisted(harness, topic, "2024-08-09", 5, range(4), day + 90_000_000_000)
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: "run `coinmesh raw index` once" in harness.tail(), process)
+    assert f"{BLOCKS} 2024-08-09: 4 records" in coinmesh(
+        harness, "raw", "index", BLOCKS, INSTRUMENTS
+    )
+    assert "4 days: no faults" in coinmesh(
+        harness, "raw", "verify", BLOCKS, INSTRUMENTS, "--objects"
+    )
+    for topic in (BLOCKS, INSTRUMENTS):
+        first, second = harness.manifests(topic)
+        assert (first.date, first.sealed) == ("2024-08-08", True)
+        assert (second.date, second.sealed) == ("2024-08-09", False)
+        records = harness.archived_records(topic)
+        old = {offset for topic_id, _, offset in records if topic_id == "unknown-0"}
+        new = {offset for topic_id, _, offset in records if topic_id != "unknown-0"}
+        assert (old, new) == ({*range(3, 12), *range(14, 20)}, set(range(4)))
+        part = second.incarnations[0].partitions[0]
+        gaps = part.absent if topic == INSTRUMENTS else part.skipped
+        assert [(gap.first, gap.last) for gap in gaps] == [(12, 13)]
 
 
 def test_small_slices_become_few_objects(harness):
