@@ -1,7 +1,7 @@
 """The archive: one thread per topic group, each with its own batches, offsets and failures.
 
 A batch is a Spark job over ranges of offsets that begin where the manifests end, so it needs no
-checkpoint. An idle group costs two requests to Kafka per trigger.
+checkpoint. An idle group costs three requests to Kafka per trigger.
 """
 
 from __future__ import annotations
