@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def spark_mesh(workspace):
-    required = ("topics", "schemas", "kafka-access", "cassandra-access", "bucket")
+    required = ("topics", "schemas", "kafka-access", "bucket")
     if home := os.environ.get("COINMESH_TEST_HOME"):
         path = Path(f"{home}-spark").absolute()
         mesh = TestMesh(path, Options(ports="free"), {}, keeps_running=True)
@@ -30,4 +30,5 @@ def spark_mesh(workspace):
 def harness(spark_mesh, tmp_path):
     from harness import Harness
 
+    spark_mesh.require("cassandra-access")
     return Harness(spark_mesh, tmp_path)

@@ -34,6 +34,14 @@ TRADES, QUOTES, BLOCKS = topics.TRADES.name, topics.QUOTES.name, topics.BLOCKS.n
 INSTRUMENTS = topics.INSTRUMENTS.name
 
 
+@pytest.fixture
+def harness(spark_mesh, tmp_path):
+    """The archive doesn't need Cassandra."""
+    harness = h.Harness(spark_mesh, tmp_path)
+    harness.environment["COINMESH_SPARK_ARCHIVE_TRADES"] = "0"
+    return harness
+
+
 def produced(harness, topic):
     """Kafka's records as `Harness.archived_records` returns them, without the topic's id."""
     return {(p, offset): (key, value) for p, offset, key, value in harness.read(topic)}
