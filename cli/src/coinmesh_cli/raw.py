@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from coinmesh_archive.store import ArchiveStore
     from coinmesh_archive.topic_log import TopicLogs
 
-app = typer.Typer(no_args_is_help=True, help="The raw archive: list, verify, index, skip.")
+app = typer.Typer(no_args_is_help=True, help="The raw archive: list, verify, export, index, skip.")
 
 Topics = Annotated[list[str] | None, typer.Argument(help="Topics; all by default.")]
 
@@ -83,6 +84,28 @@ def verify(
     print(f"{days} days: {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}")
     if faults or not days:
         sys.exit(1)
+
+
+@app.command()
+def export(
+    topic: Annotated[str, typer.Argument(help="The topic.")],
+    directory: Annotated[Path, typer.Argument(help="A new or empty directory.", file_okay=False)],
+    date: Annotated[str | None, typer.Option(help="Only this day, YYYY-MM-DD.")] = None,
+) -> None:
+    """Copy archived records to parquet files, which `collector-binance replay` reads."""
+    import pyarrow.parquet as pq
+
+    from coinmesh_archive.reader import read_day
+
+    store, records = _store(), 0
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise InvalidArgument("DIRECTORY_NOT_EMPTY", f"{directory} isn't empty")
+    for day in [date] if date else store.dates(topic):
+        for number, (_, table) in enumerate(read_day(store, topic, day)):
+            pq.write_table(table, directory / f"{day}-{number:06d}.parquet")
+            records += len(table)
+    print(f"{records} records")
 
 
 @app.command()

@@ -95,11 +95,10 @@ def test_a_schema_that_is_not_registered_is_named(tmp_path, empty_registry):
     assert "has no subject market.instruments.v1-value" in done.stderr
 
 
-def test_reset_forgets_the_fold_but_not_the_archive(tmp_path):
-    for part in ("checkpoint/bars", "checkpoint/archive", "snapshots"):
+def test_reset_forgets_the_fold(tmp_path):
+    for part in ("checkpoint/bars", "snapshots"):
         (tmp_path / part).mkdir(parents=True)
     done = start(tmp_path, "reset")
     assert done.returncode == 0
     assert not (tmp_path / "snapshots").exists()
     assert not (tmp_path / "checkpoint" / "bars").exists()
-    assert (tmp_path / "checkpoint" / "archive").exists()

@@ -243,7 +243,7 @@ def _only_one(settings: StreamSettings) -> Generator[None]:
 def reset(settings: StreamSettings) -> list[Path]:
     """Forget what the bars' query has done, so that it folds the topic from its first record.
 
-    The archive goes on where it stands.
+    The archive resumes where its manifests end.
 
     Raises:
         SnapshotError: The topic's partition count has changed since.
