@@ -52,16 +52,16 @@ def facts(topic: str, values: Iterable[bytes | None]) -> list[Fact]:
 
 def statistics(keys: pa.ChunkedArray, read: Sequence[Fact]) -> dict[str, KeyStatistics]:
     """Statistics by key of records with these keys and facts; a record without a key has ""."""
-    times, ids = (pa.array([pair[at] for pair in read], pa.uint64()) for at in (0, 1))
+    times = pa.array([time for time, _ in read], pa.int64())
+    ids = pa.array([trade_id for _, trade_id in read], pa.uint64())
     table: Any = pa.table({"key": keys, "time": times, "id": ids})
     spans = [(name, end) for name in ("time", "id") for end in ("min", "max")]
     groups = table.group_by("key", use_threads=False).aggregate([([], "count_all"), *spans])
-    return {
-        (row["key"] or b"").decode("utf-8", "replace"): KeyStatistics(
-            row["count_all"], _span(row, "time"), _span(row, "id")
-        )
-        for row in groups.to_pylist()
-    }
+    total: dict[str, KeyStatistics] = {}
+    for row in groups.to_pylist():
+        part = KeyStatistics(row["count_all"], _span(row, "time"), _span(row, "id"))
+        _add(total, (row["key"] or b"").decode("utf-8", "replace"), part)
+    return total
 
 
 def _span(row: Mapping[str, Any], name: str) -> Span | None:
@@ -98,8 +98,12 @@ def merged(
     total = dict(keys)
     for item in replaced:
         for key, part in item.keys.items():
-            total[key] = part.plus(total[key]) if key in total else part
+            _add(total, key, part)
     return total
+
+
+def _add(total: dict[str, KeyStatistics], key: str, part: KeyStatistics) -> None:
+    total[key] = part.plus(total[key]) if key in total else part
 
 
 def build(topic: str, table: pa.Table, keys: dict[str, KeyStatistics]) -> tuple[RawObject, bytes]:
