@@ -18,7 +18,13 @@ PACKAGES = sorted(
     if not (path.parent / "requirements.txt").is_file()
 )
 # What a service may import of ours.
-SHARED = {"coinmesh_audit", "coinmesh_contracts", "coinmesh_sources", "meshkit"}
+SHARED = {
+    "coinmesh_archive",
+    "coinmesh_audit",
+    "coinmesh_contracts",
+    "coinmesh_sources",
+    "meshkit",
+}
 
 
 def imported(path: Path) -> set[str]:
