@@ -9,6 +9,9 @@ UV := $(BIN)/uv
 UV_VERSION := 0.11.8
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
+# Modules are compiled once, also where the caller's environment (a container's, often) forbids it:
+# each process of the tests compiles hundreds otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 # Every package of the tree, installed editable. What has a lock of its own has an environment of its
 # own as well.
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml deploy/*/pyproject.toml \
@@ -65,7 +68,7 @@ logs: ## Shows a component's log: make logs S=query-gateway
 .PHONY: test built check check-secrets test-unit test-services test-stream test-components test-mesh
 # Two at a time: a third mesh on two cores makes the others miss their time limits.
 test: ## Runs every check and test
-	+$(MAKE) --no-print-directory -j2 built check test-unit test-services test-stream test-mesh test-components
+	+$(MAKE) --no-print-directory -j2 UNIT_WORKERS=0 built check test-unit test-services test-stream test-mesh test-components
 
 # What is compiled is made before: no test's time is for that.
 built: install
@@ -87,8 +90,9 @@ check-secrets: $(DEV_STAMP) ## Looks for secrets in every file that git tracks o
 	git ls-files -z --cached --others --exclude-standard -- ':!requirements/*.txt' ':!*.binpb' \
 	  | xargs -0 $(BIN)/detect-secrets-hook
 
+# Two processes when it runs alone; beside another lane it has one core.
 test-unit: install $(DEV_STAMP) ## Tests that need no component and no seconds
-	$(BIN)/pytest -m 'not component and not e2e and not slow'
+	$(BIN)/pytest -m 'not component and not e2e and not slow' -n $(or $(UNIT_WORKERS),2)
 
 test-services: built $(DEV_STAMP) ## Services, gateway and command on real components
 	$(BIN)/pytest -m 'component or slow' --deselect=jobs --deselect=deploy

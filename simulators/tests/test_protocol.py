@@ -102,6 +102,7 @@ async def test_a_connection_holds_a_limited_number_of_streams(local):
         assert answer == {"error": {"code": 4, "msg": "Too many subscriptions"}, "id": 19}
 
 
+@pytest.mark.slow
 async def test_pings_must_be_answered_with_their_payload(local):
     sim = await local(symbols="BTCUSDT", rate=0, ping_interval=0.2, pong_timeout=4)
     async with (
@@ -129,6 +130,7 @@ async def test_a_connection_ends_after_its_lifetime(local):
         assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_is_cut_and_others_go_on(local):
     sim = await local(symbols="BTCUSDT", rate=3000, buffer_bytes=20_000, speed=4)
     streams = "btcusdt@trade/btcusdt@bookTicker/btcusdt@depth@100ms/btcusdt@depth20@100ms"
@@ -203,6 +205,7 @@ async def test_both_listeners_speak_tls_when_told_to(local, tmp_path):
         assert (await response.json())["phase"] == "generated"
 
 
+@pytest.mark.slow
 async def test_a_connection_ends_before_its_certificate(local, tmp_path):
     certificate, key = own_certificate(timedelta(seconds=1), timedelta(seconds=19))
     current = tmp_path / "tls" / "current"

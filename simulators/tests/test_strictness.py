@@ -184,6 +184,7 @@ async def test_url_that_is_too_long_is_refused(local):
 # -- books --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_snapshot_may_be_between_two_depth_events_or_older(bench):
     made = bench("BTCUSDT", 3)
     market = made.markets["BTCUSDT"]

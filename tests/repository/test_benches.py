@@ -1,6 +1,7 @@
 """Benches run with what the running mesh and `make bench` install; they import no tests."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -32,17 +33,43 @@ def test_bench_imports_no_test_code(path: Path) -> None:
     assert not folders
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_bench_prints_help_without_test_tools(command: str) -> None:
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[int, str]]:
+    """Exit status and output of `--help` of every command.
+
+    One process runs all of them: a bench takes seconds to import what the others import too.
+    """
     script = f"""
-import runpy, sys
+import contextlib, io, json, pathlib, runpy, sys
 sys.modules.update(dict.fromkeys({sorted(TEST_TOOLS)}))
-sys.argv = ["{command}", "--help"]
-sys.path.insert(0, "{Path(command).parent}")
-runpy.run_path("{command}", run_name="__main__")
+helps = {{}}
+for command in {COMMANDS}:
+    folder = str(pathlib.Path(command).parent)
+    sys.argv, sys.path[0], status = [command, "--help"], folder, 0
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            runpy.run_path(command, run_name="__main__")
+        except SystemExit as error:
+            status = error.code or 0
+    helps[command] = status, output.getvalue()
+    local = pathlib.Path(folder).absolute()
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "/").parent == local:
+            del sys.modules[name]
+print(json.dumps(helps))
 """
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("usage: ")
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bench_prints_help_without_test_tools(
+    helps: dict[str, tuple[int, str]], command: str
+) -> None:
+    status, output = helps[command]
+    assert status == 0
+    assert output.startswith("usage: ")

@@ -27,19 +27,26 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("kind", PLANTED)
-def test_a_planted_secret_is_found(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "settings.py"
-    path.write_text(f"name = 'mesh'\n{PLANTED[kind]}\n")
-    result = scan(path)
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What one scan reports of a file with each kind of secret and of one without any."""
+    folder = tmp_path_factory.mktemp("planted")
+    for kind, text in PLANTED.items():
+        (folder / f"{kind}.py").write_text(f"name = 'mesh'\n{text}\n")
+    ordinary = folder / "ordinary.py"
+    ordinary.write_text("instrument = 'binance.BTC-USDT'\nport = 18080\n")
+    result = scan(*folder.iterdir())
     assert result.returncode == 1, result.stdout
-    assert re.search(rf"{re.escape(str(path))}:2", result.stdout)
+    return result.stdout
 
 
-def test_ordinary_text_is_let_through(tmp_path: Path) -> None:
-    path = tmp_path / "settings.py"
-    path.write_text("instrument = 'binance.BTC-USDT'\nport = 18080\n")
-    assert scan(path).returncode == 0
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_secret_is_found(reported: str, kind: str) -> None:
+    assert re.search(rf"/{kind}\.py:2\b", reported)
+
+
+def test_ordinary_text_is_let_through(reported: str) -> None:
+    assert "ordinary.py" not in reported
 
 
 def test_the_check_looks_at_every_file() -> None:

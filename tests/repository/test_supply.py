@@ -21,6 +21,7 @@ def parts() -> list[inventory.Part]:
     return sorted({*inventory.python(), *inventory.go()})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*dependency graph:UserWarning")
 def test_the_bill_is_valid_and_names_every_pinned_package(parts: list[inventory.Part]) -> None:
     text = sbom.bom(parts)

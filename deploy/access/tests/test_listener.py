@@ -66,6 +66,7 @@ async def agent(directory: Path, metrics: Metrics, lifetime: timedelta) -> Async
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_agent_renews_listener_certificate_without_vault(tmp_path: Path) -> None:
     directory, metrics = prepare(tmp_path), Metrics()
     listener_certificate.renew(directory, timedelta(seconds=3))

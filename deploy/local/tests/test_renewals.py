@@ -27,6 +27,7 @@ def kill_supervisor(mesh: TestMesh) -> None:
     eventually(lambda: control.connect(mesh.home) is None, "the supervisor is gone")
 
 
+@pytest.mark.slow
 def test_stale_without_supervisor_names_running_instance(
     workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_stale_without_supervisor_names_running_instance(
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_failed_restart_leaves_unsupervised_components_running(
     workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -188,6 +188,7 @@ def test_bars_and_indicators_equal_the_reference():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_look_backs_of_an_hour_and_a_day_fill():
     """RSI looks back on 140 bars and EMA on 200: 230 days of a trade every eight hours."""
     rng = random.Random(7)
@@ -204,6 +205,7 @@ def test_look_backs_of_an_hour_and_a_day_fill():
         assert {"ema/20/", "rsi/14/"} <= kinds, interval
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 10**6), max_size=12))
 def test_order_repetition_and_batches_change_nothing(seed, cuts):
@@ -238,6 +240,7 @@ def test_repaired_trades_inside_the_horizon_rewrite_bars_and_indicators(seed, cu
     assert folded.late == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 10**6), max_size=8))
 def test_trades_beyond_the_horizon_are_late_whatever_the_batches(cuts):
@@ -323,6 +326,7 @@ def test_what_no_unit_can_hold_is_rejected():
     assert folded.of("sim.A")["1s", START // S]["trade_count"] == 2
 
 
+@pytest.mark.slow
 def test_the_state_of_a_partition_is_bounded():
     folded = Folded()
     sizes = []

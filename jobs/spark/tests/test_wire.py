@@ -1,6 +1,7 @@
 """The fast reader against the Protobuf library: the same values, or it keeps out of it."""
 
 import numpy as np
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +59,7 @@ def test_valid_messages(trades):
             check(data, fields, row, trade)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(st.tuples(TRADES, st.integers(0, 200), st.integers(0, 255)), max_size=8))
 def test_damaged_messages_are_never_taken_for_others(cases):

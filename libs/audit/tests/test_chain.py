@@ -176,6 +176,7 @@ def test_an_anchor_with_any_byte_changed_is_refused(data: Any) -> None:
         audit_anchors.open_sealed(sealed[:at] + flipped + sealed[at + 1 :], KEYS)
 
 
+@pytest.mark.slow
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(json.dumps))
 def test_what_a_stranger_signed_or_nobody_is_refused(content: Any) -> None:
     document = content if isinstance(content, bytes) else content.encode()

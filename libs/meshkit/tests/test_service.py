@@ -318,6 +318,7 @@ def process(path: Path, **settings: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_drains_on_a_signal_and_logs_json(tmp_path: Path, number: signal.Signals):
     with process(tmp_path, SERVICE_NAME="ten-lines") as running:
@@ -332,6 +333,7 @@ def test_a_process_drains_on_a_signal_and_logs_json(tmp_path: Path, number: sign
     assert {line["service"] for line in lines} == {"ten-lines"}
 
 
+@pytest.mark.slow
 def test_a_process_with_a_wrong_setting_says_so_in_one_line(tmp_path: Path):
     with process(tmp_path, GRPC_LISTEN="nowhere") as running:
         _, errors = running.communicate()

@@ -229,6 +229,7 @@ class Collector(TraceServiceServicer):
         return ExportTraceServiceResponse()
 
 
+@pytest.mark.slow
 def test_spans_are_lost_while_nobody_takes_them_and_sent_then(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(otlp, "REST_SECONDS", 0)
     taking = Collector()
