@@ -95,16 +95,16 @@ test-unit: install $(DEV_STAMP) ## Tests that need no component and no seconds
 	$(BIN)/pytest -m 'not component and not e2e and not slow' -n $(or $(UNIT_WORKERS),2)
 
 test-services: built $(DEV_STAMP) ## Services, gateway and command on real components
-	$(BIN)/pytest -m 'component or slow' --deselect=jobs --deselect=deploy
+	$(BIN)/pytest -m '(component or slow) and not soak' --deselect=jobs --deselect=deploy
 
 test-stream: install $(DEV_STAMP) ## The Spark stream through kills and outages
-	$(BIN)/pytest -m 'component or slow' jobs
+	$(BIN)/pytest -m '(component or slow) and not soak' jobs
 
 test-components: install $(DEV_STAMP) ## The components themselves, and who may do what with them
-	$(BIN)/pytest -m 'component or slow' deploy
+	$(BIN)/pytest -m '(component or slow) and not soak' deploy
 
 test-mesh: built $(DEV_STAMP) ## The whole mesh
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest -m 'e2e and not soak'
 
 .PHONY: service
 service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
@@ -117,7 +117,10 @@ bench: install $(DEV_STAMP) ## Installs what the benchmarks need and lists them
 	$(BIN)/python bench/peers.py
 	@grep -hoE '^\.venv/bin/python bench/.*' bench/README.md
 
-.PHONY: fuzz
+.PHONY: soak fuzz
+soak: built $(DEV_STAMP) ## The long variants of tests: every point at which a process can be killed
+	$(BIN)/pytest -m soak
+
 fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
 
