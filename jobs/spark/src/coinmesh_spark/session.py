@@ -114,6 +114,12 @@ def _configuration(
         "spark.python.daemon.module": "coinmesh_spark.workers",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         "spark.sql.streaming.minBatchesToRetain": "20",
+        # The default renames by FileContext, which starts `chmod` and `readlink` several times for
+        # each file on a local disk; this one renames as atomically there.
+        "spark.sql.streaming.checkpointFileManagerClass": (
+            "org.apache.spark.sql.execution.streaming.checkpointing."
+            "FileSystemBasedCheckpointFileManager"
+        ),
         "spark.sql.streaming.numRecentProgressUpdates": "2",
         "spark.sql.streaming.stopTimeout": "20s",
         "spark.sql.streaming.metricsEnabled": "false",
