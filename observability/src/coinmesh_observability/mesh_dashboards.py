@@ -196,9 +196,7 @@ QUALITY = Dashboard(
                     )
                 },
             ),
-            Panel(
-                "Gaps open", "short", {"{{instrument}}": "coinmesh_source_open_gaps"}, limit=1
-            ),
+            Panel("Gaps open", "short", {"{{instrument}}": "coinmesh_source_open_gaps"}, limit=1),
         ],
         "Once": [
             Panel(

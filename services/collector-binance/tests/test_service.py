@@ -99,11 +99,11 @@ async def test_two_symbols_fail_and_recover_independently(pair: tuple[World, Wor
     await first.gap("book", state=3, cause=1)
     await first.faults_applied()
     await second.published(beyond=5)
-    assert second.log.events(GAPS, second.symbol) == []
+    assert second.log.events(GAPS, second.instrument) == []
 
     await first.service.end(signal.SIGKILL)
     for world in pair:
-        before = max(world.log.trade_ids(world.symbol))
+        before = max(world.trade_ids)
 
         async def has_moved(world: World = world, last: int = before) -> bool:
             return (await world.exchange.truth(world.symbol))["lastTradeId"] > last + 5
@@ -124,9 +124,9 @@ async def test_two_symbols_fail_and_recover_independently(pair: tuple[World, Wor
     for world in pair:
         await world.repaired()
         world.assert_complete()
-        published = world.log.events(TRADES, world.symbol)
+        published = world.log.events(TRADES, world.instrument)
         assert {event.symbol for event in published} == {world.symbol}
-    assert max(first.log.trade_ids(first.symbol)) <= last
+    assert max(first.trade_ids) <= last
 
 
 async def test_an_announced_shutdown_leaves_no_gap(world: World) -> None:

@@ -70,10 +70,6 @@ class World:
 
         return await eventually(found, f"a {channel} gap with state {state} and cause {cause}")
 
-    @property
-    def instrument(self) -> str:
-        return f"binance.{self.symbol.removesuffix('USDT')}-USDT"
-
     def beside(self, symbol: str) -> "World":
         """The same exchange and collector, seen from another symbol."""
         return World(symbol, self.exchange, self.service, self.log, self._edge)

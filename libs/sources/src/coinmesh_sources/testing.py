@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -63,7 +63,7 @@ class Log:
         while left:
             for message in self._consumer.consume(2000, 0.1):
                 assert message.error() is None, message.error()
-                number, offset = message.partition(), message.offset()
+                number, offset = cast(int, message.partition()), cast(int, message.offset())
                 records.append(message)
                 self._next[topic, number] = offset + 1
                 if offset + 1 >= left.get(number, 0):
