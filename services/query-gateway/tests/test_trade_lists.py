@@ -75,7 +75,12 @@ def listing(gateway: Gateway, market: Market, *, newest_first: bool) -> list[int
             if error.code() != grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
                 raise
             continue
-        page_ids = [row.trade_id for row in page.trades]
+        # A mesh that is kept between runs has older trades.
+        page_ids = [
+            row.trade_id
+            for row in page.trades
+            if row.event_time.ToMilliseconds() >= market.start_ms
+        ]
         ids = [*page_ids, *ids] if newest_first else [*ids, *page_ids]
         token = page.next_page_token
         if not token:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cassandra import DriverException
 from cassandra.cluster import Cluster, NoHostAvailable
 from cassandra.policies import ConstantReconnectionPolicy
 from confluent_kafka import Producer
@@ -93,7 +94,7 @@ class Stores:
                 f"writetime(price) AS written FROM trades WHERE instrument = '{instrument}' "
                 f"AND bucket = {start} AND shard IN ({', '.join(map(str, range(TRADE_SHARDS)))})"
             )
-        except NoHostAvailable:
+        except (NoHostAvailable, DriverException):  # it is down or starts
             return {}
         return {row.trade_id: row for row in rows}
 
