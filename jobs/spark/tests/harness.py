@@ -27,6 +27,7 @@ from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_local.provision import ensure, maven
 from meshkit.cassandra import CertificateAuthProvider
+from meshkit.errors import Unavailable
 from meshkit.kafka import client_config
 from meshkit.settings import CassandraSettings, KafkaSettings, S3Settings
 
@@ -341,8 +342,11 @@ class Harness:
         return {partition: sorted(objects) for partition, objects in found.items() if objects}
 
     def archived_up_to(self, topic):
-        """Whether the archive has all records of a topic."""
-        manifests = self.manifests(topic)
+        """Whether the archive has all records of a topic; False while the store restarts."""
+        try:
+            manifests = self.manifests(topic)
+        except Unavailable:
+            return False
         if not manifests:
             return False
         parts = manifests[-1].current.partitions
