@@ -37,9 +37,7 @@ INSTRUMENTS = topics.INSTRUMENTS.name
 @pytest.fixture
 def harness(spark_mesh, tmp_path):
     """The archive doesn't need Cassandra."""
-    harness = h.Harness(spark_mesh, tmp_path)
-    harness.environment["COINMESH_SPARK_ARCHIVE_TRADES"] = "0"
-    return harness
+    return h.Harness(spark_mesh, tmp_path)
 
 
 def produced(harness, topic):

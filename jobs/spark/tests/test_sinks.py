@@ -100,8 +100,8 @@ class ObservedSink(CassandraSink):
         super().__init__(settings)
         self.read, self.seen = read, []
 
-    def _execute(self, pending, concurrency):
-        super()._execute(pending, concurrency)
+    def _execute(self, pending):
+        super()._execute(pending)
         self.seen.append(self.read())
 
 

@@ -170,7 +170,6 @@ class ArchiveGroup:
         plan = archive_task.Plan(
             batch=self._batch,
             max_bytes=archive.settings.spark_archive_max_bytes,
-            trades=archive.settings.spark_archive_trades,
             schemas=archive.schemas,
             ranges=planned,
             pids=archive.pids,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 
 from pyarrow import fs
 
-from coinmesh_contracts import topics
 from coinmesh_spark import object_store
-from coinmesh_spark.decode import Decoder
 from coinmesh_spark.schema_texts import SchemaTexts
 from coinmesh_spark.settings import ArchiveSettings
-from coinmesh_spark.sinks.cassandra import CassandraSink
 from coinmesh_spark.sinks.kafka import KafkaSink
-from coinmesh_spark.trades import MICROS
 from meshkit import logs, settings
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
@@ -49,15 +45,6 @@ class WorkerStore:
         """
         self._known_schemas, self._accepted = before._known_schemas, before._accepted
 
-    def close(self) -> None:
-        """Let go of the connections."""
-        if "cassandra" in self.__dict__:
-            self.cassandra.close()
-
-    @cached_property
-    def cassandra(self) -> CassandraSink:
-        return CassandraSink(self._settings)
-
     @cached_property
     def kafka(self) -> KafkaSink:
         return KafkaSink(self._settings, self._settings.service_name)
@@ -89,12 +76,6 @@ class WorkerStore:
             if known and len(self._accepted) < _MAX_SCHEMAS:
                 self._accepted[topic, schema_id] = known
         return known
-
-    @cached_property
-    def trades(self) -> Decoder:
-        """Which records of the trades' topic are trades; the bars' query judges by the same."""
-        ahead = round(self._settings.spark_ahead_seconds * MICROS)
-        return Decoder(set(), partial(self.accepts, topics.TRADES.name), ahead)
 
     @cached_property
     def _texts(self) -> SchemaTexts:
@@ -146,7 +127,6 @@ def worker_store() -> WorkerStore:
     store = _kept_store()
     if store.stale:
         _kept_store.cache_clear()
-        store.close()
         _kept_store().remember(store)
     return _kept_store()
 

@@ -25,11 +25,8 @@ from google.protobuf.message import DecodeError
 from coinmesh_archive import objects
 from coinmesh_archive.manifest import COMPACTED, CONTROL, Absent, RawObject
 from coinmesh_contracts import framing, topics
-from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_spark import failpoints, reads
 from coinmesh_spark.archive_store import WorkerStore, worker_store
-from coinmesh_spark.decode import Decoder
-from coinmesh_spark.sinks import rows
 from coinmesh_spark.sinks.dead_letters import TOPIC as DEAD_LETTERS
 from coinmesh_spark.sinks.dead_letters import dead_letter
 from coinmesh_spark.trades import Ints
@@ -39,8 +36,6 @@ _RESULT = pa.schema([("report", pa.binary())])
 #: Its functions are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
 _REPORTED_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
-TRADE_CONCURRENCY = 8
-"""Few writes at a time: the bars' writes go first."""
 
 
 class Tail(NamedTuple):
@@ -66,7 +61,6 @@ class Plan:
     Attributes:
         batch: The batch's number since the start of the driver.
         max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
-        trades: Whether to fill the table of recent trades.
         schemas: Each topic's schema id of this release; others are looked up in the registry.
         ranges: What to archive, by topic and partition.
         pids: Process ids of the driver and its JVM, for failpoints.
@@ -74,7 +68,6 @@ class Plan:
 
     batch: int
     max_bytes: int
-    trades: bool
     schemas: dict[str, int]
     ranges: Mapping[tuple[str, int], Range]
     pids: dict[str, int]
@@ -92,7 +85,6 @@ class Report(msgspec.Struct, kw_only=True):
         appended: Append time of the newest record, milliseconds since the Unix epoch.
         records: Records read.
         size: Bytes of the new objects.
-        trades: Rows written to the table of recent trades.
         dead: Dead letters by reason.
     """
 
@@ -104,7 +96,6 @@ class Report(msgspec.Struct, kw_only=True):
     appended: int = 0
     records: int = 0
     size: int = 0
-    trades: int = 0
     dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
@@ -166,9 +157,6 @@ def _partition(
         tail = []
         failpoints.reach("archived", plan.batch, plan.pids)
         dead += _report(store, topic, table, letters, plan.schemas)
-        if plan.trades and topic == topics.TRADES.name:
-            stored = trade_rows(table, store.trades)
-            report.trades += store.cassandra.write(stored, TRADE_CONCURRENCY)
     report.dead = dict(dead)
     read = np.concatenate(offsets)
     reads.check_read(
@@ -288,12 +276,3 @@ def _report(
     if letters:
         store.kafka.flush()
     return Counter(letter.reason for letter in letters)
-
-
-def trade_rows(table: pa.Table, decoder: Decoder) -> Iterator[rows.Row]:
-    """Rows of the table of recent trades; records that are none are the bars' to report."""
-    for batch in table.to_batches():
-        values = batch.column("value")
-        for row in decoder.decode(batch).rows.tolist():
-            _, payload = framing.split(values[row].as_py())
-            yield rows.trade_row(Trade.FromString(payload))

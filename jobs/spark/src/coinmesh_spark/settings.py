@@ -42,11 +42,15 @@ class WorkerSettings(TelemetrySettings, KafkaSettings, RegistrySettings, Cassand
     )
 
 
-class ArchiveSettings(WorkerSettings, S3Settings):
+class ArchiveSettings(TelemetrySettings, KafkaSettings, RegistrySettings, S3Settings):
     """What a task of the archive needs."""
 
+    service_name: str = Field(
+        "spark-stream", min_length=1, description="the job's name", examples=["spark-stream"]
+    )
 
-class StreamSettings(ArchiveSettings, ServiceSettings):
+
+class StreamSettings(WorkerSettings, ArchiveSettings, ServiceSettings):
     """The whole application's settings."""
 
     service_name: str = Field(
@@ -95,9 +99,6 @@ class StreamSettings(ArchiveSettings, ServiceSettings):
         gt=0,
         description="bytes of values per archive object at most",
         examples=["67108864"],
-    )
-    spark_archive_trades: bool = Field(
-        True, description="whether the archive also fills the table trades", examples=["1"]
     )
     spark_indicator_intervals: Annotated[str, AfterValidator(_intervals)] = Field(
         ",".join(INTERVALS),

@@ -112,7 +112,6 @@ class StreamMetrics:
             self._objects.labels(report.topic).inc(len(report.objects))
             self._archived.labels(report.topic).inc(report.records)
             self._archive_bytes.labels(report.topic).inc(report.size)
-            self._rows.labels("trades").inc(report.trades)
             for reason, count in report.dead.items():
                 self._dead.labels(reason).inc(count)
 

@@ -18,7 +18,6 @@ from cassandra.policies import (
 )
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from coinmesh_contracts import stored_trades
 from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
@@ -34,7 +33,7 @@ ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10
 
-_UNORDERED: Final = "trades"
+CONCURRENCY: Final = 64
 _TIME: Final = ("bucket", "start_time")
 
 
@@ -44,12 +43,9 @@ def _insert(table: str, *columns: str) -> str:
 
 
 STATEMENTS: Final[Mapping[str, str]] = {
-    **{
-        f"{table}_{interval}": _insert(f"{table}_{interval}", "instrument", *_TIME, column)
-        for interval in INTERVALS
-        for table, column in (("bars", "bar"), ("indicators", "indicators"))
-    },
-    "trades": stored_trades.INSERT,
+    f"{table}_{interval}": _insert(f"{table}_{interval}", "instrument", *_TIME, column)
+    for interval in INTERVALS
+    for table, column in (("bars", "bar"), ("indicators", "indicators"))
 }
 """Table → its statement; a row's values come in this order."""
 
@@ -108,11 +104,11 @@ class CassandraSink:
         for statement in self._prepared.values():
             statement.is_idempotent = True
 
-    def write(self, rows: Iterable[Row], concurrency: int = 64) -> int:
+    def write(self, rows: Iterable[Row]) -> int:
         """Write all rows; how many there were.
 
         An instrument's rows of one table come in the order in which they may become readable, so
-        that whoever reads one has all before it; rows of recent trades have no such order.
+        that whoever reads one has all before it.
 
         Raises:
             Unavailable: Some could not be written in `ATTEMPTS` attempts.
@@ -123,18 +119,18 @@ class CassandraSink:
             count += size
             rounds[number].append((statement, None))
         for number in sorted(rounds):
-            self._execute(rounds[number], concurrency)
+            self._execute(rounds[number])
         return count
 
     def close(self) -> None:
         """Close the connections."""
         self._cluster.shutdown()
 
-    def _execute(self, pending: list[tuple[Any, None]], concurrency: int) -> None:
+    def _execute(self, pending: list[tuple[Any, None]]) -> None:
         backoff = Backoff(base=0.2, cap=3.0, limit=ATTEMPTS - 1)
         while pending:
             results = execute_concurrent(
-                self._session, pending, concurrency=concurrency, raise_on_first_error=False
+                self._session, pending, concurrency=CONCURRENCY, raise_on_first_error=False
             )
             failed = [
                 (statement, result.result_or_exc)
@@ -168,7 +164,7 @@ class CassandraSink:
             for at in range(0, len(members), BATCH_ROWS):
                 chunk = members[at : at + BATCH_ROWS]
                 number = written[table, partition[0]]
-                written[table, partition[0]] += table != _UNORDERED
+                written[table, partition[0]] += 1
                 if len(chunk) == 1:
                     yield number, 1, _bound(prepared, chunk[0])
                     continue

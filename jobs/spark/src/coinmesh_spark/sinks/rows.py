@@ -1,4 +1,4 @@
-"""Bars, indicators and trades as Cassandra rows and as events; pure.
+"""Bars and indicators as Cassandra rows and as events; pure.
 
 Partitions and write timestamps are those of the serving schema.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from coinmesh_contracts import cql, stored_trades
+from coinmesh_contracts import cql
 from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.bar_pb2 import Bar as BarEvent
 from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_BAR, EVENT_TYPE_INDICATOR
 from coinmesh_contracts.events.v1.indicator_value_pb2 import IndicatorValue
-from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from coinmesh_contracts.serving import (
     INTERVALS,
     STREAM_LAYER,
@@ -171,8 +170,3 @@ def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) ->
         ).SerializeToString()
         for (indicator, period, output), units in changed.values.items()
     ]
-
-
-def trade_row(trade: Trade) -> Row:
-    """A trade for the table of recent trades."""
-    return Row("trades", *stored_trades.row(trade))
