@@ -100,6 +100,7 @@ class ArchiveGroup:
         self.name = f"{NAME}-{name}"
         names = [t.name for t in topics.ARCHIVED if t.name.startswith(GROUPS[name])]
         self._ledgers = {topic: Ledger(archive.store, topic) for topic in names}
+        self._ids: dict[str, str | None] = {}
         self._batch = 0
         session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", _ARROW_RECORDS)
 
@@ -145,9 +146,11 @@ class ArchiveGroup:
                 ranges, ends = ledger.ranges(archive.logs, logs[topic], now)
             except (LostRecords, NotIndexed) as error:
                 archive.metrics.archive_stopped(topic, stopped=True)
+                self._note_log(topic, None)
                 _log.error("%s", error)
                 continue
             archive.metrics.archive_stopped(topic, stopped=False)
+            self._note_log(topic, logs[topic].id)
             found |= ranges
             if ends:
                 over.append(topic)
@@ -163,6 +166,12 @@ class ArchiveGroup:
             if all(planned[key].end == part.end for key, part in found.items() if key[0] == topic):
                 self._ledgers[topic].roll()
         return bool(over) or any(planned[key].end < part.end for key, part in found.items())
+
+    def _note_log(self, topic: str, topic_id: str | None) -> None:
+        """Use new consumers after a change: pooled ones hold prefetched records of the old log."""
+        if self._ids.setdefault(topic, topic_id) != topic_id:
+            self._ids[topic] = topic_id
+            self._archive.generation += 1
 
     def _read(self, planned: Ranges) -> list[Report]:
         """Run the Spark job of a batch."""
