@@ -2,9 +2,10 @@
 
 Starts the default profile against the simulated exchange's generated market (one instrument), waits
 until the first bar is served and the mesh has settled, then reads CPU time and proportional set
-size of every process from /proc. CPU time is what counts: it depends little on other load.
+size of every process from /proc. CPU time is what counts: it depends little on other load. The JVMs
+need minutes until what they repeat is compiled.
 
-    .venv/bin/python bench/mesh/idle.py [--seconds 120] [--settle 60] [--threads kafka]
+    .venv/bin/python bench/mesh/idle.py [--seconds 120] [--settle 240] [--threads kafka]
 """
 
 import argparse
@@ -92,7 +93,7 @@ def main() -> None:
     """Start the mesh, measure it, stop it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--settle", type=float, default=60)
+    parser.add_argument("--settle", type=float, default=240)
     parser.add_argument("--threads", nargs="*", default=[], metavar="COMPONENT")
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="coinmesh-idle-"))
