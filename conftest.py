@@ -5,9 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from coinmesh_local.mesh import Options, caller_environment
 from coinmesh_local.testing import TestMesh, Workspace
+
+
+def pytest_configure() -> None:
+    """Property tests assert no wall time: beside a starting mesh an example takes seconds."""
+    settings.register_profile(
+        "any-load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any-load")
 
 
 @pytest.fixture(scope="session")
