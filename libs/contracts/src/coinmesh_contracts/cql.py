@@ -24,6 +24,11 @@ def bigint(value: int) -> bytes:
     return _BIGINT.pack(value)
 
 
+def tinyint(value: int) -> bytes:
+    """A CQL tinyint."""
+    return value.to_bytes(1, "big", signed=True)
+
+
 def boolean(value: bool) -> bytes:
     """A CQL boolean."""
     return b"\x01" if value else b"\x00"

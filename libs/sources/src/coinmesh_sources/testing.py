@@ -114,6 +114,7 @@ class CollectorProcess:
         self._module, self._environment, self._log = module, environment, log
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
+        self._earlier = 0  # characters of the log that earlier processes wrote
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -123,6 +124,7 @@ class CollectorProcess:
     def spawn(self) -> None:
         """Start it."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_")}
+        self._earlier = len(self.text())
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self._module],
@@ -133,7 +135,7 @@ class CollectorProcess:
     def _is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.text()[-3000:]
-        last = self.text().rpartition('"message": "serving"')[2]
+        last = self.text()[self._earlier :].rpartition('"message": "serving"')[2]
         if '"message": "ready"' not in last:
             return False
         self.address = last.partition('"grpc": "')[2].partition('"')[0]
