@@ -30,7 +30,7 @@ def run(
     fast = load() if compiled else None
     assert not compiled or fast is not None, "the compiled core was not built"
     engine = CaptureEngine(Headers.offline(), fast=fast)
-    recorder = FrameRecorder(1, fast)
+    recorder = FrameRecorder("binance", 1, element=fast and fast.element)
     process, record = engine.process, recorder.message
     records, receive_ns = 0, BEGIN_NS
     began = time.process_time()
