@@ -92,6 +92,7 @@ def depth_data(first: int, last: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_the_recorded_capture_makes_the_same_bytes(capture_lines: list[bytes]) -> None:
     engines = [CaptureEngine(Headers.offline(), fast=fast) for fast in (None, load())]
     given = [_input(line) for line in capture_lines]
@@ -148,6 +149,7 @@ OTHER = (
 ).split(b"|")
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.integers(0, 2),
@@ -166,6 +168,7 @@ def test_every_other_spelling_is_taken_or_refused_alike(
     pair.send(trade(12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize("cut", [0, 1])
 def test_edits_wherever_a_number_or_a_mark_begins_or_ends(which: int, cut: int) -> None:
@@ -244,6 +247,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_any_history_leaves_both_cores_in_the_same_state(history: list[Step]) -> None:

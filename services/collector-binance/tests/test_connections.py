@@ -107,6 +107,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_symbols_added_and_removed_while_connecting_take_effect(driver: Driver) -> None:
     connections = driver.streams
     await connections.add([A])
@@ -120,6 +121,7 @@ async def test_symbols_added_and_removed_while_connecting_take_effect(driver: Dr
     assert driver.count(A) == 0
 
 
+@pytest.mark.slow
 async def test_gaps_of_several_symbols_are_repaired_over_rest(
     driver: Driver, exchange: Simulator
 ) -> None:

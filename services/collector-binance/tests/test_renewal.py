@@ -61,6 +61,7 @@ class Venue:
         return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_market_that_leaves_the_snapshot_never_leaves_the_book(seed: int, ahead: bool) -> None:
