@@ -177,8 +177,9 @@ class Ledger:
                 )
         day = now.date()
         # Back to the day of the first record that Kafka has.
+        first = logs.offsets_at(log, 0)  # of a compacted topic not the first offset
         while any(
-            offset > log.bounds[number][0]
+            offset > first[number]
             for number, offset in logs.offsets_at(log, _micros(_midnight(day.isoformat()))).items()
         ):
             day -= timedelta(days=1)
