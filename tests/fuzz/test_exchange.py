@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from inputs import FUZZ, bodies, damaged
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from coinmesh_sources.connections import read_reply
 from coinmesh_sources.inputs import Input
 from collector_binance.capture import CaptureError, read_text
 from collector_binance.core.commands import ControlReply
 from collector_binance.core.encode import Headers
+from collector_binance.core.messages import read_reply
 from collector_binance.testing import BEGIN_NS, Book, CaptureTwins, past_trade, trade
 
 LINK = "binance/test/1"

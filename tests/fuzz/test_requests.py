@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from inputs import FUZZ, VALUES, damaged
 
 from coinmesh_contracts.market.v1 import market_service_pb2
-from collector_binance import api
+from coinmesh_sources import service
 from meshkit.errors import MeshError
 from query_gateway import intervals, requests, resume_tokens, tokens
 from query_gateway.latest import decode
@@ -61,7 +61,7 @@ def test_resume_tokens(token: str) -> None:
 @FUZZ
 @given(OPAQUE)
 def test_the_collectors_page_tokens(token: str) -> None:
-    refused_or(lambda: api._decode_token(token))
+    refused_or(lambda: service._decode_token(token))
 
 
 @FUZZ

@@ -6,14 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from query_gateway.cassandra_session import CassandraSession
 
 from coinmesh_local.testing import TestMesh, eventually
-from meshkit import rotation
+from meshkit import cassandra_session, rotation
+from meshkit.cassandra_session import CassandraSession
 from meshkit.errors import Unavailable
 from meshkit.settings import CassandraSettings, TelemetrySettings
 from meshkit.tracing import Tracing
-from query_gateway import cassandra_session
 
 pytestmark = pytest.mark.component
 
