@@ -42,10 +42,10 @@ def test_cassandra_holds_to_the_table(mesh: TestMesh) -> None:
     insert = "INSERT INTO coinmesh.trades (instrument, bucket, shard, event_time, trade_id) "
     insert += "VALUES ('a', 0, 0, 0, 1)"
     select = "SELECT trade_id FROM coinmesh.trades"
-    with cassandra_session.connect(cassandra, tls_root / "spark-stream") as spark:
-        spark.execute(insert)
+    with cassandra_session.connect(cassandra, tls_root / "tick-writer") as writer:
+        writer.execute(insert)
         with pytest.raises(Unauthorized):
-            spark.execute(select)
+            writer.execute(select)
     with cassandra_session.connect(cassandra, tls_root / "query-gateway") as gateway:
         assert 1 in {row.trade_id for row in gateway.execute(select)}
         with pytest.raises(Unauthorized):

@@ -102,6 +102,11 @@ class OpenGap:
         """How many of the ids have been received after all."""
         return self.last - self.first + 1 - count(self.missing) - count(self.lost)
 
+    def extend(self, last: int) -> None:
+        """Count the ids up to `last` as missing, too."""
+        self.last = max(self.last, last)
+        self.missing = [(self.first, self.last)]
+
     def fill(self, number: int) -> bool:
         """Mark an id as received; False when it was not missing."""
         for spans in (self.missing, self.lost):

@@ -205,14 +205,14 @@ class Book:
             # Only what follows the newest gap can be continued from a snapshot.
             buffer.clear()
             if self.gap is not None:
-                self._extend(self.gap, delta)
+                self.gap.extend(delta.first_id - 1)
         buffer.append(delta)
         if self.state is BookState.IDLE:
             self.state = BookState.BUFFERING
             last = self.last_id
             if self.gap is not None:
                 # Of an earlier run, whose book was not rebuilt.
-                self._extend(self.gap, delta)
+                self.gap.extend(delta.first_id - 1)
             elif last is not None and delta.first_id > last + 1:
                 span = (last + 1, delta.first_id - 1)
                 cause = self.suspect or GapCause.GAP_CAUSE_DOWNTIME
@@ -228,12 +228,6 @@ class Book:
                     times=times,
                 )
             self._want()
-
-    @staticmethod
-    def _extend(gap: OpenGap, delta: Delta) -> None:
-        """Updates up to a delta did not come either."""
-        gap.last = max(gap.last, delta.first_id - 1)
-        gap.missing = [(gap.first, gap.last)]
 
     def joins(self, last_update_id: int) -> bool:
         """Whether a snapshot of that id would be continued by what is buffered."""
