@@ -73,7 +73,7 @@ def test_the_archive_replays_to_the_same_events(run: Any, tmp_path: Path) -> Non
         if not download(run, topics.FRAMES.name, raw):
             return False
         command = [BIN / "collector-binance", "replay", str(raw), "--out", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         if "lacks frames" in done.stderr:
             return False  # its objects come one after the other
         assert done.returncode == 0, done.stderr
