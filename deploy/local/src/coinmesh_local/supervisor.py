@@ -17,6 +17,7 @@ from coinmesh_local.ports import PortTaken
 from coinmesh_local.runner import Runner, StartFailed
 
 Notify = Callable[[dict[str, object]], None]
+PROBES_AT_ONCE = 4
 
 
 class Supervisor:
@@ -141,10 +142,15 @@ class Supervisor:
                 if row["state"] == "stopped" and row["pid"] is not None:
                     row["state"] = processes.UNSUPERVISED
                 rows.append(row)
+        # Setting up a probe's TLS takes CPU time: all at once would use up each other's time limit.
+        turns = asyncio.Semaphore(PROBES_AT_ONCE)
+
+        async def is_ready(runner: Runner) -> bool:
+            async with turns:
+                return await runner.is_ready()
+
         runners = [self.runners[str(row["name"])] for row in rows]
-        for row, ready in zip(
-            rows, await asyncio.gather(*(r.is_ready() for r in runners)), strict=True
-        ):
+        for row, ready in zip(rows, await asyncio.gather(*map(is_ready, runners)), strict=True):
             row["ready"] = ready or row["state"] == "done"
         return rows
 
