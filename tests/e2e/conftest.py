@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ SPEED = 20
 # 23:59:05 of a day: minutes, an hour and a day end within the capture.
 GENERATED_START_NS = 1_740_787_145 * 10**9
 GENERATED_SECONDS = 130
+RECORDING_LAG = 20_000_000  # µs
 
 
 @dataclass
@@ -29,7 +31,8 @@ class Run:
 
     `instruments` are the names of the capture's symbols, `trades` the capture's trades by symbol as
     the reference reads them, `end` the first minute (s) in which the generated market may trade;
-    `is_last` when the mesh plays no other after it.
+    `played` is when it began and had ended, wall-clock µs since the epoch; `is_last` when the mesh
+    plays no other after it.
     """
 
     mesh: TestMesh
@@ -37,6 +40,7 @@ class Run:
     reference: ModuleType
     trades: dict[str, list[Any]]
     is_last: bool
+    played: tuple[int, int] = (0, 0)
     instruments: dict[str, str] = field(default_factory=dict)
     end: int = 0
 
@@ -80,8 +84,8 @@ def iso(seconds: int) -> str:
     """Seconds since the epoch as the API prints them."""
     import datetime
 
-    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def get(client: httpx.Client, path: str, **query: str) -> dict[str, Any]:
@@ -152,10 +156,12 @@ def run(
     capture = captures.get(request.param)
     if capture is None:
         pytest.skip("no recorded capture; COINMESH_RECORDED names the folder that holds them")
+    begin = time.time_ns() // 1000
     play(end_to_end, capture)
     is_last = request.param == "generated"
     played = Run(end_to_end, capture, reference, reference.trades_of(capture), is_last)
     eventually(lambda: market_time(played) > played.end + 20, "the capture has been played")
+    played.played = (begin, time.time_ns() // 1000 + RECORDING_LAG)
     listed = get(played.exchange, "/api/v3/exchangeInfo")["symbols"]
     played.instruments = {
         each["symbol"]: f"binance.{each['baseAsset']}-{each['quoteAsset']}" for each in listed
