@@ -17,6 +17,17 @@ from coinmesh_manifests.discovery import CHECKOUT, discover
 Kind = Literal["service", "collector", "job"]
 #: What becomes of the tree's folders of templates, by kind; `all` is part of each.
 TEMPLATES = Path(__file__).resolve().parents[2] / "skeleton"
+#: The tree's packages that a kind's template imports, by directory.
+LIBRARIES = {
+    "service": {"libs/contracts": "coinmesh-contracts", "libs/meshkit": "meshkit"},
+    "collector": {
+        "libs/contracts": "coinmesh-contracts",
+        "libs/meshkit": "meshkit",
+        "libs/audit": "coinmesh-audit",
+        "libs/sources": "coinmesh-sources",
+    },
+    "job": {"libs/contracts": "coinmesh-contracts", "libs/meshkit": "meshkit"},
+}
 PLACE = re.compile(r"@(\w+)@")
 
 
@@ -60,6 +71,8 @@ def _values(tree: Path, name: str, kind: Kind, about: str) -> dict[str, str]:
     served = f"the RPCs of [coinmesh.{api}.v1](../../proto/coinmesh/{api}/v1)"
     uv = re.search(r"^UV_VERSION := (\S+)$", (tree / "Makefile").read_text(), re.MULTILINE)
     assert uv is not None
+    libraries = LIBRARIES[kind]
+    dependencies = sorted([*libraries.values(), "grpcio>=1.85", "protobuf>=7.36"])
     return {
         "name": name,
         "package": package,
@@ -70,6 +83,8 @@ def _values(tree: Path, name: str, kind: Kind, about: str) -> dict[str, str]:
         "about": about or f"The {kind} {name}",
         "served": "nothing: it runs to its end when it is named" if kind == "job" else served,
         "uv": uv[1],
+        "dependencies": "\n  ".join(f'"{one}",' for one in dependencies),
+        "libraries": " ".join(libraries),
     }
 
 
