@@ -4,13 +4,14 @@ import asyncio
 from typing import Literal, Self
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coinmesh_simulators.exchange.exchange import Exchange, ListingChange
 from coinmesh_simulators.exchange.faults import FaultRequest, Kind
 from coinmesh_simulators.exchange.listings import ListingError
 from coinmesh_simulators.exchange.market import SymbolStatus
 from coinmesh_simulators.exchange.rest import RestApi
+from coinmesh_simulators.exchange.settings import MAX_SPEED
 from coinmesh_simulators.exchange.websockets import WebSocketServer
 
 
@@ -35,6 +36,14 @@ class ListingRequest(BaseModel):
         return change
 
 
+class SpeedRequest(BaseModel):
+    """The body of `POST /admin/speed`: market seconds per wall second, until the next start."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    speed: float = Field(gt=0, le=MAX_SPEED)
+
+
 class AdminApi:
     """Handlers of `/admin`."""
 
@@ -47,6 +56,7 @@ class AdminApi:
     def add_routes(self, app: web.Application) -> None:
         """Register the paths."""
         app.router.add_get("/admin/status", self._status)
+        app.router.add_post("/admin/speed", self._change_speed)
         app.router.add_get("/admin/market/{symbol}", self._market)
         app.router.add_post("/admin/market/{symbol}", self._change_market)
         app.router.add_get("/admin/faults", self._list)
@@ -65,6 +75,14 @@ class AdminApi:
                 "published": dict(self._exchange.hub.published),
             }
         )
+
+    async def _change_speed(self, request: web.Request) -> web.Response:
+        try:
+            wanted = SpeedRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _invalid(error)
+        self._exchange.clock.change_speed(wanted.speed)
+        return web.json_response({"speed": wanted.speed})
 
     async def _market(self, request: web.Request) -> web.Response:
         market = self._exchange.markets.get(request.match_info["symbol"])

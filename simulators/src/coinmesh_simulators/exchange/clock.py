@@ -23,6 +23,12 @@ class ExchangeClock:
         self._running = self.speed if speed is None else speed
         self._anchor = self._monotonic()
 
+    def change_speed(self, speed: float) -> None:
+        """Run at another speed from now on; a clock that stands gets it when it starts."""
+        self.speed = speed
+        if self._anchor is not None:
+            self.start(self.now())
+
     def now(self) -> int:
         """Present market time in µs."""
         if self._anchor is None:

@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coinmesh_simulators.exchange.freshness import LONGEST_LAG
 
+MAX_SPEED = 10_000
+"""Market seconds per wall second."""
+
 
 class TimeMode(StrEnum):
     """How a capture's event times are published."""
@@ -29,7 +32,7 @@ class SimulatorSettings(BaseSettings):
     admin_listen: str = "127.0.0.1:9444"
     state_dir: Path = Path(".coinmesh/data/sim-exchange")
     capture: Path | None = None
-    speed: float = Field(default=1.0, gt=0, le=10_000)
+    speed: float = Field(default=1.0, gt=0, le=MAX_SPEED)
     time: TimeMode = TimeMode.NOW
     symbols: str = "3"
     rate: float = Field(default=50.0, ge=0, le=100_000)
