@@ -156,8 +156,7 @@ def run(
     capture = captures.get(request.param)
     if capture is None:
         pytest.skip("no recorded capture; COINMESH_RECORDED names the folder that holds them")
-    begin = time.time_ns() // 1000
-    play(end_to_end, capture)
+    begin = play(end_to_end, capture)
     is_last = request.param == "generated"
     played = Run(end_to_end, capture, reference, reference.trades_of(capture), is_last)
     eventually(lambda: market_time(played) > played.end + 20, "the capture has been played")
@@ -180,8 +179,11 @@ def last_run(run: Run) -> Run:
     return run
 
 
-def play(mesh: TestMesh, capture: Path) -> None:
-    """Lets the exchange play a capture from its beginning, with a collector that knows nothing."""
+def play(mesh: TestMesh, capture: Path) -> int:
+    """Lets the exchange play a capture from its beginning, with a collector that knows nothing.
+
+    Returns when the collector's session began, wall-clock µs since the epoch.
+    """
     mesh.environment["COINMESH_SIM_CAPTURE"] = str(capture)
     components = ("collector-binance", "sim-exchange")
     started = mesh.home.data.joinpath("sim-exchange").exists()
@@ -189,11 +191,14 @@ def play(mesh: TestMesh, capture: Path) -> None:
         for name in components:
             mesh.component(name).stop()
         shutil.rmtree(mesh.home.data / "sim-exchange")
+        begin = time.time_ns() // 1000
         for name in reversed(components):
             mesh.component(name).start()
     else:
+        begin = time.time_ns() // 1000
         # All that reads what the collector writes is there before its first trade.
         mesh.require("spark-stream", "envoy", "sim-exchange", "collector-binance")
+    return begin
 
 
 def market_time(run: Run) -> float:
