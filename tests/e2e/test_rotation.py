@@ -144,11 +144,13 @@ def last_object(mesh: TestMesh, bucket: str) -> datetime.datetime:
 
 
 def is_whole(rest: httpx.Client, instrument: str, first: int) -> bool:
-    """Whether the trades served since `first`, at most 1,000, have one id after the other."""
+    """Whether all trades from `first` on are served, at most the last 1,000."""
     answer = rest.get(f"/v1/instruments/{instrument}/trades", params={"page_size": 1000})
     ids = [int(trade["tradeId"]) for trade in answer.raise_for_status().json()["trades"]]
-    complete = ids[0] <= first or len(ids) == 1000
-    return complete and ids == list(range(ids[0], ids[-1] + 1))
+    if len(ids) < 1000 and ids[0] > first:
+        return False
+    since = [one for one in ids if one >= first]
+    return since == list(range(max(first, ids[0]), ids[-1] + 1))
 
 
 def newest(rest: httpx.Client, instrument: str) -> int:

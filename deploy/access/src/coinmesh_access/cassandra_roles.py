@@ -64,6 +64,8 @@ def removals(table: AccessTable, identities: Iterable[tuple[str, str]]) -> Itera
         # The role first: as long as its identity is stored, an interrupted run finds it again.
         if name not in users:
             yield f"DROP ROLE IF EXISTS {role(name)}"
+            # Else the cached role logs in for up to roles_validity: 2 s, as on every other node.
+            yield f"DELETE FROM system_views.roles_cache_keys WHERE role = '{name}'"  # noqa: S608
         yield f"DROP IDENTITY IF EXISTS '{identity}'"
 
 
