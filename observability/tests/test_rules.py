@@ -14,7 +14,7 @@ from coinmesh_local.provision import system
 from coinmesh_observability import grafana
 from coinmesh_observability.alerts import RUNBOOK, Alert, alerts, objectives, rule_files
 from coinmesh_observability.dashboards import dashboards
-from coinmesh_observability.main import write
+from coinmesh_observability.json_files import write
 from coinmesh_observability.prometheus import Settings, Target, configuration
 
 CHECKOUT = Path(__file__).resolve().parents[2]

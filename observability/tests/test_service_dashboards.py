@@ -14,7 +14,7 @@ from coinmesh_local.provision import system
 from coinmesh_manifests.discovery import discover
 from coinmesh_manifests.manifest import Manifest
 from coinmesh_observability.dashboards import dashboards
-from coinmesh_observability.main import write
+from coinmesh_observability.json_files import write
 from coinmesh_observability.queries import RATE
 from coinmesh_observability.service_dashboards import CHASSIS, SCRAPED, of_manifest, of_manifests
 from meshkit.metrics import Metrics
