@@ -110,7 +110,7 @@ test-mesh: built $(DEV_STAMP) ## The whole mesh
 service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
 	$(BIN)/python -m coinmesh_manifests.skeleton $(NAME) $(KIND) $(if $(ABOUT),"$(ABOUT)")
 	$(MAKE) --no-print-directory install
-	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md
+	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md README.md docs/architecture.md
 
 .PHONY: bench
 bench: install $(DEV_STAMP) ## Installs what the benchmarks need and lists them
