@@ -1,5 +1,6 @@
 # Two commands matter: `make up` starts the mesh, `make test` checks everything.
-# Nothing is written outside .venv/, .coinmesh/ and the user's cache directory.
+# Beside .venv/, .coinmesh/ and the user's cache directory, only service, lock, licences and
+# contracts-accept change the tree (CONTRIBUTING.md).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 

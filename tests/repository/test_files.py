@@ -78,6 +78,12 @@ def test_modules_are_short(tracked: Tracked) -> None:
     assert {path: n for path, n in mains.items() if n > LONGEST_MAIN} == {}
 
 
+def test_contributing_states_the_limits(root: Path) -> None:
+    text = (root / "CONTRIBUTING.md").read_text()
+    assert f"It has at most {LONGEST_MAIN} lines" in text
+    assert f"Modules have at most {LONGEST_MODULE} lines" in text
+
+
 def test_modules_are_named_for_what_they_hold(tracked: Tracked) -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
     assert [str(path) for path in tracked("*.py") if path.stem in vague] == []
