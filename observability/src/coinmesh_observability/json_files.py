@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from meshkit.files import write_atomically
+
 
 def write(path: Path, content: Any, mode: int = 0o644) -> None:
-    """Write JSON, a file's directory made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """Replace a file by JSON, its directory made if need be."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", mode)
