@@ -30,7 +30,7 @@ from meshkit import logs
 from meshkit import metrics as mesh_metrics
 from meshkit.metrics import Metrics
 from meshkit.settings import Address, MeshSettings, SettingsError, read
-from meshkit.tls import CertificateFiles, require_plaintext_allowed
+from meshkit.tls import CertificateFiles
 
 #: The agent's own identity and name in logs: its metrics are served with that certificate.
 OWN = "certs"
@@ -94,19 +94,21 @@ def agent(
         if once:
             asyncio.run(keeper.once(places))
         else:
-            server = None
-            if metrics_listen:
-                own = CertificateFiles(tls / OWN) if OWN in names else None
-                listen = Address.parse(metrics_listen)
-                if own is None:
-                    require_plaintext_allowed(listen.host, read(MeshSettings), "serve metrics on")
-                server = mesh_metrics.start(listen, metrics, own)
+            own = CertificateFiles(tls / OWN) if OWN in names else None
+            server = serve_metrics(metrics_listen, metrics, own) if metrics_listen else None
             asyncio.run(_until_stopped(keeper, places))
             if server is not None:
                 server.close()
     except (VaultUnavailableError, HookError, SettingsError) as error:
         logging.getLogger(__name__).error("%s", error)
         sys.exit(1)
+
+
+def serve_metrics(
+    address: str, metrics: Metrics, files: CertificateFiles | None
+) -> mesh_metrics.MetricsServer:
+    """Serve the agent's metrics; SettingsError when they would be plaintext beyond loopback."""
+    return mesh_metrics.start(Address.parse(address), metrics, read(MeshSettings), files)
 
 
 async def _until_stopped(keeper: Agent, places: Sequence[Place]) -> None:
