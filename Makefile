@@ -14,10 +14,10 @@ export PIP_CACHE_DIR := $(CACHE)/pip
 # each process of the tests compiles hundreds otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 # Every package of the tree, installed editable. What has a lock of its own has an environment of its
-# own as well.
+# own as well. LEFT_OUT names packages that stay as they are: a test doesn't compile them again.
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml deploy/*/pyproject.toml \
             */pyproject.toml services/*/pyproject.toml jobs/*/pyproject.toml))
-PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)),$(PACKAGES))
+PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)) $(LEFT_OUT),$(PACKAGES))
 RUNTIME_STAMP := .venv/.runtime
 DEV_STAMP := .venv/.dev
 PACKAGES_STAMP := .venv/.packages
