@@ -34,7 +34,7 @@ GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|\.(pyc|class|jar|so|zip|tar|tgz|whl
 # The accepted contracts are compared with, so they are data of the repository.
 DATA = re.compile(r"\.(binpb|gz|parquet|png|svg|jpg)$")
 LONGEST_MODULE = 400
-LONGEST_TEST = 600
+LONGEST_TEST = 400
 #: A `main.py` is wiring; commands and arguments are in modules beside it.
 LONGEST_MAIN = 60
 
