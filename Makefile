@@ -1,5 +1,6 @@
 # Two commands matter: `make up` starts the mesh, `make test` checks everything.
-# Nothing is written outside .venv/, .coinmesh/ and the user's cache directory.
+# Beside .venv/, .coinmesh/ and the user's cache directory, only service, lock, licences and
+# contracts-accept change the tree (CONTRIBUTING.md).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -13,10 +14,10 @@ export PIP_CACHE_DIR := $(CACHE)/pip
 # each process of the tests compiles hundreds otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 # Every package of the tree, installed editable. What has a lock of its own has an environment of its
-# own as well.
+# own as well. LEFT_OUT names packages that stay as they are: a test doesn't compile them again.
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml deploy/*/pyproject.toml \
             */pyproject.toml services/*/pyproject.toml jobs/*/pyproject.toml))
-PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)),$(PACKAGES))
+PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)) $(LEFT_OUT),$(PACKAGES))
 RUNTIME_STAMP := .venv/.runtime
 DEV_STAMP := .venv/.dev
 PACKAGES_STAMP := .venv/.packages
@@ -110,7 +111,7 @@ test-mesh: built $(DEV_STAMP) ## The whole mesh
 service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
 	$(BIN)/python -m coinmesh_manifests.skeleton $(NAME) $(KIND) $(if $(ABOUT),"$(ABOUT)")
 	$(MAKE) --no-print-directory install
-	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md
+	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md README.md docs/architecture.md
 
 .PHONY: bench
 bench: install $(DEV_STAMP) ## Installs what the benchmarks need and lists them

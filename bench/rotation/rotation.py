@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import ssl
 import tempfile
 import threading
 import time
@@ -38,6 +37,7 @@ from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
 from meshkit.redis_options import redis_options
 from meshkit.settings import KafkaSettings, RedisSettings
+from meshkit.tls import trusting_ssl_context
 
 LOOK_SECONDS = 0.2
 NOTED_SECONDS = 3.0
@@ -136,7 +136,7 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
     """Requests at a rate, each in a task of its own, until `ends`."""
     pending: set[asyncio.Task[None]] = set()
     names = list(PATHS)
-    tls = ssl.create_default_context(cafile=mesh.home.ca)
+    tls = trusting_ssl_context(mesh.home.ca)
     headers = {"Authorization": f"Bearer {local_user.token(mesh.mesh)}"}
 
     async def log_in() -> None:

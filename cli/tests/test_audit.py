@@ -21,6 +21,7 @@ from coinmesh_contracts.events.v1 import audit_event_pb2 as pb
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
 from meshkit.kafka import client_config
+from meshkit.s3 import s3_client
 from meshkit.settings import KafkaSettings
 
 pytestmark = pytest.mark.component
@@ -51,7 +52,7 @@ def records(home: TestMesh) -> list[Record]:
                 )
 
     asyncio.run(write())
-    found = [(m.key() or b"", m.value() or b"") for m in audit._messages()]
+    found = [(m.key() or b"", m.value() or b"") for m in audit.messages()]
     heads = [e for _, e in audit.events() if e.writer.startswith("cli@")]
 
     def covered() -> bool:
@@ -143,20 +144,18 @@ def test_anchors_cannot_be_deleted_and_hiding_one_is_told(
     records: list[Record], home: TestMesh
 ) -> None:
     settings = home.read(AuditStoreSettings)
-    store = AnchorStore(settings)  # as the deployer, who may do everything
+    store, s3 = AnchorStore(settings), s3_client(settings)  # of the deployer, who may do everything
     kept = store.listed()[0]
     with pytest.raises(ClientError, match="AccessDenied"):
-        store._s3.delete_object(
-            Bucket=store.bucket, Key=object_name(kept.number), VersionId=kept.version
-        )
-    store._s3.delete_object(Bucket=store.bucket, Key=object_name(kept.number))
+        s3.delete_object(Bucket=store.bucket, Key=object_name(kept.number), VersionId=kept.version)
+    s3.delete_object(Bucket=store.bucket, Key=object_name(kept.number))
     result = CliRunner().invoke(app, ["audit", "verify"])
     assert result.exit_code == 1
     assert "was deleted; its first version is still there" in result.output
     hidden = next(
         marker
-        for marker in store._s3.list_object_versions(Bucket=store.bucket)["DeleteMarkers"]
+        for marker in s3.list_object_versions(Bucket=store.bucket)["DeleteMarkers"]
         if marker["Key"] == object_name(kept.number)
     )
-    store._s3.delete_object(Bucket=store.bucket, Key=hidden["Key"], VersionId=hidden["VersionId"])
+    s3.delete_object(Bucket=store.bucket, Key=hidden["Key"], VersionId=hidden["VersionId"])
     assert CliRunner().invoke(app, ["audit", "verify"]).exit_code == 0

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rule_cases import BURNS, CASES, OTHERS, Case
+from platform_cases import BURNS, CASES, OTHERS
 
 from coinmesh_local.provision import system
+from coinmesh_manifests.discovery import discover
 from coinmesh_observability import grafana
 from coinmesh_observability.alerts import RUNBOOK, Alert, alerts, objectives, rule_files
 from coinmesh_observability.dashboards import dashboards
-from coinmesh_observability.main import write
+from coinmesh_observability.json_files import write
 from coinmesh_observability.prometheus import Settings, Target, configuration
+from coinmesh_observability.testing import Case, service_cases, without_cases
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECTION = re.compile(r"^### (\S+)\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
@@ -69,7 +71,9 @@ def expectation(name: str, case: Case, fires: bool) -> dict[str, Any]:
 def test_each_alert_fires_in_its_case_and_not_in_the_other(promtool: Promtool) -> None:
     groups = {alert.name: alert.group for alert in alerts()}
     tests: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for name, case in [*CASES.items(), *OTHERS]:
+    beside = service_cases().values()
+    own = [pair for found in beside for pair in (*found.first.items(), *found.others)]
+    for name, case in [*CASES.items(), *OTHERS, *own]:
         rules = (groups[name],)
         if rules == ("slo",):
             # Alerts compare values of one objective: the recordings of others are left out.
@@ -114,9 +118,23 @@ def test_the_configuration_is_one_that_prometheus_takes(promtool: Promtool, tmp_
 
 
 def test_each_alert_has_its_cases() -> None:
-    assert {alert.name for alert in alerts()} == set(CASES)
+    services = {alert for manifest in discover().values() for alert in manifest.alerts}
+    assert {alert.name for alert in alerts()} - services == set(CASES)
+    assert without_cases() == []
     burning = {alert.name for alert in alerts() if alert.group == "slo"}
     assert {(name, slo) for name in burning for slo in objectives()} == set(BURNS)
+
+
+def test_an_alert_of_a_service_without_cases_is_named(tmp_path: Path) -> None:
+    alert = '[alerts.Slow]\nexpr = "slow == 1"\nseverity = "page"\nsummary = "slow"\n'
+    service = tmp_path / "services" / "a"
+    (service / "tests").mkdir(parents=True)
+    (service / "service.toml").write_text(f'kind = "service"\ndescription = "a"\n{alert}')
+    place = "services/a/tests/rule_cases.py"
+    assert without_cases(tmp_path) == [f"alert Slow of a has no case in {place}"]
+    (tmp_path / place).write_text("CASES = {'Slow': None, 'Gone': None}\n")
+    assert without_cases(tmp_path) == [f"{place}: no manifest beside it has the alert Gone"]
+    assert service_cases(tmp_path)[tmp_path / place].first == {"Slow": None, "Gone": None}
 
 
 def runbook() -> dict[str, str]:

@@ -13,8 +13,8 @@ from coinmesh_local.kinds import definitions
 from coinmesh_local.provision import system
 from coinmesh_manifests.discovery import discover
 from coinmesh_manifests.manifest import Manifest
-from coinmesh_observability.dashboards import dashboards
-from coinmesh_observability.main import write
+from coinmesh_observability.dashboards import ALL, dashboards
+from coinmesh_observability.json_files import write
 from coinmesh_observability.queries import RATE
 from coinmesh_observability.service_dashboards import CHASSIS, SCRAPED, of_manifest, of_manifests
 from meshkit.metrics import Metrics
@@ -74,6 +74,18 @@ def test_queries_select_the_service_alone(name: str) -> None:
     for metric, labels in selected(discover()[name]).items():
         label = "component" if metric.startswith("coinmesh_component_") else "job"
         assert labels.split(",")[0] == f'{label}="{name}"', metric
+
+
+def test_other_dashboards_select_no_service_by_name() -> None:
+    named = [
+        f"{dashboard.uid}: {query}"
+        for dashboard in ALL
+        for panel in dashboard.panels
+        for query in panel.queries.values()
+        for name in discover()
+        if re.search(rf'job="{name}"|component="{name}"', query)
+    ]
+    assert named == []
 
 
 async def test_queries_name_metrics_of_the_chassis() -> None:

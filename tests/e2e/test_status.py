@@ -9,6 +9,7 @@ import pytest
 
 from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
+from coinmesh_manifests.discovery import discover
 
 pytestmark = pytest.mark.e2e
 
@@ -70,7 +71,8 @@ def test_all_is_well_and_nothing_is_left_unsaid(mesh: TestMesh) -> None:
     fresh = {(row["service"], row["what"]) for row in told["freshness"]}
     for gateway in ("query-gateway-1", "query-gateway-2"):
         assert (gateway, "market.trades.v1") in fresh
-    assert {row["service"] for row in told["streams"]} == {"collector-binance"}
+    collectors = {name for name, manifest in discover().items() if manifest.kind == "collector"}
+    assert {row["service"] for row in told["streams"]} == collectors
 
 
 def test_the_doctor_finds_nothing_that_must_be_mended(mesh: TestMesh) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from inputs import FUZZ
 from typer.testing import CliRunner
 
-from coinmesh_cli.main import EXPECTED, app
+from coinmesh_cli.expected_errors import EXPECTED
+from coinmesh_cli.main import app
 from meshkit.settings import Address, KafkaSettings, SettingsError, read
 
 WORDS = st.sampled_from(

@@ -4,6 +4,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from typer.main import get_command
+
+from coinmesh_cli.main import app
+from coinmesh_manifests.discovery import discover
+
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 
@@ -54,3 +59,13 @@ def test_the_architecture_names_every_directory(
     hidden = {top for top in tops if top.startswith(".")}
     for directory in sorted({*map(str, packages), *tops} - hidden):
         assert f"{directory}/" in text, f"docs/architecture.md doesn't name {directory}/"
+
+
+def test_readme_names_every_service_api_and_command(root: Path) -> None:
+    """Examples that list what there is stay complete."""
+    text = (root / "README.md").read_text()
+    gateway = discover()["query-gateway"]
+    assert [api for api in gateway.serves if f"\n{api}\n" not in text] == []
+    operator = text[text.index("lists the operator's commands") :].partition("\n\n")[0]
+    commands = set(get_command(app).commands) - {"up", "down", "reset"}  # those of make
+    assert sorted(name for name in commands if not re.search(rf"`{name}\b", operator)) == []

@@ -18,8 +18,12 @@ RPCS = {
     for service in file.service
     if file.package.startswith("coinmesh.")
 }
-#: Of a manifest without its alerts; ordinary services have less.
-LONGEST = 40
+#: Lines of a manifest without comments, blank lines and alerts.
+LONGEST = 15
+#: Those that are longer, and why.
+LONGER = {
+    "spark-stream": (24, "Spark's JVM takes its directories and options as settings"),
+}
 
 
 @pytest.fixture(params=MANIFESTS)
@@ -60,7 +64,9 @@ def test_a_service_has_a_package_whose_command_it_runs(manifest: Manifest) -> No
 def test_a_manifest_is_short(manifest: Manifest) -> None:
     text = manifest.path.read_text().partition("[alerts.")[0]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    assert len(lines) <= LONGEST
+    limit, _ = LONGER.get(manifest.name, (LONGEST, ""))
+    assert len(lines) <= limit
+    assert limit == LONGEST or len(lines) > LONGEST, "it needs no exception"
 
 
 def test_nothing_declares_a_service_a_second_time(manifest: Manifest) -> None:

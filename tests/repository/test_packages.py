@@ -67,6 +67,14 @@ def test_a_package_has_its_parts(folder: str) -> None:
     assert len(readme.splitlines()) >= 5, "the README says too little"
 
 
+@pytest.mark.parametrize("folder", [f for f in PACKAGES if f.startswith("libs/")])
+def test_a_librarys_readme_names_every_module(folder: str) -> None:
+    readme = (ROOT / folder / "README.md").read_text()
+    modules = (ROOT / folder / "src" / package_of(folder)).glob("*.py")
+    names = {path.stem for path in modules if path.stem != "__init__"}
+    assert sorted(name for name in names if f"`{name}`" not in readme) == []
+
+
 @pytest.mark.parametrize("folder", PACKAGES)
 def test_tests_folders_are_no_packages(folder: str) -> None:
     assert not list((ROOT / folder / "tests").rglob("__init__.py"))

@@ -82,7 +82,7 @@ def verify() -> None:
     """
     anchors, faults = read_anchors()
     chains = Chains(anchor.anchored for anchor in anchors)
-    for message in _messages():
+    for message in messages():
         where = f"{message.partition()}@{message.offset()}"
         faults += map(str, chains.add(message.key(), message.value(), where))
     faults += map(str, chains.finish(datetime.now(UTC)))
@@ -99,7 +99,7 @@ def verify() -> None:
 
 def events() -> Iterator[tuple[Message, pb.AuditEvent]]:
     """The audit records that can be read, in the topic's order."""
-    for message in _messages():
+    for message in messages():
         try:
             yield message, pb.AuditEvent.FromString(framing.split(message.value())[1])
         except (framing.FramingError, DecodeError):
@@ -140,7 +140,8 @@ def read_anchors() -> tuple[list[Anchor], list[str]]:
     return anchors, [*faults, *broken_links(anchors)]
 
 
-def _messages() -> Iterator[Message]:
+def messages() -> Iterator[Message]:
+    """The records of the audit topic, in its order."""
     with closing(TopicReader(settings_of(KafkaSettings), TOPIC)) as reader:
         yield from reader.existing()
 

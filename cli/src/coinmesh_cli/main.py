@@ -6,19 +6,9 @@ import sys
 import typer
 from rich.console import Console
 
-from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.proxies import bypass_for_loopback
-from coinmesh_access.users import UserError
 from coinmesh_cli import audit, dlq, doctor, gaps, mesh, raw, status, tail, trace, users
-from coinmesh_cli.log_search import SearchError
-from coinmesh_local.control import SupervisorError
-from coinmesh_local.definition import DefinitionError
-from coinmesh_local.mesh import OptionError
-from coinmesh_local.ports import PortTaken
-from coinmesh_local.provision import ProvisionError
-from coinmesh_local.steps.errors import StepError
-from meshkit.errors import MeshError
-from meshkit.settings import SettingsError
+from coinmesh_cli.expected_errors import EXPECTED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,22 +27,6 @@ users.register(app)
 trace.register(app)
 audit.register(app)
 raw.register(app)
-
-#: Errors that a person can act on; anything else is a defect and shows its traceback.
-EXPECTED = (
-    SearchError,
-    SupervisorError,
-    DefinitionError,
-    OptionError,
-    PortTaken,
-    ProvisionError,
-    StepError,
-    MeshError,
-    SettingsError,
-    UserError,
-    VaultUnavailableError,
-    OSError,
-)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from coinmesh_access import (
     cassandra_roles,
     kafka_acls,
     kafka_principals,
-    readme,
     redis_users,
     s3_identities,
     table,
@@ -181,40 +180,3 @@ def test_a_policy_names_nobody_elses_paths() -> None:
     for name in TABLE.services:
         signing = re.findall(r"pki_int/sign/([^\"]+)", policy(TABLE, name))
         assert signing == [name]
-
-
-def test_readmes_quote_the_table() -> None:
-    """A service's README has the table between its markers; without markers it is not compared."""
-    found = 0
-    for path in sorted(CHECKOUT.glob("*/*/README.md")) + sorted(CHECKOUT.glob("*/README.md")):
-        for name, body in readme.quoted(path.read_text()).items():
-            found += 1
-            assert body == readme.markdown(TABLE, name), (
-                f"{path}: run `coinmesh-access readme {path}`"
-            )
-    assert found > 0
-
-
-def test_a_readme_names_the_places_in_s3_that_are_granted() -> None:
-    for name in TABLE.services:
-        actions = s3_identities.actions(TABLE, name)
-        granted = {place for action in actions if (place := action.partition(":")[2])}
-        rows = re.findall(
-            r"^\| S3 (?:read|written) \| (.*) \|$", readme.markdown(TABLE, name), re.M
-        )
-        assert {place for row in rows for place in re.findall("`([^`]+)`", row)} == granted
-
-
-def test_filling_a_readme_twice_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("# A\n<!-- access:begin envoy -->\n<!-- access:end -->\nmore\n")
-    assert readme.update(TABLE, path)
-    assert not readme.update(TABLE, path)
-    assert readme.quoted(path.read_text()) == {"envoy": readme.markdown(TABLE, "envoy")}
-
-
-def test_a_readme_without_markers_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("# A\n")
-    with pytest.raises(AccessError, match="access:begin"):
-        readme.update(TABLE, path)

@@ -15,12 +15,26 @@ from coinmesh_access import users
 from coinmesh_access.login import USERS
 from coinmesh_local import local_user
 from coinmesh_local.mesh import Options
-from coinmesh_local.paths import BIN, CHECKOUT, cache_directory
+from coinmesh_local.paths import BIN, CHECKOUT
 from coinmesh_local.testing import TestMesh, Workspace, eventually
 from meshkit.errors import error_info
 
 SERVICE, COLLECTOR, JOB, WEB = "price-alerts", "onchain-indexer", "daily-check", "notebook"
 MADE = {SERVICE: "service", COLLECTOR: "collector", JOB: "job"}
+PACKAGES = (f"services/{SERVICE}", f"services/{COLLECTOR}", f"jobs/{JOB}")
+#: Compiled when it is installed, which takes minutes; the copy has it already.
+COMPILED = "services/collector-binance"
+CHECKS = {
+    "ruff": ("ruff", "check", *PACKAGES),
+    "format": ("ruff", "format", "--check", *PACKAGES),
+    "pyright": ("pyright", "--warnings", *(f"{package}/src" for package in PACKAGES)),
+    "buf": ("buf", "lint"),
+    "buf-format": ("buf", "format", "--diff", "--exit-code", "proto"),
+    "tests": (
+        *("python", "-m", "pytest", "-q", "-m", "not component and not slow and not e2e"),
+        *("tests/repository", *PACKAGES),
+    ),
+}
 RPCS = {
     SERVICE: "/coinmesh.price_alerts.v1.PriceAlertsService/GetPriceAlertsStatus",
     COLLECTOR: "/coinmesh.collector.v1.CollectorService/GetStatus",
@@ -64,36 +78,43 @@ both = pytest.mark.parametrize("name", [SERVICE, COLLECTOR])
 
 
 @pytest.fixture(scope="session")
-def grown(workspace: Workspace) -> Iterator[TestMesh]:
-    """A mesh that ran before the services were made."""
-    options = Options(ports="free", profile="full")
-    before = workspace.mesh("mesh", options)
+def running(workspace: Workspace) -> Iterator[TestMesh]:
+    """A mesh that runs before the services are made."""
+    mesh = workspace.mesh("mesh", Options(ports="free", profile="full"))
     try:
-        before.require("envoy", "prometheus")
-        for name, kind in MADE.items():
-            command = [BIN / "python", "-m", "coinmesh_manifests.skeleton", name, kind]
-            subprocess.run(command, cwd=CHECKOUT, check=True)
-        place = CHECKOUT / "services" / WEB
-        place.mkdir()
-        (place / "service.toml").write_text(WEB_MANIFEST)
-        (place / "server.py").write_text(WEB_SERVER)
-        _install("libs/contracts", f"services/{SERVICE}", f"services/{COLLECTOR}", f"jobs/{JOB}")
-        after = TestMesh(before.root, options)
-        after.require(*MADE, WEB, "envoy", "prometheus")
-        yield after
+        mesh.require("envoy", "prometheus")
+        yield mesh
     finally:
-        before.close()
+        mesh.close()
 
 
-def _install(*packages: str) -> None:
-    flags = ["--quiet", "--offline", "--no-deps", "--no-build-isolation"]
-    editable = [word for name in packages for word in ("-e", name)]
-    subprocess.run(
-        [BIN / "uv", "pip", "install", "--python", BIN / "python", *flags, *editable],
-        cwd=CHECKOUT,
-        env=os.environ | {"UV_CACHE_DIR": str(cache_directory() / "uv")},
-        check=True,
+@pytest.fixture(scope="session")
+def made(running: TestMesh) -> None:
+    """New services by the Makefile's recipe."""
+    for name, kind in MADE.items():
+        words = [f"NAME={name}", f"KIND={kind}", f"LEFT_OUT={COMPILED}"]
+        subprocess.run(["make", "service", *words], cwd=CHECKOUT, check=True)
+
+
+@pytest.fixture(scope="session")
+def grown(running: TestMesh, made: None) -> TestMesh:
+    """The mesh with the new services, and a web server of a third party."""
+    place = CHECKOUT / "services" / WEB
+    place.mkdir()
+    (place / "service.toml").write_text(WEB_MANIFEST)
+    (place / "server.py").write_text(WEB_SERVER)
+    after = TestMesh(running.root, Options(ports="free", profile="full"))
+    after.require(*MADE, WEB, "envoy", "prometheus")
+    return after
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_generated_services_pass_the_checks_of_the_tree(made: None, check: str) -> None:
+    program, *words = CHECKS[check]
+    done = subprocess.run(
+        [BIN / program, *words], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def address(mesh: TestMesh, name: str, port: str = "grpc") -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from coinmesh_access import readme_tables
 from coinmesh_local import definition as defs
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.kinds import declared
@@ -155,11 +156,12 @@ def test_free_ports_are_kept_and_differ_between_homes(tmp_path: Path) -> None:
     assert Mesh(Home(tmp_path / "a"), free).ports == one.ports != other.ports
 
 
-def test_the_readme_lists_every_port_of_a_component_file() -> None:
-    readme = (LOCAL / "README.md").read_text()
-    shipped = defs.load(COMPONENTS)
-    assert shipped
-    for found in (one.with_addition() for one in shipped):
-        name = found.name
-        for port, number in found.ports.items():
-            assert f"| {name} | {port} | {number} |" in readme
+def test_the_table_of_ports_has_those_of_the_full_profile() -> None:
+    expected = [
+        f"| {component.name} | {listener} | {number} |"
+        for component in (shipped.with_addition() for shipped in defs.load(COMPONENTS))
+        for listener, number in component.ports.items()
+    ]
+    assert expected
+    assert readme_tables.ports(COMPONENTS).splitlines()[2:] == expected
+    assert readme_tables.ports(COMPONENTS) in (LOCAL / "README.md").read_text()

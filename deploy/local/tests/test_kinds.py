@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from coinmesh_local import listeners
 from coinmesh_local.definition import DefinitionError
 from coinmesh_local.kinds import declared
 from coinmesh_local.mesh import Mesh, Options
 from coinmesh_local.paths import CHECKOUT, COMPONENTS, Home
+from coinmesh_manifests.discovery import discover
 from coinmesh_manifests.ports import BLOCK, BLOCKS
 
 COLLECTOR = 'kind = "collector"\ndescription = "d"\n'
@@ -73,8 +75,18 @@ def test_dependencies_follow_from_the_grants(tmp_path: Path, grant: str, needed:
 def test_a_simulator_lets_in_those_who_use_it(tmp_path: Path) -> None:
     made = mesh(tmp_path, collector_x=COLLECTOR + 'uses = ["sim-exchange"]\n')
     (simulator,) = made.instances("sim-exchange")
-    clients = simulator.environment["COINMESH_SIM_CLIENTS"]
-    assert clients == "collector-binance,collector-x,deploy"
+    clients = simulator.environment["COINMESH_SIM_CLIENTS"].split(",")
+    assert {"collector-x", "deploy"} <= set(clients)
+    others = {one.name for one in made.definitions.values() if "sim-exchange" not in one.depends_on}
+    assert not others & {*clients} - {"deploy"}
+
+
+def test_listener_exceptions_of_a_provision_hold_for_its_services() -> None:
+    spark = {name for name, one in discover().items() if "spark-jars" in one.run.provision}
+    rows = listeners.exceptions()
+    assert spark
+    assert {component for component, listener in rows if listener == "*"} >= spark
+    assert rows["kafka", "metrics"]["plaintext"]
 
 
 def test_derived_ports_are_the_same_on_every_machine(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""New services come into a running mesh by `make service` alone, in a copy of the tree."""
+"""New services come into a running mesh by `make service` alone, in a copy of the tree.
+
+What is generated passes every check of the tree.
+"""
 
 import os
 import re
@@ -35,6 +38,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "zz-installed.pth").write_text(f"{installed}\n{copy / COMPILED / 'src'}\n")
     _link_commands(copy / ".venv" / "bin")
     install(copy, *_packages(copy))
+    # As `make install` leaves it: nothing of it is older than what it was made of.
+    for stamp in (".runtime", ".dev", ".packages"):
+        (copy / ".venv" / stamp).touch()
+    # Checks of the tree ask git for its files.
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
     return copy
 
 
@@ -58,7 +66,7 @@ def _link_commands(commands: Path) -> None:
 
 def install(copy: Path, *packages: str) -> None:
     """As the Makefile does."""
-    flags = ["--quiet", "--offline", "--no-deps", "--no-build-isolation"]
+    flags = ["--quiet", "--no-deps", "--no-build-isolation"]
     editable = [word for name in packages for word in ("-e", name)]
     python = copy / ".venv" / "bin" / "python"
     subprocess.run(
@@ -70,7 +78,9 @@ def install(copy: Path, *packages: str) -> None:
 
 
 def environment() -> Mapping[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTEST"))}
+    """Of processes in the copy: not part of this run of pytest or make, and without a network."""
+    ours = ("VIRTUAL_ENV", "PYTEST", "MAKE", "MFLAGS", "GIT_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"UV_OFFLINE": "1"}
 
 
 @pytest.mark.component

@@ -6,85 +6,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from tiny_components import Build, kill_supervisor, service, step, supervisor, up
 
 from coinmesh_local import control, operations, processes
-from coinmesh_local.component_exporter import Components
 from coinmesh_local.paths import BIN
-from coinmesh_local.testing import TestMesh, Workspace, eventually
-from meshkit.metrics import Metrics
+from coinmesh_local.testing import eventually
 
 pytestmark = pytest.mark.slow
-
-FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
-Build = Callable[..., TestMesh]
-
-
-def service(*flags: str, head: str = "", timeout: float = 20) -> str:
-    """A component file: listens on its one port, ready when that answers."""
-    words = [*FAKE, "serve", "${port.main}", *flags]
-    return f"""
-description = "listens"
-command = {words}
-grace = 0.3
-timeout = {timeout}
-{head}
-[ports]
-main = 1
-[ready]
-kind = "tcp"
-target = "${{listen.main}}"
-"""
-
-
-def step(mode: str, target: str = "0", head: str = "") -> str:
-    """A component file: a step that succeeds when `target` answers, or one that fails."""
-    return f'description = "step"\nkind = "step"\ncommand = {[*FAKE, mode, target]}\n{head}\n'
-
-
-@pytest.fixture
-def build(workspace: Workspace, tmp_path: Path) -> Iterator[Build]:
-    """Makes a mesh of the component files given by name; what it started is stopped at the end."""
-    meshes: list[TestMesh] = []
-
-    def make(**files: str) -> TestMesh:
-        for name, text in files.items():
-            (tmp_path / f"{name}.toml").write_text(text)
-        root = workspace.root / f"{tmp_path.name}-{len(meshes)}"
-        meshes.append(TestMesh(root, components=(tmp_path,)))
-        return meshes[-1]
-
-    yield make
-    for mesh in meshes:
-        mesh.close()
-
-
-def supervisor(mesh: TestMesh) -> psutil.Process:
-    """The daemon that serves this home."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "coinmesh_local.daemon" in words and words[-1] == str(mesh.home.root):
-            return process
-    raise AssertionError("no supervisor runs")
-
-
-def kill_supervisor(mesh: TestMesh) -> None:
-    """kill -9 of the daemon alone."""
-    process = supervisor(mesh)
-    process.kill()
-    eventually(
-        lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,
-        "the supervisor dies",
-    )
-
-
-def up(mesh: TestMesh) -> None:
-    """`coinmesh up` of all components, as a command does it: nothing is held."""
-    operations.start(mesh.mesh, []).answer()
 
 
 def test_order_follows_dependencies_and_readiness(build: Build) -> None:
@@ -104,83 +35,6 @@ def test_only_what_is_asked_for_starts(build: Build) -> None:
     assert mesh.status()["other"]["state"] == "stopped"
 
 
-def prepared(*words: str, head: str = "") -> str:
-    """A component that comes later, after a command that may take long."""
-    return service(head=f"later = true\nprepare = [{[*FAKE, *words]}]\n{head}")
-
-
-def test_what_comes_later_is_not_waited_for(build: Build) -> None:
-    mesh = build(base=service(), slow=prepared("serve", "0", head='depends_on = {base = "ready"}'))
-    up(mesh)
-    assert mesh.status()["slow"]["state"] == "stopped"
-    assert operations.start_later(mesh.mesh) == ["slow"]
-    eventually(lambda: mesh.component("slow").pids(), "its preparation runs")
-    assert mesh.status()["slow"]["state"] == "starting"
-    assert mesh.status()["base"]["ready"]
-    operations.down(mesh.home)
-    assert processes.find(mesh.home.root) == {}
-
-
-def test_progress_of_a_preparation_shows_in_status(build: Build, tmp_path: Path) -> None:
-    script = tmp_path / "prepare.sh"
-    script.write_text("""echo '{"message": "building it: 3 of 9 packages"}'\nexec sleep 600\n""")
-    head = f'later = true\nwithout = "nothing is built"\nprepare = [["sh", "{script}"]]\n'
-    mesh = build(base=service(), slow=service(head=head))
-    up(mesh)
-    pending = operations.start_later(mesh.mesh)
-    expected = "building it: 3 of 9 packages"
-    eventually(lambda: mesh.status()["slow"]["detail"] == expected, "the progress shows")
-    assert mesh.status()["slow"]["state"] == "starting"
-    line = operations.pending_line(mesh.mesh, pending)
-    assert line.startswith("still being built: slow; until then nothing is built; all else works")
-    operations.down(mesh.home)
-
-
-def test_what_comes_later_gets_ready_in_the_background(build: Build) -> None:
-    mesh = build(base=service(), slow=prepared("step", "${base.main}"))
-    up(mesh)
-    operations.start_later(mesh.mesh)
-    mesh.component("slow").wait_ready()
-    first = mesh.component("slow").pids()
-    assert operations.start_later(mesh.mesh) == []
-    up(mesh)
-    assert mesh.component("slow").pids() == first
-
-
-def test_up_of_component_starting_in_background_waits_for_it(build: Build, tmp_path: Path) -> None:
-    runs, proceed = tmp_path / "runs", tmp_path / "proceed"
-    script = f"echo run >> {runs}; until test -e {proceed}; do sleep 0.05; done"
-    head = f'later = true\nprepare = [["/bin/sh", "-c", "{script}"]]'
-    mesh = build(base=service(), slow=service(head=head))
-    up(mesh)
-    operations.start_later(mesh.mesh)
-    eventually(runs.exists, "its preparation runs")
-    conversation = operations.start(mesh.mesh, ["slow", "base"])
-    events = conversation.events()
-    proceed.touch()
-    list(events)
-    assert mesh.status()["slow"]["ready"]
-    assert runs.read_text() == "run\n"
-
-
-def test_a_preparation_finds_the_users_tools_and_the_component_does_not(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool = tmp_path / "tools" / "only-the-user-has-it"
-    tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\necho "found by way of $HTTPS_PROXY"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{tool.parent}")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    prepare = f'prepare = [["/bin/sh", "-c", "{tool.name}"]]'
-    asks = '["/bin/sh", "-c", "! command -v only-the-user-has-it"]'
-    mesh = build(
-        one=f'description = "step"\nkind = "step"\ncommand = {asks}\n{prepare}\n',
-    )
-    mesh.require("one")
-    assert "found by way of http://127.0.0.1:9" in mesh.component("one").log()
-
-
 def test_probes_of_loopback_use_no_proxy(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -189,17 +43,6 @@ def test_probes_of_loopback_use_no_proxy(build: Build, monkeypatch: pytest.Monke
     mesh = build(web=text + '[ready]\nkind = "http"\ntarget = "http://${listen.main}/"\n')
     up(mesh)
     assert mesh.status()["web"]["ready"]
-
-
-def test_what_comes_later_and_fails_leaves_the_rest_alone(build: Build) -> None:
-    mesh = build(base=service(), slow=prepared("fail"))
-    up(mesh)
-    operations.start_later(mesh.mesh)
-    eventually(lambda: mesh.status()["slow"]["state"] == "failed", "its failure shows")
-    assert "the reason why" in mesh.component("slow").log()
-    assert mesh.status()["base"]["ready"]
-    with pytest.raises(AssertionError, match="slow: "):
-        mesh.require("slow")
 
 
 def test_failure_shows_the_log_and_undoes_the_start(build: Build) -> None:
@@ -393,52 +236,3 @@ def test_status_of_a_home_without_supervisor_starts_nothing(build: Build) -> Non
     assert mesh.status()["one"]["state"] == "stopped"
     with pytest.raises(AssertionError):
         supervisor(mesh)
-
-
-def seen(mesh: TestMesh) -> Callable[[str, str], float | None]:
-    """`value(metric, component)` of an exporter that asks the supervisor each time."""
-    metrics = Metrics()
-    components = Components(mesh.home, metrics, 60)
-
-    def value(name: str, component: str) -> float | None:
-        components.look()
-        labels = {"component": component, "replica": component}
-        return metrics.registry.get_sample_value(f"coinmesh_component_{name}", labels)
-
-    return value
-
-
-def test_the_exporter_tells_of_components_that_show_nothing_themselves(build: Build) -> None:
-    mesh = build(one=service("--child"), other=service(), check=step("step", "${one.main}"))
-    value = seen(mesh)
-    assert value("ready", "one") is None
-    mesh.require("one")
-    assert (value("ready", "one"), value("restarts_total", "one")) == (1, 0)
-    assert value("ready", "other") is None, "nobody has asked for it"
-    assert value("ready", "check") is None, "a step has ended"
-    assert 1e6 < (value("resident_bytes", "one") or 0) < 1e9
-    assert 3 < (value("open_fds", "one") or 0) < (value("max_fds", "one") or 0)
-    mesh.component("one").stop()
-    assert value("ready", "one") is None
-
-
-def test_the_exporter_sees_who_crashes_hangs_or_is_not_watched(
-    build: Build, tmp_path: Path
-) -> None:
-    flag = tmp_path / "flag"
-    mesh = build(one=service("--until", str(flag)), other=service())
-    mesh.require("one", "other")
-    value = seen(mesh)
-    used = value("cpu_seconds_total", "one") or 0
-    assert used > 0
-    flag.touch()
-    eventually(lambda: (value("restarts_total", "one") or 0) > 1, "its crashes are counted")
-    assert value("ready", "one") == 0
-    flag.unlink()
-    mesh.component("one").wait_ready()
-    assert (value("cpu_seconds_total", "one") or 0) > used, "what it took before counts on"
-
-    kill_supervisor(mesh)
-    assert value("ready", "one") is None, "nobody knows"
-    operations.ask(mesh.home, "restart", ["one"]).answer()
-    assert (value("ready", "one"), value("ready", "other")) == (1, 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import serving, topics
 from coinmesh_manifests.discovery import ManifestError, discover
 
 COLLECTOR = 'kind = "collector"\ndescription = "d"\n'
@@ -50,6 +50,7 @@ def test_two_manifests_of_one_name_are_rejected(tmp_path: Path) -> None:
         (COLLECTOR + "unknown = 1", "unknown: Extra inputs"),
         (COLLECTOR + 'kafka.read = ["market.nothing.v1"]', "no topic 'market.nothing.v1'"),
         (COLLECTOR + 'kafka.read = ["@nothing"]', "no topic group '@nothing'; there are: @all"),
+        (COLLECTOR + 'cassandra.select = ["@trades"]', "no table group '@trades'"),
         (COLLECTOR + 's3.read = ["raw"]', "must end in /"),
         (
             COLLECTOR + '[alerts.A]\nexpr = "1"\nsummary = "s"\nseverity = "loud"',
@@ -80,6 +81,14 @@ def test_grants_imply_others(tmp_path: Path) -> None:
     assert set(granted.http) == {"registry"}
     assert manifest.serves == ("coinmesh.collector.v1.CollectorService",)
     assert manifest.bound == {"collector": "x"}
+
+
+def test_table_groups_stand_for_their_tables(tmp_path: Path) -> None:
+    text = COLLECTOR + 'cassandra.select = ["@bars", "trades"]\ncassandra.modify = ["@indicators"]'
+    write(tmp_path, "services/a/service.toml", text)
+    granted = discover(tmp_path)["a"].granted().cassandra
+    assert granted.select == (*serving.TABLE_GROUPS["@bars"], "trades")
+    assert granted.modify == serving.TABLE_GROUPS["@indicators"]
 
 
 def test_without_grants_nothing_is_implied(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from coinmesh_manifests import ports
 from coinmesh_manifests.discovery import CHECKOUT, discover
-from coinmesh_manifests.skeleton import Kind, SkeletonError, generate
+from coinmesh_manifests.skeleton import PLACE, Kind, SkeletonError, generate
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_each_kind_has_its_parts(tree: Path, kind: Kind, place: str, parts: set[
     assert parts <= {path.name for path in written}
     assert (folder / "src" / "price_alerts" / "main.py").is_file()
     assert list((folder / "tests").glob("test_*.py"))
-    assert not [path for path in written if "@" in path.read_text() or "@" in str(path)]
+    assert not [path for path in written if PLACE.search(path.read_text()) or "@" in str(path)]
     assert (tree / "proto").exists() == (kind == "service")
     manifest = discover(tree)["price-alerts"]
     assert (manifest.kind, manifest.description) == (kind, "Sends alerts")

@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager, suppress
-from decimal import Decimal
 from pathlib import Path
 
+from bar_fields import bar_of_event, bar_of_row
 from cassandra.cluster import Cluster
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -229,7 +228,7 @@ class Harness:
             at = (event.instrument, NAMES[event.interval_seconds], event.event_time // 1_000_000)
             if at not in newest or newest[at].revision < event.revision:
                 newest[at] = event
-        return self._own({at: _bar_of_event(event) for at, event in newest.items()})
+        return self._own({at: bar_of_event(event) for at, event in newest.items()})
 
     def runs(self):
         """The runs that have written bars of this test's instruments to the topic."""
@@ -288,7 +287,7 @@ class Harness:
                 for row in session.execute(f"SELECT * FROM bars_{name}", timeout=60):
                     start = round(row.start_time.timestamp())
                     assert row.bucket <= row.start_time
-                    found[row.instrument, name, start] = _bar_of_row(row.bar)
+                    found[row.instrument, name, start] = bar_of_row(row.bar)
         return self._own(found)
 
     def indicator_rows(self):
@@ -386,13 +385,6 @@ def trade(header, instrument, trade_id, time_us, price, size, buy, **fields):
     return instrument.encode(), header + event.SerializeToString()
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def end_group(process):
     """Kill what is left of the application: JVM and workers share its session."""
     with suppress(ProcessLookupError):
@@ -405,34 +397,3 @@ def _schema_id(mesh, subject):
 
     url = f"{mesh.endpoints['registry']}/subjects/{subject}/versions/latest"
     return httpx.get(url, timeout=10, verify=mesh.tls()).json()["id"]
-
-
-def _bar_of_event(event):
-    def price(units):
-        return f"{Decimal(units).scaleb(event.price_exponent):f}"
-
-    return {
-        "open": price(event.open_units),
-        "high": price(event.high_units),
-        "low": price(event.low_units),
-        "close": price(event.close_units),
-        "volume": event.volume,
-        "quote_volume": event.quote_volume,
-        "vwap": event.vwap,
-        "taker_buy_volume": event.taker_buy_volume,
-        "taker_buy_quote_volume": event.taker_buy_quote_volume,
-        "trade_count": event.trade_count,
-        "first_trade_id": event.first_trade_id,
-        "last_trade_id": event.last_trade_id,
-        "final": event.final,
-        "revision": event.revision,
-    }
-
-
-def _bar_of_row(bar):
-    decimals = ("open", "high", "low", "close", "volume", "quote_volume", "vwap")
-    decimals += ("taker_buy_volume", "taker_buy_quote_volume")
-    others = ("trade_count", "first_trade_id", "last_trade_id", "final", "revision")
-    return {name: f"{getattr(bar, name):f}" for name in decimals} | {
-        name: getattr(bar, name) for name in others
-    }

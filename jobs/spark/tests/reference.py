@@ -7,6 +7,11 @@ from itertools import pairwise
 INTERVALS = {"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "1d": 86400}
 
 
+def to_decimal(units, exponent):
+    """The exact value of a pair (units, exponent), whatever the context's precision."""
+    return Decimal((int(units < 0), tuple(map(int, str(abs(units)))), exponent))
+
+
 def _round(value, scale):
     return value.quantize(Decimal(1).scaleb(-scale), rounding=ROUND_HALF_EVEN)
 

@@ -10,7 +10,6 @@ import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from coinmesh_contracts.decimals import to_decimal
 from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark import fold
 from coinmesh_spark.snapshots import decode_partition, encode_partition
@@ -69,7 +68,7 @@ class Folded:
             assert self.revisions.get(at, -1) < changed.revision, "a revision must grow"
             self.revisions[at] = changed.revision
             for output, units in changed.values.items():
-                self.indicators[(*at, output.key)] = to_decimal(units, -12)
+                self.indicators[(*at, output.key)] = reference.to_decimal(units, -12)
         self.duplicates += changes.duplicates
         self.late += changes.late
         self.admitted += changes.admitted
@@ -84,15 +83,15 @@ class Folded:
 def as_decimals(changed):
     bar, price, size = changed.bar, changed.price_exponent, changed.size_exponent
     return {
-        "open": to_decimal(bar.open, price),
-        "high": to_decimal(bar.high, price),
-        "low": to_decimal(bar.low, price),
-        "close": to_decimal(bar.close, price),
-        "volume": to_decimal(bar.volume, size),
-        "quote_volume": to_decimal(bar.quote_volume, price + size),
-        "vwap": to_decimal(bar.vwap(), price - 8),
-        "taker_buy_volume": to_decimal(bar.taker_buy_volume, size),
-        "taker_buy_quote_volume": to_decimal(bar.taker_buy_quote_volume, price + size),
+        "open": reference.to_decimal(bar.open, price),
+        "high": reference.to_decimal(bar.high, price),
+        "low": reference.to_decimal(bar.low, price),
+        "close": reference.to_decimal(bar.close, price),
+        "volume": reference.to_decimal(bar.volume, size),
+        "quote_volume": reference.to_decimal(bar.quote_volume, price + size),
+        "vwap": reference.to_decimal(bar.vwap(), price - 8),
+        "taker_buy_volume": reference.to_decimal(bar.taker_buy_volume, size),
+        "taker_buy_quote_volume": reference.to_decimal(bar.taker_buy_quote_volume, price + size),
         "trade_count": bar.trades,
         "first_trade_id": bar.first_id,
         "last_trade_id": bar.last_id,

@@ -30,7 +30,7 @@ def test_a_partition_without_records_keeps_its_file(tmp_path):
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
     snapshots = Snapshots(tmp_path)
-    (tmp_path / ".part-000000000000-3.state.99").write_bytes(b"half")
+    (tmp_path / ".000000000000-3.state.x1").write_bytes(b"half")
     name, _ = snapshots.save(0, 0, Partition())
     commit(snapshots, 0, {0: PartitionState(1, name)})
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "000000000000.json"]

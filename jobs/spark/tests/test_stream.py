@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from markets import check_bars, market
 
+from coinmesh_access.testing import free_port
 from coinmesh_contracts import topics
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(1800)]
@@ -21,7 +22,7 @@ def send(harness, rows):
 @pytest.mark.timeout(1800)
 def test_outages_restarts_and_a_second_application_lose_nothing(harness):
     """What it needs is away while it runs: told by name, and all comes in the end."""
-    port = h.free_port()
+    port = free_port()
     first = market(harness, 1, 0)
     where = send(harness, first)
     quick = {"METRICS_LISTEN": f"127.0.0.1:{port}", "SCHEMA_REGISTRY_WAIT_SECONDS": "2"}

@@ -1,7 +1,9 @@
 """Keys and write times of the serving schema."""
 
+import re
 from datetime import UTC, datetime
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from coinmesh_contracts import serving
 
+MIGRATIONS = Path(__file__).parents[3] / "deploy" / "cassandra" / "migrations"
 STARTS = st.integers(0, 4_000_000_000)
 LAYERS = st.integers(0, 1000)
 REVISIONS = st.integers(0, 10**9)
@@ -16,6 +19,23 @@ REVISIONS = st.integers(0, 10**9)
 
 def seconds(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+def test_table_groups_name_tables_of_the_migrations():
+    created = {
+        table
+        for path in MIGRATIONS.glob("*.cql")
+        for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", path.read_text())
+    }
+    for group, tables in serving.TABLE_GROUPS.items():
+        assert set(tables) == {table for table in created if table.startswith(f"{group[1:]}_")}
+
+
+def test_table_groups_are_expanded_in_place():
+    expanded = serving.expand_tables(["trades", "@bars", "bars_1s"])
+    assert expanded == ("trades", *serving.TABLE_GROUPS["@bars"])
+    with pytest.raises(ValueError, match="no table group '@trades'; there are: @bars, @indicators"):
+        serving.expand_tables(["@trades"])
 
 
 @pytest.mark.parametrize(

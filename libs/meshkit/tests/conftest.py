@@ -22,6 +22,7 @@ from meshkit.tls import channel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from records import MakeTopic
+from tls_harness import Authority
 
 Handler = Callable[[bytes, Any], Any]
 
@@ -108,6 +109,11 @@ def service() -> Serve:
             await status
 
     return start
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.fixture

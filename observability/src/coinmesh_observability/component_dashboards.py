@@ -247,16 +247,16 @@ SPARK = Dashboard(
                 "CPU of the driver's Python",
                 "percentunit",
                 {
-                    "{{instance}}": rate(
-                        "process_cpu_seconds_total", "instance", 'job="spark-stream"'
-                    )
+                    "{{instance}}": rate("process_cpu_seconds_total", "instance")
+                    + " and on (instance) coinmesh_spark_query_up"
                 },
             ),
             Panel(
                 "Memory of the driver's Python",
                 "bytes",
                 {
-                    "{{instance}}": 'process_resident_memory_bytes{job="spark-stream"}',
+                    "{{instance}}": "process_resident_memory_bytes "
+                    "and on (instance) coinmesh_spark_query_up",
                 },
             ),
         ],

@@ -3,68 +3,16 @@
 Everything is written as JSON, which their YAML readers take as it is.
 """
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
-
 import typer
 
-from coinmesh_observability import alertmanager as receivers
-from coinmesh_observability import grafana as provisioning
-from coinmesh_observability import prometheus as scraping
-from coinmesh_observability.alerts import rule_files
-from coinmesh_observability.dashboards import dashboards
+from coinmesh_observability import commands
 from meshkit import logs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-Tls = Annotated[Path | None, typer.Option(help="The directory with the certificate to show.")]
-Out = Annotated[Path, typer.Option(help="The directory to write into.")]
+commands.register(app)
 
 
 @app.callback()
 def coinmesh_observability() -> None:
     """What Prometheus, Alertmanager and Grafana read."""
     logs.configure_command()
-
-
-@app.command()
-def prometheus(
-    out: Out,
-    targets: Annotated[str, typer.Option(help="What to scrape, as JSON (see the README).")] = "[]",
-    alertmanager: Annotated[str, typer.Option(help="Alertmanager's address.")] = "",
-    tls: Tls = None,
-) -> None:
-    """Write `prometheus.json`, `web.json` for its listener, and the rules."""
-    scraped = [scraping.Target(**one) for one in json.loads(targets)]
-    settings = scraping.Settings()
-    write(out / "prometheus.json", scraping.configuration(settings, scraped, alertmanager, tls))
-    write(out / "web.json", scraping.listener(tls))
-    for name, content in rule_files().items():
-        write(out / "rules" / f"{name}.json", content)
-
-
-@app.command()
-def alertmanager(out: Out, tls: Tls = None) -> None:
-    """Write `alertmanager.json`, and `web.json` for its listener."""
-    write(out / "alertmanager.json", receivers.configuration(receivers.Settings()), mode=0o600)
-    write(out / "web.json", scraping.listener(tls))
-
-
-@app.command()
-def grafana(
-    out: Out,
-    prometheus_url: Annotated[str, typer.Option()] = "https://127.0.0.1:19490",
-    jaeger_url: Annotated[str, typer.Option()] = "https://127.0.0.1:18686",
-) -> None:
-    """Write dashboards, data sources and alert rules in the layout of Grafana's provisioning."""
-    for path, content in provisioning.files(prometheus_url, jaeger_url).items():
-        write(out / path, content)
-    for dashboard in dashboards():
-        write(out / "dashboards" / f"{dashboard.uid}.json", dashboard.model())
-
-
-def write(path: Path, content: Any, mode: int = 0o644) -> None:
-    """Write JSON, a file's directory made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

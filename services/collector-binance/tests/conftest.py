@@ -22,7 +22,6 @@ from coinmesh_access.pki import Lives
 from coinmesh_local import local_user
 from coinmesh_simulators.testing import Simulator
 from coinmesh_sources.testing import CollectorProcess, Log
-from meshkit.kafka import client_config
 from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
@@ -150,7 +149,7 @@ async def running(
     service = CollectorProcess(
         ["collector_binance.main", "serve"], environment, tmp_path / "collector.log"
     )
-    log = Log(client_config(mesh.read(KafkaSettings), "tests"))
+    log = Log(mesh.read(KafkaSettings))
     try:
         await service.start()
         first = symbols.partition(",")[0]

@@ -273,7 +273,8 @@ class Agent:
             self._hook_failures.labels(place.service).inc()
             raise HookError(f"hook {command[0]} of {place.service}: {error}") from error
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), HOOK_SECONDS)
+            async with asyncio.timeout(HOOK_SECONDS):
+                output, _ = await process.communicate()
         except BaseException as error:
             process.kill()
             await process.wait()

@@ -1,15 +1,19 @@
-"""A service's grants as a markdown table, between two marker comments of its README."""
+"""Generated tables of markdown pages, each between two marker comments.
+
+`access:begin SERVICE` has a service's grants, `services:begin` every service of the tree, and
+`ports:begin DIRECTORY` the ports of the component files there.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from coinmesh_access import s3_identities, vault_policies
+from coinmesh_access import readme_tables, s3_identities, vault_policies
 from coinmesh_access.table import AccessError, AccessTable
 
 _BLOCK = re.compile(
-    r"(?P<begin><!-- access:begin (?P<name>[a-z0-9-]+) -->\n)"
-    r"(?P<body>.*?)(?P<end><!-- access:end -->)",
+    r"(?P<begin><!-- (?P<kind>access|ports|services):begin(?: (?P<name>[a-z0-9/-]+))? -->\n)"
+    r"(?P<body>.*?)(?P<end><!-- (?P=kind):end -->)",
     re.DOTALL,
 )
 
@@ -50,32 +54,39 @@ def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
 
 def markdown(table: AccessTable, name: str) -> str:
     """The table that the README of `name` quotes."""
-    lines = ["| access | to |", "| --- | --- |"]
-    lines += [f"| {left} | {right} |" for left, right in _rows(table, name)]
-    return "\n".join(lines) + "\n"
+    return readme_tables.markdown(("access", "to"), _rows(table, name))
 
 
 def quoted(text: str) -> dict[str, str]:
-    """Service → the table that stands between its markers in `text`."""
-    return {match["name"]: match["body"] for match in _BLOCK.finditer(text)}
+    """Service → the grants that stand between its markers in `text`."""
+    return {m["name"]: m["body"] for m in _BLOCK.finditer(text) if m["kind"] == "access"}
 
 
-def filled(table: AccessTable, text: str) -> str:
-    """`text` with the table of each marked service put in."""
-    return _BLOCK.sub(
-        lambda match: match["begin"] + markdown(table, match["name"]) + match["end"], text
-    )
+def filled(table: AccessTable, page: Path, text: str) -> str:
+    """`text`, of the page at that path, with each marked table put in."""
+
+    def block(match: re.Match[str]) -> str:
+        kind, name = match["kind"], match["name"] or ""
+        if kind == "services":
+            body = readme_tables.services(page)
+        elif kind == "ports":
+            body = readme_tables.ports(page.parent / name)
+        else:
+            body = markdown(table, name)
+        return match["begin"] + body + match["end"]
+
+    return _BLOCK.sub(block, text)
 
 
 def update(table: AccessTable, path: Path) -> bool:
-    """Bring a README in line; True when it changed, AccessError when it has no markers."""
+    """Bring a page in line; True when it changed, AccessError when it has no markers."""
     before = path.read_text()
-    if not quoted(before):
+    if not _BLOCK.search(before):
         raise AccessError(
             f"{path} has no markers: add the lines <!-- access:begin SERVICE --> "
             "and <!-- access:end -->"
         )
-    after = filled(table, before)
+    after = filled(table, path, before)
     if after != before:
         path.write_text(after)
     return after != before

@@ -14,6 +14,7 @@ from cryptography import x509
 from coinmesh_local import processes
 from coinmesh_local.paths import CHECKOUT
 from coinmesh_local.testing import TestMesh
+from coinmesh_manifests.discovery import discover
 
 SECONDS = 3.0
 
@@ -53,10 +54,21 @@ def _listening(pid: int) -> list[Any]:
 
 
 def exceptions() -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of deploy/access/listeners.toml by component and listener."""
+    """The rows of deploy/access/listeners.toml by component and listener.
+
+    A row with `provision` holds for every manifest that has that provisioned.
+    """
     text = (CHECKOUT / "deploy" / "access" / "listeners.toml").read_text()
-    rows = tomllib.loads(text)["listener"]
-    return {(row["component"], row["listener"]): row for row in rows}
+    provisions = {name: manifest.run.provision for name, manifest in discover().items()}
+    return {
+        (component, row["listener"]): row
+        for row in tomllib.loads(text)["listener"]
+        for component in (
+            [row["component"]]
+            if "component" in row
+            else [name for name, parts in provisions.items() if row["provision"] in parts]
+        )
+    }
 
 
 def older() -> set[tuple[str, str]]:

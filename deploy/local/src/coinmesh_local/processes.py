@@ -130,7 +130,8 @@ async def stop(home: Path, instance: str, stop_signal: str, grace: float) -> Non
     if found.leader is not None:
         send(found.leader, signal.Signals[stop_signal])
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gone(found.leader), grace)
+            async with asyncio.timeout(grace):
+                await gone(found.leader)
     while (left := find(home).get(instance)) is not None:
         for pid in left.members:
             send(pid, signal.SIGKILL)

@@ -6,10 +6,11 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import serving, topics
 
 Names = tuple[str, ...]
 Topics = Annotated[Names, AfterValidator(topics.expand)]
+Tables = Annotated[Names, AfterValidator(serving.expand_tables)]
 
 
 class Part(BaseModel):
@@ -42,10 +43,13 @@ class KafkaAccess(Part):
 
 
 class CassandraAccess(Part):
-    """Tables of the keyspace that a service selects from and modifies; `*` is all of them."""
+    """Tables of the keyspace that a service selects from and modifies; `*` is all of them.
 
-    select: Names = ()
-    modify: Names = ()
+    A table group of `coinmesh_contracts.serving`, such as `@bars`, stands for its tables.
+    """
+
+    select: Tables = ()
+    modify: Tables = ()
     admin: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
+from typing import Any
 
 from pyarrow import fs
 
@@ -106,7 +107,11 @@ class WorkerStore:
     def has(self, key: str) -> bool:
         """Whether there is an object; errors as `put`."""
         path = f"{self.bucket}/{key}"
-        info = object_store.answered(lambda: self.files.get_file_info(path), self._settings)
+
+        def query() -> Any:
+            return self.files.get_file_info(path)
+
+        info = object_store.answered(query, self._settings)
         return info.type == fs.FileType.File
 
     def keep_schema(self, schema_id: int) -> None:

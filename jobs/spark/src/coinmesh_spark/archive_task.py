@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute
 from google.protobuf.message import DecodeError
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_archive import objects
 from coinmesh_archive.manifest import COMPACTED, CONTROL, Absent, RawObject
 from coinmesh_contracts import framing, topics
@@ -99,12 +100,12 @@ class Report(msgspec.Struct, kw_only=True):
     dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
-def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def function(plan: Plan) -> Callable[[Iterator[arrow.RecordBatch]], Iterator[arrow.RecordBatch]]:
     """`run` as mapInArrow requires it."""
     return partial(run, plan)
 
 
-def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.RecordBatch]:
     """Archive the records of some partitions, which come one after the other."""
     store = worker_store()
     for (topic, partition), records in groupby(_runs(batches), key=itemgetter(0)):
@@ -115,8 +116,8 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
 
 
 def _runs(
-    batches: Iterator[pa.RecordBatch],
-) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
+    batches: Iterator[arrow.RecordBatch],
+) -> Iterator[tuple[tuple[str, int], arrow.RecordBatch]]:
     """The records in pieces that are of one partition, with this."""
     for batch in batches:
         begin = 0
@@ -134,7 +135,7 @@ def _runs(
 
 
 def _partition(
-    store: WorkerStore, plan: Plan, report: Report, batches: Iterator[pa.RecordBatch]
+    store: WorkerStore, plan: Plan, report: Report, batches: Iterator[arrow.RecordBatch]
 ) -> None:
     """Archive a partition's records.
 
@@ -178,9 +179,9 @@ def absent(topic: str, read: Ints, start: int, end: int) -> list[Absent]:
     return [Absent(int(edges[at]) + 1, int(edges[at + 1]) - 1, reason) for at in gaps]
 
 
-def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table]:
+def _cut(batches: Iterator[arrow.RecordBatch], max_bytes: int) -> Iterator[arrow.Table]:
     """The records in pieces of about `max_bytes`; the cuts depend on the records alone."""
-    held: list[pa.RecordBatch] = []
+    held: list[arrow.RecordBatch] = []
     size = 0
     for batch in batches:
         begin = 0
@@ -198,7 +199,7 @@ def _cut(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Table
 def _archive(
     store: WorkerStore,
     report: Report,
-    table: pa.Table,
+    table: arrow.Table,
     *,
     facts: list[objects.Fact],
     tail: list[Tail],
@@ -232,7 +233,7 @@ class Letter(NamedTuple):
 
 
 def _decode(
-    store: WorkerStore, topic: str, table: pa.Table, schemas: dict[str, int]
+    store: WorkerStore, topic: str, table: arrow.Table, schemas: dict[str, int]
 ) -> tuple[list[objects.Fact], list[Letter]]:
     """The records' facts, and those that are no events of their topic."""
     known = topics.BY_NAME[topic]
@@ -262,7 +263,7 @@ def _decode(
 def _report(
     store: WorkerStore,
     topic: str,
-    table: pa.Table,
+    table: arrow.Table,
     letters: list[Letter],
     schemas: dict[str, int],
 ) -> Counter[str]:

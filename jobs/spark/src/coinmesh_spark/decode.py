@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 from google.protobuf.message import DecodeError
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, TakerSide, Trade
 from coinmesh_contracts.stored_trades import AHEAD_SECONDS, INSTRUMENT, MAX_EXPONENT
@@ -82,7 +83,7 @@ class Decoder:
         self._headers = {framing.header(schema_id) for schema_id in schema_ids}
         self._accepts = accepts
 
-    def decode(self, batch: pa.RecordBatch) -> Decoded:
+    def decode(self, batch: arrow.RecordBatch) -> Decoded:
         """The batch's trades and bad records."""
         data, begin, end = _layout(batch.column("value"))
         framed = self._framed(data, begin, end)
@@ -159,7 +160,7 @@ class Decoder:
         return header in self._headers
 
 
-def _layout(values: pa.Array) -> tuple[wire.Bytes, Ints, Ints]:
+def _layout(values: arrow.Array) -> tuple[wire.Bytes, Ints, Ints]:
     """The bytes of a binary column, and where each value begins and ends; nulls are empty."""
     values = pc.fill_null(values.cast(pa.binary()), b"")
     _, offsets, content = values.buffers()

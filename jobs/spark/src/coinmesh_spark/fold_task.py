@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_contracts import framing, topics
 from coinmesh_spark import failpoints, fold
 from coinmesh_spark.decode import Decoded, Decoder
@@ -176,7 +177,7 @@ def _decoder(schema_id: int) -> Decoder:
     return Decoder({schema_id}, sinks.accepts, sinks.ahead)
 
 
-def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.RecordBatch]:
     """Process a partition's records and give back a report."""
     batch = next(batches, None)
     if batch is None:
@@ -186,12 +187,14 @@ def run(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
     yield pa.RecordBatch.from_arrays([data], ["report"])
 
 
-def function(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def function(plan: Plan) -> Callable[[Iterator[arrow.RecordBatch]], Iterator[arrow.RecordBatch]]:
     """`run` as mapInArrow wants it."""
     return partial(run, plan)
 
 
-def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _chain(
+    first: arrow.RecordBatch, rest: Iterator[arrow.RecordBatch]
+) -> Iterator[arrow.RecordBatch]:
     yield first
     yield from rest
 
@@ -204,7 +207,7 @@ class _Task:
         self._clock = perf_counter()
         self._dead: dict[str, int] = {}
 
-    def run(self, batches: Iterator[pa.RecordBatch]) -> Report:
+    def run(self, batches: Iterator[arrow.RecordBatch]) -> Report:
         plan, partition = self._plan, self._partition
         begun_ns = time_ns()
         self._seconds["wait"] = round((begun_ns - plan.begun_ns) / 1e9, 6)
@@ -283,10 +286,10 @@ class _Task:
         self._clock = now
 
     def _decode(
-        self, batches: Iterator[pa.RecordBatch]
-    ) -> tuple[list[pa.RecordBatch], list[Decoded]]:
+        self, batches: Iterator[arrow.RecordBatch]
+    ) -> tuple[list[arrow.RecordBatch], list[Decoded]]:
         decoder = _decoder(self._plan.schema_ids[topics.TRADES.name])
-        records: list[pa.RecordBatch] = []
+        records: list[arrow.RecordBatch] = []
         decoded: list[Decoded] = []
         for batch in batches:
             records.append(batch)
@@ -294,7 +297,7 @@ class _Task:
         return records, decoded
 
     def _dead_letters(
-        self, records: list[pa.RecordBatch], decoded: list[Decoded], changes: Changes
+        self, records: list[arrow.RecordBatch], decoded: list[Decoded], changes: Changes
     ) -> None:
         """Queue the records that are no trades, each with why."""
         for batch, part in zip(records, decoded, strict=True):
@@ -308,7 +311,7 @@ class _Task:
             detail = "the price, size or their product can't be held in the instrument's units"
             self._give_up(records[number], row, reason, detail)
 
-    def _give_up(self, batch: pa.RecordBatch, row: int, reason: str, detail: str) -> None:
+    def _give_up(self, batch: arrow.RecordBatch, row: int, reason: str, detail: str) -> None:
         reporter = settings.read(WorkerSettings).service_name
         key, letter = dead_letter(
             topics.TRADES.name, batch, row, reason=reason, detail=detail, reporter=reporter
@@ -343,6 +346,6 @@ def _rows(changes: Changes, run_name: bytes) -> Iterator[rows.Row]:
         yield rows.indicators_row(indicators, run_name)
 
 
-def _newest_append(batch: pa.RecordBatch) -> int:
+def _newest_append(batch: arrow.RecordBatch) -> int:
     """Milliseconds since the Unix epoch."""
     return int(batch.column("timestamp").cast(pa.int64()).to_numpy().max()) // 1000

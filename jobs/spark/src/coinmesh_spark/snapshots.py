@@ -8,8 +8,6 @@ the manifest of the one before and writes the same files again.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zlib
 from pathlib import Path
 from typing import Final
@@ -18,6 +16,7 @@ import msgspec
 
 from coinmesh_spark.fold import Rules
 from coinmesh_spark.state import Entry, Partition
+from meshkit.files import write_atomically
 
 FORMAT: Final = 1
 """Raised when the state's layout or the fold's meaning changes: an older snapshot is refused."""
@@ -161,7 +160,7 @@ class Snapshots:
         needed |= {_manifest_name(one.batch) for one in kept}
         for path in self.directory.iterdir():
             # No task writes now: a hidden file is what a killed one left behind.
-            if path.name not in needed and (path.suffix in _OWN or path.name.startswith(".part-")):
+            if path.name not in needed and (path.suffix in _OWN or path.name.startswith(".")):
                 path.unlink(missing_ok=True)
 
     def batches(self) -> list[int]:
@@ -170,17 +169,9 @@ class Snapshots:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file so that it is there whole or not at all, also after a power cut."""
-        temporary = self.directory / f".part-{name}.{os.getpid()}"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.directory / name)
+            write_atomically(self.directory / name, data)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise SnapshotError(
                 f"can't write {self.directory / name}: {error.strerror}; free space there or set "
                 "COINMESH_SPARK_SNAPSHOT_DIR to a directory that can be written"

@@ -32,8 +32,8 @@ from meshkit.backoff import Backoff
 from meshkit.kafka import await_topics, client_config
 from meshkit.registry import Registry
 from meshkit.rotation import Renewals
-from meshkit.settings import PREFIX, Address, SettingsError
-from meshkit.tls import certificate_files, require_plaintext_allowed
+from meshkit.settings import PREFIX, Address, ServiceSettings, SettingsError
+from meshkit.tls import certificate_files
 
 _log = logging.getLogger(__name__)
 
@@ -89,12 +89,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
         raw = None
         if only in (None, archive.NAME):
             raw = Archive(settings, dict(known.ids), stream_metrics)
-        server = None
-        if settings.metrics_listen:
-            listen = Address.parse(settings.metrics_listen)
-            if certificate_files(settings) is None:
-                require_plaintext_allowed(listen.host, settings, "serve metrics on")
-            server = metrics.start(listen, numbers, certificate_files(settings))
+        server = serve_metrics(settings, numbers)
         spark = session.start(settings)
         try:
             files = certificate_files(settings)
@@ -110,6 +105,16 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
             _stop(spark)
             if server is not None:
                 server.close()
+
+
+def serve_metrics(
+    settings: ServiceSettings, numbers: metrics.Metrics
+) -> metrics.MetricsServer | None:
+    """Serve metrics where the settings name an address; SettingsError when they mustn't be."""
+    if not settings.metrics_listen:
+        return None
+    listen = Address.parse(settings.metrics_listen)
+    return metrics.start(listen, numbers, settings, certificate_files(settings))
 
 
 class _Watched:

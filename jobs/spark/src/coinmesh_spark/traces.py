@@ -12,12 +12,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-import pyarrow as pa
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_contracts import topics
 from coinmesh_spark.fold import ChangedBar
 from coinmesh_spark.sinks import rows
@@ -37,7 +37,7 @@ class MicroBatch:
     def __init__(
         self,
         made: Tracing,
-        records: Sequence[pa.RecordBatch],
+        records: Sequence[arrow.RecordBatch],
         begun_ns: int,
         attributes: dict[str, AttributeValue],
     ) -> None:
@@ -100,7 +100,7 @@ class MicroBatch:
         )
 
 
-def _traced(records: Sequence[pa.RecordBatch]) -> list[tuple[str, Context]]:
+def _traced(records: Sequence[arrow.RecordBatch]) -> list[tuple[str, Context]]:
     """Instrument and context of the first traced records."""
     found: list[tuple[str, Context]] = []
     for batch in records:

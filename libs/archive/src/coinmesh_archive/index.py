@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import structs
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_archive import objects
 from coinmesh_archive.manifest import (
     UNVERIFIED,
@@ -155,7 +156,7 @@ class Indexer:
         part.next = first
 
 
-def _unverified(table: pa.Table) -> list[Absent]:
+def _unverified(table: arrow.Table) -> list[Absent]:
     """The offsets between an object's records that have none."""
     offsets = table.column("offset").to_numpy()
     return [

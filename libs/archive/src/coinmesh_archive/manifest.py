@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from itertools import chain
 from typing import Final
 
@@ -236,11 +236,6 @@ def decode(data: bytes) -> Manifest:
     if manifest.format != FORMAT:
         raise ManifestError(f"the manifest has format {manifest.format}, this release {FORMAT}")
     return manifest
-
-
-def day_of(micros: int) -> str:
-    """The UTC day of a time in microseconds since the Unix epoch."""
-    return datetime.fromtimestamp(micros // 1_000_000, UTC).date().isoformat()
 
 
 def enclosing(one: Span | None, other: Span | None) -> Span | None:

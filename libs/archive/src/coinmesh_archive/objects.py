@@ -12,6 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError, Message
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_archive.manifest import KeyStatistics, RawObject, Span, enclosing
 from coinmesh_archive.store import RAW
 from coinmesh_contracts import framing, topics
@@ -50,7 +51,7 @@ def facts(topic: str, values: Iterable[bytes | None]) -> list[Fact]:
     return read
 
 
-def statistics(keys: pa.ChunkedArray, read: Sequence[Fact]) -> dict[str, KeyStatistics]:
+def statistics(keys: arrow.ChunkedArray, read: Sequence[Fact]) -> dict[str, KeyStatistics]:
     """Statistics by key of records with these keys and facts; a record without a key has ""."""
     times = pa.array([time for time, _ in read], pa.int64())
     ids = pa.array([trade_id for _, trade_id in read], pa.uint64())
@@ -69,7 +70,7 @@ def _span(row: Mapping[str, Any], name: str) -> Span | None:
     return None if first is None else (first, row[f"{name}_max"])
 
 
-def payload(table: pa.Table | pa.RecordBatch) -> pa.Array:
+def payload(table: arrow.Table | arrow.RecordBatch) -> arrow.Array:
     """Bytes of each record's key and value."""
     lengths = (
         pc.fill_null(pc.binary_length(table.column(name)), 0).cast(pa.int64())
@@ -78,7 +79,7 @@ def payload(table: pa.Table | pa.RecordBatch) -> pa.Array:
     return pc.add(*lengths)
 
 
-def schema_ids(table: pa.Table) -> list[int | None]:
+def schema_ids(table: arrow.Table) -> list[int | None]:
     """The schema id in each value's framing; None for a value that isn't framed."""
     return [_schema_id(value) for value in table.column("value").to_pylist()]
 
@@ -106,7 +107,9 @@ def _add(total: dict[str, KeyStatistics], key: str, part: KeyStatistics) -> None
     total[key] = part.plus(total[key]) if key in total else part
 
 
-def build(topic: str, table: pa.Table, keys: dict[str, KeyStatistics]) -> tuple[RawObject, bytes]:
+def build(
+    topic: str, table: arrow.Table, keys: dict[str, KeyStatistics]
+) -> tuple[RawObject, bytes]:
     """An object of records of one partition, and its bytes.
 
     Args:
@@ -146,7 +149,7 @@ def build(topic: str, table: pa.Table, keys: dict[str, KeyStatistics]) -> tuple[
     return item, data
 
 
-def parse(data: bytes, sha256: str) -> pa.Table | None:
+def parse(data: bytes, sha256: str) -> arrow.Table | None:
     """The records of an object; None if its digest is another one."""
     if hashlib.sha256(data).hexdigest() != sha256:
         return None

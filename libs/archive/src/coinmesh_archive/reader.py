@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow as pa
-
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_archive.manifest import Incarnation, Manifest, RawObject
 from coinmesh_archive.objects import parse
 from coinmesh_archive.store import ArchiveStore
 from meshkit.errors import DataLoss, NotFound
 
 
-def read_day(store: ArchiveStore, topic: str, date: str) -> Iterator[tuple[str, pa.Table]]:
+def read_day(store: ArchiveStore, topic: str, date: str) -> Iterator[tuple[str, arrow.Table]]:
     """The records of a topic and day as tables, each with the topic id of its incarnation.
 
     A day that is still being archived is read up to the manifest's end. An object that was merged
@@ -53,7 +52,7 @@ def complete(store: ArchiveStore, topic: str, date: str) -> Manifest:
     return stored.manifest
 
 
-def read_object(store: ArchiveStore, item: RawObject) -> pa.Table:
+def read_object(store: ArchiveStore, item: RawObject) -> arrow.Table:
     """The records of an object.
 
     Raises:

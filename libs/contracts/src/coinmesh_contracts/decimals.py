@@ -1,11 +1,9 @@
-"""Exact decimals: the pair (units, exponent) that events carry, its plain text, and Decimal.
+"""Exact decimals: the pair (units, exponent) that events carry, and its plain text.
 
 `units · 10^exponent` is the value: 12345 with exponent -2 is 123.45. No float is involved.
 """
 
 from __future__ import annotations
-
-from decimal import Decimal
 
 _MAX_EXPONENT = 4096
 
@@ -20,11 +18,6 @@ def to_string(units: int, exponent: int) -> str:
     digits = str(abs(units)).rjust(scale + 1, "0")
     sign = "-" if units < 0 else ""
     return f"{sign}{digits[:-scale]}.{digits[-scale:]}"
-
-
-def to_decimal(units: int, exponent: int) -> Decimal:
-    """The exact value, whatever the context's precision; the exponent is kept."""
-    return Decimal((int(units < 0), tuple(map(int, str(abs(units)))), exponent))
 
 
 def parse(text: str, exponent: int) -> int:

@@ -6,7 +6,7 @@ unless a name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -17,6 +17,14 @@ INTERVALS: Final[Mapping[str, int]] = MappingProxyType(
 )
 """The intervals that have a table, with their length in seconds. Each is a multiple of the one
 before and divides a UTC day, so that windows are aligned to the epoch."""
+
+TABLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        f"@{family}": tuple(f"{family}_{interval}" for interval in INTERVALS)
+        for family in ("bars", "indicators")
+    }
+)
+"""Names for the tables of all intervals at once, in grants: `@bars` and `@indicators`."""
 
 STREAM_LAYER: Final = 0
 """The layer of the stream; the n-th batch publication of a day is layer n."""
@@ -29,6 +37,17 @@ _LAYER_STEP: Final = 10**10
 _TRADES_PER_SHARD: Final = 1000
 _HOUR: Final = 3600
 _DAY: Final = 86_400
+
+
+def expand_tables(names: Iterable[str]) -> tuple[str, ...]:
+    """`names` with each group's tables in its place, once each; ValueError for an unknown group."""
+    tables: dict[str, None] = {}
+    for name in names:
+        if name.startswith("@") and name not in TABLE_GROUPS:
+            known = ", ".join(TABLE_GROUPS)
+            raise ValueError(f"there is no table group {name!r}; there are: {known}")
+        tables |= dict.fromkeys(TABLE_GROUPS.get(name, (name,)))
+    return tuple(tables)
 
 
 @lru_cache(maxsize=65_536)

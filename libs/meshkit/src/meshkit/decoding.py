@@ -14,7 +14,7 @@ from meshkit.registry import Registry, SchemaIds
 
 
 class Letters(Protocol):
-    """Where undecodable records go: `DeadLetters`, or for mere readers a counter."""
+    """Where undecodable records go: `DeadLetterCounter`, or what sends dead letters."""
 
     async def send(self, message: Record, reason: str, detail: str) -> None:
         """Take a record that is given up."""

@@ -142,12 +142,6 @@ class DeadlineExceeded(MeshError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-class Unimplemented(MeshError):
-    """The service doesn't do this."""
-
-    code = grpc.StatusCode.UNIMPLEMENTED
-
-
 class DataLoss(MeshError):
     """Stored data is missing or damaged."""
 

@@ -35,8 +35,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from meshkit.calls import Call, Layer
-from meshkit.settings import Address
-from meshkit.tls import CertificateFiles, peer_service, server_ssl_context
+from meshkit.settings import Address, MeshSettings
+from meshkit.tls import (
+    CertificateFiles,
+    peer_service,
+    require_plaintext_allowed,
+    server_ssl_context,
+)
 
 # From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -189,13 +194,19 @@ class MetricsServer:
 def start(
     listen: Address,
     metrics: Metrics,
+    settings: MeshSettings,
     files: CertificateFiles | None = None,
     is_ready: Callable[[], bool] = lambda: True,
 ) -> MetricsServer:
     """Serve `metrics` at `/metrics` and readiness at `/ready` (status 200 or 503).
 
-    Over HTTP, or with `files` over mutual TLS.
+    Over mutual TLS with `files`, else over HTTP.
+
+    Raises:
+        SettingsError: It would be plaintext beyond loopback, which the settings don't allow.
     """
+    if files is None:
+        require_plaintext_allowed(listen.host, settings, "serve metrics on")
     return serve(listen, _with_readiness(make_wsgi_app(metrics.registry), is_ready), files)
 
 

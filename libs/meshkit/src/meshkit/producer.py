@@ -279,11 +279,6 @@ class Producer(Resource):
         """Records queued or in flight."""
         return len(self._producer)
 
-    @property
-    def acked(self) -> int:
-        """Records acknowledged so far."""
-        return sum(self._acked.values())
-
     def _export(self, metrics: Metrics, client: str) -> None:
         def by_topic(counts: Counter[str]) -> dict[tuple[str, ...], float]:
             # Every topic from its first end on: a counter that is born at 1 shows no increase.

@@ -36,7 +36,7 @@ from meshkit.readiness import Readiness
 from meshkit.resources import Resource
 from meshkit.rotation import follow
 from meshkit.settings import Address, ServiceSettings, SettingsError, load
-from meshkit.tls import CertificateFiles, bind, certificate_files, require_plaintext_allowed
+from meshkit.tls import CertificateFiles, bind, certificate_files
 from meshkit.tracing import Tracing, trace_layer
 
 _log = logging.getLogger(__name__)
@@ -237,11 +237,9 @@ def _serve_metrics(
     if settings.metrics_listen is None:
         return None
     listen = Address.parse(settings.metrics_listen)
-    if certificate_files(settings) is None:
-        require_plaintext_allowed(listen.host, settings, "serve metrics on")
     try:
         files = certificate_files(settings)
-        server = mesh_metrics.start(listen, metrics, files, lambda: readiness.ready)
+        server = mesh_metrics.start(listen, metrics, settings, files, lambda: readiness.ready)
     except OSError as error:
         raise SettingsError(
             f"COINMESH_METRICS_LISTEN: can't listen on {listen}: {error.strerror}; "

@@ -306,6 +306,18 @@ def server_ssl_context(files: CertificateFiles) -> ssl.SSLContext:
     return RenewingContext(files, ssl.PROTOCOL_TLS_SERVER)
 
 
+def public_server_context(chain: Path, key: Path | None = None) -> ssl.SSLContext:
+    """Return the context for a listener whose clients need no certificate.
+
+    For stand-ins of servers outside the mesh; it doesn't follow renewals. Without `key`, the file
+    of the chain holds it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(chain, key)
+    return context
+
+
 def kafka_client_config(settings: MeshSettings) -> dict[str, str | int | float | bool]:
     """librdkafka's security settings; empty when TLS is off."""
     files = certificate_files(settings)

@@ -198,15 +198,6 @@ def traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def inject(headers: Headers | None = None) -> Headers:
-    """`headers` with the active span's `traceparent`, unchanged if it isn't sampled."""
-    headers = headers if headers is not None else []
-    if is_sampled():
-        context = trace.get_current_span().get_span_context()
-        headers.append((TRACEPARENT, traceparent(context).encode()))
-    return headers
-
-
 def extract(headers: Iterable[tuple[str, bytes | str | None]] | None) -> Context:
     """The trace context in a record's headers; an empty one if there is none or it is malformed."""
     carrier: dict[str, str] = {}

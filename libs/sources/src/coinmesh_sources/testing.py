@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, Message
 
 from coinmesh_contracts import topics
 from coinmesh_sources.digest import parse
+from meshkit.offsets import Partition, offsets
+from meshkit.settings import KafkaSettings
+from meshkit.tails import read_range, tail_consumer
 
 SECONDS: Final = 180.0
 
@@ -37,50 +40,31 @@ class Log:
     """What Kafka holds, read from the beginning and then continued.
 
     Args:
-        kafka: librdkafka's settings of a client that may read every topic.
+        settings: Of a client that may read every topic.
     """
 
-    def __init__(self, kafka: Mapping[str, Any]) -> None:
-        self._consumer = Consumer(
-            {
-                **kafka,
-                "group.id": "tests",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._consumer = tail_consumer(settings, "tests")
         self._records: dict[str, list[Message]] = {}
-        self._next: dict[tuple[str, int], int] = {}
+        self._next: dict[Partition, int] = {}
 
     def read(self, topic: str) -> list[Message]:
         """All records of a topic up to now, in order of each partition."""
         records = self._records.setdefault(topic, [])
         ends = self._ends(topic)
-        left = {n: end for n, end in ends.items() if self._next.get((topic, n), 0) < end}
-        self._consumer.assign(
-            [TopicPartition(topic, n, self._next.get((topic, n), 0)) for n in left]
-        )
-        while left:
-            for message in self._consumer.consume(2000, 0.1):
-                assert message.error() is None, message.error()
-                number, offset = cast(int, message.partition()), cast(int, message.offset())
-                records.append(message)
-                self._next[topic, number] = offset + 1
-                if offset + 1 >= left.get(number, 0):
-                    left.pop(number, None)
+        starts = {partition: self._next.get(partition, 0) for partition in ends}
+        for batch in read_range(self._consumer, starts, ends, SECONDS):
+            records += batch
+        self._next |= ends
         return records
 
-    def _ends(self, topic: str) -> dict[int, int]:
+    def _ends(self, topic: str) -> dict[Partition, int]:
         """Where each partition ends; asked again while a restarted broker leads none of them."""
+        partitions = [(topic, number) for number in range(topics.BY_NAME[topic].partitions)]
         deadline = time.monotonic() + SECONDS
         while True:
             try:
-                return {
-                    number: self._consumer.get_watermark_offsets(
-                        TopicPartition(topic, number), timeout=10
-                    )[1]
-                    for number in range(topics.BY_NAME[topic].partitions)
-                }
+                return offsets(self._consumer, partitions, "end")
             except KafkaException:
                 assert time.monotonic() < deadline, f"not in {SECONDS:.0f} s: the ends of {topic}"
                 time.sleep(0.1)

@@ -21,7 +21,6 @@ from coinmesh_sources.inputs import Input
 
 REPLAY_CONNECTION: Final = "binance/replay/1"
 _GZIP: Final = b"\x1f\x8b"
-_LONGEST_LINE: Final = 64 << 20
 
 
 def read_text(path: Path) -> Iterator[tuple[int, Input]]:

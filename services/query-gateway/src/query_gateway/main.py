@@ -10,14 +10,11 @@ from query_gateway.bootstrap import Bootstrap
 from query_gateway.cache import Cache
 from query_gateway.charts import Charts
 from query_gateway.collector_directory import CollectorDirectory, add_collector_directory
-from query_gateway.coverage import Coverage
 from query_gateway.event_service import EventService, add_event_service
-from query_gateway.feed import Feed, create_decoder
+from query_gateway.feed import create_decoder
 from query_gateway.history import History
-from query_gateway.hub import Hub
-from query_gateway.latest import LatestWriter
 from query_gateway.listings import Listings
-from query_gateway.live_view import LiveView
+from query_gateway.live_data import LiveData
 from query_gateway.market_service import MarketService
 from query_gateway.market_stream import MarketStream, add_market_service
 from query_gateway.sessions import Sessions, add_session_service
@@ -34,18 +31,15 @@ async def run_gateway(settings: GatewaySettings) -> int:
     decoder = await create_decoder(Registry(settings), rejections)
     cassandra = CassandraSession(settings, statements(), tracing)
     cache = Cache(settings, tracing)
-    view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
-    latest = LatestWriter(cache, view)
-    coverage = Coverage()
-    feed = Feed(settings, decoder, view, coverage, hub, note=latest.note, tracing=tracing)
+    live = LiveData(settings, decoder, cache, tracing)
+    view, coverage, feed = live.view, live.coverage, live.feed
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
-    charts = Charts(cache, settings.chart_ttl_seconds)
+    charts, ready = Charts(cache, settings.chart_ttl_seconds), bootstrap.done.is_set
     backlog = TradeBacklog(settings, settings.service_name, decoder, feed.trade_starts)
-    listings, stream = Listings(history, view, backlog.missing), MarketStream(hub, coverage)
-    ready, live = bootstrap.done.is_set, feed.is_live
+    listings, stream = Listings(history, view, backlog.missing), MarketStream(live.hub, coverage)
     market = MarketService(
-        view, coverage, listings, stream, charts=charts, cache=cache, ready=ready, live=live
+        view, coverage, listings, stream, charts=charts, cache=cache, ready=ready, live=feed.is_live
     )
     events = EventService(settings, decoder, feed.is_connected)
     collectors, sessions = CollectorDirectory(settings), Sessions(settings, audit)
@@ -55,7 +49,7 @@ async def run_gateway(settings: GatewaySettings) -> int:
         (add_collector_directory, collectors),
         (add_session_service, sessions),
     ]
-    stores, live_parts = [audit, cache, cassandra, charts], [hub, latest, feed, bootstrap]
+    stores, live_parts = [audit, cache, cassandra, charts], [live.hub, live.latest, feed, bootstrap]
     resources = [rejections, backlog, *stores, *live_parts, sessions, collectors, events]
     return await serve(settings, servicers, resources, tracing=tracing)
 

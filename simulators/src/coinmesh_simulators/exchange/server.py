@@ -14,7 +14,12 @@ from coinmesh_simulators.exchange.limits import Limits
 from coinmesh_simulators.exchange.rest import RestApi
 from coinmesh_simulators.exchange.settings import SimulatorSettings, split_address
 from coinmesh_simulators.exchange.websockets import WebSocketServer
-from meshkit.tls import CertificateFiles, peer_service, server_ssl_context
+from meshkit.tls import (
+    CertificateFiles,
+    peer_service,
+    public_server_context,
+    server_ssl_context,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +76,7 @@ async def listen(app: web.Application, address: str, settings: SimulatorSettings
         tls = server_ssl_context(CertificateFiles(settings.tls_dir))
         app.middlewares.append(_only(frozenset(settings.clients.split(","))))
     elif settings.tls_cert is not None:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(settings.tls_cert, settings.tls_key)
+        tls = public_server_context(settings.tls_cert, settings.tls_key)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, host, port, ssl_context=tls).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from coinmesh_archive import arrow_types as arrow
 from coinmesh_contracts import dead_letters
 
 TOPIC = dead_letters.TOPIC
@@ -11,7 +12,7 @@ TOPIC = dead_letters.TOPIC
 
 def dead_letter(
     topic: str,
-    records: pa.RecordBatch | pa.Table,
+    records: arrow.RecordBatch | arrow.Table,
     row: int,
     *,
     reason: str,

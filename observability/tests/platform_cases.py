@@ -1,41 +1,8 @@
-"""For each alert the series that must make it fire, and those, much alike, that must not."""
+"""Cases of the platform's own alerts; those of services are beside their manifests."""
 
-from dataclasses import dataclass
+from coinmesh_observability.testing import Case, Series, growing, held, one, steps
 
-Series = dict[str, str]
 HOUR = 120  # samples: one comes every 30 s
-
-
-def held(value: float, samples: int = 40) -> str:
-    """A series that stays the same, as promtool writes it."""
-    return f"{value}+0x{samples}"
-
-
-def growing(step: float, samples: int = 40) -> str:
-    """A counter that grows by `step` every 30 s."""
-    return f"0+{step}x{samples}"
-
-
-def steps(*values: float) -> str:
-    """A series value by value."""
-    return " ".join(map(str, values))
-
-
-@dataclass(frozen=True)
-class Case:
-    """Series by name, when to look, and for which labels of the alert; no series, no question."""
-
-    fires: Series
-    quiet: Series
-    at: str = "20m"
-    labels: str = ""
-
-
-def one(series: str, fires: str, quiet: str, at: str = "20m") -> Case:
-    """A case of one series."""
-    return Case({series: fires}, {series: quiet}, at)
-
-
 KAFKA = 'job="kafka",instance="kafka"'
 COLLECTOR = 'job="collector-binance",instance="collector-binance"'
 GATEWAY = 'job="query-gateway",instance="query-gateway"'
@@ -45,17 +12,8 @@ OPENBAO = 'job="component-exporter",component="openbao",replica="openbao"'
 BTC = f'{COLLECTOR},instrument="binance.BTC-USDT"'
 RPC = f'{GATEWAY},rpc_service="coinmesh.market.v1.MarketService",rpc_method="ListBars"'
 LOOP = f"coinmesh_event_loop_delay_seconds_bucket{{{GATEWAY}"
-BATCH = 'coinmesh_spark_batch_seconds_bucket{query="bars"'
 MATCH = f"coinmesh_binance_book_audits_matching_total{{{BTC}}}"
 DIFFER = f"coinmesh_binance_book_audits_differing_total{{{BTC}}}"
-STREAM = 'coinmesh_spark_records_total{partition="0"}'
-ACKED = f'coinmesh_producer_acked_total{{{COLLECTOR},topic="market.trades.v1"}}'
-LATE, TRADES = (
-    'coinmesh_spark_late_trades_total{partition="0"}',
-    'coinmesh_spark_trades_total{partition="0"}',
-)
-USED = f"coinmesh_source_rest_weight_used{{{COLLECTOR}}}"
-LIMIT = f"coinmesh_source_rest_weight_limit{{{COLLECTOR}}}"
 OPEN, MOST = f"process_open_fds{{{GATEWAY}}}", f"process_max_fds{{{GATEWAY}}}"
 HEAP = f'{CASSANDRA},area="heap"'
 HEAP_USED, HEAP_MOST = f"jvm_memory_used_bytes{{{HEAP}}}", f"jvm_memory_max_bytes{{{HEAP}}}"
@@ -145,7 +103,6 @@ CASES: dict[str, Case] = {
     "AuditAnchorLate": one("coinmesh_audit_anchor_time_seconds", held(1), held(1080)),
     "AuditRecordsLost": one(f"coinmesh_audit_records_lost_total{{{GATEWAY}}}", growing(1), held(7)),
     "AuditRecordsWait": one(f"coinmesh_audit_records_waiting{{{GATEWAY}}}", held(3), held(0)),
-    "ExchangeDisconnected": one(f"coinmesh_source_connections{{{COLLECTOR}}}", held(0), held(1)),
     "NothingCollected": one(
         f'coinmesh_source_events_total{{{BTC},channel="trade"}}', held(7), growing(0.1)
     ),
@@ -163,7 +120,6 @@ CASES: dict[str, Case] = {
         steps(*[0] * 30, *[1] * 11),
         held(3),
     ),
-    "QuotaLow": Case({USED: held(5500), LIMIT: held(6000)}, {USED: held(4000), LIMIT: held(6000)}),
     "RecordsRefused": one(
         f'coinmesh_producer_refused_total{{{COLLECTOR},topic="market.trades.v1"}}',
         # The service's last scrape, then another process.
@@ -171,48 +127,6 @@ CASES: dict[str, Case] = {
         f"{steps(*[0] * 20)} 1 {steps(*[0] * 20)}",
     ),
     "DeadLettersArrive": one(DLQ, steps(*[5] * 30, *[8] * 11), held(5)),
-    "StreamStands": Case(
-        {STREAM: held(100), ACKED: growing(100)}, {STREAM: held(100), ACKED: held(100)}
-    ),
-    "QueryDown": one('coinmesh_spark_query_up{query="bars"}', held(0), steps(*[0] * 38, *[1] * 3)),
-    # Time begins at 0.
-    "QueryHangs": one(
-        'coinmesh_spark_query_progress_time_seconds{query="bars"}', held(600), held(1190)
-    ),
-    "StreamBehind": one(
-        'coinmesh_spark_lag_seconds{query="bars",topic="market.trades.v1",partition="0"}',
-        held(60),
-        held(2),
-    ),
-    "ArchiveBehind": one(
-        'coinmesh_spark_lag_seconds{query="archive-ingest",topic="ingest.frames.v1",partition="0"}',
-        held(3600),
-        held(60),
-    ),
-    "ArchiveTopicStopped": one(
-        'coinmesh_spark_archive_stopped{topic="market.trades.v1"}', held(1), held(0)
-    ),
-    "BatchesSlow": Case(
-        {
-            f'{BATCH},le="3.0"}}': growing(8),
-            f'{BATCH},le="5.0"}}': growing(10),
-            f'{BATCH},le="+Inf"}}': growing(10),
-        },
-        {
-            f'{BATCH},le="3.0"}}': growing(10),
-            f'{BATCH},le="5.0"}}': growing(10),
-            f'{BATCH},le="+Inf"}}': growing(10),
-        },
-    ),
-    "QueryRestarts": one(
-        'coinmesh_spark_query_restarts_total{query="bars"}',
-        growing(0.2),
-        steps(*[0] * 30, *[1] * 11),
-    ),
-    "LateTrades": Case(
-        {LATE: growing(1), TRADES: growing(500)}, {LATE: growing(1), TRADES: growing(5000)}
-    ),
-    "StateGrows": one('coinmesh_spark_snapshot_bytes{partition="0"}', held(6e8), held(4e8)),
     "ReaderBehind": one(
         f'coinmesh_consumer_lag_seconds{{{GATEWAY},topic="market.bars.v1",partition="0"}}',
         held(30),
@@ -325,8 +239,6 @@ OTHERS: list[tuple[str, Case]] = [
         "AlertsNotDelivered",
         one('prometheus_notifications_dropped_total{instance="prometheus"}', growing(1), held(4)),
     ),
-    # A new process has no counters before its first batch.
-    ("StreamStands", Case({ACKED: growing(100)}, {ACKED: held(100)})),
     # A full pool isn't a full heap.
     (
         "HeapFull",

@@ -1,21 +1,20 @@
-"""Schemas, decoding and dead letters on a real Kafka and registry."""
+"""Schemas and decoding on a real Kafka and registry."""
 
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from confluent_kafka import Message as Record
 from records import read
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.dead_letter_pb2 import DeadLetter
-from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER, EVENT_TYPE_TRADE
+from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_TRADE
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from meshkit.consumer import Consumer
 from meshkit.decoding import Decoder
-from meshkit.dlq import DeadLetters
 from meshkit.errors import FailedPrecondition
-from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import Registry
 from meshkit.settings import KafkaSettings, RegistrySettings
@@ -49,7 +48,17 @@ async def test_the_deployed_schemas_are_those_of_this_build(
     assert not await registry.accepts(TRADES, 2**31 - 1)
 
 
-async def test_what_cannot_be_decoded_becomes_a_dead_letter(
+class Rejections:
+    """Keeps what a decoder gives up."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Record, str, str]] = []
+
+    async def send(self, message: Record, reason: str, detail: str) -> None:
+        self.records.append((message, reason, detail))
+
+
+async def test_undecodable_records_are_given_up_with_a_reason(
     mesh: Any, kafka: KafkaSettings, registry: Registry
 ):
     ids = await registry.resolve({TRADES: Trade, DEAD_LETTERS: DeadLetter})
@@ -65,54 +74,20 @@ async def test_what_cannot_be_decoded_becomes_a_dead_letter(
         header[:5] + b"\2": "BAD_MESSAGE_INDEX",
     }
     instrument = f"test.{uuid.uuid4().hex}"
-    metrics = Metrics()
     async with (
         Producer(kafka, client_id="p") as producer,
         Consumer.assigned(kafka, [TRADES], "end", client_id="c") as consumer,
-        Consumer.assigned(kafka, [DEAD_LETTERS], "end", client_id="d") as letters,
     ):
-        dead_letters = DeadLetters(producer, ids, reporter="gateway", metrics=metrics)
-        decoder = Decoder({TRADES: Trade}, ids, registry, dead_letters)
+        rejections = Rejections()
+        decoder = Decoder({TRADES: Trade}, ids, registry, rejections)
         places = {value: await producer.deliver(TRADES, instrument, value) for value in bad}
         await producer.deliver(TRADES, instrument, header + trade.SerializeToString())
         decoded = await decoder.decode(await read(consumer, len(bad) + 1))
-        assert [event for _, event in decoded] == [trade]
-        written = [
-            DeadLetter.FromString((record.value() or b"")[6:])
-            for record in await read(letters, len(bad))
-        ]
-    assert {letter.value: letter.reason for letter in written} == bad
-    for letter in written:
-        partition, offset = places[letter.value]
-        assert letter.event_id == f"dlq:{TRADES}:{partition}:{offset}"
-        assert (letter.origin_topic, letter.origin_partition) == (TRADES, partition)
-        assert (letter.origin_offset, letter.key) == (offset, instrument.encode())
-        assert (letter.instrument, letter.reporter) == (instrument, "gateway")
-        assert letter.type == EVENT_TYPE_DEAD_LETTER
-        assert letter.detail
-    assert metrics.value("coinmesh_dead_letters_total", topic=TRADES, reason="BAD_MAGIC") == 1
-
-
-async def test_record_near_the_size_limit_becomes_a_truncated_dead_letter(
-    mesh: Any, kafka: KafkaSettings, registry: Registry
-):
-    ids = await registry.resolve({TRADES: Trade, DEAD_LETTERS: DeadLetter})
-    value = b"\1".ljust(topics.MAX_MESSAGE_BYTES - 1_000, b"\0")
-    instrument = f"test.{uuid.uuid4().hex}"
-    async with (
-        Producer(kafka, client_id="p") as producer,
-        Consumer.assigned(kafka, [TRADES], "end", client_id="c") as consumer,
-        Consumer.assigned(kafka, [DEAD_LETTERS], "end", client_id="d") as letters,
-    ):
-        dead_letters = DeadLetters(producer, ids, reporter="gateway", metrics=Metrics())
-        decoder = Decoder({TRADES: Trade}, ids, registry, dead_letters)
-        await producer.deliver(TRADES, instrument, value)
-        assert await decoder.decode(await read(consumer, 1)) == []
-        (record,) = await read(letters, 1)
-    letter = DeadLetter.FromString((record.value() or b"")[6:])
-    assert letter.truncated
-    assert letter.value == value[: len(letter.value)]
-    assert len(letter.value) > len(value) * 0.8
+    assert [event for _, event in decoded] == [trade]
+    assert {record.value(): reason for record, reason, _ in rejections.records} == bad
+    for record, _, detail in rejections.records:
+        assert (record.partition(), record.offset()) == places[record.value() or b""]
+        assert detail
 
 
 async def test_a_missing_schema_stops_the_start(registry: Registry):

@@ -1,0 +1,43 @@
+"""What commands that administer Vault share: their login, and errors as one line."""
+
+import logging
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hvac
+import requests
+from hvac.exceptions import VaultError
+
+from coinmesh_access.login import SETUP, VaultUnavailableError, explained
+from coinmesh_access.settings import vault
+from coinmesh_access.table import AccessError
+from coinmesh_access.users import UserError
+from meshkit import logs
+from meshkit.errors import MeshError
+from meshkit.settings import SettingsError
+
+
+@contextmanager
+def exit_on_error() -> Generator[None]:
+    """Print an error that a person can act on as one line and exit with status 1."""
+    try:
+        yield
+    except (AccessError, VaultUnavailableError, UserError, MeshError, SettingsError) as error:
+        logs.tell(__name__, f"error: {error}", logging.ERROR)
+        sys.exit(1)
+
+
+@contextmanager
+def administering(
+    address: str, ca: Path, secrets: Path, identity: str = SETUP
+) -> Generator[hvac.Client]:
+    """A client of Vault, logged in as `identity`; exits with status 1 when Vault refuses."""
+    place = vault(address, ca)
+    with exit_on_error():
+        client = place.login(secrets, identity)
+        try:
+            yield client
+        except (VaultError, requests.RequestException) as error:
+            raise explained(error, "do that", place.address) from error
