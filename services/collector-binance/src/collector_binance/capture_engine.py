@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from coinmesh_sources.inputs import Record
-from collector_binance.core.book import BookState
+from collector_binance.core.book_parts import BookState
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine, Link
 from collector_binance.core.market import Market

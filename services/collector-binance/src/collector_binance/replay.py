@@ -14,7 +14,8 @@ from coinmesh_sources.inputs import Record
 from coinmesh_sources.replay import Output
 from collector_binance.capture import read_text, unsupported_market
 from collector_binance.capture_engine import CaptureEngine
-from collector_binance.core.book import Book, BookObserver
+from collector_binance.core.book import Book
+from collector_binance.core.book_parts import BookObserver
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine

@@ -10,7 +10,7 @@ from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState
 from coinmesh_sources.liveness import Coverage
 from coinmesh_sources.service import timestamp
-from collector_binance.core.book import BookState
+from collector_binance.core.book_parts import BookState
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel

@@ -16,19 +16,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
 from coinmesh_sources.gaps import GapLedger, OpenGap
 from coinmesh_sources.inputs import Record
-from collector_binance.core.audit import Audit
+from collector_binance.core.book_parts import BookObserver, BookState, Parts, published_range
 from collector_binance.core.commands import Command, FetchSnapshot
-from collector_binance.core.deltas import Delta, read
+from collector_binance.core.deltas import Delta, near_prices, read
 from collector_binance.core.encode import Encoder
-from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
 from collector_binance.core.renewal import Margins, Renewal, is_cut
 from collector_binance.core.restart import Restart
@@ -39,34 +36,6 @@ SNAPSHOT_EVERY_NS: Final = 60 * 10**9
 # A minute: a snapshot is made after its request was sent, so older deltas are covered by it.
 BUFFERED_DELTAS: Final = 600
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
-
-
-class BookState(StrEnum):
-    """Where the book stands."""
-
-    IDLE = "idle"
-    BUFFERING = "buffering"
-    SYNCED = "live"
-    STALE = "stale"
-
-
-@dataclass(slots=True)
-class Parts:
-    """What a book is made of; the compiled core has its own."""
-
-    bids: Side = field(default_factory=lambda: Side(is_bid=True))
-    asks: Side = field(default_factory=lambda: Side(is_bid=False))
-    audit: Audit = field(default_factory=Audit)
-
-
-class BookObserver:
-    """Is told what the book takes in; for `replay --book-top`."""
-
-    def on_levels(self, bids: bytes, asks: bytes) -> None:
-        """Levels as the venue prints them, as JSON, before they take effect."""
-
-    def on_applied(self, book: Book) -> None:
-        """A delta has been applied."""
 
 
 class Book:
@@ -127,8 +96,7 @@ class Book:
 
     def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
         """Nothing but the errors that `on_depth` has with a delta."""
-        delta = read(data, scale, receive_ns)
-        self._encode(delta)
+        self._encode(read(data, scale, receive_ns))
 
     def _encode(self, delta: Delta) -> Record:
         ids = (delta.first_id, delta.last_id)
@@ -239,9 +207,7 @@ class Book:
         """Prices near the market's: the book's top, or the best of the newest delta held."""
         if len(self.bids) or len(self.asks):
             return [self.bids.best()[0], self.asks.best()[0]]
-        bids = [price for delta in self._buffer for price in delta.bids[0]]
-        asks = [price for delta in self._buffer for price in delta.asks[0]]
-        return [max(bids, default=0), min(asks, default=0)]
+        return near_prices(self._buffer)
 
     def on_snapshot(
         self, snapshot: BookSnapshot, receive_ns: int, out: list[Record], limit: int | None = None
@@ -329,16 +295,11 @@ class Book:
         """
         assert self.last_id is not None
         bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
-        low, high = self._trusted
-        if len(self.bids) > PUBLISHED_LEVELS:
-            low = max(bids[0][-1], low or 0)
-        if len(self.asks) > PUBLISHED_LEVELS:
-            high = asks[0][-1] if high is None else min(asks[0][-1], high)
-        ids = (self.last_id, self.last_id)
+        low, high = published_range(self._trusted, self.bids, self.asks, PUBLISHED_LEVELS)
         out.append(
             self._encoder.book(
                 _SNAPSHOT,
-                ids,
+                (self.last_id, self.last_id),
                 bids,
                 asks,
                 receive_ns,
@@ -367,8 +328,7 @@ class Book:
     def _mismatch(self, receive_ns: int, out: list[Record]) -> None:
         assert self.last_id is not None
         # What came before the last snapshot isn't part of the book that is wrong.
-        right = max(self.audit.last_match, self._joined)
-        span = (min(right + 1, self.last_id), self.last_id)
+        span = (min(max(self.audit.last_match, self._joined) + 1, self.last_id), self.last_id)
         cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
         self._break(span, cause, self.audit.detail, receive_ns, out)
 
@@ -393,5 +353,5 @@ class Book:
         self.publish(receive_ns, out, stale=True)
 
     def _want(self) -> None:
-        urgent = self.state is BookState.STALE
-        self._commands.append(FetchSnapshot(self._encoder.symbol, urgent, self._attempts))
+        is_urgent = self.state is BookState.STALE
+        self._commands.append(FetchSnapshot(self._encoder.symbol, is_urgent, self._attempts))

@@ -17,6 +17,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from coinmesh_sources.inputs import Input, Position, Process, Record
 from collector_binance.core import session
+from collector_binance.core.bad_input import BAD_INPUT, reason_of
 from collector_binance.core.commands import Command, ControlReply
 from collector_binance.core.encode import Headers, dead_letter, instrument_record
 from collector_binance.core.instruments import (
@@ -24,7 +25,7 @@ from collector_binance.core.instruments import (
     decode_exchange_info,
     decode_symbol_info,
 )
-from collector_binance.core.market import Handler, Market, WrongSymbolError
+from collector_binance.core.market import Handler, Market
 from collector_binance.core.messages import (
     CHANNEL_OF,
     STREAMS,
@@ -35,7 +36,6 @@ from collector_binance.core.messages import (
     decode_past_trades,
     decode_shape,
 )
-from collector_binance.core.units import DecimalError
 
 if TYPE_CHECKING:
     from collector_binance.core._fast import Fast, Lane
@@ -44,7 +44,6 @@ MICROSECONDS: Final = 1
 MILLISECONDS: Final = 1000
 _MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
-_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError)
 
 Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
@@ -113,7 +112,7 @@ class Engine:
         }
         try:
             handlers[kind](given, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self._reject(given, error, out)
         return out
 
@@ -132,7 +131,7 @@ class Engine:
                 self._unrouted(frame, receive_ns, link, out)
             else:
                 route[0](frame, link.scale, receive_ns, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self.undecodable(Input(_MESSAGE, connection, receive_ns, frame), route, error, out)
         return out
 
@@ -150,7 +149,7 @@ class Engine:
         for market in due:
             try:
                 market.on_tick(now_ns, out)
-            except _BAD_INPUT as error:
+            except BAD_INPUT as error:
                 given = Input(FrameKind.FRAME_KIND_TICK, market.symbol, now_ns)
                 self._reject(given, error, out, market)
         return out
@@ -251,7 +250,7 @@ class Engine:
                 snapshot = decode_book_snapshot(given.payload)
                 limit = int(arguments["limit"]) if "limit" in arguments else None
                 market.book.on_snapshot(snapshot, given.receive_ns, out, limit)
-            except _BAD_INPUT:
+            except BAD_INPUT:
                 market.book.refused()
                 raise
         elif path.endswith("/historicalTrades"):
@@ -270,7 +269,7 @@ class Engine:
             trades = decode_past_trades(given.payload)
             asked_from = int(arguments["fromId"])
             market.trades.on_past_trades(asked_from, trades, MICROSECONDS, receive_ns, out)
-        except _BAD_INPUT:
+        except BAD_INPUT:
             market.trades.refused("the venue's answer can't be read", receive_ns, out)
             raise
         finally:
@@ -334,7 +333,7 @@ class Engine:
             route = link.routes[name.encode()]
         try:
             route[0](b'{"data":' + data + b"}", link.scale, given.receive_ns, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self.undecodable(given, route, error, out)
 
     # Bad input
@@ -355,7 +354,7 @@ class Engine:
     def _reject(
         self, given: Input, error: Exception, out: list[Record], market: Market | None = None
     ) -> None:
-        reason = _reason(error)
+        reason = reason_of(error)
         self.counters.dead_letters[reason] = self.counters.dead_letters.get(reason, 0) + 1
         out.append(
             dead_letter(
@@ -376,15 +375,3 @@ def _named(link: Link, frame: bytes) -> list[Route]:
     named = [route for name, route in routes if name in frame]
     is_one = len({id(route[1]) for _, route in routes}) == 1
     return [route for _, route in routes] if is_one and not named else named
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, DecimalError):
-        return "BAD_NUMBER"
-    if isinstance(error, WrongSymbolError):
-        return "WRONG_SYMBOL"
-    if isinstance(error, msgspec.ValidationError):
-        return "INVALID_MESSAGE"
-    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
-        return "NOT_JSON"
-    return "UNKNOWN_MESSAGE"

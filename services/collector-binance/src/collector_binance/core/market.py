@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from coinmesh_sources.gaps import GapLedger
 from coinmesh_sources.inputs import Position, Record
-from collector_binance.core.book import Book, BookState, Parts
+from collector_binance.core.bad_input import WrongSymbolError
+from collector_binance.core.book import Book
+from collector_binance.core.book_parts import BookState, Parts
 from collector_binance.core.commands import Command
 from collector_binance.core.encode import Encoder, Headers
 from collector_binance.core.instruments import VENUE, SymbolInfo
@@ -57,10 +59,6 @@ class Stream(Protocol):
     def last_time(self) -> int | None:
         """The venue's time (µs) of the last event, None where there is none."""
         ...
-
-
-class WrongSymbolError(ValueError):
-    """A frame's symbol is not that of its stream."""
 
 
 class ByFirstId(Generic[D]):
