@@ -1,6 +1,7 @@
 """Requests: what is sent first, what replaces what, and what waits for Kafka."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -90,6 +91,26 @@ async def test_repairs_do_not_starve_a_first_snapshot(
     monkeypatch.undo()
     targets = await drained(harness, 9)
     assert targets[0] == "/api/v3/depth FIRST"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(0, 0.0), (1, 0.5), (3, 2.0), (7, 30.0), (1024, 30.0), (10**6, 30.0)]
+)
+async def test_repeated_request_is_delayed_up_to_half_a_minute(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, attempt: int, seconds: float
+) -> None:
+    delays: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    def call_later(delay: float, callback: Callable[..., object], *args: object) -> Any:
+        delays.append(delay)
+        return loop.call_soon(callback, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_later", call_later)
+        harness.put(FetchSnapshot("A", urgent=True, attempt=attempt))
+    assert delays == ([seconds] if seconds else [])
+    assert await drained(harness, 1) == ["/api/v3/depth A"]
 
 
 async def test_nothing_is_requested_while_paused(harness: Harness) -> None:

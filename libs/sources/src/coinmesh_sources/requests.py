@@ -22,6 +22,8 @@ LANE_WORKERS: Final = WORKERS - 1
 another is not."""
 _BASE_SECONDS: Final = 0.25
 _MAX_SECONDS: Final = 30.0
+# Far beyond the longest delay; a greater power of two overflows.
+_MAX_DOUBLINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ class RequestQueue:
     def put(self, request: Request) -> None:
         """Queue a request; a repeated attempt is delayed, with growing delays."""
         loop = asyncio.get_running_loop()
-        attempt = request.attempt
-        delay = min(_MAX_SECONDS, _BASE_SECONDS * 2**attempt) if attempt else 0.0
+        doublings = min(request.attempt, _MAX_DOUBLINGS)
+        delay = min(_MAX_SECONDS, _BASE_SECONDS * 2**doublings) if doublings else 0.0
         self._count += 1
         entry = _Entry(loop.time() + delay + request.patience, self._count, request)
         if request.replaces:
