@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from engine_bench import GAPS, REST, TRADES, A, Bench
+from engine_bench import GAPS, REST, TRADES, A, B, Bench
 
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.core.trades import GIVE_UP_NS
@@ -108,6 +108,21 @@ def test_refused_snapshot_backs_off_without_dead_letters() -> None:
         assert bench.commands() == [FetchSnapshot(SYMBOL, False, attempt)]
         bench.give("REST", REST, b"{}", target, 400)
     assert bench.of("ingest.dlq.v1") == []
+
+
+def test_snapshot_is_requested_only_while_a_connection_carries_the_book() -> None:
+    bench = Bench()
+    bench.open()
+    bench.send(Book().change([(True, 5, 5)]))
+    assert bench.commands() == [FetchSnapshot(SYMBOL, False)]
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    bench.give("REST", REST, b"{}", target, 400)
+    assert bench.commands() == [FetchSnapshot(SYMBOL, False, 1)]
+    bench.give("DISCONNECT", context="reset by peer")
+    bench.give("REST", REST, b"{}", target, 400)
+    assert bench.commands() == []
+    bench.open(B)
+    assert bench.commands() == [FetchSnapshot(SYMBOL, False)]
 
 
 def test_book_that_cannot_be_published_requests_a_snapshot() -> None:

@@ -62,6 +62,8 @@ class Book:
         self._held = self._published = Margins()
         self.renewal: Renewal[Delta] | None = None
         self._attempts = 0
+        self._is_carried = True
+        self._is_owed = False
         self._joined = 0
         self._restart = Restart()
         self.on_restart: Callable[[], None] = lambda: None
@@ -85,6 +87,16 @@ class Book:
         """An earlier run published the book up to an update id; what follows must continue it."""
         self.last_id = last_id
         self.suspect = GapCause.GAP_CAUSE_DOWNTIME
+
+    def carried(self, is_carried: bool) -> None:
+        """Note whether a connection carries the stream: without one no snapshot is requested.
+
+        One that was needed meanwhile is requested when a connection carries the stream again.
+        """
+        self._is_carried = is_carried
+        if is_carried and self._is_owed:
+            self._attempts = 0
+            self._want()
 
     def on_depth(self, data: DepthData, scale: int, receive_ns: int, out: list[Record]) -> None:
         """A delta from the stream.
@@ -353,5 +365,8 @@ class Book:
         self.publish(receive_ns, out, stale=True)
 
     def _want(self) -> None:
+        self._is_owed = not self._is_carried
+        if self._is_owed:
+            return
         is_urgent = self.state is BookState.STALE
         self._commands.append(FetchSnapshot(self._encoder.symbol, is_urgent, self._attempts))

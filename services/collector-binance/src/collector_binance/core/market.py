@@ -256,6 +256,7 @@ class Market:
         """A connection carries this instrument from now on."""
         self.connections.add(connection)
         self.is_doubled = len(self.connections) > 1
+        self.book.carried(True)
 
     def disconnected(
         self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
@@ -268,6 +269,7 @@ class Market:
         if len(self.connections) <= 1:
             self.unpark(out)
         if not self.connections:
+            self.book.carried(False)
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
 
     def suspect(self, cause: GapCause.ValueType) -> None:
