@@ -17,7 +17,14 @@ from typing import Final
 import msgspec
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from coinmesh_sources.connections import CLOSED, STALLED, AttemptLimit, Connection, ReplyError
+from coinmesh_sources.connections import (
+    CLOSED,
+    REJECTED,
+    STALLED,
+    AttemptLimit,
+    Connection,
+    ReplyError,
+)
 from coinmesh_sources.inputs import Input
 from coinmesh_sources.slots import Slot
 from coinmesh_sources.websocket import connect
@@ -37,6 +44,8 @@ ATTEMPTS: Final = 280
 ATTEMPTS_SECONDS: Final = 300.0
 #: The share of what a certificate grants a connection after which it is replaced.
 BEFORE_CERTIFICATE: Final = 0.75
+_ENDS: Final = {CLOSED: CLOSED, STALLED: STALLED, REJECTED: "rejected"}
+"""Reasons of ends that are counted on their own."""
 _encode: Final = msgspec.json.encode
 
 OnInput = Callable[[Input], None]
@@ -122,9 +131,16 @@ class Streams:
         return False
 
     async def _change(self, connection: Connection, change: Awaitable[None]) -> None:
-        """Await a change of subscriptions; a connection that breaks meanwhile is replaced."""
+        """Await a change of subscriptions; a connection on which it fails is replaced.
+
+        The next connection subscribes what is collected by then; attempts to open it are delayed
+        by the slot as long as the exchange rejects them.
+        """
         try:
             await change
+        except ReplyError as error:
+            _log.warning("%s: the exchange rejected a subscription: %s", connection.name, error)
+            self.end(connection, REJECTED)
         except (OSError, TimeoutError) as error:
             _log.warning("%s: %s", connection.name, error)
             self.end(connection, "the subscription failed")
@@ -222,8 +238,9 @@ class Streams:
             socket.pause(True)
         try:
             await self.subscribe(connection, symbols)
-        except BaseException:
-            self.end(connection, "the subscription failed")
+        except BaseException as error:
+            is_rejected = isinstance(error, ReplyError)
+            self.end(connection, REJECTED if is_rejected else "the subscription failed")
             raise
         return connection
 
@@ -246,8 +263,7 @@ class Streams:
         """Note that a connection has ended, and end it if it has not."""
         connection.socket.close(reason)
         if self.open.pop(connection.name, None) is not None:
-            kind = reason if reason in (CLOSED, STALLED) else "broken"
-            self._ends.labels(kind).inc()
+            self._ends.labels(_ENDS.get(reason, "broken")).inc()
             self._give(FrameKind.FRAME_KIND_DISCONNECT, connection.name, reason)
 
     async def _ask(self, connection: Connection, method: str, names: list[str]) -> None:
