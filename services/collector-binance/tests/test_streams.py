@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -125,3 +126,44 @@ async def test_closed_streams_are_no_failure(exchange: Exchange) -> None:
     await until(lambda: exchange.streams.is_live)
     await exchange.streams.close()
     assert exchange.ends() == [("binance/s/1", CLOSED)]
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+async def test_reply_that_is_late_because_reading_pauses_ends_no_connection(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, is_paused: bool
+) -> None:
+    streams = exchange.streams
+    await streams.add(["A"])
+    await until(lambda: streams.is_live)
+    (connection,) = streams.open.values()
+    monkeypatch.setattr(streams_module, "REPLY_SECONDS", 0.02)
+    exchange.is_silent = True
+    streams.pause(is_paused)
+    adding = asyncio.create_task(streams.add(["B"]))
+    await asyncio.wait({adding}, timeout=0.1)
+    assert adding.done() is not is_paused
+    if is_paused:
+        streams.pause(False)
+        exchange.answer(*exchange.unanswered.pop())
+    await adding
+    assert bool(exchange.ends()) is not is_paused
+    assert connection.replies == {}
+
+
+async def test_silence_is_measured_by_a_clock_that_nobody_sets(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = exchange.streams
+    await streams.add(["A"])
+    await until(lambda: streams.is_live)
+    (connection,) = streams.open.values()
+    now = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1e12)
+        patch.setattr(time, "time_ns", lambda: 10**21)
+        assert not streams.is_stalled(connection)
+        patch.setattr(time, "monotonic", lambda: now + 61)
+        assert streams.is_stalled(connection)
+        assert not streams.is_stalled(connection, patience=2.0)
+        streams.pause(True)
+        assert not streams.is_stalled(connection)

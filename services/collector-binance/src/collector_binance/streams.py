@@ -77,6 +77,7 @@ class Streams:
         self._control_id = 0
         self._reading = asyncio.Event()
         self._reading.set()
+        self._pauses = 0
         self._slots: list[Slot] = []
         self._added = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,8 +119,8 @@ class Streams:
                 for connection in list(slot.connections):
                     await self._change(connection, self.subscribe(connection, fresh))
 
-    async def remove(self, symbol: str) -> bool:
-        """Stop collecting a symbol; False when it was not collected."""
+    async def remove(self, symbol: str) -> None:
+        """Stop collecting a symbol; nothing happens when it is not collected."""
         for slot in self._slots:
             if symbol in slot.symbols:
                 slot.symbols.remove(symbol)
@@ -127,8 +128,6 @@ class Streams:
                 for connection in list(slot.connections):
                     asked = self._ask(connection, "UNSUBSCRIBE", names)
                     await self._change(connection, asked)
-                return True
-        return False
 
     async def _change(self, connection: Connection, change: Awaitable[None]) -> None:
         """Await a change of subscriptions; a connection on which it fails is replaced.
@@ -165,6 +164,7 @@ class Streams:
             return
         if paused:
             self._reading.clear()
+            self._pauses += 1
         else:
             self._reading.set()
         _log.log(
@@ -280,15 +280,34 @@ class Streams:
             # Before it is sent: what it brings must find its way.
             self._give(FrameKind.FRAME_KIND_SUBSCRIPTION, connection.name, payload=payload)
             connection.socket.send(payload)
-        async with asyncio.timeout(REPLY_SECONDS):
-            await asyncio.wait({reply, connection.socket.ended}, return_when="FIRST_COMPLETED")
-        if not reply.done():
-            raise ConnectionError(f"{connection.socket.ended.result()} while subscribing")
-        await reply
+        try:
+            await self._replied(connection, reply)
+        finally:
+            connection.replies.pop(message.id, None)
         if method == "SUBSCRIBE":
             connection.streams.update(names)
         else:
             connection.streams.difference_update(names)
+
+    async def _replied(self, connection: Connection, reply: asyncio.Future[bytes]) -> None:
+        """Wait for a reply, in time that does not count while reading pauses.
+
+        Raises:
+            ReplyError: The exchange rejected the message.
+            ConnectionError: The connection ended before the reply.
+            TimeoutError: No reply came.
+        """
+        ended = connection.socket.ended
+        while not reply.done():
+            pauses = self._pauses
+            done, _ = await asyncio.wait(
+                {reply, ended}, timeout=REPLY_SECONDS, return_when="FIRST_COMPLETED"
+            )
+            if ended in done and not reply.done():
+                raise ConnectionError(f"{ended.result()} while subscribing")
+            if not done and self._reading.is_set() and pauses == self._pauses:
+                raise TimeoutError("no reply to a control message")
+        await reply
 
     def _give(
         self, kind: FrameKind.ValueType, name: str, context: str = "", payload: bytes = b""
