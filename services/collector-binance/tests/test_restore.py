@@ -252,6 +252,40 @@ async def test_tail_completes_the_gaps_of_a_checkpoint(kafka: Kafka) -> None:
     assert (lost.gap_id, lost.missing, lost.unrepairable) == (name + "14", [(14, 15)], True)
 
 
+def unreported(*spans: tuple[int, int]) -> list[OpenGap]:
+    """Gaps of a checkpoint whose start ended before it wrote a record of them."""
+    return [
+        OpenGap(first=first, last=last, missing_first=[first], missing_last=[last])
+        for first, last in spans
+    ]
+
+
+async def test_every_gap_without_a_record_is_continued(kafka: Kafka) -> None:
+    gaps = unreported((6, 6), (8, 8), (10, 11))
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20, open_gaps=gaps), marker())
+    left = (await read())[SYMBOL]
+    assert [(gap.gap_id, gap.missing) for gap in left.gaps] == [
+        ("", [(6, 6)]),
+        ("", [(8, 8)]),
+        ("", [(10, 11)]),
+    ]
+
+
+@pytest.mark.parametrize(("state", "count"), [(OPEN, 1), (REPAIRED, 0)])
+async def test_record_of_a_gap_replaces_the_one_without(
+    kafka: Kafka, state: GapState.ValueType, count: int
+) -> None:
+    gaps = unreported((6, 8), (10, 11))
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20, open_gaps=gaps), marker())
+    kafka.put(topics.TRADES, trade(7, live=False))
+    kafka.put(topics.GAPS, record(gap(6, 8, 4)), record(gap(6, 8, 5, state)))
+    left = (await read())[SYMBOL]
+    continued = [(gap.gap_id, gap.missing) for gap in left.gaps]
+    assert ("", [(10, 11)]) in continued
+    name = f"{INSTRUMENT}:gap:trade:1-6"
+    assert [each for each in continued if each[0]] == [(name, [(6, 6), (8, 8)])] * count
+
+
 async def test_trade_ids_that_began_anew_are_continued(kafka: Kafka) -> None:
     kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 1_000_001), marker())
     kafka.put(topics.TRADES, trade(1_000_001), trade(1_000_002))

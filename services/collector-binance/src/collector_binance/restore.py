@@ -32,7 +32,7 @@ class Tail:
         base: The last id of the checkpoint, where every id above it is in the tail or missing.
         last: The highest id.
         last_time: That event's time, microseconds.
-        gaps: By gap id.
+        gaps: By gap id; by span those of an earlier start that ended before their first record.
         reported: Spans of all gaps with a record, whatever became of them.
     """
 
@@ -40,7 +40,7 @@ class Tail:
     last: int | None = None
     last_time: int = 0
     ids: set[int] = field(default_factory=set[int])
-    gaps: dict[str, OpenGap] = field(default_factory=dict[str, OpenGap])
+    gaps: dict[str | Span, OpenGap] = field(default_factory=dict[str | Span, OpenGap])
     reported: list[Span] = field(default_factory=list[Span])
 
     def add_trade(self, trade: Trade) -> None:
@@ -61,7 +61,7 @@ class Tail:
         """Add a published record of a gap, in the order of its revisions."""
         span = (gap.ids.first, gap.ids.last)
         self.reported.append(span)
-        known = self.gaps.get(gap.gap_id)
+        known = self.gaps.get(gap.gap_id) or self.gaps.pop(span, None)
         if known is not None and gap.revision < known.revision:
             return
         if gap.state in _ENDED:
@@ -116,7 +116,7 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
             base=each.last_id if channel == Channel.TRADE else None,
             last=each.last_id,
             last_time=each.event_time,
-            gaps={gap.gap_id: gap for gap in gaps},
+            gaps={gap.gap_id or (gap.first, gap.last): gap for gap in gaps},
             reported=[(gap.first, gap.last) for gap in gaps],
         )
     if saved.since is not None:
