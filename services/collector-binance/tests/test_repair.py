@@ -37,7 +37,14 @@ def states(bench: Bench) -> dict[int, tuple[int, str]]:
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(400, b'{"code":-1121}'), (500, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}")],
+    [
+        (400, b'{"code":-1121}'),
+        (500, b""),
+        (0, b"timed out"),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"{}"),
+    ],
 )
 def test_refused_repair_stays_open_and_is_retried(bench: Bench, status: int, body: bytes) -> None:
     for _ in range(12):
@@ -59,6 +66,12 @@ def test_refused_repair_stays_open_and_is_retried(bench: Bench, status: int, bod
     answer(bench, 2, [past_trade(2), past_trade(3)])
     assert states(bench)[2][0] == 2
     assert sorted(event.trade_id for event in bench.of(TRADES)) == list(range(1, 8))
+
+
+@pytest.mark.parametrize(("status", "detail"), [(503, "HTTP 503: down"), (0, "unreachable: down")])
+def test_gap_states_why_its_repair_waits(bench: Bench, status: int, detail: str) -> None:
+    answer(bench, 2, b"down", status)
+    assert states(bench)[2] == (1, detail)
 
 
 def test_repair_is_given_up_after_hours_and_reopens_on_request(bench: Bench) -> None:

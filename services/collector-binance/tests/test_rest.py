@@ -200,6 +200,34 @@ async def test_server_error_is_retried_with_backoff(
     assert clock.sleeps == [0.25, 0.5, 1.0]
 
 
+async def test_server_error_that_lasts_is_the_answer(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    """Otherwise a worker waits for one host as long as that is down."""
+    for _ in range(rest.ATTEMPTS):
+        exchange.add(503, HTML)
+    answer = await client.get(DEPTH, {}, 5)
+    assert (answer.status, answer.body) == (503, HTML.encode())
+    assert len(exchange.requests) == rest.ATTEMPTS
+    assert clock.sleeps == [0.25, 0.5, 1.0]
+
+
+async def test_unreachable_host_is_an_answer_with_its_reason(clock: Clock) -> None:
+    async with rest_client(settings("http://127.0.0.1:9"), Metrics()) as client:
+        answer = await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
+    assert (answer.context, answer.status) == (f"GET {DEPTH}?symbol=BTCUSDT", rest.UNREACHABLE)
+    assert b"127.0.0.1:9" in answer.body
+    assert clock.sleeps == [0.25, 0.5, 1.0]
+
+
+async def test_refusals_do_not_count_as_outages(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    for _ in range(2 * rest.ATTEMPTS):
+        exchange.add(429, Retry_After="1")
+    assert (await client.get(DEPTH, {}, 5)).status == 200
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404])
 async def test_other_answer_is_final_whatever_its_body(
     client: RestClient, exchange: Exchange, clock: Clock, status: int

@@ -141,7 +141,12 @@ class RequestQueue:
             answer = await self._rest.get(request.path, request.arguments, request.cost)
             self._leave(entry)
             if answer.status != 200:
-                _log.error("%s is refused: %s", answer.context, answer.body[:200])
+                _log.error(
+                    "%s failed with status %d: %s",
+                    answer.context,
+                    answer.status,
+                    answer.body[:200].decode("utf-8", "replace"),
+                )
             self._on_input(
                 Input(
                     FrameKind.FRAME_KIND_REST,

@@ -262,7 +262,9 @@ class Engine:
         receive_ns = given.receive_ns
         if given.status != 200:
             body = given.payload[:200].decode("utf-8", "replace")
-            market.trades.refused(f"HTTP {given.status}: {body}", receive_ns, out)
+            # Without a status there was no answer, and the body is the reason.
+            reason = f"HTTP {given.status}: {body}" if given.status else f"unreachable: {body}"
+            market.trades.refused(reason, receive_ns, out)
             return
         # Asked for with X-MBX-TIME-UNIT: MICROSECOND.
         try:
