@@ -252,6 +252,32 @@ async def test_tail_completes_the_gaps_of_a_checkpoint(kafka: Kafka) -> None:
     assert (lost.gap_id, lost.missing, lost.unrepairable) == (name + "14", [(14, 15)], True)
 
 
+async def test_gap_record_before_its_neighbours_is_continued_once(kafka: Kafka) -> None:
+    """The collector was killed before the trades before and after the gap were acknowledged."""
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.TRADES, trade(6))
+    kafka.put(topics.GAPS, record(gap(9, 12, 4, start_time=80, end_time=130)))
+    left = (await read())[SYMBOL]
+    assert left.trade_id == 12
+    assert [gap.missing for gap in left.gaps] == [[(9, 12)], [(7, 8)]]
+
+
+async def test_gap_before_trade_ids_began_anew_does_not_count_as_seen(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.GAPS, record(gap(9, 12, 4, start_time=40, end_time=130)))
+    assert (await read())[SYMBOL].trade_id == 5
+
+
+async def test_book_gap_includes_updates_that_did_not_reach_the_topic(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("book:BTCUSDT", 30), marker())
+    book_gap = gap(35, 40, 1)
+    book_gap.channel = "book"
+    kafka.put(topics.GAPS, record(book_gap))
+    kafka.put(topics.BOOKS, book(31))
+    (left,) = (await read()).values()
+    assert [(gap.first_id, gap.missing) for gap in left.book_gaps] == [(32, [(32, 40)])]
+
+
 def unreported(*spans: tuple[int, int]) -> list[OpenGap]:
     """Gaps of a checkpoint whose start ended before it wrote a record of them."""
     return [

@@ -16,7 +16,8 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
 from coinmesh_sources.inputs import Record
 from coinmesh_sources.recorder import FrameRecorder
 from meshkit.errors import InvalidArgument, Unavailable
@@ -64,6 +65,8 @@ class Publisher:
         self._work = asyncio.Event()
         self._round = asyncio.Lock()
         self._in_flight = 0
+        # Whether Kafka has acknowledged every event that was sent before the next gap record.
+        self._is_flushed = True
         self._waiting: list[asyncio.Future[None]] = []
         self.on_backpressure: Callable[[bool], None] = lambda _: None
         self.is_backed_up = False
@@ -172,10 +175,13 @@ class Publisher:
         send = cast(Callable[..., None], self._producer.produce_nowait)
         wait = cast(Callable[..., Awaitable[None]], self._producer.produce)
         for record in events:
-            if record[0] == _GAPS:
+            if record[0] != _GAPS:
+                self._is_flushed = False
+            elif not self._is_flushed and not _is_open(record[2]):
                 # On another partition than its events: a gap must not become repaired before Kafka
                 # has acknowledged them.
                 await self._producer.flush(math.inf)
+                self._is_flushed = True
             try:
                 send(*record)
             except BufferError:
@@ -191,3 +197,9 @@ class Publisher:
             key = record[0], record[1]
             self.coalesced += key in self._latest
             self._latest[key] = record
+
+
+def _is_open(value: bytes) -> bool:
+    """Whether a gap record promises nothing about the events before it."""
+    gap = Gap.FromString(framing.split(value)[1])
+    return gap.state == GapState.GAP_STATE_OPEN

@@ -1,7 +1,8 @@
 """Where a session continues: checkpoints, and what was published after the last round of them.
 
-A crash can come between a trade and the record of the gap before it, since they are on different
-topics; so ids that are missing between the trades of the tail are a gap, too.
+A crash can come between a trade and the record of the gap before or after it, since they are on
+different topics; so ids that are missing between the trades of the tail are a gap, too, and the end
+of an open gap counts as seen.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class Tail:
         known = self.gaps.get(gap.gap_id) or self.gaps.pop(span, None)
         if known is not None and gap.revision < known.revision:
             return
+        is_after = gap.HasField("start_time") and gap.start_time >= self.last_time
+        if gap.channel == Channel.TRADE and is_after and self.last is not None:
+            # Its trades and those before it may not have come to the topic.
+            self.last = max(self.last, span[1])
         if gap.state in _ENDED:
             self.gaps.pop(gap.gap_id, None)
             return
@@ -97,6 +102,13 @@ class Tail:
         unreported = without(missing_spans((self.base + 1, self.last), self.ids), self.reported)
         return saved + [SavedGap(first, last, [(first, last)]) for first, last in unreported]
 
+    def include_lost(self) -> None:
+        """Extend gaps to the last id: the events between may not have come to the topic."""
+        for gap in self.gaps.values():
+            if self.last is not None and gap.first > self.last + 1:
+                gap.first = self.last + 1
+                gap.missing = [(gap.first, gap.last)]
+
 
 async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     """Return what earlier runs left; reads the topics' tails, waits for Kafka.
@@ -126,6 +138,7 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     for instrument, symbol in symbols.items():
         trades = tails[Channel.TRADE].get(instrument, nothing)
         book = tails[Channel.BOOK].get(instrument, nothing)
+        book.include_lost()
         continued[symbol] = Continuation(
             instrument=instrument,
             trade_id=trades.last,
