@@ -1,47 +1,15 @@
 """Catalogue: names and statuses from exchangeInfo, and answers that cannot be used."""
 
 import json
-from typing import Any
 
 import pytest
+from fakes import Rest, entry, exchange_info
 
 from coinmesh_sources.digest import parse
-from coinmesh_sources.rest import Answer, Budget
 from collector_binance.catalogue import PATH, WEIGHT, Catalogue
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
 from meshkit.errors import NotFound, Unavailable
-
-
-class Rest:
-    """A REST client that gives one answer."""
-
-    url = "https://exchange"
-
-    def __init__(self) -> None:
-        self.budget = Budget(6000)
-        self.status = 200
-        self.body = b""
-        self.requests: list[tuple[str, dict[str, Any], int]] = []
-
-    async def get(self, path: str, arguments: dict[str, Any], weight: int) -> Answer:
-        self.requests.append((path, arguments, weight))
-        return Answer(f"GET {path}", self.status, self.body, 1, 1)
-
-
-def entry(base: str, quote: str = "USDT", status: str = "TRADING") -> dict[str, Any]:
-    return {
-        "symbol": base + quote,
-        "status": status,
-        "baseAsset": base,
-        "quoteAsset": quote,
-        "filters": [{"filterType": "LOT_SIZE", "stepSize": "0.00001000"}],
-        "unknown": {"kept": "as received"},
-    }
-
-
-def exchange_info(*entries: dict[str, Any], **more: Any) -> bytes:
-    return json.dumps({"symbols": entries, **more}).encode()
 
 
 @pytest.fixture

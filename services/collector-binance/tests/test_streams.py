@@ -1,94 +1,28 @@
 """Streams on sockets without a network: subscriptions, their failures, silence and pauses."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
+from fakes import Exchange, collector_settings, until
 
-from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.connections import CLOSED, REJECTED
-from coinmesh_sources.inputs import Input
-from coinmesh_sources.websocket import Socket
 from collector_binance import streams as streams_module
-from collector_binance.settings import CollectorSettings
 from collector_binance.streams import Streams
 from meshkit.metrics import Metrics
-
-
-class FakeSocket(Socket):
-    """A socket that passes what is sent to the exchange."""
-
-    def __init__(self, exchange: "Exchange", name: str) -> None:
-        super().__init__(lambda *_: None)
-        self._exchange, self._name = exchange, name
-
-    def send(self, text: bytes) -> None:
-        self._exchange.on_control(self._name, json.loads(text))
-
-    def pause(self, paused: bool) -> None:
-        self.is_paused = paused
-
-
-class Exchange:
-    """Answers control messages at once: with `error` once it is set, not while it is silent."""
-
-    def __init__(self) -> None:
-        self.streams: Streams
-        self.inputs: list[Input] = []
-        self.messages: list[tuple[str, str, list[str]]] = []
-        self.errors: list[dict[str, Any]] = []
-        self.unanswered: list[tuple[str, int]] = []
-        self.is_silent = False
-        self.opened: list[FakeSocket] = []
-
-    async def connect(self, url: str, on_message: object, context: object) -> FakeSocket:
-        del url, on_message, context
-        socket = FakeSocket(self, f"binance/s/{len(self.opened) + 1}")
-        self.opened.append(socket)
-        return socket
-
-    def on_control(self, name: str, message: dict[str, Any]) -> None:
-        self.messages.append((name, message["method"], message["params"]))
-        if self.is_silent:
-            self.unanswered.append((name, message["id"]))
-        else:
-            self.answer(name, message["id"], self.errors.pop(0) if self.errors else None)
-
-    def answer(self, name: str, number: int, error: dict[str, Any] | None = None) -> None:
-        reply = {"id": number, **({"result": None} if error is None else {"error": error})}
-        self.streams.on_reply(name, json.dumps(reply).encode())
-
-    def ends(self) -> list[tuple[str, str]]:
-        """Connection and reason of each DISCONNECT."""
-        kind = FrameKind.FRAME_KIND_DISCONNECT
-        return [(each.connection, each.context) for each in self.inputs if each.kind == kind]
 
 
 @pytest.fixture
 async def exchange(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Exchange]:
     """An exchange with running streams."""
     exchange = Exchange()
-    monkeypatch.setattr(streams_module, "connect", exchange.connect)
-    monkeypatch.setattr(streams_module, "SECONDS_PER_MESSAGE", 0.0)
-    settings = CollectorSettings(
-        kafka_bootstrap_servers="127.0.0.1:9",
-        schema_registry_url="http://127.0.0.1:9",
-        binance_mtls=False,
-    )
+    exchange.replace_network(monkeypatch)
     exchange.streams = Streams(
-        settings, "binance/s", exchange.inputs.append, lambda *_: None, Metrics()
+        collector_settings(), "binance/s", exchange.inputs.append, lambda *_: None, Metrics()
     )
     yield exchange
     await exchange.streams.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 (nothing notifies)
-            await asyncio.sleep(0)
 
 
 def carried(exchange: Exchange) -> dict[str, set[str]]:

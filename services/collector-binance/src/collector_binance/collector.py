@@ -104,7 +104,7 @@ class BinanceCollector(Collector[Engine]):
         Raises:
             SettingsError: The exchange lacks a symbol of the settings.
         """
-        self._symbols = self._chosen(saved.subscriptions)
+        self._symbols = self._chosen(saved)
         self.catalogue.changes(self._symbols)
         checkpoint = await restore(self.settings, saved)
         checkpoint.epoch = self.epoch
@@ -258,23 +258,28 @@ class BinanceCollector(Collector[Engine]):
             self.give(given)
         await self.streams.add([symbol])
 
-    def _chosen(self, changed: dict[str, bool]) -> list[str]:
+    def _chosen(self, saved: Saved) -> list[str]:
         """The settings' symbols, with what was added and removed at run time."""
+        changed, infos = saved.subscriptions, self.catalogue.infos
         chosen = self.settings.symbols
         if chosen is None:
             chosen = self.catalogue.trading()
-        unknown = [symbol for symbol in chosen if symbol not in self.catalogue.infos]
+        removed = [symbol for symbol in chosen if changed.get(symbol) is False]
+        added = [symbol for symbol, is_added in changed.items() if is_added]
+        if removed:
+            _log.info("removed at run time: %s; AddSubscription resumes them", ", ".join(removed))
+        kept = list(dict.fromkeys([*(s for s in chosen if s not in removed), *added]))
+        missing = [symbol for symbol in kept if symbol not in infos]
+        collected = {each.symbol for each in saved.streams.values()} | set(added)
+        unknown = [symbol for symbol in missing if symbol not in collected]
         if unknown:
             raise SettingsError(
                 f"COINMESH_BINANCE_SYMBOLS: the exchange at {self.rest.url} has no symbol "
                 f"{', '.join(unknown)}; see {self.rest.url}/api/v3/exchangeInfo"
             )
-        removed = [symbol for symbol in chosen if changed.get(symbol) is False]
-        added = [symbol for symbol, is_added in changed.items() if is_added]
-        if removed:
-            _log.info("removed at run time: %s; AddSubscription resumes them", ", ".join(removed))
-        kept = [symbol for symbol in chosen if symbol not in removed]
-        return list(dict.fromkeys([*kept, *(s for s in added if s in self.catalogue.infos)]))
+        for symbol in missing:
+            _log.warning("%s was delisted and is no longer collected", symbol)
+        return [symbol for symbol in kept if symbol in infos]
 
     async def _follow_listings(self) -> None:
         """Definitions and statuses change: a delisted symbol's streams fall silent."""
