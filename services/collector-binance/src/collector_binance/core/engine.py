@@ -7,7 +7,7 @@ events, so recorded inputs replay; time comes only with the inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -186,11 +186,12 @@ class Engine:
         """Take in what the venue says about a symbol; publishes what changed."""
         if self.infos.get(info.symbol) == info:
             return
-        out.append(instrument_record(self.headers, info, receive_ns))
+        # First: a number that can't be published changes neither the name nor the status.
         self.infos[info.symbol] = info
         market = self.markets.get(info.symbol)
         if market is not None:
             market.info = info
+        out.append(instrument_record(self.headers, info, receive_ns))
 
     # Inputs
 
@@ -234,8 +235,7 @@ class Engine:
         path, _, query = given.context.partition(" ")[2].partition("?")
         arguments = {name: values[0] for name, values in parse_qs(query).items()}
         if path.endswith("/exchangeInfo") and given.status == 200:
-            for raw in decode_exchange_info(given.payload).symbols:
-                self.define(decode_symbol_info(raw), given.receive_ns, out)
+            self._definitions(given, out)
             return
         if path.endswith("/depth") and "symbol" not in arguments:
             self.unnamed_snapshot(given.payload, given.receive_ns, out)
@@ -255,6 +255,15 @@ class Engine:
                 raise
         elif path.endswith("/historicalTrades"):
             self._past_trades(market, given, arguments, out)
+
+    def _definitions(self, given: Input, out: list[Record]) -> None:
+        """Take in the entries of exchangeInfo; each that can't be used is a dead letter."""
+        for number, raw in enumerate(decode_exchange_info(given.payload).symbols):
+            try:
+                self.define(decode_symbol_info(raw), given.receive_ns, out)
+            except BAD_INPUT as error:
+                entry = replace(given, payload=bytes(raw))
+                self._reject(entry, error, out, place=f":{number}")
 
     def _past_trades(
         self, market: Market, given: Input, arguments: dict[str, str], out: list[Record]
@@ -354,14 +363,19 @@ class Engine:
         self._reject(given, error, out, route[1] if route else None)
 
     def _reject(
-        self, given: Input, error: Exception, out: list[Record], market: Market | None = None
+        self,
+        given: Input,
+        error: Exception,
+        out: list[Record],
+        market: Market | None = None,
+        place: str = "",
     ) -> None:
         reason = reason_of(error)
         self.counters.dead_letters[reason] = self.counters.dead_letters.get(reason, 0) + 1
         out.append(
             dead_letter(
                 self.headers,
-                origin=f"{given.connection}:{self.sequence - 1}",
+                origin=f"{given.connection}:{self.sequence - 1}{place}",
                 reason=reason,
                 detail=str(error),
                 value=given.payload,
