@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from engine_bench import GAPS, REST, TRADES, A, B, Bench
 
+from collector_binance.core import session
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.core.trades import GIVE_UP_NS
 from collector_binance.testing import SYMBOL, Book, past_trade, trade
@@ -193,6 +194,22 @@ def test_book_ids_that_begin_anew_resync_the_book() -> None:
     bench.give("REST", REST, anew.snapshot(), target)
     assert bench.engine.markets[SYMBOL].book.state == "live"
     assert {gap.cause for gap in bench.of(GAPS)} == {9}
+
+
+def test_large_checkpoint_is_continued_from_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PART_BYTES", 300)
+    names = [f"T{number}USDT" for number in range(9)]
+    gap = session.SavedGap(7, 8, [(7, 8)])
+    symbols = {each: session.Continuation(f"binance.{each}", 10, gaps=[gap]) for each in names}
+    parts = session.encode_parts(session.Checkpoint(symbols, epoch=3))
+    assert len(parts) > 2
+    assert max(map(len, parts)) < 1000
+    bench = Bench()
+    for part in parts:
+        bench.give("CONNECT", REST, part, "https://x")
+    assert bench.engine.epoch == 3
+    assert sorted(bench.engine.restored) == names
+    assert bench.engine.sequence == len(parts)
 
 
 def test_damaged_frame_marks_only_the_stream_that_it_names() -> None:

@@ -27,7 +27,7 @@ from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
 from collector_binance.core.messages import Channel
-from collector_binance.core.session import RETRY_GAP, RetryGap
+from collector_binance.core.session import RETRY_GAP, RetryGap, encode_parts
 from collector_binance.exchange import request, rest_client
 from collector_binance.restore import restore
 from collector_binance.settings import CollectorSettings
@@ -98,8 +98,8 @@ class BinanceCollector(Collector[Engine]):
                 _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
                 await backoff.wait()
 
-    async def restore(self, saved: Saved) -> bytes:
-        """Return the checkpoint of the session.
+    async def restore(self, saved: Saved) -> list[bytes]:
+        """Return the checkpoint of the session, in parts.
 
         Raises:
             SettingsError: The exchange lacks a symbol of the settings.
@@ -109,7 +109,7 @@ class BinanceCollector(Collector[Engine]):
         checkpoint = await restore(self.settings, saved)
         checkpoint.epoch = self.epoch
         _log.info("%d instruments continue at their checkpoints", len(checkpoint.symbols))
-        return msgspec.json.encode(checkpoint)
+        return encode_parts(checkpoint)
 
     def create(self, ids: SchemaIds) -> tuple[Engine, Element | None]:
         """Create the engine, streams and requests."""

@@ -1,7 +1,8 @@
 """The start of a session: what earlier runs left, as an input like any other.
 
 The first input of a session is the CONNECT of its connection 0 (REST) with a `Checkpoint` as its
-payload, so that a replay of the session begins in the same state.
+payload, so that a replay of the session begins in the same state. A large one comes in parts:
+each input is recorded whole, and Kafka bounds what it takes.
 """
 
 from __future__ import annotations
@@ -107,10 +108,11 @@ class Continuation(Struct):
 
 
 class Checkpoint(Struct):
-    """What a session continues, by symbol."""
+    """What a session continues, by symbol; all parts but the first one, 0, add to it."""
 
     symbols: dict[str, Continuation] = field(default_factory=dict[str, Continuation])
     epoch: int = 0
+    part: int = 0
 
 
 class Backfill(Struct):
@@ -127,14 +129,34 @@ class RetryGap(Struct):
     gap_id: str
 
 
+PART_BYTES: Final = 1 << 20
+"""A part has no more symbols once it is so large."""
+
+_encode: Final = msgspec.json.encode
 _decode_retry: Final = msgspec.json.Decoder(RetryGap).decode
 _decode_checkpoint: Final = msgspec.json.Decoder(Checkpoint).decode
 _decode_backfill: Final = msgspec.json.Decoder(Backfill).decode
 
 
+def encode_parts(checkpoint: Checkpoint) -> list[bytes]:
+    """Return a checkpoint as the payloads of a session's first inputs."""
+    parts = [Checkpoint(epoch=checkpoint.epoch)]
+    size = 0
+    for symbol, left in checkpoint.symbols.items():
+        if size >= PART_BYTES:
+            parts.append(Checkpoint(epoch=checkpoint.epoch, part=len(parts)))
+            size = 0
+        parts[-1].symbols[symbol] = left
+        size += len(_encode(left))
+    return [_encode(part) for part in parts]
+
+
 def begin(engine: Engine, payload: bytes) -> None:
     """Forget the session before, if there was one, and continue from a checkpoint."""
     checkpoint = _decode_checkpoint(payload)
+    if checkpoint.part:
+        engine.restored |= checkpoint.symbols
+        return
     engine.markets.clear()
     engine.links.clear()
     # A session publishes its instruments whatever an earlier one has published.
