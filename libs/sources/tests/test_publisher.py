@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from coinmesh_contracts import framing
 from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
 from coinmesh_sources.publisher import Publisher
 from coinmesh_sources.recorder import FrameRecorder
+from meshkit.errors import DataLoss, InvalidArgument
 from meshkit.metrics import Metrics
 
 QUOTES, TRADES, GAPS = "market.quotes.v1", "market.trades.v1", "ingest.gaps.v1"
@@ -150,6 +153,19 @@ async def test_only_gap_records_that_promise_events_wait_for_them() -> None:
     assert " ".join(filter(None, order)) == (
         "trade open open flush repaired repaired open trade flush repaired"
     )
+
+
+async def test_frames_that_kafka_does_not_take_end_the_publisher() -> None:
+    """Their events would have no input in the archive."""
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=100)
+    feed.put(TRADES, b"a", b"1")
+    drained = asyncio.create_task(feed.publisher.drain())
+    await until(lambda: kafka.requests)
+    kafka.requests.pop().set_exception(InvalidArgument("RECORD_TOO_LARGE", "too large"))
+    with pytest.raises(DataLoss, match="c/1 can't be recorded: too large"):
+        await drained
+    assert kafka.sent == []
 
 
 async def test_delivered_returns_once_earlier_events_are_acknowledged() -> None:

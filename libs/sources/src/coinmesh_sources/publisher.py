@@ -20,7 +20,7 @@ from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
 from coinmesh_sources.inputs import Record
 from coinmesh_sources.recorder import FrameRecorder
-from meshkit.errors import InvalidArgument, Unavailable
+from meshkit.errors import DataLoss, InvalidArgument, Unavailable
 from meshkit.metrics import Metrics
 from meshkit.producer import Headers, OnDelivery, Producer
 
@@ -124,7 +124,7 @@ class Publisher:
         """Send everything that waits, round by round.
 
         Raises:
-            DataLoss: Kafka refused a record.
+            DataLoss: Kafka refused a record, or frames are too large for it.
         """
         async with self._round:
             while self._work.is_set():
@@ -168,7 +168,9 @@ class Publisher:
         try:
             await self._producer.deliver(*record)
         except InvalidArgument as error:
-            _log.error("%s", error.message, extra={"reason": error.reason})
+            # Without it the session's archive is unreadable, and its events would have no input.
+            message = f"frames of {record[1].decode()} can't be recorded: {error.message}"
+            raise DataLoss("FRAMES_NOT_RECORDED", message) from error
 
     async def _send(self, events: list[Outgoing]) -> None:
         # Their arguments are an event's parts, traced or not.
