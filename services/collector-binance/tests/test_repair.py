@@ -69,7 +69,9 @@ def test_refused_repair_stays_open_and_is_retried(bench: Bench, status: int, bod
     assert sorted(event.trade_id for event in bench.of(TRADES)) == list(range(1, 8))
 
 
-@pytest.mark.parametrize(("status", "detail"), [(503, "HTTP 503: down"), (0, "unreachable: down")])
+@pytest.mark.parametrize(
+    ("status", "detail"), [(503, "HTTP 503: down"), (0, "no usable answer: down")]
+)
 def test_gap_states_why_its_repair_waits(bench: Bench, status: int, detail: str) -> None:
     answer(bench, 2, b"down", status)
     assert states(bench)[2] == (1, detail)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from coinmesh_sources.recorder import MAX_INPUT_BYTES
 from coinmesh_sources.requests import WORKERS, RequestQueue
-from coinmesh_sources.rest import Answer
+from coinmesh_sources.rest import UNREACHABLE, Answer
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.exchange import request
 from meshkit.metrics import Metrics
@@ -24,10 +25,10 @@ class Exchange:
         self.asked.put_nowait((f"{path} {arguments['symbol']}", answer))
         return await answer
 
-    async def answered(self) -> str:
+    async def answered(self, body: bytes = b"{}") -> str:
         """Answer the next request; which one it was."""
         target, answer = await self.asked.get()
-        answer.set_result(Answer(f"GET {target}", 200, b"{}", 1, 1))
+        answer.set_result(Answer(f"GET {target}", 200, body, 1, 1))
         return target
 
 
@@ -140,5 +141,17 @@ async def test_unanswered_past_trades_leave_a_worker_for_snapshots(harness: Harn
         answer.set_result(Answer(f"GET {target}", 200, b"[]", 1, 1))
     late = [await harness.exchange.answered() for _ in range(2)]
     assert late == ["/api/v3/historicalTrades T3", "/api/v3/historicalTrades T4"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_answer_that_kafka_does_not_take_is_replaced_by_its_size(harness: Harness) -> None:
+    harness.put(FetchTrades("A", 1, 10))
+    running = asyncio.create_task(harness.requests.run())
+    await harness.exchange.answered(b"x" * (MAX_INPUT_BYTES + 1))
+    while not harness.inputs:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    (given,) = harness.inputs
+    assert (given.status, given.payload) == (UNREACHABLE, b"the answer has 3670017 bytes")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.inputs import Input
-from coinmesh_sources.rest import Arguments, RestClient
+from coinmesh_sources.recorder import MAX_INPUT_BYTES
+from coinmesh_sources.rest import UNREACHABLE, Arguments, RestClient
 from meshkit.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,9 @@ class RequestQueue:
                 continue
             answer = await self._rest.get(request.path, request.arguments, request.cost)
             self._leave(entry)
+            if len(answer.body) > MAX_INPUT_BYTES:
+                size = f"the answer has {len(answer.body)} bytes".encode()
+                answer = replace(answer, status=UNREACHABLE, body=size)
             if answer.status != 200:
                 _log.error(
                     "%s failed with status %d: %s",

@@ -31,7 +31,7 @@ ATTEMPTS: Final = 4
 what is due after that, and no worker is held by one host."""
 
 UNREACHABLE: Final = 0
-"""The status of an answer that never came; its body is the reason."""
+"""The status of an answer that did not come or can't be taken; its body is the reason."""
 
 Arguments = Mapping[str, str | int]
 """Query parameters in order."""

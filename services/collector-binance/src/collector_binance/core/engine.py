@@ -271,8 +271,8 @@ class Engine:
         receive_ns = given.receive_ns
         if given.status != 200:
             body = given.payload[:200].decode("utf-8", "replace")
-            # Without a status there was no answer, and the body is the reason.
-            reason = f"HTTP {given.status}: {body}" if given.status else f"unreachable: {body}"
+            # Without a status the body is the reason.
+            reason = f"HTTP {given.status}: {body}" if given.status else f"no usable answer: {body}"
             market.trades.refused(reason, receive_ns, out)
             return
         # Asked for with X-MBX-TIME-UNIT: MICROSECOND.
