@@ -137,6 +137,32 @@ async def test_gap_that_shrinks_or_is_lost_is_written(
     assert restored.state == GapState.GAP_STATE_UNREPAIRABLE
 
 
+async def test_checkpoint_of_many_gaps_stays_below_what_kafka_takes(
+    source: Source, writer: CheckpointWriter
+) -> None:
+    fragmented = [(2 * number, 2 * number) for number in range(10**12, 10**12 + 30_000)]
+    gaps = [
+        OpenGap(
+            "trade",
+            10**13 + number,
+            10**13 + number,
+            cause=GapCause.GAP_CAUSE_BACKFILL,
+            detail="x" * 10_000,
+            missing=[(10**13 + number, 10**13 + number)],
+            gap_id=f"binance.1000SATS-FDUSD:gap:trade:1723161600000000-{10**13 + number}",
+            revision=1_723_161_600_000_000,
+        )
+        for number in range(1100)
+    ]
+    gaps[0].first, gaps[0].last, gaps[0].missing = *fragmented[0], fragmented
+    source.move("trade:A", 10**13, *gaps)
+    await writer.write()
+    checkpoint = source.sent[0]
+    assert checkpoint.ByteSize() < topics.MAX_MESSAGE_BYTES // 4
+    restored = checkpoints.open_gap("trade", checkpoint.open_gaps[0])
+    assert restored.missing == [(fragmented[0][0], fragmented[-1][1])]
+
+
 async def test_subscription_has_a_record_of_its_own(
     source: Source, writer: CheckpointWriter
 ) -> None:

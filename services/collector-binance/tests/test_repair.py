@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from engine_bench import GAPS, REST, TRADES, A, B, Bench
 
-from collector_binance.core import session
+from collector_binance.core import session, trades
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.core.trades import GIVE_UP_NS
 from collector_binance.testing import SYMBOL, Book, past_trade, trade
@@ -96,6 +96,16 @@ def test_repair_is_given_up_after_hours_and_reopens_on_request(bench: Bench) -> 
     assert [gap.state for gap in of_gap][-3:] == [4, 1, 2]
     revisions = [gap.revision for gap in of_gap]
     assert revisions == sorted(set(revisions))
+
+
+def test_oldest_of_too_many_gaps_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trades, "MAX_OPEN_GAPS", 2)
+    bench.send(trade(9))
+    detail = "2 of 2 trades are lost: more than 2 gaps are open"
+    assert states(bench)[2] == (4, detail)
+    assert [states(bench)[first][0] for first in (5, 8)] == [1, 1]
+    position = next(iter(bench.engine.positions()))
+    assert [gap.first for gap in position.gaps] == [5, 8, 2]
 
 
 def test_history_that_begins_later_gives_up_only_what_it_skipped(bench: Bench) -> None:

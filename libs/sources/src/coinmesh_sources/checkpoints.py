@@ -42,6 +42,12 @@ MARKER_NS: Final = 60 * 10**9
 MARGIN: Final = timedelta(seconds=10)
 """How much the clocks of the collector and the brokers may differ: more makes duplicates."""
 
+MAX_SPANS: Final = 20_000
+"""Parts of gaps in one checkpoint; a gap with several parts is saved as one span beyond that."""
+
+MAX_DETAIL: Final = 200
+"""Characters of a gap's detail in a checkpoint."""
+
 # Longer than most outages of Kafka; a new process has a new certificate.
 STALL_SECONDS: Final = 600.0
 _MARKER: Final = "round:"
@@ -215,7 +221,15 @@ class CheckpointWriter:
         checkpoint.last_id = position.last_id
         if position.last_time is not None:
             checkpoint.event_time = position.last_time
-        checkpoint.open_gaps.extend(_saved(gap) for gap in position.gaps)
+        spans = sum(len(gap.missing) + len(gap.lost) for gap in position.gaps)
+        if is_coarse := spans > MAX_SPANS:
+            _log.warning(
+                "%s lacks %d parts of gaps, more than a checkpoint holds: a start now would "
+                "publish what is between them again",
+                position.stream,
+                spans,
+            )
+        checkpoint.open_gaps.extend(_saved(gap, is_coarse=is_coarse) for gap in position.gaps)
         return self._framed(checkpoint)
 
     def _checkpoint(self, stream: str, sequence: int, now: int) -> pb.Checkpoint:
@@ -244,9 +258,11 @@ def _state(position: Position) -> object:
     return position.last_id, gaps
 
 
-def _saved(gap: OpenGap) -> pb.OpenGap:
+def _saved(gap: OpenGap, *, is_coarse: bool) -> pb.OpenGap:
     # What the source lacks of an open gap is requested once more after a restart.
     spans = sorted([*gap.missing, *gap.lost])
+    if is_coarse:
+        spans = [(spans[0][0], spans[-1][1])] if spans else []
     return pb.OpenGap(
         gap_id=gap.gap_id,
         revision=gap.revision,
@@ -257,7 +273,7 @@ def _saved(gap: OpenGap) -> pb.OpenGap:
         cause=gap.cause,
         start_time=gap.start_time,
         end_time=gap.end_time,
-        detail=gap.detail,
+        detail=gap.detail[:MAX_DETAIL],
         failed_attempts=gap.failed_attempts,
         refused_since=gap.refused_ns,
         unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,

@@ -32,6 +32,9 @@ refusal may be about the moment and not about the trades."""
 RESTART_SPAN: Final = 1000
 """After ids began anew, so many trades before the first one that was taken are read over REST."""
 
+MAX_OPEN_GAPS: Final = 1000
+"""How many gaps are open at a time, which bounds a checkpoint; beyond, the oldest is given up."""
+
 GIVEN_UP: Final = 100
 """How many gaps that could not be filled are remembered."""
 
@@ -93,6 +96,10 @@ class Trades:
         cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
         detail = f"{span[1] - span[0] + 1} trades after id {self.last_id} did not come"
         times = (self.last_time, end_time)
+        if len(self._gaps.open_gaps) >= MAX_OPEN_GAPS:
+            reason = f"more than {MAX_OPEN_GAPS} gaps are open"
+            for gap in self.open_gaps[: 1 - MAX_OPEN_GAPS]:
+                self._lose(gap, (gap.first, gap.last), reason, receive_ns, out)
         self._gaps.open(
             Channel.TRADE.value, span, receive_ns, out, cause=cause, detail=detail, times=times
         )
