@@ -253,6 +253,20 @@ async def test_reported_weight_delays_until_the_next_minute(
     assert client.budget.used(clock.now) == 1
 
 
+async def test_weight_of_the_minute_before_does_not_count(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    clock.now += 59
+
+    def slowly(_: web.Request) -> web.Response:
+        clock.now += 2
+        return web.Response(headers={"X-MBX-USED-WEIGHT-1M": "5900"})
+
+    exchange.answers.append(slowly)
+    await client.get(DEPTH, {}, 5)
+    assert client.budget.used(clock.now) == 0
+
+
 async def test_invalid_reported_weight_is_ignored(
     client: RestClient, exchange: Exchange, clock: Clock
 ) -> None:

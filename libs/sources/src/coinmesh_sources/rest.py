@@ -121,9 +121,13 @@ class Budget:
         self._used += cost
         return 0.0
 
-    def reported(self, used: int, now: float) -> None:
-        """Apply the provider's own count, from an answer's header."""
-        self._used = max(self.used(now), used)
+    def reported(self, used: int, began: float, now: float) -> None:
+        """Apply the provider's own count, from an answer's header.
+
+        That of a request which began in an earlier window may be the count of that window.
+        """
+        if int(began // self._seconds) == int(now // self._seconds):
+            self._used = max(self.used(now), used)
 
 
 class RestClient:
@@ -220,7 +224,7 @@ class RestClient:
         self._answers.labels(str(status)).inc()
         used = response.headers.get(self._policy.used_header, "")
         if _is_number(used):
-            self.budget.reported(int(used), time.time())
+            self.budget.reported(int(used), began / 1e9, receive_ns / 1e9)
         refusal = self._policy.refusals.get(status)
         if refusal is not None and refusal.by_host and base != self.url:
             # An answer: waiting would delay what the usual host serves.
