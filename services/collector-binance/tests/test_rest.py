@@ -31,9 +31,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = BEGIN
+        self.set_forward = 0.0
         self.sleeps: list[float] = []
 
     def time(self) -> float:
+        return self.now + self.set_forward
+
+    def monotonic(self) -> float:
         return self.now
 
     def time_ns(self) -> int:
@@ -164,6 +168,20 @@ async def test_refusal_is_waited_out(
     # The first delay is the backoff's; the rest of the refusal's time follows it.
     assert clock.sleeps == [0.25, pytest.approx(seconds - 0.25)]
     assert len(exchange.requests) == 2
+
+
+async def test_refusal_lasts_whatever_the_wall_clock_is_set_to(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    def refuse(_: web.Request) -> web.Response:
+        clock.set_forward = 3600.0
+        return web.Response(status=418, headers={"Retry-After": "100"})
+
+    exchange.answers.append(refuse)
+    await client.get(DEPTH, {}, 5)
+    clock.set_forward = -3600.0
+    await client.get(DEPTH, {}, 5)
+    assert clock.sleeps == [0.25, 99.75]
 
 
 async def test_refusal_delays_other_requests(

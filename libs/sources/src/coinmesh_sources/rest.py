@@ -203,8 +203,9 @@ class RestClient:
 
     async def _admitted(self, cost: int) -> None:
         while True:
-            now = time.time()
-            delay = max(self._blocked_until - now, 0) or self.budget.delay(cost, now)
+            # A refusal lasts by a clock that nobody sets; the budget's windows are the provider's.
+            blocked = self._blocked_until - time.monotonic()
+            delay = max(blocked, 0) or self.budget.delay(cost, time.time())
             if not delay:
                 return
             await asyncio.sleep(delay)
@@ -249,7 +250,7 @@ class RestClient:
 
     def _refused(self, status: int, refusal: Refusal, retry_after: str) -> None:
         wait = float(retry_after) if _is_number(retry_after) else refusal.seconds
-        self._blocked_until = max(self._blocked_until, time.time() + wait)
+        self._blocked_until = max(self._blocked_until, time.monotonic() + wait)
         self._retries.labels(str(status)).inc()
         _log.warning(
             "%s at %s answers %s: %s; retrying in %.0f s",
