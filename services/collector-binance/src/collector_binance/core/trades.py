@@ -29,6 +29,9 @@ GIVE_UP_NS: Final = 6 * 3600 * 10**9
 """How long a gap is retried before it counts as unrepairable: the venue's history can lag, and a
 refusal may be about the moment and not about the trades."""
 
+GIVE_UP_ATTEMPTS: Final = 20
+"""How often at least: the inputs' times are the wall clock's, which may be set forward."""
+
 RESTART_SPAN: Final = 1000
 """After ids began anew, so many trades before the first one that was taken are read over REST."""
 
@@ -166,7 +169,8 @@ class Trades:
         delay = min(LONGEST_RETRY_NS, FIRST_RETRY_NS << min(gap.failed_attempts, 16))
         gap.failed_attempts += 1
         gap.retry_ns = receive_ns + delay
-        if receive_ns - gap.refused_ns >= GIVE_UP_NS:
+        has_lasted = receive_ns - gap.refused_ns >= GIVE_UP_NS
+        if has_lasted and gap.failed_attempts >= GIVE_UP_ATTEMPTS:
             self._lose(gap, (gap.first, gap.last), reason, receive_ns, out)
         elif gap.detail != reason:
             self._gaps.update(gap, receive_ns, out, reason)
