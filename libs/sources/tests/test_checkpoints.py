@@ -1,6 +1,7 @@
 """CheckpointWriter: rounds after acknowledgement, what they contain, and what they leave out."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -69,9 +70,7 @@ async def test_round_ends_with_its_marker(source: Source, writer: CheckpointWrit
     assert source.round() == [("trade:A", 5), ("book:A", 9), ("round:collector-v", 0)]
 
 
-async def test_round_has_only_what_changed(
-    source: Source, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_round_has_only_what_changed(source: Source, writer: CheckpointWriter) -> None:
     source.move("trade:A", 5)
     source.move("trade:B", 1)
     await writer.write()
@@ -81,12 +80,32 @@ async def test_round_has_only_what_changed(
     source.move("trade:A", 6)
     await writer.write()
     assert source.round() == [("trade:A", 6), ("round:collector-v", 0)]
-    monkeypatch.setattr(checkpoints, "MARKER_NS", 0)
-    source.move("trade:A", 7)
+
+
+async def test_all_positions_are_written_again_before_compaction(
+    source: Source, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outdated process may have written later records of the same streams."""
+    lag = float(topics.CHECKPOINTS.settings["min.compaction.lag.ms"]) / 1000
+    assert lag > 2 * (checkpoints.REWRITE_SECONDS + checkpoints.ROUND_SECONDS)
+    source.move("trade:A", 5)
+    source.move("trade:B", 1)
     await writer.write()
+    source.move("trade:A", 6)
     source.round()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + checkpoints.REWRITE_SECONDS + 1)
     await writer.write()
-    assert source.round() == [("round:collector-v", 0)], "the tail that a start reads stays short"
+    assert source.round() == [("trade:A", 6), ("trade:B", 1), ("round:collector-v", 0)]
+    await writer.write()
+    assert source.round() == []
+
+
+async def test_marker_is_written_without_a_position(
+    source: Source, writer: CheckpointWriter
+) -> None:
+    await writer.write()
+    assert source.round() == [("round:collector-v", 0)]
 
 
 async def test_position_is_that_before_the_acknowledgement(

@@ -359,6 +359,18 @@ async def test_checkpoint_of_an_outdated_writer_is_ignored(kafka: Kafka) -> None
     assert (await read())[SYMBOL].trade_id == 9
 
 
+async def test_of_two_processes_that_start_together_the_later_session_counts(
+    kafka: Kafka,
+) -> None:
+    kafka.put(
+        topics.CHECKPOINTS,
+        saved("trade:BTCUSDT", 9, session="binance/2-b"),
+        saved("trade:BTCUSDT", 5, session="binance/1-a"),
+        marker(),
+    )
+    assert (await read())[SYMBOL].trade_id == 9
+
+
 async def test_records_that_are_no_events_are_skipped(
     kafka: Kafka, caplog: pytest.LogCaptureFixture
 ) -> None:

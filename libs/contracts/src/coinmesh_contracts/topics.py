@@ -125,7 +125,10 @@ CHECKPOINTS: Final = _topic(
     Checkpoint,
     None,
     1,
-    # One that Kafka refused would end the collector at each start.
+    # A newer writer's records stay beside the later ones of an outdated process; see
+    # docs/decisions/checkpoints.md.
+    min_compaction_lag_ms="60000",
+    # A record that Kafka refused would end the collector at each start.
     max_message_bytes=str(MAX_MESSAGE_BYTES),
     **_SHORT_LOG,
 )
