@@ -2,26 +2,34 @@
 
 import asyncio
 import functools
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from fakes import collector_settings
 
 from coinmesh_simulators.testing import LocalSimulator
 from coinmesh_sources import rest
 from coinmesh_sources.rest import RestClient
-from collector_binance.exchange import HISTORY_PATH, rest_client
-from collector_binance.settings import CollectorSettings
+from collector_binance import streams
+from collector_binance.catalogue import PATH, Catalogue
+from collector_binance.collector import BinanceCollector
+from collector_binance.core.commands import FetchSnapshot, FetchTrades
+from collector_binance.exchange import HISTORY_PATH, request, rest_client
+from collector_binance.settings import MARKET_DATA_HOST, CollectorSettings
 from meshkit.backoff import Backoff
 from meshkit.metrics import Metrics
+from meshkit.tracing import Tracing
 
-DEPTH = "/api/v3/depth"
+DEPTH, TIME = "/api/v3/depth", "/api/v3/time"
 BEGIN = 6000.0
 HTML = "<html><body>Request blocked.</body></html>"
 
@@ -100,13 +108,7 @@ async def exchange() -> AsyncIterator[Exchange]:
 
 def settings(url: str, **more: Any) -> CollectorSettings:
     """Settings of a client for the exchange at `url`."""
-    values: dict[str, Any] = {
-        "kafka_bootstrap_servers": "127.0.0.1:9",
-        "schema_registry_url": "http://127.0.0.1:9",
-        "binance_rest_url": url,
-        "binance_mtls": False,
-    }
-    return CollectorSettings(**values | more)
+    return collector_settings(binance_rest_url=url, **more)
 
 
 @pytest.fixture
@@ -405,3 +407,49 @@ async def test_fault_of_the_exchange_is_survived(
     assert answer.status == 200
     assert b'"lastUpdateId"' in answer.body
     assert clock.sleeps == pytest.approx(sleeps)
+
+
+async def test_every_request_is_served_by_its_default_host(simulator: LocalSimulator) -> None:
+    """The simulator serves below each documented host's name what that host serves."""
+    defaults = collector_settings()
+    hosts = [urlsplit(url).hostname for url in (defaults.binance_rest_url, defaults.history_url)]
+    rest_url, history_url = (f"{simulator.base}/{host}" for host in hosts)
+    chosen = settings(rest_url, binance_history_url=history_url)
+    statuses: dict[str, int] = {}
+
+    async with rest_client(chosen, Metrics()) as client:
+        get = client.get
+
+        async def recorded(path: str, arguments: rest.Arguments, cost: int) -> rest.Answer:
+            answer = await get(path, arguments, cost)
+            statuses[path] = answer.status
+            return answer
+
+        client.get = recorded  # type: ignore[method-assign]
+        await Catalogue(client).refresh()
+        for command in (FetchSnapshot("BTCUSDT", urgent=True), FetchTrades("BTCUSDT", 1, 10)):
+            sent = request(command, chosen.binance_snapshot_limit)
+            await client.get(sent.path, sent.arguments, sent.cost)
+        collector = BinanceCollector(chosen, Tracing(chosen))
+        collector.register(Metrics())
+        collector.rest = client
+        measuring = asyncio.create_task(collector._measure_clock())
+        while TIME not in statuses:  # noqa: ASYNC110 (nothing notifies)
+            await asyncio.sleep(0.01)
+        measuring.cancel()
+        await asyncio.wait({measuring})
+    assert statuses == dict.fromkeys((PATH, DEPTH, HISTORY_PATH, TIME), 200)
+
+
+async def test_history_is_not_served_by_the_host_of_market_data(simulator: LocalSimulator) -> None:
+    url = f"{simulator.base}/{MARKET_DATA_HOST}"
+    async with rest_client(settings(url), Metrics()) as client:
+        answer = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
+    assert answer.status >= 400
+
+
+def test_no_other_path_is_requested() -> None:
+    """A new request belongs into the test of the default hosts."""
+    source = Path(streams.__file__).parent
+    text = "".join(path.read_text() for path in source.rglob("*.py"))
+    assert set(re.findall(r'"(/api/v3/\w+)"', text)) == {PATH, DEPTH, HISTORY_PATH, TIME}
