@@ -1,5 +1,6 @@
 """BinanceCollector without Kafka: what a start collects, listings and repairs on request."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -9,12 +10,17 @@ from fakes import Exchange, Rest, collector_settings, entry, exchange_info, unti
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.checkpoint_pb2 import Checkpoint
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState
 from coinmesh_sources.checkpoints import Saved
+from coinmesh_sources.inputs import Input
 from collector_binance.catalogue import Catalogue
 from collector_binance.collector import BinanceCollector
 from collector_binance.core.engine import Engine
+from collector_binance.exchange import HISTORY_PATH
 from collector_binance.streams import Streams
+from collector_binance.testing import BEGIN_NS, trade
+from meshkit.errors import NotFound
 from meshkit.metrics import Metrics
 from meshkit.producer import Producer
 from meshkit.registry import SchemaIds
@@ -109,3 +115,75 @@ async def test_start_applies_changes_of_subscriptions() -> None:
     changed = {"ETHUSDT": True, "BTCUSDT": False, "GONEUSDT": True}
     harness = Harness(binance_symbols="BTCUSDT")
     assert await harness.chosen(Saved(subscriptions=changed)) == ["ETHUSDT"]
+
+
+def queued(collector: BinanceCollector) -> list[str]:
+    """The paths of the requests that wait."""
+    assert collector._requests is not None
+    queue = collector._requests._queue
+    return [queue.get_nowait().request.path for _ in range(queue.qsize())]
+
+
+async def test_retry_gap_requests_a_deferred_repair_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness()
+    async with harness.running(monkeypatch, "BTCUSDT"):
+        collector = harness.collector
+        for number in (1, 4):
+            collector.frame(trade(number), BEGIN_NS, f"{collector.session}/1")
+        (gap,) = harness.engine.markets["BTCUSDT"].trades.open_gaps
+        target = "GET /api/v3/historicalTrades?symbol=BTCUSDT&fromId=2&limit=2"
+        kind = FrameKind.FRAME_KIND_REST
+        collector.give(Input(kind, collector.rest_connection, BEGIN_NS, b"no", target, 400))
+        assert queued(collector) == [HISTORY_PATH]
+        assert not collector.retry_gap("no such gap")
+        assert queued(collector) == []
+        assert collector.retry_gap(gap.gap_id)
+        assert queued(collector) == [HISTORY_PATH]
+        assert (gap.failed_attempts, gap.retry_ns) == (0, 0)
+
+
+async def test_listings_are_followed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One symbol is listed, one halted, and of two delisted ones the operator removes one."""
+    harness = Harness(binance_catalogue_seconds=0.01)
+    async with harness.running(monkeypatch, "BTCUSDT", "ETHUSDT"):
+        collector, rest, streams = harness.collector, harness.rest, harness.streams
+        following = asyncio.create_task(collector._follow_listings())
+        rest.body = exchange_info(entry("BTC", status="HALT"), entry("ETH"), entry("NEW"))
+        await until(lambda: streams.symbols == ["BTCUSDT", "ETHUSDT", "NEWUSDT"])
+        await until(lambda: "BTCUSDT does not trade: HALT" in caplog.text)
+        info = harness.engine.infos["BTCUSDT"]
+        assert info.status == "HALT"
+        rest.status = 503
+        reads = len(rest.requests)
+        await until(lambda: len(rest.requests) > reads + 1)
+        assert streams.symbols == ["BTCUSDT", "ETHUSDT", "NEWUSDT"]
+        rest.status, rest.body = 200, exchange_info(entry("BTC"), entry("NEW"))
+        await until(lambda: streams.symbols == ["BTCUSDT", "NEWUSDT"])
+        assert "ETHUSDT was delisted and is no longer collected" in caplog.text
+        following.cancel()
+        await asyncio.wait({following})
+
+
+async def test_delisted_symbol_can_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(binance_symbols="BTCUSDT,ETHUSDT")
+    remembered: list[tuple[str, bool]] = []
+
+    async def remember(instrument: str, symbol: str, *, subscribed: bool) -> None:
+        del instrument
+        remembered.append((symbol, subscribed))
+
+    async with harness.running(monkeypatch, "BTCUSDT", "ETHUSDT"):
+        collector = harness.collector
+        monkeypatch.setattr(collector, "remember", remember)
+        harness.rest.body = exchange_info(entry("BTC"))
+        await collector.catalogue.refresh()
+        name = collector.resolve("ETHUSDT")
+        await collector.unsubscribe(name)
+        assert collector.instruments() == ["binance.BTC-USDT"]
+        assert remembered == [("ETHUSDT", False)]
+        with pytest.raises(NotFound):
+            collector.resolve("ETHUSDT")
