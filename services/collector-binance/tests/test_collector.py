@@ -168,6 +168,17 @@ async def test_listings_are_followed(
         await asyncio.wait({following})
 
 
+async def test_removed_symbol_that_trades_again_is_not_listed() -> None:
+    """It was in HALT when the collector started."""
+    harness = Harness()
+    harness.rest.body = exchange_info(entry("BTC"), entry("ETH", status="HALT"))
+    assert await harness.chosen(Saved(subscriptions={"ETHUSDT": False})) == ["BTCUSDT"]
+    catalogue = harness.collector.catalogue
+    harness.rest.body = exchange_info(entry("BTC"), entry("ETH"))
+    await catalogue.refresh()
+    assert catalogue.changes(["BTCUSDT"]) == ([], [])
+
+
 async def test_delisted_symbol_can_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = Harness(binance_symbols="BTCUSDT,ETHUSDT")
     remembered: list[tuple[str, bool]] = []

@@ -103,6 +103,10 @@ class Catalogue:
         self._known |= trading
         return listed, sorted(collected - set(self.infos))
 
+    def removed(self, symbols: Iterable[str]) -> None:
+        """Note symbols that an operator removed: they aren't new when they trade again."""
+        self._known.update(symbols)
+
     def symbol_of(self, name: str) -> str:
         """The venue's symbol for an instrument's name or a symbol.
 

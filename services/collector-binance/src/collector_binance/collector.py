@@ -106,6 +106,8 @@ class BinanceCollector(Collector[Engine]):
         """
         self._symbols = self._chosen(saved)
         self.catalogue.changes(self._symbols)
+        changed = saved.subscriptions.items()
+        self.catalogue.removed(symbol for symbol, is_added in changed if not is_added)
         checkpoint = await restore(self.settings, saved)
         checkpoint.epoch = self.epoch
         _log.info("%d instruments continue at their checkpoints", len(checkpoint.symbols))
@@ -219,6 +221,7 @@ class BinanceCollector(Collector[Engine]):
                 "SUBSCRIPTION_NOT_FOUND", f"{instrument} is not collected", instrument=instrument
             )
         await self.remember(instrument, symbol, subscribed=False)
+        self.catalogue.removed([symbol])
         await self.streams.remove(symbol)
 
     def backfill(self, request: pb.BackfillRequest) -> TradeBackfill:
