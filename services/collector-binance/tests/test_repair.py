@@ -118,6 +118,28 @@ def test_repair_is_given_up_after_hours_and_reopens_on_request(bench: Bench) -> 
     assert revisions == sorted(set(revisions))
 
 
+def test_backfill_repairs_a_gap_that_was_given_up(bench: Bench) -> None:
+    answer(bench, 2, [past_trade(4)])  # the history lacks 2 and 3
+    answer(bench, 5, [past_trade(5), past_trade(6)])
+    assert states(bench)[2][0] == 4
+    trades = bench.engine.markets[SYMBOL].trades
+    (lost,) = trades.given_up
+    records = len(bench.of(GAPS))
+    payload = json.dumps({"symbol": SYMBOL, "spans": [[2, 3]]}).encode()
+    bench.now += 1_000_000
+    bench.give("SUBSCRIPTION", REST, payload, "backfill")
+    answer(bench, 2, [past_trade(2), past_trade(3)])
+    later = bench.of(GAPS)[records:]
+    assert [(gap.gap_id == lost.gap_id, gap.state) for gap in later] == [
+        (False, 1),
+        (False, 2),
+        (True, 2),
+    ]
+    assert (list(trades.given_up), trades.open_gaps) == ([], [])
+    assert sorted(event.trade_id for event in bench.of(TRADES)) == list(range(1, 8))
+    assert trades._lost_because == {}
+
+
 def test_oldest_of_too_many_gaps_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trades, "MAX_OPEN_GAPS", 2)
     bench.send(trade(9))

@@ -193,10 +193,13 @@ class Trades:
         if gap.lost:
             if gap not in self.given_up:
                 self.given_up.append(gap)
-            reason = self._lost_because.get(gap.gap_id, "")
+            reason = self._lost_because.pop(gap.gap_id, "")
             detail = f"{count(gap.lost)} of {all_of_it} trades are lost: {reason}"
             self._gaps.close(gap, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out, detail)
         else:
+            self._lost_because.pop(gap.gap_id, None)
+            if gap in self.given_up:
+                self.given_up.remove(gap)
             detail = f"all {all_of_it} trades came after all"
             self._gaps.close(gap, GapState.GAP_STATE_REPAIRED, receive_ns, out, detail)
 
@@ -283,11 +286,11 @@ class Trades:
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        # One that the venue's history lacked may still come by the stream.
-        for gap in (*self.open_gaps, *self.given_up):
-            if gap.fill(data.trade_id):
-                break
-        else:
+        # One that the venue's history lacked may still come by the stream, or by a backfill, which
+        # is another gap with the same id.
+        gaps = (*self.open_gaps, *self.given_up)
+        filled = [gap for gap in gaps if gap.fill(data.trade_id)]
+        if not filled:
             self.duplicates += 1
             if isinstance(data, TradeData):
                 self._restarted(data, record, time, receive_ns, out)
@@ -296,7 +299,11 @@ class Trades:
         out.append(record)
         if self.listener is not None:
             self.listener(data.trade_id, data.price, data.size, data.buyer_is_maker, time)
-        self._close_if_done(gap, receive_ns, out)
+        for gap in filled:
+            is_given_up = gap.state == GapState.GAP_STATE_UNREPAIRABLE
+            # One that was given up has its next record when it is complete, not for each trade.
+            if not (is_given_up and gap.lost):
+                self._close_if_done(gap, receive_ns, out)
 
     def _request(self, now_ns: int) -> None:
         """One request at a time, for the oldest missing ids whose repair isn't deferred."""
