@@ -209,6 +209,36 @@ def test_book_that_cannot_be_published_requests_a_snapshot() -> None:
     assert bench.commands() == [FetchSnapshot(SYMBOL, True)]
 
 
+def unpublishable(book: Book) -> None:
+    """One size beyond 64 bits and one of a single unit have no common scale."""
+    book.bids |= {99 * 10**8: 5 * 10**20, 98 * 10**8: 1}
+
+
+def test_book_that_cannot_be_published_is_live_after_its_snapshot() -> None:
+    bench = Bench()
+    bench.open()
+    book = Book()
+    bench.send(book.change([(False, 101 * 10**8, 7)]))
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    bench.give("REST", REST, book.snapshot(), target)
+    book.change([])
+    bench.send(book.change([(False, 102 * 10**8, 7)]))
+    unpublishable(book)
+    snapshot = book.snapshot()
+    for price in (103, 104):
+        bench.send(book.change([(False, price * 10**8, 7)]))
+    bench.give("REST", REST, snapshot, target)
+    held = bench.engine.markets[SYMBOL].book
+    assert (held.state, held.last_id) == ("live", book.update_id)
+    assert [gap.state for gap in bench.of(GAPS)] == [1, 3]
+    assert [letter.reason for letter in bench.of("ingest.dlq.v1")] == ["BAD_NUMBER"]
+    bench.send(book.change([(False, 105 * 10**8, 7)]))
+    assert held.last_id == book.update_id
+    assert len(bench.of("ingest.dlq.v1")) == 1
+    bench.send(book.change([]), after_ns=61 * SECOND)
+    assert len(bench.of("ingest.dlq.v1")) == 2
+
+
 def test_ids_that_begin_anew_are_collected_and_reported() -> None:
     bench = Bench()
     bench.open()

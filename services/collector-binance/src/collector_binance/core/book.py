@@ -124,9 +124,11 @@ class Book:
                 span = (delta.first_id, delta.last_id)
                 cause = GapCause.GAP_CAUSE_SEQUENCE_RESET
                 self._buffer.append(delta)
-                self._break(span, cause, detail, delta.receive_ns, out)
-                self.last_id = 0
-                self.on_restart()
+                try:
+                    self._break(span, cause, detail, delta.receive_ns, out)
+                finally:
+                    self.last_id = 0
+                    self.on_restart()
             return
         if delta.first_id > last + 1:
             span = (last + 1, delta.first_id - 1)
@@ -252,7 +254,15 @@ class Book:
         self.last_id = last
         self.state = BookState.SYNCED
         self.suspect = None
-        self.publish(receive_ns, out)
+        try:
+            self.publish(receive_ns, out)
+        finally:
+            # The book is right all the same when it can't be published.
+            self._continue(receive_ns, out)
+
+    def _continue(self, receive_ns: int, out: list[Record]) -> None:
+        """After a snapshot: close the gap before it and apply the deltas after it."""
+        last, buffer = self.last_id or 0, self._buffer
         if self.gap is not None:
             self.gap.end_time = self.gap.end_time or (buffer[0].time if buffer else None)
             self._gaps.close(self.gap, GapState.GAP_STATE_RESYNCED, receive_ns, out)
@@ -306,6 +316,8 @@ class Book:
         A price below `trusted_low` or above `trusted_high` may have levels that we don't know.
         """
         assert self.last_id is not None
+        # First: a book that can't be published is tried again after a minute, not with each delta.
+        self._published_ns = receive_ns
         bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
         low, high = published_range(self._trusted, self.bids, self.asks, PUBLISHED_LEVELS)
         out.append(
@@ -320,7 +332,6 @@ class Book:
                 trusted=(low, high),
             )
         )
-        self._published_ns = receive_ns
         self._published = Margins.of(low, high, self.bids.best()[0], self.asks.best()[0])
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
