@@ -138,6 +138,8 @@ async def test_gap_that_shrinks_or_is_lost_is_written(
         missing=[(6, 9)],
         gap_id="v.A:gap:trade:1-6",
         revision=1,
+        failed_attempts=3,
+        refused_ns=77,
     )
     source.move("trade:A", 10, gap)
     await writer.write()

@@ -280,6 +280,20 @@ def test_book_ids_that_begin_anew_resync_the_book() -> None:
     assert {gap.cause for gap in bench.of(GAPS)} == {9}
 
 
+def test_restart_does_not_prolong_a_repair_that_is_refused() -> None:
+    bench = Bench()
+    gap = session.SavedGap(
+        7, 8, [(7, 8)], gap_id="g", failed_attempts=70, refused_ns=bench.now - GIVE_UP_NS
+    )
+    left = session.Continuation("binance.BTC-USDT", trade_id=10, gaps=[gap])
+    (payload,) = session.encode_parts(session.Checkpoint({SYMBOL: left}))
+    bench.give("CONNECT", REST, payload, "https://x")
+    bench.open()
+    assert bench.commands() == [FetchTrades(SYMBOL, 7, 2)]
+    answer(bench, 7, b"no", 400)
+    assert states(bench)[7][0] == 4
+
+
 def test_large_checkpoint_is_continued_from_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "PART_BYTES", 300)
     names = [f"T{number}USDT" for number in range(9)]

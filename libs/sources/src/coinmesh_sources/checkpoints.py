@@ -146,7 +146,7 @@ def parsed(message: Message, kind: type[E]) -> E | None:
 
 
 def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
-    """A checkpoint's gap; its failed attempts are forgotten, so that repairs start anew."""
+    """A checkpoint's gap: its repair is due at once, but is given up when it would have been."""
     spans = list(zip(saved.missing_first, saved.missing_last, strict=True))
     return OpenGap(
         channel=channel,
@@ -158,6 +158,8 @@ def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
         end_time=saved.end_time if saved.HasField("end_time") else None,
         missing=[] if saved.unrepairable else spans,
         lost=spans if saved.unrepairable else [],
+        failed_attempts=saved.failed_attempts,
+        refused_ns=saved.refused_since,
         gap_id=saved.gap_id,
         revision=saved.revision,
         state=GapState.GAP_STATE_UNREPAIRABLE if saved.unrepairable else GapState.GAP_STATE_OPEN,

@@ -84,6 +84,8 @@ class Tail:
             end_time=gap.end_time if gap.HasField("end_time") else None,
             missing=[] if is_lost else spans,
             lost=spans if is_lost else [],
+            failed_attempts=gap.failed_attempts,
+            refused_ns=known.refused_ns if known is not None else 0,
             gap_id=gap.gap_id,
             revision=gap.revision,
             state=gap.state,

@@ -42,6 +42,8 @@ class SavedGap(Struct):
     start_time: int | None = None
     end_time: int | None = None
     unrepairable: bool = False
+    failed_attempts: int = 0
+    refused_ns: int = 0
     channel: str = Channel.TRADE.value
 
     @classmethod
@@ -58,6 +60,8 @@ class SavedGap(Struct):
             start_time=gap.start_time,
             end_time=gap.end_time,
             unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,
+            failed_attempts=gap.failed_attempts,
+            refused_ns=gap.refused_ns,
             channel=gap.channel,
         )
 
@@ -75,6 +79,8 @@ class SavedGap(Struct):
             end_time=self.end_time,
             missing=[] if self.unrepairable else spans,
             lost=spans if self.unrepairable else [],
+            failed_attempts=self.failed_attempts,
+            refused_ns=self.refused_ns,
             gap_id=self.gap_id,
             revision=self.revision,
             state=lost,
