@@ -65,6 +65,19 @@ def trade(number: int, *, live: bool = True, symbol: str = SYMBOL) -> Record:
     return record(event, key=instrument)
 
 
+def late(number: int, time: int) -> Record:
+    """A trade of the stream at that time."""
+    event = Trade(
+        trade_id=number,
+        event_time=time,
+        publish_time=1,
+        source="binance",
+        symbol=SYMBOL,
+        instrument=INSTRUMENT,
+    )
+    return record(event)
+
+
 def gap(first: int, last: int, revision: int, state: GapState.ValueType = OPEN, **more: Any) -> Gap:
     event = Gap(
         gap_id=f"{INSTRUMENT}:gap:trade:1-{first}",
@@ -315,19 +328,26 @@ async def test_record_of_a_gap_replaces_the_one_without(
 async def test_trade_ids_that_began_anew_are_continued(kafka: Kafka) -> None:
     kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 1_000_001), marker())
     kafka.put(topics.TRADES, trade(1_000_001), trade(1_000_002))
-    for number in (12, 14, 13, 15):
-        event = Trade(
-            trade_id=number,
-            event_time=10_000_020 + number,
-            publish_time=1,
-            source="binance",
-            symbol=SYMBOL,
-            instrument=INSTRUMENT,
-        )
-        kafka.put(topics.TRADES, record(event))
+    for number in (12, 13, 14, 16, 15):
+        kafka.put(topics.TRADES, late(number, 20_000_000 + number))
     left = (await read())[SYMBOL]
-    assert (left.trade_id, left.trade_time) == (15, 10_000_035)
+    assert (left.trade_id, left.trade_time) == (16, 20_000_016)
     assert left.gaps == []
+
+
+@pytest.mark.parametrize(
+    "trades",
+    [[(6, 20_000_000)], [(6, 20_000_000), (8, 20_000_001)], [(6, 101), (7, 102), (8, 103)]],
+    ids=["one", "two", "not-newer"],
+)
+async def test_late_trades_are_no_beginning(kafka: Kafka, trades: list[tuple[int, int]]) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.TRADES, trade(10), *(late(*each) for each in trades))
+    left = (await read())[SYMBOL]
+    assert (left.trade_id, left.trade_time) == (10, 100)
+    missing = {6, 7, 8, 9} - {number for number, _ in trades}
+    spans = [span for gap in left.gaps for span in gap.missing]
+    assert {n for first, last in spans for n in range(first, last + 1)} == missing
 
 
 async def test_records_of_others_are_ignored(kafka: Kafka) -> None:

@@ -19,6 +19,7 @@ from coinmesh_sources.checkpoints import Saved
 from coinmesh_sources.gaps import OpenGap, Span, missing_spans, without
 from collector_binance.core.instruments import VENUE
 from collector_binance.core.messages import Channel
+from collector_binance.core.restart import Restart
 from collector_binance.core.session import Checkpoint, Continuation, SavedGap
 from collector_binance.settings import CollectorSettings
 
@@ -43,13 +44,13 @@ class Tail:
     ids: set[int] = field(default_factory=set[int])
     gaps: dict[str | Span, OpenGap] = field(default_factory=dict[str | Span, OpenGap])
     reported: list[Span] = field(default_factory=list[Span])
+    _restart: Restart = field(default_factory=Restart)
 
     def add_trade(self, trade: Trade) -> None:
         """Add a published trade; those read over REST have no publish_time and are late."""
         number, is_live = trade.trade_id, trade.HasField("publish_time")
         last = self.last
-        if is_live and last is not None and number < last and trade.event_time > self.last_time:
-            # A late trade is older than the last one: here the venue's ids began anew.
+        if is_live and last is not None and number < last and self._began_anew(trade):
             self.ids.clear()
             self.base, self.last = number - 1, None
         if is_live and self.base is None:
@@ -57,6 +58,10 @@ class Tail:
         self.ids.add(number)
         if self.last is None or number > self.last:
             self.last, self.last_time = number, trade.event_time
+
+    def _began_anew(self, trade: Trade) -> bool:
+        """Whether the venue's ids began anew: the rule by which the engine decides it."""
+        return self._restart.is_new(trade.trade_id, trade.event_time, self.last_time)
 
     def add_gap(self, gap: Gap) -> None:
         """Add a published record of a gap, in the order of its revisions."""
