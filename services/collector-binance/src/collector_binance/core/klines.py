@@ -96,11 +96,11 @@ class Klines:
             for each in [number for number in self._held if number <= last]:
                 del self._held[each]
 
-    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
-        """True when trades that a kline tells of have not come in time: they are a gap now."""
+    def on_tick(self, now_ns: int, out: list[Record]) -> None:
+        """Open a gap for trades that a kline contains and that have not come in time."""
         deadline = self.deadline
         if deadline is None or now_ns < deadline:
-            return False
+            return
         kline, scale, _ = self.waiting[0]
         last_id = self._trades.last_id
         whole = kline.last_trade_id - kline.first_trade_id + 1 == kline.trade_count
@@ -108,7 +108,6 @@ class Klines:
             self._trades.open_gap(kline.last_trade_id, kline.end_time * scale, now_ns, out)
         self.waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
         self.settle(now_ns, out)
-        return True
 
     def _awaits(self, first: int, last: int) -> bool:
         last_id = self._trades.last_id

@@ -210,14 +210,12 @@ class Market:
         deadlines = [self.klines.deadline, self.trades.deadline, parked]
         return min((each for each in deadlines if each is not None), default=None)
 
-    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
-        """Act on what waited too long; True when there was such a thing."""
-        acted = self.trades.on_tick(now_ns)
-        acted = self.klines.on_tick(now_ns, out) or acted
+    def on_tick(self, now_ns: int, out: list[Record]) -> None:
+        """Act on what waited too long."""
+        self.trades.on_tick(now_ns)
+        self.klines.on_tick(now_ns, out)
         if self._parked is not None and now_ns >= self._parked.deadline:
             self.unpark(out)
-            acted = True
-        return acted
 
     def positions(self) -> Iterator[Position]:
         """Where the streams with ids are that continue after a restart."""

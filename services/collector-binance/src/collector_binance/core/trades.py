@@ -226,13 +226,11 @@ class Trades:
             return None
         return min((gap.retry_ns for gap in self.open_gaps if gap.missing), default=None)
 
-    def on_tick(self, now_ns: int) -> bool:
-        """Request the trades of a deferred repair that is due; True when there was one."""
+    def on_tick(self, now_ns: int) -> None:
+        """Request the trades of a deferred repair that is due."""
         deadline = self.deadline
-        if deadline is None or now_ns < deadline:
-            return False
-        self._request(now_ns)
-        return True
+        if deadline is not None and now_ns >= deadline:
+            self._request(now_ns)
 
     def resume(self, receive_ns: int, out: list[Record]) -> None:
         """Go on with gaps that an earlier run left; some may have been filled since."""
