@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from engine_bench import GAPS, REST, TRADES, A, B, Bench
+from engine_bench import GAPS, REST, STREAMS, TRADES, A, B, Bench
 
 from collector_binance.core import session, trades
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
@@ -292,6 +292,66 @@ def test_restart_does_not_prolong_a_repair_that_is_refused() -> None:
     assert bench.commands() == [FetchTrades(SYMBOL, 7, 2)]
     answer(bench, 7, b"no", 400)
     assert states(bench)[7][0] == 4
+
+
+def release(bench: Bench) -> None:
+    """An operator removes the symbol."""
+    control = {"method": "UNSUBSCRIBE", "params": STREAMS, "id": 2}
+    bench.give("SUBSCRIPTION", A, json.dumps(control).encode())
+    bench.give("SUBSCRIPTION", REST, json.dumps({"symbol": SYMBOL}).encode(), session.RELEASE)
+
+
+def subscribe(bench: Bench) -> None:
+    control = {"method": "SUBSCRIBE", "params": STREAMS, "id": 3}
+    bench.give("SUBSCRIPTION", A, json.dumps(control).encode())
+
+
+def test_symbol_that_was_removed_owes_nothing_when_it_is_added_again(bench: Bench) -> None:
+    book = Book()
+    bench.send(book.change([(True, 99 * 10**8, 5), (False, 101 * 10**8, 7)]))
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit=1000"
+    bench.give("REST", REST, book.snapshot(), target)
+    book.change([])
+    bench.send(book.change([]))
+    assert bench.engine.markets[SYMBOL].book.state == "stale"
+    release(bench)
+    positions = list(bench.engine.positions())
+    assert [(each.stream, each.subscribed) for each in positions] == [
+        (f"trade:{SYMBOL}", False),
+        (f"book:{SYMBOL}", False),
+    ]
+    assert [gap.first for gap in positions[0].gaps] == [2, 5], "their repair goes on"
+    answer(bench, 2, [past_trade(2), past_trade(3)])
+    answer(bench, 5, [past_trade(5), past_trade(6)])
+    before = len(bench.of(GAPS))
+    subscribe(bench)
+    book.update_id += 10**6
+    bench.commands()
+    bench.send(trade(10**6))
+    bench.send(book.change([]))
+    assert bench.commands() == [FetchSnapshot(SYMBOL, False)]
+    bench.give("REST", REST, book.snapshot(), target)
+    assert bench.engine.markets[SYMBOL].book.state == "live"
+    assert [each.last_id for each in bench.engine.positions()] == [10**6, book.update_id]
+    assert len(bench.of(GAPS)) == before
+    bench.send(trade(10**6 + 2))
+    assert bench.of(GAPS)[-1].ids.first == 10**6 + 1
+
+
+def test_removal_before_the_first_message_ends_what_an_earlier_run_owed() -> None:
+    bench = Bench()
+    left = session.Continuation("binance.BTC-USDT", trade_id=10, book_id=20)
+    (payload,) = session.encode_parts(session.Checkpoint({SYMBOL: left}))
+    bench.give("CONNECT", REST, payload, "https://x")
+    bench.give("SUBSCRIPTION", REST, json.dumps({"symbol": SYMBOL}).encode(), session.RELEASE)
+    assert not any(each.subscribed for each in bench.engine.positions())
+    # A connection that was being opened brings messages before it is unsubscribed.
+    bench.open()
+    bench.send(trade(99))
+    control = {"method": "UNSUBSCRIBE", "params": STREAMS, "id": 2}
+    bench.give("SUBSCRIPTION", A, json.dumps(control).encode())
+    assert not any(each.subscribed for each in bench.engine.positions())
+    assert bench.of(GAPS) == []
 
 
 def test_large_checkpoint_is_continued_from_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

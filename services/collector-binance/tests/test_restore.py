@@ -103,7 +103,9 @@ def book(number: int, symbol: str = SYMBOL) -> Record:
     )
 
 
-def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
+def saved(
+    stream: str, last_id: int, *, epoch: int = 3, subscribed: bool = True, **more: Any
+) -> Record:
     """A checkpoint of BTCUSDT."""
     event = Checkpoint(
         source="binance",
@@ -113,6 +115,7 @@ def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
         last_id=last_id,
         event_time=last_id * 10,
         epoch=epoch,
+        subscribed=subscribed,
         **more,
     )
     return record(event, key=f"binance/{stream}")
@@ -389,6 +392,25 @@ async def test_of_two_processes_that_start_together_the_later_session_counts(
         marker(),
     )
     assert (await read())[SYMBOL].trade_id == 9
+
+
+@pytest.mark.parametrize(("subscribed", "is_added"), [(True, False), (False, False), (False, True)])
+async def test_removed_symbol_continues_only_its_gaps(
+    kafka: Kafka, subscribed: bool, is_added: bool
+) -> None:
+    """Also when it was added again, and nothing has come since."""
+    gaps = unreported((6, 8))
+    trades = saved("trade:BTCUSDT", 20, open_gaps=gaps, subscribed=subscribed)
+    book_position = saved("book:BTCUSDT", 30, subscribed=subscribed)
+    change = saved("subscription:BTCUSDT", 0, subscribed=is_added)
+    kafka.put(topics.CHECKPOINTS, trades, book_position, change, marker())
+    left = (await read())[SYMBOL]
+    assert (left.trade_id, left.book_id) == (None, None)
+    assert [gap.missing for gap in left.gaps] == [[(6, 8)]]
+    positions = left.positions(SYMBOL)
+    streams = [] if is_added else ["trade:BTCUSDT", "book:BTCUSDT"]
+    assert [each.stream for each in positions] == streams
+    assert not any(each.subscribed for each in positions)
 
 
 async def test_records_that_are_no_events_are_skipped(

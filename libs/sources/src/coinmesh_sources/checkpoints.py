@@ -233,7 +233,7 @@ class CheckpointWriter:
     def _record(self, position: Position, sequence: int, now: int) -> Record:
         checkpoint = self._checkpoint(position.stream, sequence, now)
         checkpoint.instrument, checkpoint.symbol = position.instrument, position.symbol
-        checkpoint.last_id = position.last_id
+        checkpoint.last_id, checkpoint.subscribed = position.last_id, position.subscribed
         if position.last_time is not None:
             checkpoint.event_time = position.last_time
         spans = sum(len(gap.missing) + len(gap.lost) for gap in position.gaps)
@@ -270,7 +270,7 @@ def _state(position: Position) -> object:
     gaps = [
         (gap.gap_id, gap.revision, count(gap.missing), count(gap.lost)) for gap in position.gaps
     ]
-    return position.last_id, gaps
+    return position.last_id, position.subscribed, gaps
 
 
 def _saved(gap: OpenGap, *, is_coarse: bool) -> pb.OpenGap:

@@ -27,7 +27,7 @@ from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
 from collector_binance.core.messages import Channel
-from collector_binance.core.session import RETRY_GAP, RetryGap, encode_parts
+from collector_binance.core.session import RELEASE, RETRY_GAP, Release, RetryGap, encode_parts
 from collector_binance.exchange import request, rest_client
 from collector_binance.restore import restore
 from collector_binance.settings import CollectorSettings
@@ -209,7 +209,7 @@ class BinanceCollector(Collector[Engine]):
         await self._add(symbol)
 
     async def unsubscribe(self, instrument: str) -> None:
-        """Stop collecting an instrument, also after a restart.
+        """Stop collecting an instrument, also after a restart; it owes no trades from then on.
 
         Raises:
             NotFound: It is not collected.
@@ -223,6 +223,8 @@ class BinanceCollector(Collector[Engine]):
         await self.remember(instrument, symbol, subscribed=False)
         self.catalogue.removed([symbol])
         await self.streams.remove(symbol)
+        payload = msgspec.json.encode(Release(symbol))
+        self.give(self.input(FrameKind.FRAME_KIND_SUBSCRIPTION, payload, RELEASE))
 
     def backfill(self, request: pb.BackfillRequest) -> TradeBackfill:
         """Return the backfill of a request; errors as `span_of`.

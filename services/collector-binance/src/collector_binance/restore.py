@@ -125,15 +125,18 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     """
     tails: dict[str, dict[str, Tail]] = {Channel.TRADE: {}, Channel.BOOK: {}}
     symbols: dict[str, str] = {}
+    removed = {symbol for symbol, is_added in saved.subscriptions.items() if not is_added}
     for each in saved.streams.values():
         channel = each.stream.partition(":")[0]
         if channel not in tails:
             continue
         symbols[each.instrument] = each.symbol
         gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
+        # After a removal nothing is continued but the repair of gaps.
+        last_id = each.last_id if each.subscribed else None
         tails[channel][each.instrument] = Tail(
-            base=each.last_id if channel == Channel.TRADE else None,
-            last=each.last_id,
+            base=last_id if channel == Channel.TRADE else None,
+            last=last_id,
             last_time=each.event_time,
             gaps={gap.gap_id or (gap.first, gap.last): gap for gap in gaps},
             reported=[(gap.first, gap.last) for gap in gaps],
@@ -154,6 +157,8 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
             gaps=trades.saved_gaps(),
             book_gaps=book.saved_gaps(),
         )
+        if symbol in removed:
+            continued[symbol].release()
     return Checkpoint(continued)
 
 

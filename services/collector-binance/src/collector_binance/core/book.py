@@ -88,6 +88,23 @@ class Book:
         self.last_id = last_id
         self.suspect = GapCause.GAP_CAUSE_DOWNTIME
 
+    def release(self, receive_ns: int, out: list[Record]) -> None:
+        """Forget the book: the next delta begins anew."""
+        if self.gap is not None:
+            detail = "the instrument was removed before its book was read anew"
+            state = GapState.GAP_STATE_UNREPAIRABLE
+            self._gaps.close(self.gap, state, receive_ns, out, detail)
+            self.gap = None
+        self._buffer.clear()
+        self.bids.replace([], [])
+        self.asks.replace([], [])
+        self.audit.reset()
+        self._trusted = (None, None)
+        self._held = self._published = Margins()
+        self._restart = Restart()
+        self.renewal = self.last_id = self.last_time = self.suspect = None
+        self.state, self._attempts, self._is_owed = BookState.IDLE, 0, False
+
     def carried(self, is_carried: bool) -> None:
         """Note whether a connection carries the stream: without one no snapshot is requested.
 

@@ -214,6 +214,9 @@ class Engine:
         if given.context == session.RETRY_GAP:
             session.retry_gap(self, given.payload, given.receive_ns, out)
             return
+        if given.context == session.RELEASE:
+            session.release(self, given.payload, given.receive_ns, out)
+            return
         message = decode_control(given.payload)
         link = self.links.get(given.connection) or Link(given.connection, MILLISECONDS)
         self.links[given.connection] = link
@@ -230,6 +233,9 @@ class Engine:
                 left = any(each[1] is route[1] for each in link.routes.values())
                 if not left:
                     route[1].disconnected(link.name, None, out)
+                    if route[1].is_released:
+                        # A connection that was being opened when the symbol was removed.
+                        route[1].release(given.receive_ns, out)
 
     def _rest(self, given: Input, out: list[Record]) -> None:
         path, _, query = given.context.partition(" ")[2].partition("?")

@@ -103,6 +103,7 @@ class Market:
 
     Attributes:
         connections: The connections that carry it now.
+        is_released: Whether an operator removed it, also if it was added again since.
         lanes: The compiled core's way in, by channel.
     """
 
@@ -135,6 +136,7 @@ class Market:
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
         self.is_doubled = False
+        self.is_released = False
         self._parked: Parked | None = None
         self._active: dict[Channel, tuple[int, int]] = {}
         self._streams: dict[Channel, Stream] = {
@@ -219,16 +221,18 @@ class Market:
 
     def positions(self) -> Iterator[Position]:
         """Where the streams with ids are that continue after a restart."""
-        trades, instrument = self.trades, self.encoder.instrument
-        if trades.last_id is not None:
-            gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
-            name = f"{Channel.TRADE}:{self.symbol}"
-            yield Position(name, instrument, self.symbol, trades.last_id, trades.last_time, gaps)
-        if self.book.last_id is not None:
-            name = f"{Channel.BOOK}:{self.symbol}"
-            gaps = [] if self.book.gap is None else [self.book.gap]
-            last_id, last_time = self.book.last_id, self.book.last_time
-            yield Position(name, instrument, self.symbol, last_id, last_time, gaps)
+        trades, book, instrument = self.trades, self.book, self.encoder.instrument
+        trade_gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
+        book_gaps = [] if book.gap is None else [book.gap]
+        for channel, stream, gaps in (
+            (Channel.TRADE, trades, trade_gaps),
+            (Channel.BOOK, book, book_gaps),
+        ):
+            name, last_id = f"{channel}:{self.symbol}", stream.last_id
+            if last_id is not None:
+                yield Position(name, instrument, self.symbol, last_id, stream.last_time, gaps)
+            elif self.is_released:
+                yield Position(name, instrument, self.symbol, 0, None, gaps, subscribed=False)
 
     def stream(self, channel: Channel) -> Stream:
         """The state of one channel."""
@@ -269,6 +273,16 @@ class Market:
         if not self.connections:
             self.book.carried(False)
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
+
+    def release(self, receive_ns: int, out: list[Record]) -> None:
+        """End what is owed: an operator removed it, and what comes later continues nothing.
+
+        The repair of open gaps goes on.
+        """
+        self.is_released = True
+        self.trades.release()
+        self.book.release(receive_ns, out)
+        self.quotes.restart()
 
     def suspect(self, cause: GapCause.ValueType) -> None:
         """Something happened after which any of the streams may have a gap."""

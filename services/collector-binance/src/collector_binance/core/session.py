@@ -28,6 +28,9 @@ BACKFILL: Final = "backfill"
 RETRY_GAP: Final = "retry-gap"
 """The context of a SUBSCRIPTION input whose payload is a `RetryGap`."""
 
+RELEASE: Final = "release"
+"""The context of a SUBSCRIPTION input whose payload is a `Release`."""
+
 
 class SavedGap(Struct):
     """Ids that an earlier run missed; revision 0 when it wrote no record of the gap."""
@@ -88,7 +91,7 @@ class SavedGap(Struct):
 
 
 class Continuation(Struct):
-    """Where an earlier run stopped with one symbol."""
+    """Where an earlier run stopped with one symbol; `released` when an operator removed it."""
 
     instrument: str = ""
     trade_id: int | None = None
@@ -96,9 +99,27 @@ class Continuation(Struct):
     book_id: int | None = None
     gaps: list[SavedGap] = field(default_factory=list[SavedGap], name="holes")
     book_gaps: list[SavedGap] = field(default_factory=list[SavedGap])
+    released: bool = False
+
+    def release(self) -> None:
+        """Forget where the streams stopped: what comes after a removal continues nothing."""
+        self.trade_id = self.trade_time = self.book_id = None
+        self.released = True
 
     def positions(self, symbol: str) -> list[Position]:
         """The streams' positions, until the symbol is collected again."""
+        if self.released:
+            return [
+                Position(
+                    f"{channel}:{symbol}",
+                    self.instrument,
+                    symbol,
+                    0,
+                    gaps=[gap.gap() for gap in gaps],
+                    subscribed=False,
+                )
+                for channel, gaps in ((Channel.TRADE, self.gaps), (Channel.BOOK, self.book_gaps))
+            ]
         positions: list[Position] = []
         if self.trade_id is not None:
             gaps = [gap.gap() for gap in self.gaps]
@@ -128,6 +149,12 @@ class Backfill(Struct):
     spans: list[tuple[int, int]]
 
 
+class Release(Struct):
+    """An operator removed a symbol: what it misses from now on is no gap."""
+
+    symbol: str
+
+
 class RetryGap(Struct):
     """A request to repeat the repair of a gap of one symbol."""
 
@@ -140,6 +167,7 @@ PART_BYTES: Final = 1 << 20
 
 _encode: Final = msgspec.json.encode
 _decode_retry: Final = msgspec.json.Decoder(RetryGap).decode
+_decode_release: Final = msgspec.json.Decoder(Release).decode
 _decode_checkpoint: Final = msgspec.json.Decoder(Checkpoint).decode
 _decode_backfill: Final = msgspec.json.Decoder(Backfill).decode
 
@@ -186,6 +214,8 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
     for saved in left.book_gaps:
         market.book.gap = saved.gap()
         market.gaps.restore(market.book.gap, receive_ns, out)
+    if left.released:
+        market.release(receive_ns, out)
     for saved in left.gaps:
         if saved.unrepairable:
             market.trades.given_up.append(saved.gap())
@@ -204,6 +234,15 @@ def retry_gap(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]
     """Repair a gap again."""
     requested = _decode_retry(payload)
     engine.market(requested.symbol).trades.retry(requested.gap_id, receive_ns, out)
+
+
+def release(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
+    """End what is owed of a symbol that an operator removed; its open gaps are still repaired."""
+    symbol = _decode_release(payload).symbol
+    if (left := engine.restored.get(symbol)) is not None:
+        left.release()
+    if (market := engine.markets.get(symbol)) is not None:
+        market.release(receive_ns, out)
 
 
 def disconnect_cause(reason: str) -> GapCause.ValueType | None:

@@ -90,6 +90,11 @@ class Trades:
         self.suspect = None
         self._publish(data, record, time, out)
 
+    def release(self) -> None:
+        """Forget the last trade: the next one begins anew."""
+        self.last_id = self.last_time = self.suspect = None
+        self._restart = Restart()
+
     def open_gap(
         self, last_missing: int, end_time: int | None, receive_ns: int, out: list[Record]
     ) -> None:
