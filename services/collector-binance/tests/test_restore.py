@@ -394,6 +394,15 @@ async def test_of_two_processes_that_start_together_the_later_session_counts(
     assert (await read())[SYMBOL].trade_id == 9
 
 
+async def test_book_gap_that_a_removal_ended_is_not_continued(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("book:BTCUSDT", 0, subscribed=False), marker())
+    for revision, state in ((1, OPEN), (2, LOST)):
+        book_gap = gap(31, 40, revision, state)
+        book_gap.channel = "book"
+        kafka.put(topics.GAPS, record(book_gap))
+    assert (await read())[SYMBOL].book_gaps == []
+
+
 @pytest.mark.parametrize(("subscribed", "is_added"), [(True, False), (False, False), (False, True)])
 async def test_removed_symbol_continues_only_its_gaps(
     kafka: Kafka, subscribed: bool, is_added: bool

@@ -74,11 +74,12 @@ class Tail:
         if gap.channel == Channel.TRADE and is_after and self.last is not None:
             # Its trades and those before it may not have come to the topic.
             self.last = max(self.last, span[1])
-        if gap.state in _ENDED:
+        is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
+        # A book's is not repaired by ids, so nothing reopens it.
+        if gap.state in _ENDED or (is_lost and gap.channel == Channel.BOOK):
             self.gaps.pop(gap.gap_id, None)
             return
         spans = [*known.missing, *known.lost] if known is not None else [span]
-        is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
         self.gaps[gap.gap_id] = OpenGap(
             channel=gap.channel,
             first=span[0],
