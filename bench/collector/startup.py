@@ -81,7 +81,7 @@ def fill(log: Log, symbols: int, gaps: int, trades: int) -> None:
             fields = names(number)
             for channel in ("trade", "book"):
                 stream = f"{channel}:{fields['symbol']}"
-                event = Checkpoint(**fields, stream=stream, last_id=last, epoch=1)
+                event = Checkpoint(**fields, stream=stream, last_id=last, subscribed=True, epoch=1)
                 log.put(topics.CHECKPOINTS, f"binance/{stream}", event)
     stream = f"round:{COLLECTOR}"
     marker = Checkpoint(source="binance", stream=stream, receive_time=time.time_ns(), epoch=1)

@@ -1,6 +1,7 @@
 """CheckpointWriter: rounds after acknowledgement, what they contain, and what they leave out."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -69,9 +70,7 @@ async def test_round_ends_with_its_marker(source: Source, writer: CheckpointWrit
     assert source.round() == [("trade:A", 5), ("book:A", 9), ("round:collector-v", 0)]
 
 
-async def test_round_has_only_what_changed(
-    source: Source, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_round_has_only_what_changed(source: Source, writer: CheckpointWriter) -> None:
     source.move("trade:A", 5)
     source.move("trade:B", 1)
     await writer.write()
@@ -81,12 +80,32 @@ async def test_round_has_only_what_changed(
     source.move("trade:A", 6)
     await writer.write()
     assert source.round() == [("trade:A", 6), ("round:collector-v", 0)]
-    monkeypatch.setattr(checkpoints, "MARKER_NS", 0)
-    source.move("trade:A", 7)
+
+
+async def test_all_positions_are_written_again_before_compaction(
+    source: Source, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outdated process may have written later records of the same streams."""
+    lag = float(topics.CHECKPOINTS.settings["min.compaction.lag.ms"]) / 1000
+    assert lag > 2 * (checkpoints.REWRITE_SECONDS + checkpoints.ROUND_SECONDS)
+    source.move("trade:A", 5)
+    source.move("trade:B", 1)
     await writer.write()
+    source.move("trade:A", 6)
     source.round()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + checkpoints.REWRITE_SECONDS + 1)
     await writer.write()
-    assert source.round() == [("round:collector-v", 0)], "the tail that a start reads stays short"
+    assert source.round() == [("trade:A", 6), ("trade:B", 1), ("round:collector-v", 0)]
+    await writer.write()
+    assert source.round() == []
+
+
+async def test_marker_is_written_without_a_position(
+    source: Source, writer: CheckpointWriter
+) -> None:
+    await writer.write()
+    assert source.round() == [("round:collector-v", 0)]
 
 
 async def test_position_is_that_before_the_acknowledgement(
@@ -119,6 +138,8 @@ async def test_gap_that_shrinks_or_is_lost_is_written(
         missing=[(6, 9)],
         gap_id="v.A:gap:trade:1-6",
         revision=1,
+        failed_attempts=3,
+        refused_ns=77,
     )
     source.move("trade:A", 10, gap)
     await writer.write()
@@ -135,6 +156,32 @@ async def test_gap_that_shrinks_or_is_lost_is_written(
     restored = checkpoints.open_gap("trade", source.sent[0].open_gaps[0])
     assert (restored.missing, restored.lost) == ([], [(6, 6), (8, 9)])
     assert restored.state == GapState.GAP_STATE_UNREPAIRABLE
+
+
+async def test_checkpoint_of_many_gaps_stays_below_what_kafka_takes(
+    source: Source, writer: CheckpointWriter
+) -> None:
+    fragmented = [(2 * number, 2 * number) for number in range(10**12, 10**12 + 30_000)]
+    gaps = [
+        OpenGap(
+            "trade",
+            10**13 + number,
+            10**13 + number,
+            cause=GapCause.GAP_CAUSE_BACKFILL,
+            detail="x" * 10_000,
+            missing=[(10**13 + number, 10**13 + number)],
+            gap_id=f"binance.1000SATS-FDUSD:gap:trade:1723161600000000-{10**13 + number}",
+            revision=1_723_161_600_000_000,
+        )
+        for number in range(1100)
+    ]
+    gaps[0].first, gaps[0].last, gaps[0].missing = *fragmented[0], fragmented
+    source.move("trade:A", 10**13, *gaps)
+    await writer.write()
+    checkpoint = source.sent[0]
+    assert checkpoint.ByteSize() < topics.MAX_MESSAGE_BYTES // 4
+    restored = checkpoints.open_gap("trade", checkpoint.open_gaps[0])
+    assert restored.missing == [(fragmented[0][0], fragmented[-1][1])]
 
 
 async def test_subscription_has_a_record_of_its_own(

@@ -20,7 +20,7 @@ def test_cost_stays_within_the_window_and_its_reserve() -> None:
 
 def test_reported_use_counts() -> None:
     budget = Budget(6000)
-    budget.reported(5_000, 6010.0)
+    budget.reported(5_000, 6005.0, 6010.0)
     assert budget.delay(50, 6011.0) > 0
     assert budget.used(6011.0) == 5_000
 

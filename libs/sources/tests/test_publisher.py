@@ -4,11 +4,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from coinmesh_contracts import framing
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
 from coinmesh_sources.publisher import Publisher
 from coinmesh_sources.recorder import FrameRecorder
+from meshkit.errors import DataLoss, InvalidArgument
 from meshkit.metrics import Metrics
 
-QUOTES, TRADES = "market.quotes.v1", "market.trades.v1"
+QUOTES, TRADES, GAPS = "market.quotes.v1", "market.trades.v1", "ingest.gaps.v1"
+OPEN, REPAIRED = (
+    framing.header(1) + Gap(state=state).SerializeToString()
+    for state in (GapState.GAP_STATE_OPEN, GapState.GAP_STATE_REPAIRED)
+)
 
 
 class SlowKafka:
@@ -112,15 +121,51 @@ async def test_gap_record_waits_until_earlier_trades_are_acknowledged() -> None:
     kafka = SlowKafka()
     feed = Feed(kafka, most=100)
     feed.put(TRADES, b"a", b"1")
-    feed.put("ingest.gaps.v1", b"a", b"repaired")
+    feed.put(GAPS, b"a", REPAIRED)
     drained = asyncio.create_task(feed.publisher.drain())
     await kafka.take_frames(room=5)
     await until(lambda: ("flush", b"", b"") in kafka.sent)
     assert sent(kafka, TRADES) == [b"1"]
-    assert sent(kafka, "ingest.gaps.v1") == []
+    assert sent(kafka, GAPS) == []
     kafka.acknowledged.set()
     await drained
-    assert sent(kafka, "ingest.gaps.v1") == [b"repaired"]
+    assert sent(kafka, GAPS) == [REPAIRED]
+
+
+async def test_only_gap_records_that_promise_events_wait_for_them() -> None:
+    kafka = SlowKafka()
+    kafka.acknowledged.set()
+    feed = Feed(kafka, most=100)
+    feed.put(TRADES, b"a", b"1")
+    for value in (OPEN, OPEN, REPAIRED, REPAIRED, OPEN):
+        feed.put(GAPS, b"a", value)
+    feed.put(TRADES, b"a", b"2")
+    feed.put(GAPS, b"a", REPAIRED)
+    drained = asyncio.create_task(feed.publisher.drain())
+    await kafka.take_frames(room=10)
+    await drained
+    order = [
+        {TRADES: "trade", "flush": "flush", OPEN: "open", REPAIRED: "repaired"}.get(
+            value if topic == GAPS else topic, ""
+        )
+        for topic, _, value in kafka.sent
+    ]
+    assert " ".join(filter(None, order)) == (
+        "trade open open flush repaired repaired open trade flush repaired"
+    )
+
+
+async def test_frames_that_kafka_does_not_take_end_the_publisher() -> None:
+    """Their events would have no input in the archive."""
+    kafka = SlowKafka()
+    feed = Feed(kafka, most=100)
+    feed.put(TRADES, b"a", b"1")
+    drained = asyncio.create_task(feed.publisher.drain())
+    await until(lambda: kafka.requests)
+    kafka.requests.pop().set_exception(InvalidArgument("RECORD_TOO_LARGE", "too large"))
+    with pytest.raises(DataLoss, match="c/1 can't be recorded: too large"):
+        await drained
+    assert kafka.sent == []
 
 
 async def test_delivered_returns_once_earlier_events_are_acknowledged() -> None:

@@ -96,6 +96,7 @@ async def carrier(monkeypatch: pytest.MonkeyPatch) -> Carrier:
 
     monkeypatch.setattr(slots, "Backoff", functools.partial(Backoff, sleep=no_sleep))
     monkeypatch.setattr(slots, "OVERLAP_SECONDS", 0.0)
+    monkeypatch.setattr(slots, "LOOK_SECONDS", 0.01)
     return Carrier()
 
 
@@ -202,3 +203,17 @@ async def test_stall_after_messages_resets_the_patience(carrier: Carrier, slot: 
         await until(lambda count=number: len(carrier.ended) > count)
     assert carrier.patience == [1.0, 2.0, 1.0]
     assert {reason for _, reason in carrier.ended} == {STALLED}
+
+
+async def test_messages_end_the_patience_with_a_quiet_market(carrier: Carrier, slot: Slot) -> None:
+    carrier.stalled = True
+    for number in range(5):
+        await carrier.requested.get()
+        carrier.opening.put_nowait(connection(f"c/{number}"))
+        await until(lambda count=number: len(carrier.ended) > count)
+    assert carrier.patience == [1.0, 2.0, 4.0, 8.0, 8.0]
+    carrier.stalled = False
+    carrier.patience.clear()
+    current = await opened(carrier, slot, "c/5")
+    current.socket.messages = 5
+    await until(lambda: 1.0 in carrier.patience)

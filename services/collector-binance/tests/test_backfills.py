@@ -19,6 +19,7 @@ from coinmesh_sources import checkpoints
 from coinmesh_sources.backfills import KEPT, Backfills
 from coinmesh_sources.inputs import Input
 from coinmesh_sources.rest import Answer
+from collector_binance import trade_backfill
 from collector_binance.core.commands import FetchTrades
 from collector_binance.testing import SYMBOL, past_trade, trade
 from collector_binance.trade_backfill import MAX_IDS, Presence, TradeBackfill, span_of
@@ -321,6 +322,21 @@ async def test_failed_scan_is_the_operations_error(
     operation = runs.get(name)
     assert (operation.done, operation.error.code, operation.error.message) == (True, 14, message)
     assert collector.bench.commands() == []
+
+
+async def test_backfill_of_too_many_spans_is_rejected(
+    collector: Collector, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a gap, and a checkpoint holds all of them."""
+    monkeypatch.setattr(trade_backfill, "MAX_OPEN_GAPS", 3)
+    collector.topic |= {12, 14, 16, 18}
+    name = runs.start(11, 18).name
+    await scanned(runs)
+    assert "4 spans" in runs.get(name).error.message
+    assert collector.bench.commands() == []
+    accepted = runs.start(11, 16).name
+    await scanned(runs)
+    assert not runs.get(accepted).HasField("error")
 
 
 async def test_unknown_name_is_not_found(runs: Runs) -> None:

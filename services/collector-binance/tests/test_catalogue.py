@@ -1,47 +1,18 @@
 """Catalogue: names and statuses from exchangeInfo, and answers that cannot be used."""
 
 import json
-from typing import Any
 
 import pytest
+from fakes import Rest, entry, exchange_info
 
+from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER as DEAD
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.digest import parse
-from coinmesh_sources.rest import Answer, Budget
+from coinmesh_sources.inputs import Input
 from collector_binance.catalogue import PATH, WEIGHT, Catalogue
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine
 from meshkit.errors import NotFound, Unavailable
-
-
-class Rest:
-    """A REST client that gives one answer."""
-
-    url = "https://exchange"
-
-    def __init__(self) -> None:
-        self.budget = Budget(6000)
-        self.status = 200
-        self.body = b""
-        self.requests: list[tuple[str, dict[str, Any], int]] = []
-
-    async def get(self, path: str, arguments: dict[str, Any], weight: int) -> Answer:
-        self.requests.append((path, arguments, weight))
-        return Answer(f"GET {path}", self.status, self.body, 1, 1)
-
-
-def entry(base: str, quote: str = "USDT", status: str = "TRADING") -> dict[str, Any]:
-    return {
-        "symbol": base + quote,
-        "status": status,
-        "baseAsset": base,
-        "quoteAsset": quote,
-        "filters": [{"filterType": "LOT_SIZE", "stepSize": "0.00001000"}],
-        "unknown": {"kept": "as received"},
-    }
-
-
-def exchange_info(*entries: dict[str, Any], **more: Any) -> bytes:
-    return json.dumps({"symbols": entries, **more}).encode()
 
 
 @pytest.fixture
@@ -172,3 +143,36 @@ async def test_engine_publishes_instruments_of_the_inputs(catalogue: Catalogue) 
         ("binance.OLD-USDT", "BREAK"),
         ("binance.BTC-USDT", "TRADING"),
     ]
+
+
+BROKEN = {"symbol": "BTCUSDT", "status": "BREAK", "baseAsset": 7}
+
+
+async def test_entry_that_cannot_be_read_keeps_the_last_one(
+    catalogue: Catalogue, rest: Rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    rest.body = exchange_info(BROKEN, {"symbol": "NEWUSDT"}, entry("ETH"), {})
+    await catalogue.refresh()
+    assert sorted(catalogue.infos) == ["BTCUSDT", "ETHUSDT"]
+    assert catalogue.changes(["BTCUSDT", "ETHUSDT"]) == ([], [])
+    assert [json.loads(each.payload)["symbols"] for each in catalogue.inputs("c/0", ["BTCUSDT"])]
+    assert caplog.text.count("exchangeInfo: ") == 3
+
+
+def test_engine_publishes_the_entries_beside_unusable_ones() -> None:
+    engine = Engine(Headers.offline())
+    odd = entry("ODD")
+    odd["filters"][0]["stepSize"] = "1e-5"
+    body = exchange_info(entry("BTC"), BROKEN, odd, entry("ETH"))
+    given = Input(FrameKind.FRAME_KIND_REST, "c/0", 1, body, f"GET {PATH}", 200)
+    records = engine.apply(given)
+    events = [parse(topic, value) for topic, _, value in records]
+    instruments = [event.instrument for event in events if event.type != DEAD]
+    assert instruments == ["binance.BTC-USDT", "binance.ETH-USDT"]
+    dead = [event for event in events if event.type == DEAD]
+    assert [letter.reason for letter in dead] == ["INVALID_MESSAGE", "BAD_NUMBER"]
+    assert json.loads(dead[0].value) == BROKEN
+    assert len({letter.event_id for letter in dead}) == 2
+    assert engine.infos["ODDUSDT"].status == "TRADING"
+    assert engine.market("ODDUSDT").encoder.instrument == "binance.ODD-USDT"
+    assert len(engine.apply(given)) == 1, "a definition is a dead letter once"

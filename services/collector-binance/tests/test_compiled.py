@@ -18,7 +18,16 @@ from coinmesh_sources.recorder import FrameRecorder
 from collector_binance.capture_engine import CaptureEngine
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import Headers
-from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins, state, text, trade
+from collector_binance.testing import (
+    BEGIN_NS,
+    SYMBOL,
+    Book,
+    CaptureTwins,
+    Twins,
+    state,
+    text,
+    trade,
+)
 
 LINKS = ["binance/s/1", "binance/s/2"]
 STREAMS = [f"{SYMBOL.lower()}@{s}" for s in ("trade", "bookTicker", "depth@100ms", "kline_1m")]
@@ -140,6 +149,46 @@ def test_what_jumps_ahead_and_cannot_be_held_is_refused_when_it_comes(frame: byt
     assert sum(pair.engine.counters.dead_letters.values()) == 1
     pair.engine.tick(pair.now + 10**10)
     assert sum(pair.engine.counters.dead_letters.values()) == 1
+
+
+def test_both_cores_give_a_snapshot_to_the_same_symbol() -> None:
+    """Quotes are nearer to it than the books' deltas are, and only one core keeps them."""
+    engine = CaptureTwins(Headers.offline())
+    near, far = Book("AUSDT", update_id=1000), Book("BUSDT", update_id=1000)
+    frames = [
+        near.change([(True, PRICE, 5), (False, PRICE + 1, 5)]),
+        far.change([(True, 3 * PRICE // 2, 5), (False, 3 * PRICE // 2 + 1, 5)]),
+    ]
+    quoted = Book("AUSDT", {5 * PRICE // 2: 5}, {5 * PRICE // 2 + 1: 5}, update_id=1001)
+    snapshot = Book("", {12 * PRICE // 5: 5}, {12 * PRICE // 5 + 1: 5}, update_id=1000)
+    for number, frame in enumerate([*frames, quoted.quote(), snapshot.snapshot()]):
+        engine.process(frame, BEGIN_NS + number, LINKS[0])
+    states = {symbol: market.book.state for symbol, market in engine.markets.items()}
+    assert states == {"AUSDT": "buffering", "BUSDT": "live"}
+
+
+@pytest.mark.parametrize(
+    ("number", "is_held"),
+    [("1" + "0" * 29, True), ("9" * 30, False), ("1" + "0" * 30, False)],
+    ids=["longest", "without-a-common-scale", "too-long"],
+)
+def test_long_numbers_are_held_or_refused_alike(number: str, is_held: bool) -> None:
+    """A number has at most 30 characters, so that its units fit 127 bits."""
+    pair = Pair()
+    for price, size in ((number, "1.00000000"), ("98.00000000", number)):
+        depth = json.loads(pair.book.change([]))
+        depth["data"]["b"] = [[price, size]]
+        quote = json.loads(pair.book.quote())
+        quote["data"] |= {"b": price, "B": size, "a": price, "A": size}
+        deal = json.loads(trade(pair.engine.markets[SYMBOL].trades.last_id or 0))
+        deal["data"] |= {"t": deal["data"]["t"] + 1, "p": price, "q": size}
+        for frame in (depth, quote, deal):
+            pair.send(json.dumps(frame, separators=(",", ":")).encode())
+        pair.snapshot()
+    assert bool(pair.engine.counters.dead_letters) is not is_held
+    for engine in (pair.engine, pair.engine.twin):
+        trades = engine.markets[SYMBOL].trades
+        assert trades.last_id == (12 if is_held else 10)
 
 
 # What JSON readers differ in, put anywhere into a usual frame.

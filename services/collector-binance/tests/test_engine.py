@@ -20,6 +20,7 @@ from engine_bench import (
     Bench,
 )
 
+from collector_binance.core import klines as core_klines
 from collector_binance.core.commands import ControlReply, FetchSnapshot, FetchTrades
 from collector_binance.core.session import Checkpoint, Continuation, SavedGap
 from collector_binance.testing import (
@@ -261,6 +262,23 @@ def test_a_kline_of_which_we_saw_a_part_is_not_compared(bench: Bench) -> None:
     klines = bench.engine.markets[SYMBOL].klines
     assert (klines.matches, klines.mismatches) == (0, 0)
     assert bench.of(GAPS) == []
+
+
+def test_trades_without_a_kline_are_held_for_minutes_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.send(OPEN_KLINE)
+    for number in range(1, 600):
+        bench.send(trade(number, T=BEGIN_MS + number * 1000))
+    held = bench.engine.markets[SYMBOL].klines._held
+    assert max(held) == 599
+    assert 300 <= len(held) <= 360
+    monkeypatch.setattr(core_klines, "KEPT_TRADES", 400)
+    for number in range(600, 1100):
+        bench.send(trade(number, T=BEGIN_MS + 600_000))
+    held = bench.engine.markets[SYMBOL].klines._held
+    assert max(held) == 1099
+    assert 200 <= len(held) <= 400
 
 
 def test_a_kline_tells_of_trades_that_never_came(bench: Bench) -> None:

@@ -9,8 +9,10 @@ from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.digest import parse
 from coinmesh_sources.inputs import Input
+from collector_binance.core.book import BUFFERED_DELTAS
 from collector_binance.core.commands import FetchSnapshot
 from collector_binance.core.encode import Headers
+from collector_binance.core.renewal import KEPT_DELTAS, Renewal
 from collector_binance.testing import BEGIN_NS, SYMBOL, Book, Twins
 
 LIMIT = 100
@@ -104,3 +106,27 @@ def test_a_published_snapshot_reaches_beyond_its_best_prices() -> None:
     for snapshot in snapshots:
         assert snapshot.ask_price_units[0] < snapshot.trusted_high_units
         assert snapshot.bid_price_units[0] > snapshot.trusted_low_units
+
+
+def test_buffered_deltas_are_bounded_while_no_snapshot_comes() -> None:
+    """The oldest are forgotten: a snapshot that comes then has to cover them."""
+    venue = Venue(1)
+    old = venue.answer()
+    for number in range(BUFFERED_DELTAS + 100):
+        venue.give(FrameKind.FRAME_KIND_MESSAGE, STREAM, venue.move(1 - 2 * (number % 2)))
+    book = venue.engine.markets[SYMBOL].book
+    assert len(book._buffer) == BUFFERED_DELTAS
+    venue.engine.commands.clear()
+    target = f"GET /api/v3/depth?symbol={SYMBOL}&limit={LIMIT}"
+    venue.give(FrameKind.FRAME_KIND_REST, REST, old, target)
+    assert (book.state, venue.asks_for_snapshot()) == ("buffering", True)
+    venue.give(FrameKind.FRAME_KIND_REST, REST, venue.answer(), target)
+    assert (book.state, book.last_id, len(book._buffer)) == ("live", venue.book.update_id, 0)
+
+
+def test_deltas_kept_for_a_renewal_are_bounded() -> None:
+    renewal = Renewal[int](since=10)
+    for number in range(11, 11 + KEPT_DELTAS + 5):
+        renewal.add(number, number)
+    assert (len(renewal.deltas), renewal.since) == (KEPT_DELTAS, 15)
+    assert renewal.deltas[0] == (16, 16)

@@ -1,12 +1,14 @@
 """Requests: what is sent first, what replaces what, and what waits for Kafka."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from coinmesh_sources.recorder import MAX_INPUT_BYTES
 from coinmesh_sources.requests import WORKERS, RequestQueue
-from coinmesh_sources.rest import Answer
+from coinmesh_sources.rest import UNREACHABLE, Answer
 from collector_binance.core.commands import FetchSnapshot, FetchTrades
 from collector_binance.exchange import request
 from meshkit.metrics import Metrics
@@ -23,10 +25,10 @@ class Exchange:
         self.asked.put_nowait((f"{path} {arguments['symbol']}", answer))
         return await answer
 
-    async def answered(self) -> str:
+    async def answered(self, body: bytes = b"{}") -> str:
         """Answer the next request; which one it was."""
         target, answer = await self.asked.get()
-        answer.set_result(Answer(f"GET {target}", 200, b"{}", 1, 1))
+        answer.set_result(Answer(f"GET {target}", 200, body, 1, 1))
         return target
 
 
@@ -92,6 +94,26 @@ async def test_repairs_do_not_starve_a_first_snapshot(
     assert targets[0] == "/api/v3/depth FIRST"
 
 
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(0, 0.0), (1, 0.5), (3, 2.0), (7, 30.0), (1024, 30.0), (10**6, 30.0)]
+)
+async def test_repeated_request_is_delayed_up_to_half_a_minute(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, attempt: int, seconds: float
+) -> None:
+    delays: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    def call_later(delay: float, callback: Callable[..., object], *args: object) -> Any:
+        delays.append(delay)
+        return loop.call_soon(callback, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_later", call_later)
+        harness.put(FetchSnapshot("A", urgent=True, attempt=attempt))
+    assert delays == ([seconds] if seconds else [])
+    assert await drained(harness, 1) == ["/api/v3/depth A"]
+
+
 async def test_nothing_is_requested_while_paused(harness: Harness) -> None:
     harness.requests.pause(True)
     harness.put(FetchTrades("A", 1, 10))
@@ -119,5 +141,17 @@ async def test_unanswered_past_trades_leave_a_worker_for_snapshots(harness: Harn
         answer.set_result(Answer(f"GET {target}", 200, b"[]", 1, 1))
     late = [await harness.exchange.answered() for _ in range(2)]
     assert late == ["/api/v3/historicalTrades T3", "/api/v3/historicalTrades T4"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_answer_that_kafka_does_not_take_is_replaced_by_its_size(harness: Harness) -> None:
+    harness.put(FetchTrades("A", 1, 10))
+    running = asyncio.create_task(harness.requests.run())
+    await harness.exchange.answered(b"x" * (MAX_INPUT_BYTES + 1))
+    while not harness.inputs:  # noqa: ASYNC110 (nothing notifies)
+        await asyncio.sleep(0)
+    (given,) = harness.inputs
+    assert (given.status, given.payload) == (UNREACHABLE, b"the answer has 3670017 bytes")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -2,26 +2,34 @@
 
 import asyncio
 import functools
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from fakes import collector_settings
 
 from coinmesh_simulators.testing import LocalSimulator
 from coinmesh_sources import rest
 from coinmesh_sources.rest import RestClient
-from collector_binance.exchange import HISTORY_PATH, rest_client
-from collector_binance.settings import CollectorSettings
+from collector_binance import streams
+from collector_binance.catalogue import PATH, Catalogue
+from collector_binance.collector import BinanceCollector
+from collector_binance.core.commands import FetchSnapshot, FetchTrades
+from collector_binance.exchange import HISTORY_PATH, request, rest_client
+from collector_binance.settings import MARKET_DATA_HOST, CollectorSettings
 from meshkit.backoff import Backoff
 from meshkit.metrics import Metrics
+from meshkit.tracing import Tracing
 
-DEPTH = "/api/v3/depth"
+DEPTH, TIME = "/api/v3/depth", "/api/v3/time"
 BEGIN = 6000.0
 HTML = "<html><body>Request blocked.</body></html>"
 
@@ -31,9 +39,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = BEGIN
+        self.set_forward = 0.0
         self.sleeps: list[float] = []
 
     def time(self) -> float:
+        return self.now + self.set_forward
+
+    def monotonic(self) -> float:
         return self.now
 
     def time_ns(self) -> int:
@@ -96,13 +108,7 @@ async def exchange() -> AsyncIterator[Exchange]:
 
 def settings(url: str, **more: Any) -> CollectorSettings:
     """Settings of a client for the exchange at `url`."""
-    values: dict[str, Any] = {
-        "kafka_bootstrap_servers": "127.0.0.1:9",
-        "schema_registry_url": "http://127.0.0.1:9",
-        "binance_rest_url": url,
-        "binance_mtls": False,
-    }
-    return CollectorSettings(**values | more)
+    return collector_settings(binance_rest_url=url, **more)
 
 
 @pytest.fixture
@@ -166,6 +172,20 @@ async def test_refusal_is_waited_out(
     assert len(exchange.requests) == 2
 
 
+async def test_refusal_lasts_whatever_the_wall_clock_is_set_to(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    def refuse(_: web.Request) -> web.Response:
+        clock.set_forward = 3600.0
+        return web.Response(status=418, headers={"Retry-After": "100"})
+
+    exchange.answers.append(refuse)
+    await client.get(DEPTH, {}, 5)
+    clock.set_forward = -3600.0
+    await client.get(DEPTH, {}, 5)
+    assert clock.sleeps == [0.25, 99.75]
+
+
 async def test_refusal_delays_other_requests(
     client: RestClient, exchange: Exchange, clock: Clock
 ) -> None:
@@ -200,6 +220,34 @@ async def test_server_error_is_retried_with_backoff(
     assert clock.sleeps == [0.25, 0.5, 1.0]
 
 
+async def test_server_error_that_lasts_is_the_answer(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    """Otherwise a worker waits for one host as long as that is down."""
+    for _ in range(rest.ATTEMPTS):
+        exchange.add(503, HTML)
+    answer = await client.get(DEPTH, {}, 5)
+    assert (answer.status, answer.body) == (503, HTML.encode())
+    assert len(exchange.requests) == rest.ATTEMPTS
+    assert clock.sleeps == [0.25, 0.5, 1.0]
+
+
+async def test_unreachable_host_is_an_answer_with_its_reason(clock: Clock) -> None:
+    async with rest_client(settings("http://127.0.0.1:9"), Metrics()) as client:
+        answer = await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
+    assert (answer.context, answer.status) == (f"GET {DEPTH}?symbol=BTCUSDT", rest.UNREACHABLE)
+    assert b"127.0.0.1:9" in answer.body
+    assert clock.sleeps == [0.25, 0.5, 1.0]
+
+
+async def test_refusals_do_not_count_as_outages(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    for _ in range(2 * rest.ATTEMPTS):
+        exchange.add(429, Retry_After="1")
+    assert (await client.get(DEPTH, {}, 5)).status == 200
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404])
 async def test_other_answer_is_final_whatever_its_body(
     client: RestClient, exchange: Exchange, clock: Clock, status: int
@@ -223,6 +271,20 @@ async def test_reported_weight_delays_until_the_next_minute(
     await client.get("/api/v3/time", {}, 1)
     assert clock.sleeps == [pytest.approx(40.05)]
     assert client.budget.used(clock.now) == 1
+
+
+async def test_weight_of_the_minute_before_does_not_count(
+    client: RestClient, exchange: Exchange, clock: Clock
+) -> None:
+    clock.now += 59
+
+    def slowly(_: web.Request) -> web.Response:
+        clock.now += 2
+        return web.Response(headers={"X-MBX-USED-WEIGHT-1M": "5900"})
+
+    exchange.answers.append(slowly)
+    await client.get(DEPTH, {}, 5)
+    assert client.budget.used(clock.now) == 0
 
 
 async def test_invalid_reported_weight_is_ignored(
@@ -345,3 +407,49 @@ async def test_fault_of_the_exchange_is_survived(
     assert answer.status == 200
     assert b'"lastUpdateId"' in answer.body
     assert clock.sleeps == pytest.approx(sleeps)
+
+
+async def test_every_request_is_served_by_its_default_host(simulator: LocalSimulator) -> None:
+    """The simulator serves below each documented host's name what that host serves."""
+    defaults = collector_settings()
+    hosts = [urlsplit(url).hostname for url in (defaults.binance_rest_url, defaults.history_url)]
+    rest_url, history_url = (f"{simulator.base}/{host}" for host in hosts)
+    chosen = settings(rest_url, binance_history_url=history_url)
+    statuses: dict[str, int] = {}
+
+    async with rest_client(chosen, Metrics()) as client:
+        get = client.get
+
+        async def recorded(path: str, arguments: rest.Arguments, cost: int) -> rest.Answer:
+            answer = await get(path, arguments, cost)
+            statuses[path] = answer.status
+            return answer
+
+        client.get = recorded  # type: ignore[method-assign]
+        await Catalogue(client).refresh()
+        for command in (FetchSnapshot("BTCUSDT", urgent=True), FetchTrades("BTCUSDT", 1, 10)):
+            sent = request(command, chosen.binance_snapshot_limit)
+            await client.get(sent.path, sent.arguments, sent.cost)
+        collector = BinanceCollector(chosen, Tracing(chosen))
+        collector.register(Metrics())
+        collector.rest = client
+        measuring = asyncio.create_task(collector._measure_clock())
+        while TIME not in statuses:  # noqa: ASYNC110 (nothing notifies)
+            await asyncio.sleep(0.01)
+        measuring.cancel()
+        await asyncio.wait({measuring})
+    assert statuses == dict.fromkeys((PATH, DEPTH, HISTORY_PATH, TIME), 200)
+
+
+async def test_history_is_not_served_by_the_host_of_market_data(simulator: LocalSimulator) -> None:
+    url = f"{simulator.base}/{MARKET_DATA_HOST}"
+    async with rest_client(settings(url), Metrics()) as client:
+        answer = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
+    assert answer.status >= 400
+
+
+def test_no_other_path_is_requested() -> None:
+    """A new request belongs into the test of the default hosts."""
+    source = Path(streams.__file__).parent
+    text = "".join(path.read_text() for path in source.rglob("*.py"))
+    assert set(re.findall(r'"(/api/v3/\w+)"', text)) == {PATH, DEPTH, HISTORY_PATH, TIME}

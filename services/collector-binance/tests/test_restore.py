@@ -65,6 +65,19 @@ def trade(number: int, *, live: bool = True, symbol: str = SYMBOL) -> Record:
     return record(event, key=instrument)
 
 
+def late(number: int, time: int) -> Record:
+    """A trade of the stream at that time."""
+    event = Trade(
+        trade_id=number,
+        event_time=time,
+        publish_time=1,
+        source="binance",
+        symbol=SYMBOL,
+        instrument=INSTRUMENT,
+    )
+    return record(event)
+
+
 def gap(first: int, last: int, revision: int, state: GapState.ValueType = OPEN, **more: Any) -> Gap:
     event = Gap(
         gap_id=f"{INSTRUMENT}:gap:trade:1-{first}",
@@ -90,7 +103,9 @@ def book(number: int, symbol: str = SYMBOL) -> Record:
     )
 
 
-def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
+def saved(
+    stream: str, last_id: int, *, epoch: int = 3, subscribed: bool = True, **more: Any
+) -> Record:
     """A checkpoint of BTCUSDT."""
     event = Checkpoint(
         source="binance",
@@ -100,6 +115,7 @@ def saved(stream: str, last_id: int, *, epoch: int = 3, **more: Any) -> Record:
         last_id=last_id,
         event_time=last_id * 10,
         epoch=epoch,
+        subscribed=subscribed,
         **more,
     )
     return record(event, key=f"binance/{stream}")
@@ -252,22 +268,89 @@ async def test_tail_completes_the_gaps_of_a_checkpoint(kafka: Kafka) -> None:
     assert (lost.gap_id, lost.missing, lost.unrepairable) == (name + "14", [(14, 15)], True)
 
 
+async def test_gap_record_before_its_neighbours_is_continued_once(kafka: Kafka) -> None:
+    """The collector was killed before the trades before and after the gap were acknowledged."""
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.TRADES, trade(6))
+    kafka.put(topics.GAPS, record(gap(9, 12, 4, start_time=80, end_time=130)))
+    left = (await read())[SYMBOL]
+    assert left.trade_id == 12
+    assert [gap.missing for gap in left.gaps] == [[(9, 12)], [(7, 8)]]
+
+
+async def test_gap_before_trade_ids_began_anew_does_not_count_as_seen(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.GAPS, record(gap(9, 12, 4, start_time=40, end_time=130)))
+    assert (await read())[SYMBOL].trade_id == 5
+
+
+async def test_book_gap_includes_updates_that_did_not_reach_the_topic(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("book:BTCUSDT", 30), marker())
+    book_gap = gap(35, 40, 1)
+    book_gap.channel = "book"
+    kafka.put(topics.GAPS, record(book_gap))
+    kafka.put(topics.BOOKS, book(31))
+    (left,) = (await read()).values()
+    assert [(gap.first_id, gap.missing) for gap in left.book_gaps] == [(32, [(32, 40)])]
+
+
+def unreported(*spans: tuple[int, int]) -> list[OpenGap]:
+    """Gaps of a checkpoint whose start ended before it wrote a record of them."""
+    return [
+        OpenGap(first=first, last=last, missing_first=[first], missing_last=[last])
+        for first, last in spans
+    ]
+
+
+async def test_every_gap_without_a_record_is_continued(kafka: Kafka) -> None:
+    gaps = unreported((6, 6), (8, 8), (10, 11))
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20, open_gaps=gaps), marker())
+    left = (await read())[SYMBOL]
+    assert [(gap.gap_id, gap.missing) for gap in left.gaps] == [
+        ("", [(6, 6)]),
+        ("", [(8, 8)]),
+        ("", [(10, 11)]),
+    ]
+
+
+@pytest.mark.parametrize(("state", "count"), [(OPEN, 1), (REPAIRED, 0)])
+async def test_record_of_a_gap_replaces_the_one_without(
+    kafka: Kafka, state: GapState.ValueType, count: int
+) -> None:
+    gaps = unreported((6, 8), (10, 11))
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 20, open_gaps=gaps), marker())
+    kafka.put(topics.TRADES, trade(7, live=False))
+    kafka.put(topics.GAPS, record(gap(6, 8, 4)), record(gap(6, 8, 5, state)))
+    left = (await read())[SYMBOL]
+    continued = [(gap.gap_id, gap.missing) for gap in left.gaps]
+    assert ("", [(10, 11)]) in continued
+    name = f"{INSTRUMENT}:gap:trade:1-6"
+    assert [each for each in continued if each[0]] == [(name, [(6, 6), (8, 8)])] * count
+
+
 async def test_trade_ids_that_began_anew_are_continued(kafka: Kafka) -> None:
     kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 1_000_001), marker())
     kafka.put(topics.TRADES, trade(1_000_001), trade(1_000_002))
-    for number in (12, 14, 13, 15):
-        event = Trade(
-            trade_id=number,
-            event_time=10_000_020 + number,
-            publish_time=1,
-            source="binance",
-            symbol=SYMBOL,
-            instrument=INSTRUMENT,
-        )
-        kafka.put(topics.TRADES, record(event))
+    for number in (12, 13, 14, 16, 15):
+        kafka.put(topics.TRADES, late(number, 20_000_000 + number))
     left = (await read())[SYMBOL]
-    assert (left.trade_id, left.trade_time) == (15, 10_000_035)
+    assert (left.trade_id, left.trade_time) == (16, 20_000_016)
     assert left.gaps == []
+
+
+@pytest.mark.parametrize(
+    "trades",
+    [[(6, 20_000_000)], [(6, 20_000_000), (8, 20_000_001)], [(6, 101), (7, 102), (8, 103)]],
+    ids=["one", "two", "not-newer"],
+)
+async def test_late_trades_are_no_beginning(kafka: Kafka, trades: list[tuple[int, int]]) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5), marker())
+    kafka.put(topics.TRADES, trade(10), *(late(*each) for each in trades))
+    left = (await read())[SYMBOL]
+    assert (left.trade_id, left.trade_time) == (10, 100)
+    missing = {6, 7, 8, 9} - {number for number, _ in trades}
+    spans = [span for gap in left.gaps for span in gap.missing]
+    assert {n for first, last in spans for n in range(first, last + 1)} == missing
 
 
 async def test_records_of_others_are_ignored(kafka: Kafka) -> None:
@@ -297,6 +380,46 @@ async def test_checkpoint_of_an_outdated_writer_is_ignored(kafka: Kafka) -> None
     kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 9, epoch=4), marker(epoch=4))
     kafka.put(topics.CHECKPOINTS, saved("trade:BTCUSDT", 5, epoch=3))
     assert (await read())[SYMBOL].trade_id == 9
+
+
+async def test_of_two_processes_that_start_together_the_later_session_counts(
+    kafka: Kafka,
+) -> None:
+    kafka.put(
+        topics.CHECKPOINTS,
+        saved("trade:BTCUSDT", 9, session="binance/2-b"),
+        saved("trade:BTCUSDT", 5, session="binance/1-a"),
+        marker(),
+    )
+    assert (await read())[SYMBOL].trade_id == 9
+
+
+async def test_book_gap_that_a_removal_ended_is_not_continued(kafka: Kafka) -> None:
+    kafka.put(topics.CHECKPOINTS, saved("book:BTCUSDT", 0, subscribed=False), marker())
+    for revision, state in ((1, OPEN), (2, LOST)):
+        book_gap = gap(31, 40, revision, state)
+        book_gap.channel = "book"
+        kafka.put(topics.GAPS, record(book_gap))
+    assert (await read())[SYMBOL].book_gaps == []
+
+
+@pytest.mark.parametrize(("subscribed", "is_added"), [(True, False), (False, False), (False, True)])
+async def test_removed_symbol_continues_only_its_gaps(
+    kafka: Kafka, subscribed: bool, is_added: bool
+) -> None:
+    """Also when it was added again, and nothing has come since."""
+    gaps = unreported((6, 8))
+    trades = saved("trade:BTCUSDT", 20, open_gaps=gaps, subscribed=subscribed)
+    book_position = saved("book:BTCUSDT", 30, subscribed=subscribed)
+    change = saved("subscription:BTCUSDT", 0, subscribed=is_added)
+    kafka.put(topics.CHECKPOINTS, trades, book_position, change, marker())
+    left = (await read())[SYMBOL]
+    assert (left.trade_id, left.book_id) == (None, None)
+    assert [gap.missing for gap in left.gaps] == [[(6, 8)]]
+    positions = left.positions(SYMBOL)
+    streams = [] if is_added else ["trade:BTCUSDT", "book:BTCUSDT"]
+    assert [each.stream for each in positions] == streams
+    assert not any(each.subscribed for each in positions)
 
 
 async def test_records_that_are_no_events_are_skipped(

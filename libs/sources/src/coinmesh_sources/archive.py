@@ -50,8 +50,12 @@ def is_archive(path: Path) -> bool:
         raise CaptureError(f"can't read the capture {path}: {error.strerror}") from error
 
 
-def read_archive(path: Path) -> Iterator[Input]:
-    """Yield the inputs of archived sessions, session by session, in order.
+def read_archive(path: Path, source: str) -> Iterator[Input]:
+    """Yield the inputs of a source's archived sessions, session by session, in order.
+
+    Args:
+        path: An object, or a directory of them.
+        source: The source; frames of others are in the same objects.
 
     Raises:
         CaptureError: Not archived frames, or some of a session are missing.
@@ -62,12 +66,14 @@ def read_archive(path: Path) -> Iterator[Input]:
     sessions: dict[str, _Session] = {}
     for file in files:
         for batch in _batches(file):
+            if batch.source != source:
+                continue
             session = sessions.setdefault(_name(batch), _Session(batch.receive_time))
             session.receive_ns = min(session.receive_ns, batch.receive_time)
             first = session.files.get(file, batch.first_sequence)
             session.files[file] = min(first, batch.first_sequence)
     if not sessions:
-        raise CaptureError(f"{path}: contains no records of {topics.FRAMES.name}")
+        raise CaptureError(f"{path}: contains no {topics.FRAMES.name} of {source}")
     for name in sorted(sessions, key=lambda name: sessions[name].receive_ns):
         yield from _inputs(path, name, sessions[name])
 

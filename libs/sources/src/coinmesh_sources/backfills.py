@@ -86,8 +86,9 @@ class Backfills:
         if running is None:
             raise NotFound(
                 "BACKFILL_NOT_FOUND",
-                f"there is no backfill {name!r}; those of an ended process are forgotten, and what "
-                "they had not read continues as open gaps",
+                f"there is no backfill {name!r}; those of an ended process are forgotten: the gaps "
+                "that one has opened are repaired all the same, one that was still looking for "
+                "gaps must be started again",
                 backfill=name,
             )
         return self._operation(name, running)

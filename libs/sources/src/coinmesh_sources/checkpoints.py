@@ -4,7 +4,12 @@ A round is a snapshot of all positions that changed, written once Kafka has ackn
 before it, and ended by a marker with the time of the snapshot. So what was published after a round
 is in the tail of the source's topics since the marker, and a start reads as much as there are
 streams, whatever the history behind them. Subscriptions that were changed at run time have a record
-of their own. A record with a lower epoch than one before it is an outdated writer's and ignored.
+of their own.
+
+Of several records of a stream the one of the newest writer counts: the highest epoch, and of two
+processes that started together, and so have the same one, the later session. A later record of an
+outdated writer would replace it in the compacted topic. So each writer writes all its positions
+again well within the time for which the topic is not compacted.
 """
 
 from __future__ import annotations
@@ -36,11 +41,18 @@ from meshkit.tails import read_to_end
 _log = logging.getLogger(__name__)
 
 ROUND_SECONDS: Final = 5.0
-MARKER_NS: Final = 60 * 10**9
-"""At the latest after so long without a change a round is written for its marker."""
+REWRITE_SECONDS: Final = 20.0
+"""After so long a round has all positions, also those that did not change; less than half of the
+topic's min.compaction.lag.ms."""
 
 MARGIN: Final = timedelta(seconds=10)
 """How much the clocks of the collector and the brokers may differ: more makes duplicates."""
+
+MAX_SPANS: Final = 20_000
+"""Parts of gaps in one checkpoint; a gap with several parts is saved as one span beyond that."""
+
+MAX_DETAIL: Final = 200
+"""Characters of a gap's detail in a checkpoint."""
 
 # Longer than most outages of Kafka; a new process has a new certificate.
 STALL_SECONDS: Final = 600.0
@@ -86,7 +98,7 @@ async def read(settings: KafkaSettings, source: str, collector: str) -> Saved:
         checkpoint = parsed(message, pb.Checkpoint)
         if checkpoint is None:
             continue
-        if checkpoint.epoch >= newest.get(checkpoint.stream, checkpoint).epoch:
+        if _writer(checkpoint) >= _writer(newest.get(checkpoint.stream, checkpoint)):
             newest[checkpoint.stream] = checkpoint
     saved = Saved(epoch=max((each.epoch for each in newest.values()), default=0))
     marker = newest.get(f"{_MARKER}{collector}")
@@ -98,6 +110,11 @@ async def read(settings: KafkaSettings, source: str, collector: str) -> Saved:
         elif not stream.startswith(_MARKER):
             saved.streams[stream] = checkpoint
     return saved
+
+
+def _writer(checkpoint: pb.Checkpoint) -> tuple[int, str]:
+    """The order of writers; sessions of a source begin with their time."""
+    return checkpoint.epoch, checkpoint.session
 
 
 def client_of(collector: str) -> str:
@@ -129,7 +146,7 @@ def parsed(message: Message, kind: type[E]) -> E | None:
 
 
 def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
-    """A checkpoint's gap; its failed attempts are forgotten, so that repairs start anew."""
+    """A checkpoint's gap: its repair is due at once, but is given up when it would have been."""
     spans = list(zip(saved.missing_first, saved.missing_last, strict=True))
     return OpenGap(
         channel=channel,
@@ -141,6 +158,8 @@ def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
         end_time=saved.end_time if saved.HasField("end_time") else None,
         missing=[] if saved.unrepairable else spans,
         lost=spans if saved.unrepairable else [],
+        failed_attempts=saved.failed_attempts,
+        refused_ns=saved.refused_since,
         gap_id=saved.gap_id,
         revision=saved.revision,
         state=GapState.GAP_STATE_UNREPAIRABLE if saved.unrepairable else GapState.GAP_STATE_OPEN,
@@ -170,7 +189,7 @@ class CheckpointWriter:
         self._header = framing.header(schema_id)
         self._engine, self._publisher, self._producer = engine, publisher, producer
         self._written: dict[str, object] = {}
-        self._next_marker_ns = 0
+        self._next_rewrite = 0.0
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -184,13 +203,16 @@ class CheckpointWriter:
         """Write what has changed since the last round."""
         async with self._turn:
             now, sequence = time.time_ns(), self._engine.sequence
+            is_rewrite = time.monotonic() >= self._next_rewrite
             changed = {
                 each.stream: (each, state)
                 for each in self._engine.positions()
-                if self._written.get(each.stream) != (state := _state(each))
+                if (state := _state(each)) != self._written.get(each.stream) or is_rewrite
             }
-            if not changed and now < self._next_marker_ns:
+            if not changed and not is_rewrite:
                 return
+            if is_rewrite:
+                self._next_rewrite = time.monotonic() + REWRITE_SECONDS
             # Serialized now: positions change while the acknowledgements are awaited.
             pending = [self._record(position, sequence, now) for position, _ in changed.values()]
             await self._publisher.delivered()
@@ -199,7 +221,6 @@ class CheckpointWriter:
             marker = self._checkpoint(f"{_MARKER}{self._writer.collector}", sequence, now)
             await self._producer.deliver(*self._framed(marker))
             self._written |= {stream: state for stream, (_, state) in changed.items()}
-            self._next_marker_ns = now + MARKER_NS
 
     async def subscription(self, instrument: str, symbol: str, subscribed: bool) -> None:
         """Record that a subscription was changed at run time; returns once acknowledged."""
@@ -212,10 +233,18 @@ class CheckpointWriter:
     def _record(self, position: Position, sequence: int, now: int) -> Record:
         checkpoint = self._checkpoint(position.stream, sequence, now)
         checkpoint.instrument, checkpoint.symbol = position.instrument, position.symbol
-        checkpoint.last_id = position.last_id
+        checkpoint.last_id, checkpoint.subscribed = position.last_id, position.subscribed
         if position.last_time is not None:
             checkpoint.event_time = position.last_time
-        checkpoint.open_gaps.extend(_saved(gap) for gap in position.gaps)
+        spans = sum(len(gap.missing) + len(gap.lost) for gap in position.gaps)
+        if is_coarse := spans > MAX_SPANS:
+            _log.warning(
+                "%s lacks %d parts of gaps, more than a checkpoint holds: a start now would "
+                "publish what is between them again",
+                position.stream,
+                spans,
+            )
+        checkpoint.open_gaps.extend(_saved(gap, is_coarse=is_coarse) for gap in position.gaps)
         return self._framed(checkpoint)
 
     def _checkpoint(self, stream: str, sequence: int, now: int) -> pb.Checkpoint:
@@ -241,12 +270,14 @@ def _state(position: Position) -> object:
     gaps = [
         (gap.gap_id, gap.revision, count(gap.missing), count(gap.lost)) for gap in position.gaps
     ]
-    return position.last_id, gaps
+    return position.last_id, position.subscribed, gaps
 
 
-def _saved(gap: OpenGap) -> pb.OpenGap:
+def _saved(gap: OpenGap, *, is_coarse: bool) -> pb.OpenGap:
     # What the source lacks of an open gap is requested once more after a restart.
     spans = sorted([*gap.missing, *gap.lost])
+    if is_coarse:
+        spans = [(spans[0][0], spans[-1][1])] if spans else []
     return pb.OpenGap(
         gap_id=gap.gap_id,
         revision=gap.revision,
@@ -257,7 +288,7 @@ def _saved(gap: OpenGap) -> pb.OpenGap:
         cause=gap.cause,
         start_time=gap.start_time,
         end_time=gap.end_time,
-        detail=gap.detail,
+        detail=gap.detail[:MAX_DETAIL],
         failed_attempts=gap.failed_attempts,
         refused_since=gap.refused_ns,
         unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,

@@ -102,8 +102,11 @@ class Collector(Resource, Generic[E]):
         """Open REST clients and read what the start requires of the source."""
 
     @abstractmethod
-    async def restore(self, saved: Saved) -> bytes:
-        """Return the session's first payload: where the streams continue."""
+    async def restore(self, saved: Saved) -> Sequence[bytes]:
+        """Return where the streams continue: the payloads of the session's first inputs.
+
+        Each is recorded whole, so none may be larger than `recorder.MAX_INPUT_BYTES`.
+        """
 
     @abstractmethod
     def create(self, ids: SchemaIds) -> tuple[E, Element | None]:
@@ -162,13 +165,14 @@ class Collector(Resource, Generic[E]):
         await self.open()
         saved = await checkpoints.read(self._settings, self.source, self._settings.service_name)
         self.epoch = saved.epoch + 1
-        payload = await self.restore(saved)
+        payloads = await self.restore(saved)
         engine, element = self.create(ids)
         self._wire(engine, element, ids, producer)
         assert self._publisher is not None
         assert self._checkpoints is not None
         assert self._liveness is not None
-        self.give(self.input(FrameKind.FRAME_KIND_CONNECT, payload, self.url))
+        for payload in payloads:
+            self.give(self.input(FrameKind.FRAME_KIND_CONNECT, payload, self.url))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publisher.run())
             group.create_task(producer.run())

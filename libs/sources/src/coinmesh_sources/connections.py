@@ -17,6 +17,9 @@ STALLED: Final = "stalled"
 CLOSED: Final = "closed"
 """Reason of a DISCONNECT: the collector closed the connection in favour of another."""
 
+REJECTED: Final = "the subscription was rejected"
+"""Reason of a DISCONNECT: the source rejected a change of the connection's subscriptions."""
+
 
 class AttemptLimit:
     """Limits the connection attempts of this process to `count` in `seconds`."""

@@ -69,6 +69,8 @@ class Position:
         last_id: The last native id.
         last_time: That event's time by the source's clock, microseconds; None when unknown.
         gaps: Gaps that are open or were given up, oldest first.
+        subscribed: Whether the stream is collected from there on; False after it was removed, and
+            then what comes later is no gap.
     """
 
     stream: str
@@ -77,6 +79,7 @@ class Position:
     last_id: int
     last_time: int | None = None
     gaps: list[OpenGap] = field(default_factory=list)
+    subscribed: bool = True
 
 
 class Engine(Protocol):

@@ -16,10 +16,11 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import framing, topics
+from coinmesh_contracts.events.v1.gap_pb2 import Gap, GapState
 from coinmesh_sources.inputs import Record
 from coinmesh_sources.recorder import FrameRecorder
-from meshkit.errors import InvalidArgument, Unavailable
+from meshkit.errors import DataLoss, InvalidArgument, Unavailable
 from meshkit.metrics import Metrics
 from meshkit.producer import Headers, OnDelivery, Producer
 
@@ -64,6 +65,8 @@ class Publisher:
         self._work = asyncio.Event()
         self._round = asyncio.Lock()
         self._in_flight = 0
+        # Whether Kafka has acknowledged every event that was sent before the next gap record.
+        self._is_flushed = True
         self._waiting: list[asyncio.Future[None]] = []
         self.on_backpressure: Callable[[bool], None] = lambda _: None
         self.is_backed_up = False
@@ -121,7 +124,7 @@ class Publisher:
         """Send everything that waits, round by round.
 
         Raises:
-            DataLoss: Kafka refused a record.
+            DataLoss: Kafka refused a record, or frames are too large for it.
         """
         async with self._round:
             while self._work.is_set():
@@ -165,17 +168,22 @@ class Publisher:
         try:
             await self._producer.deliver(*record)
         except InvalidArgument as error:
-            _log.error("%s", error.message, extra={"reason": error.reason})
+            # Without it the session's archive is unreadable, and its events would have no input.
+            message = f"frames of {record[1].decode()} can't be recorded: {error.message}"
+            raise DataLoss("FRAMES_NOT_RECORDED", message) from error
 
     async def _send(self, events: list[Outgoing]) -> None:
         # Their arguments are an event's parts, traced or not.
         send = cast(Callable[..., None], self._producer.produce_nowait)
         wait = cast(Callable[..., Awaitable[None]], self._producer.produce)
         for record in events:
-            if record[0] == _GAPS:
+            if record[0] != _GAPS:
+                self._is_flushed = False
+            elif not self._is_flushed and not _is_open(record[2]):
                 # On another partition than its events: a gap must not become repaired before Kafka
                 # has acknowledged them.
                 await self._producer.flush(math.inf)
+                self._is_flushed = True
             try:
                 send(*record)
             except BufferError:
@@ -191,3 +199,9 @@ class Publisher:
             key = record[0], record[1]
             self.coalesced += key in self._latest
             self._latest[key] = record
+
+
+def _is_open(value: bytes) -> bool:
+    """Whether a gap record promises nothing about the events before it."""
+    gap = Gap.FromString(framing.split(value)[1])
+    return gap.state == GapState.GAP_STATE_OPEN

@@ -13,6 +13,8 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import Frame, FrameBatch, Fram
 from coinmesh_sources.inputs import Input, Record
 
 FLUSH_BYTES: Final = 256 * 1024
+MAX_INPUT_BYTES: Final = topics.MAX_MESSAGE_BYTES - 2 * FLUSH_BYTES
+"""The largest input that Kafka takes in a batch with what is flushed at the latest before it."""
 _TAG: Final = bytes([FrameBatch.FRAMES_FIELD_NUMBER << 3 | 2])
 
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.inputs import Input
-from coinmesh_sources.rest import Arguments, RestClient
+from coinmesh_sources.recorder import MAX_INPUT_BYTES
+from coinmesh_sources.rest import UNREACHABLE, Arguments, RestClient
 from meshkit.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ LANE_WORKERS: Final = WORKERS - 1
 another is not."""
 _BASE_SECONDS: Final = 0.25
 _MAX_SECONDS: Final = 30.0
+# Far beyond the longest delay; a greater power of two overflows.
+_MAX_DOUBLINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ class RequestQueue:
     def put(self, request: Request) -> None:
         """Queue a request; a repeated attempt is delayed, with growing delays."""
         loop = asyncio.get_running_loop()
-        attempt = request.attempt
-        delay = min(_MAX_SECONDS, _BASE_SECONDS * 2**attempt) if attempt else 0.0
+        doublings = min(request.attempt, _MAX_DOUBLINGS)
+        delay = min(_MAX_SECONDS, _BASE_SECONDS * 2**doublings) if doublings else 0.0
         self._count += 1
         entry = _Entry(loop.time() + delay + request.patience, self._count, request)
         if request.replaces:
@@ -138,8 +141,16 @@ class RequestQueue:
                 continue
             answer = await self._rest.get(request.path, request.arguments, request.cost)
             self._leave(entry)
+            if len(answer.body) > MAX_INPUT_BYTES:
+                size = f"the answer has {len(answer.body)} bytes".encode()
+                answer = replace(answer, status=UNREACHABLE, body=size)
             if answer.status != 200:
-                _log.error("%s is refused: %s", answer.context, answer.body[:200])
+                _log.error(
+                    "%s failed with status %d: %s",
+                    answer.context,
+                    answer.status,
+                    answer.body[:200].decode("utf-8", "replace"),
+                )
             self._on_input(
                 Input(
                     FrameKind.FRAME_KIND_REST,

@@ -1,7 +1,8 @@
 """A REST client that obeys a provider's budgets and refusals.
 
-Requests are repeated until there is a final answer: 200, or a 4xx that a repetition would not
-change at once. What a provider limits, refuses and reports is its `RestPolicy`.
+Requests are repeated until there is a final answer: 200, a 4xx that a repetition would not change
+at once, or the last of a few outages in a row. What a provider limits, refuses and reports is its
+`RestPolicy`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from meshkit.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
+
+ATTEMPTS: Final = 4
+"""How often a request is sent while the provider is unreachable or answers 5xx: the caller decides
+what is due after that, and no worker is held by one host."""
+
+UNREACHABLE: Final = 0
+"""The status of an answer that did not come or can't be taken; its body is the reason."""
 
 Arguments = Mapping[str, str | int]
 """Query parameters in order."""
@@ -69,8 +77,9 @@ class Answer:
 
     Attributes:
         context: Method and path with query, as recorded.
-        status: The HTTP status: 200, or a 4xx that a repetition would not change at once.
-        body: As received.
+        status: The HTTP status: 200, a 4xx that a repetition would not change at once, or the 5xx
+            of the last attempt; `UNREACHABLE` without an answer.
+        body: As received; the reason without an answer.
         receive_ns: When it was complete.
         round_trip_ns: How long it took.
     """
@@ -112,9 +121,13 @@ class Budget:
         self._used += cost
         return 0.0
 
-    def reported(self, used: int, now: float) -> None:
-        """Apply the provider's own count, from an answer's header."""
-        self._used = max(self.used(now), used)
+    def reported(self, used: int, began: float, now: float) -> None:
+        """Apply the provider's own count, from an answer's header.
+
+        That of a request which began in an earlier window may be the count of that window.
+        """
+        if int(began // self._seconds) == int(now // self._seconds):
+            self._used = max(self.used(now), used)
 
 
 class RestClient:
@@ -171,60 +184,73 @@ class RestClient:
         await self._session.close()
 
     async def get(self, path: str, arguments: Arguments, cost: int) -> Answer:
-        """Return the final answer to a GET; waits out refusals, outages and the budget."""
+        """Return the final answer to a GET; waits out refusals, short outages and the budget."""
         target = f"{path}?{urlencode(arguments)}" if arguments else path
         base = self._policy.other_hosts.get(path, self.url)
         backoff = Backoff(base=0.25, cap=30.0)
+        failures = 0
         while True:
             await self._admitted(cost)
-            try:
-                answer = await self._try(base, target)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = str(error) or type(error).__name__
-                _log.warning("%s at %s unreachable: %s; retrying", self._policy.name, base, problem)
-                self._retries.labels("unreachable").inc()
-                await backoff.wait()
-                continue
-            if answer is not None:
+            answer = await self._try(base, target)
+            if answer is not None and UNREACHABLE < answer.status < 500:
                 return answer
+            if answer is not None:
+                failures += 1
+                self._failed(base, answer, is_last=failures == ATTEMPTS)
+                if failures == ATTEMPTS:
+                    return answer
             await backoff.wait()
 
     async def _admitted(self, cost: int) -> None:
         while True:
-            now = time.time()
-            delay = max(self._blocked_until - now, 0) or self.budget.delay(cost, now)
+            # A refusal lasts by a clock that nobody sets; the budget's windows are the provider's.
+            blocked = self._blocked_until - time.monotonic()
+            delay = max(blocked, 0) or self.budget.delay(cost, time.time())
             if not delay:
                 return
             await asyncio.sleep(delay)
 
     async def _try(self, base: str, target: str) -> Answer | None:
-        """Send one request; None when it must be repeated."""
+        """Send one request; None when the provider refuses it for some time."""
         began = time.time_ns()
-        async with self._session.get(base + target) as response:
-            body = await response.read()
-            status = response.status
-            receive_ns = time.time_ns()
-            self._answers.labels(str(status)).inc()
-            used = response.headers.get(self._policy.used_header, "")
-            if _is_number(used):
-                self.budget.reported(int(used), time.time())
-            refusal = self._policy.refusals.get(status)
-            if refusal is not None and refusal.by_host and base != self.url:
-                # An answer: waiting would delay what the usual host serves.
-                name = self._policy.name
-                _log.warning("%s at %s answers %s: %s", name, base, status, refusal.meaning)
-            elif refusal is not None:
-                self._refused(status, refusal, response.headers.get("Retry-After", ""))
-                return None
-            if status >= 500:
-                _log.warning("%s answers %s to %s; retrying", self._policy.name, status, target)
-                self._retries.labels(str(status)).inc()
-                return None
+        try:
+            async with self._session.get(base + target) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            problem = str(error) or type(error).__name__
+            now = time.time_ns()
+            return Answer(f"GET {target}", UNREACHABLE, problem.encode(), now, now - began)
+        status = response.status
+        receive_ns = time.time_ns()
+        self._answers.labels(str(status)).inc()
+        used = response.headers.get(self._policy.used_header, "")
+        if _is_number(used):
+            self.budget.reported(int(used), began / 1e9, receive_ns / 1e9)
+        refusal = self._policy.refusals.get(status)
+        if refusal is not None and refusal.by_host and base != self.url:
+            # An answer: waiting would delay what the usual host serves.
+            name = self._policy.name
+            _log.warning("%s at %s answers %s: %s", name, base, status, refusal.meaning)
+        elif refusal is not None:
+            self._refused(status, refusal, response.headers.get("Retry-After", ""))
+            return None
         return Answer(f"GET {target}", status, body, receive_ns, receive_ns - began)
+
+    def _failed(self, base: str, answer: Answer, *, is_last: bool) -> None:
+        is_unreachable = answer.status == UNREACHABLE
+        problem = (
+            f"is unreachable: {answer.body.decode(errors='replace')}"
+            if is_unreachable
+            else f"answers {answer.status} to {answer.context}"
+        )
+        then = "given up for now" if is_last else "retrying"
+        _log.warning("%s at %s %s; %s", self._policy.name, base, problem, then)
+        if not is_last:
+            self._retries.labels("unreachable" if is_unreachable else str(answer.status)).inc()
 
     def _refused(self, status: int, refusal: Refusal, retry_after: str) -> None:
         wait = float(retry_after) if _is_number(retry_after) else refusal.seconds
-        self._blocked_until = max(self._blocked_until, time.time() + wait)
+        self._blocked_until = max(self._blocked_until, time.monotonic() + wait)
         self._retries.labels(str(status)).inc()
         _log.warning(
             "%s at %s answers %s: %s; retrying in %.0f s",

@@ -14,7 +14,8 @@ from meshkit.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 OVERLAP_SECONDS: Final = 2.0
-MAX_PATIENCE: Final = 64.0
+LOOK_SECONDS: Final = 1.0
+MAX_PATIENCE: Final = 8.0
 
 
 class Carrier(Protocol):
@@ -97,17 +98,19 @@ class Slot:
                 left = connection.expires - time.monotonic()
                 await asyncio.wait(
                     {connection.socket.ended, shutdown},
-                    timeout=max(0.0, min(left, 1.0)),
+                    timeout=max(0.0, min(left, LOOK_SECONDS)),
                     return_when="FIRST_COMPLETED",
                 )
                 if connection.socket.ended.done():
                     return connection.socket.ended.result()
+                quiet = connection.socket.messages <= connection.control_messages
                 if self._all.is_stalled(connection, self._patience):
                     # A quiet market is no stall: each connection in a row that was silent from its
                     # beginning gets twice the time of the one before.
-                    quiet = connection.socket.messages <= connection.control_messages
                     self._patience = min(MAX_PATIENCE, 2 * self._patience) if quiet else 1.0
                     return STALLED
+                if not quiet:
+                    self._patience = 1.0
                 if shutdown.done() or time.monotonic() >= connection.expires:
                     return None
         finally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from coinmesh_sources.inputs import Record
-from collector_binance.core.book import BookState
+from collector_binance.core.book_parts import BookState
 from collector_binance.core.encode import Headers
 from collector_binance.core.engine import Engine, Link
 from collector_binance.core.market import Market
@@ -95,9 +95,8 @@ def _middle(snapshot: BookSnapshot) -> float | None:
 
 def _distance(middle: float | None, market: Market) -> float:
     """How far a price is from the instrument's, as a ratio's logarithm; 0 when unknown."""
-    # A quote may have no side: nothing was in the book then.
-    quoted = [price for price in (market.quotes.last or ())[::2] if price]
-    known = quoted or [price for price in market.book.near_prices() if price]
+    # Not the last quote: the compiled core does not keep it. A side may be empty.
+    known = [price for price in market.book.near_prices() if price]
     if not middle or not known:
         return 0.0
     return abs(math.log(middle / (sum(known) / len(known))))

@@ -21,6 +21,7 @@ from collector_binance.core.instruments import (
     SymbolInfo,
     decode_exchange_info,
     decode_symbol_info,
+    decode_symbol_name,
     instrument_name,
 )
 from meshkit.errors import NotFound, Unavailable
@@ -31,6 +32,7 @@ PATH: Final = "/api/v3/exchangeInfo"
 WEIGHT: Final = 20
 TRADING: Final = "TRADING"
 _PER_INPUT: Final = 100
+_BAD_ENTRY: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Catalogue:
@@ -58,17 +60,28 @@ class Catalogue:
             if answer.status != 200:
                 raise ValueError(f"HTTP {answer.status}: {answer.body[:200]!r}")
             info: ExchangeInfo = decode_exchange_info(answer.body)
-            raw = [(decode_symbol_info(each), bytes(each)) for each in info.symbols]
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             message = f"{self._rest.url}{PATH} gives no exchangeInfo: {error}"
             raise Unavailable("EXCHANGE_ANSWER", message) from error
-        if not raw:
+        entries: dict[str, tuple[SymbolInfo, bytes]] = {}
+        kept: set[str] = set()
+        for body in info.symbols:
+            try:
+                entry = decode_symbol_info(body)
+                entries[entry.symbol] = entry, bytes(body)
+            except _BAD_ENTRY as error:
+                _log.warning("exchangeInfo: %s: %s", error, bytes(body)[:200])
+                kept.add(_name(body))
+        if not entries:
             # Everything would count as delisted.
-            message = f"{self._rest.url}{PATH} names no symbol"
+            message = f"{self._rest.url}{PATH} names no symbol that can be read"
             raise Unavailable("EXCHANGE_ANSWER", message)
-        self._raw = {each.symbol: body for each, body in raw}
-        self.infos = {each.symbol: each for each, _ in raw}
-        self._symbols = {instrument_name(each.symbol, each): each.symbol for each, _ in raw}
+        # Without its last entry a symbol whose new one can't be read would count as delisted.
+        for symbol in kept & self.infos.keys():
+            entries.setdefault(symbol, (self.infos[symbol], self._raw[symbol]))
+        self._raw = {symbol: body for symbol, (_, body) in entries.items()}
+        self.infos = {symbol: entry for symbol, (entry, _) in entries.items()}
+        self._symbols = {instrument_name(each, entry): each for each, entry in self.infos.items()}
         self._rest.budget.limit = info.weight_per_minute() or self._rest.budget.limit
 
     def trading(self) -> list[str]:
@@ -89,6 +102,10 @@ class Catalogue:
         listed = sorted(trading - collected - self._known)
         self._known |= trading
         return listed, sorted(collected - set(self.infos))
+
+    def removed(self, symbols: Iterable[str]) -> None:
+        """Note symbols that an operator removed: they aren't new when they trade again."""
+        self._known.update(symbols)
 
     def symbol_of(self, name: str) -> str:
         """The venue's symbol for an instrument's name or a symbol.
@@ -119,3 +136,11 @@ class Catalogue:
             )
             for start in range(0, len(bodies), _PER_INPUT)
         ]
+
+
+def _name(entry: msgspec.Raw) -> str:
+    """The symbol of an entry that can't be read otherwise; empty for none."""
+    try:
+        return decode_symbol_name(entry).symbol
+    except _BAD_ENTRY:
+        return ""

@@ -27,7 +27,7 @@ from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
 from collector_binance.core.instruments import VENUE, instrument_name
 from collector_binance.core.messages import Channel
-from collector_binance.core.session import RETRY_GAP, RetryGap
+from collector_binance.core.session import RELEASE, RETRY_GAP, Release, RetryGap, encode_parts
 from collector_binance.exchange import request, rest_client
 from collector_binance.restore import restore
 from collector_binance.settings import CollectorSettings
@@ -98,18 +98,20 @@ class BinanceCollector(Collector[Engine]):
                 _log.warning("%s; retrying", error.message, extra={"reason": error.reason})
                 await backoff.wait()
 
-    async def restore(self, saved: Saved) -> bytes:
-        """Return the checkpoint of the session.
+    async def restore(self, saved: Saved) -> list[bytes]:
+        """Return the checkpoint of the session, in parts.
 
         Raises:
             SettingsError: The exchange lacks a symbol of the settings.
         """
-        self._symbols = self._chosen(saved.subscriptions)
+        self._symbols = self._chosen(saved)
         self.catalogue.changes(self._symbols)
+        changed = saved.subscriptions.items()
+        self.catalogue.removed(symbol for symbol, is_added in changed if not is_added)
         checkpoint = await restore(self.settings, saved)
         checkpoint.epoch = self.epoch
         _log.info("%d instruments continue at their checkpoints", len(checkpoint.symbols))
-        return msgspec.json.encode(checkpoint)
+        return encode_parts(checkpoint)
 
     def create(self, ids: SchemaIds) -> tuple[Engine, Element | None]:
         """Create the engine, streams and requests."""
@@ -207,7 +209,7 @@ class BinanceCollector(Collector[Engine]):
         await self._add(symbol)
 
     async def unsubscribe(self, instrument: str) -> None:
-        """Stop collecting an instrument, also after a restart.
+        """Stop collecting an instrument, also after a restart; it owes no trades from then on.
 
         Raises:
             NotFound: It is not collected.
@@ -219,7 +221,10 @@ class BinanceCollector(Collector[Engine]):
                 "SUBSCRIPTION_NOT_FOUND", f"{instrument} is not collected", instrument=instrument
             )
         await self.remember(instrument, symbol, subscribed=False)
+        self.catalogue.removed([symbol])
         await self.streams.remove(symbol)
+        payload = msgspec.json.encode(Release(symbol))
+        self.give(self.input(FrameKind.FRAME_KIND_SUBSCRIPTION, payload, RELEASE))
 
     def backfill(self, request: pb.BackfillRequest) -> TradeBackfill:
         """Return the backfill of a request; errors as `span_of`.
@@ -258,23 +263,28 @@ class BinanceCollector(Collector[Engine]):
             self.give(given)
         await self.streams.add([symbol])
 
-    def _chosen(self, changed: dict[str, bool]) -> list[str]:
+    def _chosen(self, saved: Saved) -> list[str]:
         """The settings' symbols, with what was added and removed at run time."""
+        changed, infos = saved.subscriptions, self.catalogue.infos
         chosen = self.settings.symbols
         if chosen is None:
             chosen = self.catalogue.trading()
-        unknown = [symbol for symbol in chosen if symbol not in self.catalogue.infos]
+        removed = [symbol for symbol in chosen if changed.get(symbol) is False]
+        added = [symbol for symbol, is_added in changed.items() if is_added]
+        if removed:
+            _log.info("removed at run time: %s; AddSubscription resumes them", ", ".join(removed))
+        kept = list(dict.fromkeys([*(s for s in chosen if s not in removed), *added]))
+        missing = [symbol for symbol in kept if symbol not in infos]
+        collected = {each.symbol for each in saved.streams.values()} | set(added)
+        unknown = [symbol for symbol in missing if symbol not in collected]
         if unknown:
             raise SettingsError(
                 f"COINMESH_BINANCE_SYMBOLS: the exchange at {self.rest.url} has no symbol "
                 f"{', '.join(unknown)}; see {self.rest.url}/api/v3/exchangeInfo"
             )
-        removed = [symbol for symbol in chosen if changed.get(symbol) is False]
-        added = [symbol for symbol, is_added in changed.items() if is_added]
-        if removed:
-            _log.info("removed at run time: %s; AddSubscription resumes them", ", ".join(removed))
-        kept = [symbol for symbol in chosen if symbol not in removed]
-        return list(dict.fromkeys([*kept, *(s for s in added if s in self.catalogue.infos)]))
+        for symbol in missing:
+            _log.warning("%s was delisted and is no longer collected", symbol)
+        return [symbol for symbol in kept if symbol in infos]
 
     async def _follow_listings(self) -> None:
         """Definitions and statuses change: a delisted symbol's streams fall silent."""

@@ -14,11 +14,12 @@ from coinmesh_sources.inputs import Record
 from coinmesh_sources.replay import Output
 from collector_binance.capture import read_text, unsupported_market
 from collector_binance.capture_engine import CaptureEngine
-from collector_binance.core.book import Book, BookObserver
+from collector_binance.core.book import Book
+from collector_binance.core.book_parts import BookObserver
 from collector_binance.core.compiled import load
 from collector_binance.core.encode import WRITTEN, Headers
 from collector_binance.core.engine import Engine
-from collector_binance.core.instruments import decode_exchange_info, decode_symbol_info
+from collector_binance.core.instruments import VENUE, decode_exchange_info, decode_symbol_info
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Level, decode_levels
 from collector_binance.core.units import EXPONENT, DecimalError, parse
@@ -90,7 +91,7 @@ def events(capture: Path, engine: Engine) -> Iterator[list[Record]]:
 
 def _events(engine: Engine, capture: Path, *, archive: bool) -> Iterator[list[Record]]:
     if archive:
-        for given in read_archive(capture):
+        for given in read_archive(capture, VENUE):
             yield engine.apply(given)
             engine.commands.clear()
         return

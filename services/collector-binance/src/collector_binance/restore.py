@@ -1,7 +1,8 @@
 """Where a session continues: checkpoints, and what was published after the last round of them.
 
-A crash can come between a trade and the record of the gap before it, since they are on different
-topics; so ids that are missing between the trades of the tail are a gap, too.
+A crash can come between a trade and the record of the gap before or after it, since they are on
+different topics; so ids that are missing between the trades of the tail are a gap, too, and the end
+of an open gap counts as seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from coinmesh_sources.checkpoints import Saved
 from coinmesh_sources.gaps import OpenGap, Span, missing_spans, without
 from collector_binance.core.instruments import VENUE
 from collector_binance.core.messages import Channel
+from collector_binance.core.restart import Restart
 from collector_binance.core.session import Checkpoint, Continuation, SavedGap
 from collector_binance.settings import CollectorSettings
 
@@ -32,7 +34,7 @@ class Tail:
         base: The last id of the checkpoint, where every id above it is in the tail or missing.
         last: The highest id.
         last_time: That event's time, microseconds.
-        gaps: By gap id.
+        gaps: By gap id; by span those of an earlier start that ended before their first record.
         reported: Spans of all gaps with a record, whatever became of them.
     """
 
@@ -40,15 +42,15 @@ class Tail:
     last: int | None = None
     last_time: int = 0
     ids: set[int] = field(default_factory=set[int])
-    gaps: dict[str, OpenGap] = field(default_factory=dict[str, OpenGap])
+    gaps: dict[str | Span, OpenGap] = field(default_factory=dict[str | Span, OpenGap])
     reported: list[Span] = field(default_factory=list[Span])
+    _restart: Restart = field(default_factory=Restart)
 
     def add_trade(self, trade: Trade) -> None:
         """Add a published trade; those read over REST have no publish_time and are late."""
         number, is_live = trade.trade_id, trade.HasField("publish_time")
         last = self.last
-        if is_live and last is not None and number < last and trade.event_time > self.last_time:
-            # A late trade is older than the last one: here the venue's ids began anew.
+        if is_live and last is not None and number < last and self._began_anew(trade):
             self.ids.clear()
             self.base, self.last = number - 1, None
         if is_live and self.base is None:
@@ -57,18 +59,27 @@ class Tail:
         if self.last is None or number > self.last:
             self.last, self.last_time = number, trade.event_time
 
+    def _began_anew(self, trade: Trade) -> bool:
+        """Whether the venue's ids began anew: the rule by which the engine decides it."""
+        return self._restart.is_new(trade.trade_id, trade.event_time, self.last_time)
+
     def add_gap(self, gap: Gap) -> None:
         """Add a published record of a gap, in the order of its revisions."""
         span = (gap.ids.first, gap.ids.last)
         self.reported.append(span)
-        known = self.gaps.get(gap.gap_id)
+        known = self.gaps.get(gap.gap_id) or self.gaps.pop(span, None)
         if known is not None and gap.revision < known.revision:
             return
-        if gap.state in _ENDED:
+        is_after = gap.HasField("start_time") and gap.start_time >= self.last_time
+        if gap.channel == Channel.TRADE and is_after and self.last is not None:
+            # Its trades and those before it may not have come to the topic.
+            self.last = max(self.last, span[1])
+        is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
+        # A book's is not repaired by ids, so nothing reopens it.
+        if gap.state in _ENDED or (is_lost and gap.channel == Channel.BOOK):
             self.gaps.pop(gap.gap_id, None)
             return
         spans = [*known.missing, *known.lost] if known is not None else [span]
-        is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
         self.gaps[gap.gap_id] = OpenGap(
             channel=gap.channel,
             first=span[0],
@@ -79,6 +90,8 @@ class Tail:
             end_time=gap.end_time if gap.HasField("end_time") else None,
             missing=[] if is_lost else spans,
             lost=spans if is_lost else [],
+            failed_attempts=gap.failed_attempts,
+            refused_ns=known.refused_ns if known is not None else 0,
             gap_id=gap.gap_id,
             revision=gap.revision,
             state=gap.state,
@@ -97,6 +110,13 @@ class Tail:
         unreported = without(missing_spans((self.base + 1, self.last), self.ids), self.reported)
         return saved + [SavedGap(first, last, [(first, last)]) for first, last in unreported]
 
+    def include_lost(self) -> None:
+        """Extend gaps to the last id: the events between may not have come to the topic."""
+        for gap in self.gaps.values():
+            if self.last is not None and gap.first > self.last + 1:
+                gap.first = self.last + 1
+                gap.missing = [(gap.first, gap.last)]
+
 
 async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     """Return what earlier runs left; reads the topics' tails, waits for Kafka.
@@ -106,17 +126,20 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     """
     tails: dict[str, dict[str, Tail]] = {Channel.TRADE: {}, Channel.BOOK: {}}
     symbols: dict[str, str] = {}
+    removed = {symbol for symbol, is_added in saved.subscriptions.items() if not is_added}
     for each in saved.streams.values():
         channel = each.stream.partition(":")[0]
         if channel not in tails:
             continue
         symbols[each.instrument] = each.symbol
         gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
+        # After a removal nothing is continued but the repair of gaps.
+        last_id = each.last_id if each.subscribed else None
         tails[channel][each.instrument] = Tail(
-            base=each.last_id if channel == Channel.TRADE else None,
-            last=each.last_id,
+            base=last_id if channel == Channel.TRADE else None,
+            last=last_id,
             last_time=each.event_time,
-            gaps={gap.gap_id: gap for gap in gaps},
+            gaps={gap.gap_id or (gap.first, gap.last): gap for gap in gaps},
             reported=[(gap.first, gap.last) for gap in gaps],
         )
     if saved.since is not None:
@@ -126,6 +149,7 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
     for instrument, symbol in symbols.items():
         trades = tails[Channel.TRADE].get(instrument, nothing)
         book = tails[Channel.BOOK].get(instrument, nothing)
+        book.include_lost()
         continued[symbol] = Continuation(
             instrument=instrument,
             trade_id=trades.last,
@@ -134,6 +158,8 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
             gaps=trades.saved_gaps(),
             book_gaps=book.saved_gaps(),
         )
+        if symbol in removed:
+            continued[symbol].release()
     return Checkpoint(continued)
 
 

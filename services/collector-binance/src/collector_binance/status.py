@@ -10,7 +10,7 @@ from coinmesh_contracts.collector.v1 import collector_service_pb2 as pb
 from coinmesh_contracts.events.v1.liveness_pb2 import CoverageState
 from coinmesh_sources.liveness import Coverage
 from coinmesh_sources.service import timestamp
-from collector_binance.core.book import BookState
+from collector_binance.core.book_parts import BookState
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel
@@ -43,7 +43,11 @@ def add_state(status: pb.CollectorStatus, engine: Engine, streams: Streams) -> N
 
 
 def covered(engine: Engine, streams: Streams) -> Iterator[Coverage]:
-    """Yield every channel of every collected symbol."""
+    """Yield every channel of every collected symbol.
+
+    What only silent connections carry counts as down: whether its market is quiet isn't known.
+    """
+    speaking = {each.name for each in streams.open.values() if not streams.is_stalled(each)}
     for symbol in streams.symbols:
         market = engine.markets.get(symbol)
         if market is None:
@@ -52,12 +56,15 @@ def covered(engine: Engine, streams: Streams) -> Iterator[Coverage]:
             stream = market.stream(channel)
             inputs = stream.events + stream.duplicates
             yield Coverage(
-                channel.value, market.encoder.instrument, inputs, _covered(market, channel)
+                channel.value,
+                market.encoder.instrument,
+                inputs,
+                _covered(market, channel, speaking),
             )
 
 
-def _covered(market: Market, channel: Channel) -> CoverageState.ValueType:
-    if not market.connections:
+def _covered(market: Market, channel: Channel, speaking: set[str]) -> CoverageState.ValueType:
+    if market.connections.isdisjoint(speaking):
         return CoverageState.COVERAGE_STATE_DOWN
     if channel is Channel.BOOK and market.book.state is not BookState.SYNCED:
         return CoverageState.COVERAGE_STATE_SYNCING

@@ -17,7 +17,14 @@ from typing import Final
 import msgspec
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
-from coinmesh_sources.connections import CLOSED, STALLED, AttemptLimit, Connection, ReplyError
+from coinmesh_sources.connections import (
+    CLOSED,
+    REJECTED,
+    STALLED,
+    AttemptLimit,
+    Connection,
+    ReplyError,
+)
 from coinmesh_sources.inputs import Input
 from coinmesh_sources.slots import Slot
 from coinmesh_sources.websocket import connect
@@ -37,6 +44,8 @@ ATTEMPTS: Final = 280
 ATTEMPTS_SECONDS: Final = 300.0
 #: The share of what a certificate grants a connection after which it is replaced.
 BEFORE_CERTIFICATE: Final = 0.75
+_ENDS: Final = {CLOSED: CLOSED, STALLED: STALLED, REJECTED: "rejected"}
+"""Reasons of ends that are counted on their own."""
 _encode: Final = msgspec.json.encode
 
 OnInput = Callable[[Input], None]
@@ -68,6 +77,7 @@ class Streams:
         self._control_id = 0
         self._reading = asyncio.Event()
         self._reading.set()
+        self._pauses = 0
         self._slots: list[Slot] = []
         self._added = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,8 +119,8 @@ class Streams:
                 for connection in list(slot.connections):
                     await self._change(connection, self.subscribe(connection, fresh))
 
-    async def remove(self, symbol: str) -> bool:
-        """Stop collecting a symbol; False when it was not collected."""
+    async def remove(self, symbol: str) -> None:
+        """Stop collecting a symbol; nothing happens when it is not collected."""
         for slot in self._slots:
             if symbol in slot.symbols:
                 slot.symbols.remove(symbol)
@@ -118,13 +128,18 @@ class Streams:
                 for connection in list(slot.connections):
                     asked = self._ask(connection, "UNSUBSCRIBE", names)
                     await self._change(connection, asked)
-                return True
-        return False
 
     async def _change(self, connection: Connection, change: Awaitable[None]) -> None:
-        """Await a change of subscriptions; a connection that breaks meanwhile is replaced."""
+        """Await a change of subscriptions; a connection on which it fails is replaced.
+
+        The next connection subscribes what is collected by then; attempts to open it are delayed
+        by the slot as long as the exchange rejects them.
+        """
         try:
             await change
+        except ReplyError as error:
+            _log.warning("%s: the exchange rejected a subscription: %s", connection.name, error)
+            self.end(connection, REJECTED)
         except (OSError, TimeoutError) as error:
             _log.warning("%s: %s", connection.name, error)
             self.end(connection, "the subscription failed")
@@ -149,6 +164,7 @@ class Streams:
             return
         if paused:
             self._reading.clear()
+            self._pauses += 1
         else:
             self._reading.set()
         _log.log(
@@ -222,8 +238,9 @@ class Streams:
             socket.pause(True)
         try:
             await self.subscribe(connection, symbols)
-        except BaseException:
-            self.end(connection, "the subscription failed")
+        except BaseException as error:
+            is_rejected = isinstance(error, ReplyError)
+            self.end(connection, REJECTED if is_rejected else "the subscription failed")
             raise
         return connection
 
@@ -246,8 +263,7 @@ class Streams:
         """Note that a connection has ended, and end it if it has not."""
         connection.socket.close(reason)
         if self.open.pop(connection.name, None) is not None:
-            kind = reason if reason in (CLOSED, STALLED) else "broken"
-            self._ends.labels(kind).inc()
+            self._ends.labels(_ENDS.get(reason, "broken")).inc()
             self._give(FrameKind.FRAME_KIND_DISCONNECT, connection.name, reason)
 
     async def _ask(self, connection: Connection, method: str, names: list[str]) -> None:
@@ -264,15 +280,34 @@ class Streams:
             # Before it is sent: what it brings must find its way.
             self._give(FrameKind.FRAME_KIND_SUBSCRIPTION, connection.name, payload=payload)
             connection.socket.send(payload)
-        async with asyncio.timeout(REPLY_SECONDS):
-            await asyncio.wait({reply, connection.socket.ended}, return_when="FIRST_COMPLETED")
-        if not reply.done():
-            raise ConnectionError(f"{connection.socket.ended.result()} while subscribing")
-        await reply
+        try:
+            await self._replied(connection, reply)
+        finally:
+            connection.replies.pop(message.id, None)
         if method == "SUBSCRIBE":
             connection.streams.update(names)
         else:
             connection.streams.difference_update(names)
+
+    async def _replied(self, connection: Connection, reply: asyncio.Future[bytes]) -> None:
+        """Wait for a reply, in time that does not count while reading pauses.
+
+        Raises:
+            ReplyError: The exchange rejected the message.
+            ConnectionError: The connection ended before the reply.
+            TimeoutError: No reply came.
+        """
+        ended = connection.socket.ended
+        while not reply.done():
+            pauses = self._pauses
+            done, _ = await asyncio.wait(
+                {reply, ended}, timeout=REPLY_SECONDS, return_when="FIRST_COMPLETED"
+            )
+            if ended in done and not reply.done():
+                raise ConnectionError(f"{ended.result()} while subscribing")
+            if not done and self._reading.is_set() and pauses == self._pauses:
+                raise TimeoutError("no reply to a control message")
+        await reply
 
     def _give(
         self, kind: FrameKind.ValueType, name: str, context: str = "", payload: bytes = b""

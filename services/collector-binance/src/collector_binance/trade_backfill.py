@@ -21,6 +21,7 @@ from collector_binance.core import session
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel, decode_past_trades
+from collector_binance.core.trades import MAX_OPEN_GAPS
 from collector_binance.exchange import HISTORY_PATH, TRADES_WEIGHT
 from collector_binance.settings import CollectorSettings
 from meshkit.errors import FailedPrecondition, InvalidArgument
@@ -92,7 +93,11 @@ class TradeBackfill:
         return self.scanned and not any(gap.missing for gap in self.gaps)
 
     async def start(self) -> None:
-        """Open gaps for the trades that are neither on the topic nor under repair."""
+        """Open gaps for the trades that are neither on the topic nor under repair.
+
+        Raises:
+            FailedPrecondition: Too many gaps would be open.
+        """
         # Gaps that are repaired during the scan, and trades in flight to Kafka, may be missing from
         # what the scan reads: they would be published twice.
         under_repair = [(gap.first, gap.last) for gap in self.market.trades.open_gaps]
@@ -106,14 +111,24 @@ class TradeBackfill:
                 trade = checkpoints.parsed(message, Trade)
                 if trade is not None:
                     presence.add(trade.trade_id)
-        under_repair += [(gap.first, gap.last) for gap in self.market.trades.open_gaps]
+        open_gaps = self.market.trades.open_gaps
+        under_repair += [(gap.first, gap.last) for gap in open_gaps]
         spans = without(presence.missing(), under_repair)
+        if spans and len(spans) + len(open_gaps) > MAX_OPEN_GAPS:
+            raise FailedPrecondition(
+                "BACKFILL_TOO_FRAGMENTED",
+                f"{self.market.symbol} lacks {len(spans)} spans of the ids requested, and "
+                f"{len(open_gaps)} gaps are open, of at most {MAX_OPEN_GAPS}; request fewer ids, "
+                "or wait for the repair",
+                symbol=self.market.symbol,
+            )
         if spans:
             payload = msgspec.json.encode(session.Backfill(self.market.symbol, spans))
             kind = FrameKind.FRAME_KIND_SUBSCRIPTION
             self.collector.give(self.collector.input(kind, payload, session.BACKFILL))
+            opened = set(spans)
             self.gaps = [
-                gap for gap in self.market.trades.open_gaps if (gap.first, gap.last) in spans
+                gap for gap in self.market.trades.open_gaps if (gap.first, gap.last) in opened
             ]
         self.scanned = True
 

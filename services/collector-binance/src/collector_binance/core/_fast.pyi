@@ -1,7 +1,7 @@
 """What the compiled core offers; its parts stand in for those of the Python core."""
 
 from coinmesh_sources.inputs import Record
-from collector_binance.core.book import Parts
+from collector_binance.core.book_parts import Parts
 from collector_binance.core.engine import Engine
 from collector_binance.core.market import Market
 from collector_binance.core.messages import Channel

@@ -16,19 +16,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 from coinmesh_contracts.events.v1.book_update_pb2 import BookUpdateKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause, GapState
 from coinmesh_sources.gaps import GapLedger, OpenGap
 from coinmesh_sources.inputs import Record
-from collector_binance.core.audit import Audit
+from collector_binance.core.book_parts import BookObserver, BookState, Parts, published_range
 from collector_binance.core.commands import Command, FetchSnapshot
-from collector_binance.core.deltas import Delta, read
+from collector_binance.core.deltas import Delta, near_prices, read
 from collector_binance.core.encode import Encoder
-from collector_binance.core.levels import Side
 from collector_binance.core.messages import BookSnapshot, Channel, DepthData
 from collector_binance.core.renewal import Margins, Renewal, is_cut
 from collector_binance.core.restart import Restart
@@ -39,34 +36,6 @@ SNAPSHOT_EVERY_NS: Final = 60 * 10**9
 # A minute: a snapshot is made after its request was sent, so older deltas are covered by it.
 BUFFERED_DELTAS: Final = 600
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
-
-
-class BookState(StrEnum):
-    """Where the book stands."""
-
-    IDLE = "idle"
-    BUFFERING = "buffering"
-    SYNCED = "live"
-    STALE = "stale"
-
-
-@dataclass(slots=True)
-class Parts:
-    """What a book is made of; the compiled core has its own."""
-
-    bids: Side = field(default_factory=lambda: Side(is_bid=True))
-    asks: Side = field(default_factory=lambda: Side(is_bid=False))
-    audit: Audit = field(default_factory=Audit)
-
-
-class BookObserver:
-    """Is told what the book takes in; for `replay --book-top`."""
-
-    def on_levels(self, bids: bytes, asks: bytes) -> None:
-        """Levels as the venue prints them, as JSON, before they take effect."""
-
-    def on_applied(self, book: Book) -> None:
-        """A delta has been applied."""
 
 
 class Book:
@@ -93,6 +62,8 @@ class Book:
         self._held = self._published = Margins()
         self.renewal: Renewal[Delta] | None = None
         self._attempts = 0
+        self._is_carried = True
+        self._is_owed = False
         self._joined = 0
         self._restart = Restart()
         self.on_restart: Callable[[], None] = lambda: None
@@ -117,6 +88,33 @@ class Book:
         self.last_id = last_id
         self.suspect = GapCause.GAP_CAUSE_DOWNTIME
 
+    def release(self, receive_ns: int, out: list[Record]) -> None:
+        """Forget the book: the next delta begins anew."""
+        if self.gap is not None:
+            detail = "the instrument was removed before its book was read anew"
+            state = GapState.GAP_STATE_UNREPAIRABLE
+            self._gaps.close(self.gap, state, receive_ns, out, detail)
+            self.gap = None
+        self._buffer.clear()
+        self.bids.replace([], [])
+        self.asks.replace([], [])
+        self.audit.reset()
+        self._trusted = (None, None)
+        self._held = self._published = Margins()
+        self._restart = Restart()
+        self.renewal = self.last_id = self.last_time = self.suspect = None
+        self.state, self._attempts, self._is_owed = BookState.IDLE, 0, False
+
+    def carried(self, is_carried: bool) -> None:
+        """Note whether a connection carries the stream: without one no snapshot is requested.
+
+        One that was needed meanwhile is requested when a connection carries the stream again.
+        """
+        self._is_carried = is_carried
+        if is_carried and self._is_owed:
+            self._attempts = 0
+            self._want()
+
     def on_depth(self, data: DepthData, scale: int, receive_ns: int, out: list[Record]) -> None:
         """A delta from the stream.
 
@@ -127,8 +125,7 @@ class Book:
 
     def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
         """Nothing but the errors that `on_depth` has with a delta."""
-        delta = read(data, scale, receive_ns)
-        self._encode(delta)
+        self._encode(read(data, scale, receive_ns))
 
     def _encode(self, delta: Delta) -> Record:
         ids = (delta.first_id, delta.last_id)
@@ -144,9 +141,11 @@ class Book:
                 span = (delta.first_id, delta.last_id)
                 cause = GapCause.GAP_CAUSE_SEQUENCE_RESET
                 self._buffer.append(delta)
-                self._break(span, cause, detail, delta.receive_ns, out)
-                self.last_id = 0
-                self.on_restart()
+                try:
+                    self._break(span, cause, detail, delta.receive_ns, out)
+                finally:
+                    self.last_id = 0
+                    self.on_restart()
             return
         if delta.first_id > last + 1:
             span = (last + 1, delta.first_id - 1)
@@ -239,9 +238,7 @@ class Book:
         """Prices near the market's: the book's top, or the best of the newest delta held."""
         if len(self.bids) or len(self.asks):
             return [self.bids.best()[0], self.asks.best()[0]]
-        bids = [price for delta in self._buffer for price in delta.bids[0]]
-        asks = [price for delta in self._buffer for price in delta.asks[0]]
-        return [max(bids, default=0), min(asks, default=0)]
+        return near_prices(self._buffer)
 
     def on_snapshot(
         self, snapshot: BookSnapshot, receive_ns: int, out: list[Record], limit: int | None = None
@@ -274,7 +271,15 @@ class Book:
         self.last_id = last
         self.state = BookState.SYNCED
         self.suspect = None
-        self.publish(receive_ns, out)
+        try:
+            self.publish(receive_ns, out)
+        finally:
+            # The book is right all the same when it can't be published.
+            self._continue(receive_ns, out)
+
+    def _continue(self, receive_ns: int, out: list[Record]) -> None:
+        """After a snapshot: close the gap before it and apply the deltas after it."""
+        last, buffer = self.last_id or 0, self._buffer
         if self.gap is not None:
             self.gap.end_time = self.gap.end_time or (buffer[0].time if buffer else None)
             self._gaps.close(self.gap, GapState.GAP_STATE_RESYNCED, receive_ns, out)
@@ -328,17 +333,14 @@ class Book:
         A price below `trusted_low` or above `trusted_high` may have levels that we don't know.
         """
         assert self.last_id is not None
+        # First: a book that can't be published is tried again after a minute, not with each delta.
+        self._published_ns = receive_ns
         bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
-        low, high = self._trusted
-        if len(self.bids) > PUBLISHED_LEVELS:
-            low = max(bids[0][-1], low or 0)
-        if len(self.asks) > PUBLISHED_LEVELS:
-            high = asks[0][-1] if high is None else min(asks[0][-1], high)
-        ids = (self.last_id, self.last_id)
+        low, high = published_range(self._trusted, self.bids, self.asks, PUBLISHED_LEVELS)
         out.append(
             self._encoder.book(
                 _SNAPSHOT,
-                ids,
+                (self.last_id, self.last_id),
                 bids,
                 asks,
                 receive_ns,
@@ -347,7 +349,6 @@ class Book:
                 trusted=(low, high),
             )
         )
-        self._published_ns = receive_ns
         self._published = Margins.of(low, high, self.bids.best()[0], self.asks.best()[0])
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
@@ -367,8 +368,7 @@ class Book:
     def _mismatch(self, receive_ns: int, out: list[Record]) -> None:
         assert self.last_id is not None
         # What came before the last snapshot isn't part of the book that is wrong.
-        right = max(self.audit.last_match, self._joined)
-        span = (min(right + 1, self.last_id), self.last_id)
+        span = (min(max(self.audit.last_match, self._joined) + 1, self.last_id), self.last_id)
         cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
         self._break(span, cause, self.audit.detail, receive_ns, out)
 
@@ -393,5 +393,8 @@ class Book:
         self.publish(receive_ns, out, stale=True)
 
     def _want(self) -> None:
-        urgent = self.state is BookState.STALE
-        self._commands.append(FetchSnapshot(self._encoder.symbol, urgent, self._attempts))
+        self._is_owed = not self._is_carried
+        if self._is_owed:
+            return
+        is_urgent = self.state is BookState.STALE
+        self._commands.append(FetchSnapshot(self._encoder.symbol, is_urgent, self._attempts))

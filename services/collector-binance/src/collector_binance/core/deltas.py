@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from collector_binance.core.messages import DepthData
@@ -33,3 +34,10 @@ def read(data: DepthData, scale: int, receive_ns: int) -> Delta:
     bids, asks = parse_sides(bytes(data.bids), bytes(data.asks))
     time = data.publish_time * scale
     return Delta(data.first_id, data.last_id, time, receive_ns, bids, asks, data)
+
+
+def near_prices(deltas: Collection[Delta]) -> list[int]:
+    """The best bid and ask that deltas name; 0 for a side without one."""
+    bids = [price for delta in deltas for price in delta.bids[0]]
+    asks = [price for delta in deltas for price in delta.asks[0]]
+    return [max(bids, default=0), min(asks, default=0)]

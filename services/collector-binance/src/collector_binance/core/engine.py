@@ -7,7 +7,7 @@ events, so recorded inputs replay; time comes only with the inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +17,7 @@ from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from coinmesh_sources.inputs import Input, Position, Process, Record
 from collector_binance.core import session
+from collector_binance.core.bad_input import BAD_INPUT, reason_of
 from collector_binance.core.commands import Command, ControlReply
 from collector_binance.core.encode import Headers, dead_letter, instrument_record
 from collector_binance.core.instruments import (
@@ -24,7 +25,7 @@ from collector_binance.core.instruments import (
     decode_exchange_info,
     decode_symbol_info,
 )
-from collector_binance.core.market import Handler, Market, WrongSymbolError
+from collector_binance.core.market import Handler, Market
 from collector_binance.core.messages import (
     CHANNEL_OF,
     STREAMS,
@@ -35,7 +36,6 @@ from collector_binance.core.messages import (
     decode_past_trades,
     decode_shape,
 )
-from collector_binance.core.units import DecimalError
 
 if TYPE_CHECKING:
     from collector_binance.core._fast import Fast, Lane
@@ -44,7 +44,6 @@ MICROSECONDS: Final = 1
 MILLISECONDS: Final = 1000
 _MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
-_BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError)
 
 Route = tuple[Handler, Market, Channel, "Lane | None"]
 """What a stream leads to."""
@@ -113,7 +112,7 @@ class Engine:
         }
         try:
             handlers[kind](given, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self._reject(given, error, out)
         return out
 
@@ -132,7 +131,7 @@ class Engine:
                 self._unrouted(frame, receive_ns, link, out)
             else:
                 route[0](frame, link.scale, receive_ns, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self.undecodable(Input(_MESSAGE, connection, receive_ns, frame), route, error, out)
         return out
 
@@ -150,7 +149,7 @@ class Engine:
         for market in due:
             try:
                 market.on_tick(now_ns, out)
-            except _BAD_INPUT as error:
+            except BAD_INPUT as error:
                 given = Input(FrameKind.FRAME_KIND_TICK, market.symbol, now_ns)
                 self._reject(given, error, out, market)
         return out
@@ -187,11 +186,12 @@ class Engine:
         """Take in what the venue says about a symbol; publishes what changed."""
         if self.infos.get(info.symbol) == info:
             return
-        out.append(instrument_record(self.headers, info, receive_ns))
+        # First: a number that can't be published changes neither the name nor the status.
         self.infos[info.symbol] = info
         market = self.markets.get(info.symbol)
         if market is not None:
             market.info = info
+        out.append(instrument_record(self.headers, info, receive_ns))
 
     # Inputs
 
@@ -214,6 +214,9 @@ class Engine:
         if given.context == session.RETRY_GAP:
             session.retry_gap(self, given.payload, given.receive_ns, out)
             return
+        if given.context == session.RELEASE:
+            session.release(self, given.payload, given.receive_ns, out)
+            return
         message = decode_control(given.payload)
         link = self.links.get(given.connection) or Link(given.connection, MILLISECONDS)
         self.links[given.connection] = link
@@ -230,13 +233,15 @@ class Engine:
                 left = any(each[1] is route[1] for each in link.routes.values())
                 if not left:
                     route[1].disconnected(link.name, None, out)
+                    if route[1].is_released:
+                        # A connection that was being opened when the symbol was removed.
+                        route[1].release(given.receive_ns, out)
 
     def _rest(self, given: Input, out: list[Record]) -> None:
         path, _, query = given.context.partition(" ")[2].partition("?")
         arguments = {name: values[0] for name, values in parse_qs(query).items()}
         if path.endswith("/exchangeInfo") and given.status == 200:
-            for raw in decode_exchange_info(given.payload).symbols:
-                self.define(decode_symbol_info(raw), given.receive_ns, out)
+            self._definitions(given, out)
             return
         if path.endswith("/depth") and "symbol" not in arguments:
             self.unnamed_snapshot(given.payload, given.receive_ns, out)
@@ -251,11 +256,20 @@ class Engine:
                 snapshot = decode_book_snapshot(given.payload)
                 limit = int(arguments["limit"]) if "limit" in arguments else None
                 market.book.on_snapshot(snapshot, given.receive_ns, out, limit)
-            except _BAD_INPUT:
+            except BAD_INPUT:
                 market.book.refused()
                 raise
         elif path.endswith("/historicalTrades"):
             self._past_trades(market, given, arguments, out)
+
+    def _definitions(self, given: Input, out: list[Record]) -> None:
+        """Take in the entries of exchangeInfo; each that can't be used is a dead letter."""
+        for number, raw in enumerate(decode_exchange_info(given.payload).symbols):
+            try:
+                self.define(decode_symbol_info(raw), given.receive_ns, out)
+            except BAD_INPUT as error:
+                entry = replace(given, payload=bytes(raw))
+                self._reject(entry, error, out, place=f":{number}")
 
     def _past_trades(
         self, market: Market, given: Input, arguments: dict[str, str], out: list[Record]
@@ -263,14 +277,16 @@ class Engine:
         receive_ns = given.receive_ns
         if given.status != 200:
             body = given.payload[:200].decode("utf-8", "replace")
-            market.trades.refused(f"HTTP {given.status}: {body}", receive_ns, out)
+            # Without a status the body is the reason.
+            reason = f"HTTP {given.status}: {body}" if given.status else f"no usable answer: {body}"
+            market.trades.refused(reason, receive_ns, out)
             return
         # Asked for with X-MBX-TIME-UNIT: MICROSECOND.
         try:
             trades = decode_past_trades(given.payload)
             asked_from = int(arguments["fromId"])
             market.trades.on_past_trades(asked_from, trades, MICROSECONDS, receive_ns, out)
-        except _BAD_INPUT:
+        except BAD_INPUT:
             market.trades.refused("the venue's answer can't be read", receive_ns, out)
             raise
         finally:
@@ -334,7 +350,7 @@ class Engine:
             route = link.routes[name.encode()]
         try:
             route[0](b'{"data":' + data + b"}", link.scale, given.receive_ns, out)
-        except _BAD_INPUT as error:
+        except BAD_INPUT as error:
             self.undecodable(given, route, error, out)
 
     # Bad input
@@ -353,14 +369,19 @@ class Engine:
         self._reject(given, error, out, route[1] if route else None)
 
     def _reject(
-        self, given: Input, error: Exception, out: list[Record], market: Market | None = None
+        self,
+        given: Input,
+        error: Exception,
+        out: list[Record],
+        market: Market | None = None,
+        place: str = "",
     ) -> None:
-        reason = _reason(error)
+        reason = reason_of(error)
         self.counters.dead_letters[reason] = self.counters.dead_letters.get(reason, 0) + 1
         out.append(
             dead_letter(
                 self.headers,
-                origin=f"{given.connection}:{self.sequence - 1}",
+                origin=f"{given.connection}:{self.sequence - 1}{place}",
                 reason=reason,
                 detail=str(error),
                 value=given.payload,
@@ -376,15 +397,3 @@ def _named(link: Link, frame: bytes) -> list[Route]:
     named = [route for name, route in routes if name in frame]
     is_one = len({id(route[1]) for _, route in routes}) == 1
     return [route for _, route in routes] if is_one and not named else named
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, DecimalError):
-        return "BAD_NUMBER"
-    if isinstance(error, WrongSymbolError):
-        return "WRONG_SYMBOL"
-    if isinstance(error, msgspec.ValidationError):
-        return "INVALID_MESSAGE"
-    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
-        return "NOT_JSON"
-    return "UNKNOWN_MESSAGE"

@@ -47,6 +47,12 @@ class SymbolInfo(Struct):
         return next((each for each in self.filters if each.filter_type == filter_type), None)
 
 
+class SymbolName(Struct):
+    """The name in an entry that can't be read otherwise."""
+
+    symbol: str
+
+
 class RateLimit(Struct):
     """One of the venue's limits."""
 
@@ -72,6 +78,7 @@ class ExchangeInfo(Struct):
 
 decode_exchange_info: Final = msgspec.json.Decoder(ExchangeInfo).decode
 decode_symbol_info: Final = msgspec.json.Decoder(SymbolInfo).decode
+decode_symbol_name: Final = msgspec.json.Decoder(SymbolName).decode
 
 
 def instrument_name(symbol: str, info: SymbolInfo | None = None) -> str:

@@ -22,7 +22,13 @@ WAIT_NS: Final = 10 * 10**9
 HeldTrade = tuple[str, str, bool, int]
 """Price, size, whether the buyer was the maker, time (µs)."""
 
-_KEPT_TRADES: Final = 1_000_000
+KEPT_US: Final = 5 * 60_000_000
+"""How long trades are held for a kline that is late, by their own times."""
+
+KEPT_TRADES: Final = 200_000
+"""How many are held at most."""
+
+_TRIM_US: Final = 60_000_000
 _CENT: Final = 10**8  # one unit of the kline's q in units of 10^-16
 
 
@@ -36,6 +42,7 @@ class Klines:
     def __init__(self, gaps: GapLedger, trades: Trades) -> None:
         self._gaps, self._trades = gaps, trades
         self._held: dict[int, HeldTrade] = {}
+        self._trimmed_at = 0
         self.waiting: deque[tuple[Kline, int, int]] = deque()
         self.last_start = -1
         self.events = 0
@@ -89,11 +96,11 @@ class Klines:
             for each in [number for number in self._held if number <= last]:
                 del self._held[each]
 
-    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
-        """True when trades that a kline tells of have not come in time: they are a gap now."""
+    def on_tick(self, now_ns: int, out: list[Record]) -> None:
+        """Open a gap for trades that a kline contains and that have not come in time."""
         deadline = self.deadline
         if deadline is None or now_ns < deadline:
-            return False
+            return
         kline, scale, _ = self.waiting[0]
         last_id = self._trades.last_id
         whole = kline.last_trade_id - kline.first_trade_id + 1 == kline.trade_count
@@ -101,7 +108,6 @@ class Klines:
             self._trades.open_gap(kline.last_trade_id, kline.end_time * scale, now_ns, out)
         self.waiting[0] = (kline, scale, now_ns + 6 * WAIT_NS)
         self.settle(now_ns, out)
-        return True
 
     def _awaits(self, first: int, last: int) -> bool:
         last_id = self._trades.last_id
@@ -116,8 +122,11 @@ class Klines:
 
     def _hold(self, number: int, price: str, size: str, is_maker: bool, time: int) -> None:
         self._held[number] = (price, size, is_maker, time)
-        if len(self._held) > _KEPT_TRADES:
-            del self._held[next(iter(self._held))]
+        if time - self._trimmed_at >= _TRIM_US or len(self._held) > KEPT_TRADES:
+            # At once for many: removing the first of a dict again and again looks through the gaps.
+            self._trimmed_at = time
+            kept = [each for each in self._held.items() if each[1][3] > time - KEPT_US]
+            self._held = dict(kept[-KEPT_TRADES // 2 :])
 
     def _compare(self, kline: Kline, scale: int, receive_ns: int, out: list[Record]) -> None:
         start = kline.start_time * scale

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 from coinmesh_contracts.events.v1.gap_pb2 import GapCause
 from coinmesh_sources.gaps import GapLedger
 from coinmesh_sources.inputs import Position, Record
-from collector_binance.core.book import Book, BookState, Parts
+from collector_binance.core.bad_input import WrongSymbolError
+from collector_binance.core.book import Book
+from collector_binance.core.book_parts import BookState, Parts
 from collector_binance.core.commands import Command
 from collector_binance.core.encode import Encoder, Headers
 from collector_binance.core.instruments import VENUE, SymbolInfo
@@ -59,10 +61,6 @@ class Stream(Protocol):
         ...
 
 
-class WrongSymbolError(ValueError):
-    """A frame's symbol is not that of its stream."""
-
-
 class ByFirstId(Generic[D]):
     """Parked events, the lowest id first; of a repeated id the last one counts."""
 
@@ -105,6 +103,7 @@ class Market:
 
     Attributes:
         connections: The connections that carry it now.
+        is_released: Whether an operator removed it, also if it was added again since.
         lanes: The compiled core's way in, by channel.
     """
 
@@ -137,6 +136,7 @@ class Market:
         self.klines = Klines(self.gaps, self.trades)
         self.connections: set[str] = set()
         self.is_doubled = False
+        self.is_released = False
         self._parked: Parked | None = None
         self._active: dict[Channel, tuple[int, int]] = {}
         self._streams: dict[Channel, Stream] = {
@@ -212,27 +212,27 @@ class Market:
         deadlines = [self.klines.deadline, self.trades.deadline, parked]
         return min((each for each in deadlines if each is not None), default=None)
 
-    def on_tick(self, now_ns: int, out: list[Record]) -> bool:
-        """Act on what waited too long; True when there was such a thing."""
-        acted = self.trades.on_tick(now_ns)
-        acted = self.klines.on_tick(now_ns, out) or acted
+    def on_tick(self, now_ns: int, out: list[Record]) -> None:
+        """Act on what waited too long."""
+        self.trades.on_tick(now_ns)
+        self.klines.on_tick(now_ns, out)
         if self._parked is not None and now_ns >= self._parked.deadline:
             self.unpark(out)
-            acted = True
-        return acted
 
     def positions(self) -> Iterator[Position]:
         """Where the streams with ids are that continue after a restart."""
-        trades, instrument = self.trades, self.encoder.instrument
-        if trades.last_id is not None:
-            gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
-            name = f"{Channel.TRADE}:{self.symbol}"
-            yield Position(name, instrument, self.symbol, trades.last_id, trades.last_time, gaps)
-        if self.book.last_id is not None:
-            name = f"{Channel.BOOK}:{self.symbol}"
-            gaps = [] if self.book.gap is None else [self.book.gap]
-            last_id, last_time = self.book.last_id, self.book.last_time
-            yield Position(name, instrument, self.symbol, last_id, last_time, gaps)
+        trades, book, instrument = self.trades, self.book, self.encoder.instrument
+        trade_gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
+        book_gaps = [] if book.gap is None else [book.gap]
+        for channel, stream, gaps in (
+            (Channel.TRADE, trades, trade_gaps),
+            (Channel.BOOK, book, book_gaps),
+        ):
+            name, last_id = f"{channel}:{self.symbol}", stream.last_id
+            if last_id is not None:
+                yield Position(name, instrument, self.symbol, last_id, stream.last_time, gaps)
+            elif self.is_released:
+                yield Position(name, instrument, self.symbol, 0, None, gaps, subscribed=False)
 
     def stream(self, channel: Channel) -> Stream:
         """The state of one channel."""
@@ -258,6 +258,7 @@ class Market:
         """A connection carries this instrument from now on."""
         self.connections.add(connection)
         self.is_doubled = len(self.connections) > 1
+        self.book.carried(True)
 
     def disconnected(
         self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
@@ -270,7 +271,18 @@ class Market:
         if len(self.connections) <= 1:
             self.unpark(out)
         if not self.connections:
+            self.book.carried(False)
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
+
+    def release(self, receive_ns: int, out: list[Record]) -> None:
+        """End what is owed: an operator removed it, and what comes later continues nothing.
+
+        The repair of open gaps goes on.
+        """
+        self.is_released = True
+        self.trades.release()
+        self.book.release(receive_ns, out)
+        self.quotes.restart()
 
     def suspect(self, cause: GapCause.ValueType) -> None:
         """Something happened after which any of the streams may have a gap."""

@@ -1,7 +1,8 @@
 """The start of a session: what earlier runs left, as an input like any other.
 
 The first input of a session is the CONNECT of its connection 0 (REST) with a `Checkpoint` as its
-payload, so that a replay of the session begins in the same state.
+payload, so that a replay of the session begins in the same state. A large one comes in parts:
+each input is recorded whole, and Kafka bounds what it takes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ BACKFILL: Final = "backfill"
 RETRY_GAP: Final = "retry-gap"
 """The context of a SUBSCRIPTION input whose payload is a `RetryGap`."""
 
+RELEASE: Final = "release"
+"""The context of a SUBSCRIPTION input whose payload is a `Release`."""
+
 
 class SavedGap(Struct):
     """Ids that an earlier run missed; revision 0 when it wrote no record of the gap."""
@@ -41,6 +45,8 @@ class SavedGap(Struct):
     start_time: int | None = None
     end_time: int | None = None
     unrepairable: bool = False
+    failed_attempts: int = 0
+    refused_ns: int = 0
     channel: str = Channel.TRADE.value
 
     @classmethod
@@ -57,6 +63,8 @@ class SavedGap(Struct):
             start_time=gap.start_time,
             end_time=gap.end_time,
             unrepairable=gap.state == GapState.GAP_STATE_UNREPAIRABLE,
+            failed_attempts=gap.failed_attempts,
+            refused_ns=gap.refused_ns,
             channel=gap.channel,
         )
 
@@ -74,6 +82,8 @@ class SavedGap(Struct):
             end_time=self.end_time,
             missing=[] if self.unrepairable else spans,
             lost=spans if self.unrepairable else [],
+            failed_attempts=self.failed_attempts,
+            refused_ns=self.refused_ns,
             gap_id=self.gap_id,
             revision=self.revision,
             state=lost,
@@ -81,7 +91,7 @@ class SavedGap(Struct):
 
 
 class Continuation(Struct):
-    """Where an earlier run stopped with one symbol."""
+    """Where an earlier run stopped with one symbol; `released` when an operator removed it."""
 
     instrument: str = ""
     trade_id: int | None = None
@@ -89,9 +99,27 @@ class Continuation(Struct):
     book_id: int | None = None
     gaps: list[SavedGap] = field(default_factory=list[SavedGap], name="holes")
     book_gaps: list[SavedGap] = field(default_factory=list[SavedGap])
+    released: bool = False
+
+    def release(self) -> None:
+        """Forget where the streams stopped: what comes after a removal continues nothing."""
+        self.trade_id = self.trade_time = self.book_id = None
+        self.released = True
 
     def positions(self, symbol: str) -> list[Position]:
         """The streams' positions, until the symbol is collected again."""
+        if self.released:
+            return [
+                Position(
+                    f"{channel}:{symbol}",
+                    self.instrument,
+                    symbol,
+                    0,
+                    gaps=[gap.gap() for gap in gaps],
+                    subscribed=False,
+                )
+                for channel, gaps in ((Channel.TRADE, self.gaps), (Channel.BOOK, self.book_gaps))
+            ]
         positions: list[Position] = []
         if self.trade_id is not None:
             gaps = [gap.gap() for gap in self.gaps]
@@ -107,10 +135,11 @@ class Continuation(Struct):
 
 
 class Checkpoint(Struct):
-    """What a session continues, by symbol."""
+    """What a session continues, by symbol; all parts but the first one, 0, add to it."""
 
     symbols: dict[str, Continuation] = field(default_factory=dict[str, Continuation])
     epoch: int = 0
+    part: int = 0
 
 
 class Backfill(Struct):
@@ -120,6 +149,12 @@ class Backfill(Struct):
     spans: list[tuple[int, int]]
 
 
+class Release(Struct):
+    """An operator removed a symbol: what it misses from now on is no gap."""
+
+    symbol: str
+
+
 class RetryGap(Struct):
     """A request to repeat the repair of a gap of one symbol."""
 
@@ -127,14 +162,35 @@ class RetryGap(Struct):
     gap_id: str
 
 
+PART_BYTES: Final = 1 << 20
+"""A part has no more symbols once it is so large."""
+
+_encode: Final = msgspec.json.encode
 _decode_retry: Final = msgspec.json.Decoder(RetryGap).decode
+_decode_release: Final = msgspec.json.Decoder(Release).decode
 _decode_checkpoint: Final = msgspec.json.Decoder(Checkpoint).decode
 _decode_backfill: Final = msgspec.json.Decoder(Backfill).decode
+
+
+def encode_parts(checkpoint: Checkpoint) -> list[bytes]:
+    """Return a checkpoint as the payloads of a session's first inputs."""
+    parts = [Checkpoint(epoch=checkpoint.epoch)]
+    size = 0
+    for symbol, left in checkpoint.symbols.items():
+        if size >= PART_BYTES:
+            parts.append(Checkpoint(epoch=checkpoint.epoch, part=len(parts)))
+            size = 0
+        parts[-1].symbols[symbol] = left
+        size += len(_encode(left))
+    return [_encode(part) for part in parts]
 
 
 def begin(engine: Engine, payload: bytes) -> None:
     """Forget the session before, if there was one, and continue from a checkpoint."""
     checkpoint = _decode_checkpoint(payload)
+    if checkpoint.part:
+        engine.restored |= checkpoint.symbols
+        return
     engine.markets.clear()
     engine.links.clear()
     # A session publishes its instruments whatever an earlier one has published.
@@ -158,6 +214,8 @@ def restore(engine: Engine, market: Market, receive_ns: int, out: list[Record]) 
     for saved in left.book_gaps:
         market.book.gap = saved.gap()
         market.gaps.restore(market.book.gap, receive_ns, out)
+    if left.released:
+        market.release(receive_ns, out)
     for saved in left.gaps:
         if saved.unrepairable:
             market.trades.given_up.append(saved.gap())
@@ -176,6 +234,15 @@ def retry_gap(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]
     """Repair a gap again."""
     requested = _decode_retry(payload)
     engine.market(requested.symbol).trades.retry(requested.gap_id, receive_ns, out)
+
+
+def release(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
+    """End what is owed of a symbol that an operator removed; its open gaps are still repaired."""
+    symbol = _decode_release(payload).symbol
+    if (left := engine.restored.get(symbol)) is not None:
+        left.release()
+    if (market := engine.markets.get(symbol)) is not None:
+        market.release(receive_ns, out)
 
 
 def disconnect_cause(reason: str) -> GapCause.ValueType | None:

@@ -29,8 +29,14 @@ GIVE_UP_NS: Final = 6 * 3600 * 10**9
 """How long a gap is retried before it counts as unrepairable: the venue's history can lag, and a
 refusal may be about the moment and not about the trades."""
 
+GIVE_UP_ATTEMPTS: Final = 20
+"""How often at least: the inputs' times are the wall clock's, which may be set forward."""
+
 RESTART_SPAN: Final = 1000
 """After ids began anew, so many trades before the first one that was taken are read over REST."""
+
+MAX_OPEN_GAPS: Final = 1000
+"""How many gaps are open at a time, which bounds a checkpoint; beyond, the oldest is given up."""
 
 GIVEN_UP: Final = 100
 """How many gaps that could not be filled are remembered."""
@@ -84,6 +90,11 @@ class Trades:
         self.suspect = None
         self._publish(data, record, time, out)
 
+    def release(self) -> None:
+        """Forget the last trade: the next one begins anew."""
+        self.last_id = self.last_time = self.suspect = None
+        self._restart = Restart()
+
     def open_gap(
         self, last_missing: int, end_time: int | None, receive_ns: int, out: list[Record]
     ) -> None:
@@ -93,6 +104,10 @@ class Trades:
         cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
         detail = f"{span[1] - span[0] + 1} trades after id {self.last_id} did not come"
         times = (self.last_time, end_time)
+        if len(self._gaps.open_gaps) >= MAX_OPEN_GAPS:
+            reason = f"more than {MAX_OPEN_GAPS} gaps are open"
+            for gap in self.open_gaps[: 1 - MAX_OPEN_GAPS]:
+                self._lose(gap, (gap.first, gap.last), reason, receive_ns, out)
         self._gaps.open(
             Channel.TRADE.value, span, receive_ns, out, cause=cause, detail=detail, times=times
         )
@@ -159,7 +174,8 @@ class Trades:
         delay = min(LONGEST_RETRY_NS, FIRST_RETRY_NS << min(gap.failed_attempts, 16))
         gap.failed_attempts += 1
         gap.retry_ns = receive_ns + delay
-        if receive_ns - gap.refused_ns >= GIVE_UP_NS:
+        has_lasted = receive_ns - gap.refused_ns >= GIVE_UP_NS
+        if has_lasted and gap.failed_attempts >= GIVE_UP_ATTEMPTS:
             self._lose(gap, (gap.first, gap.last), reason, receive_ns, out)
         elif gap.detail != reason:
             self._gaps.update(gap, receive_ns, out, reason)
@@ -182,10 +198,13 @@ class Trades:
         if gap.lost:
             if gap not in self.given_up:
                 self.given_up.append(gap)
-            reason = self._lost_because.get(gap.gap_id, "")
+            reason = self._lost_because.pop(gap.gap_id, "")
             detail = f"{count(gap.lost)} of {all_of_it} trades are lost: {reason}"
             self._gaps.close(gap, GapState.GAP_STATE_UNREPAIRABLE, receive_ns, out, detail)
         else:
+            self._lost_because.pop(gap.gap_id, None)
+            if gap in self.given_up:
+                self.given_up.remove(gap)
             detail = f"all {all_of_it} trades came after all"
             self._gaps.close(gap, GapState.GAP_STATE_REPAIRED, receive_ns, out, detail)
 
@@ -212,13 +231,11 @@ class Trades:
             return None
         return min((gap.retry_ns for gap in self.open_gaps if gap.missing), default=None)
 
-    def on_tick(self, now_ns: int) -> bool:
-        """Request the trades of a deferred repair that is due; True when there was one."""
+    def on_tick(self, now_ns: int) -> None:
+        """Request the trades of a deferred repair that is due."""
         deadline = self.deadline
-        if deadline is None or now_ns < deadline:
-            return False
-        self._request(now_ns)
-        return True
+        if deadline is not None and now_ns >= deadline:
+            self._request(now_ns)
 
     def resume(self, receive_ns: int, out: list[Record]) -> None:
         """Go on with gaps that an earlier run left; some may have been filled since."""
@@ -272,11 +289,11 @@ class Trades:
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        # One that the venue's history lacked may still come by the stream.
-        for gap in (*self.open_gaps, *self.given_up):
-            if gap.fill(data.trade_id):
-                break
-        else:
+        # One that the venue's history lacked may still come by the stream, or by a backfill, which
+        # is another gap with the same id.
+        gaps = (*self.open_gaps, *self.given_up)
+        filled = [gap for gap in gaps if gap.fill(data.trade_id)]
+        if not filled:
             self.duplicates += 1
             if isinstance(data, TradeData):
                 self._restarted(data, record, time, receive_ns, out)
@@ -285,7 +302,11 @@ class Trades:
         out.append(record)
         if self.listener is not None:
             self.listener(data.trade_id, data.price, data.size, data.buyer_is_maker, time)
-        self._close_if_done(gap, receive_ns, out)
+        for gap in filled:
+            is_given_up = gap.state == GapState.GAP_STATE_UNREPAIRABLE
+            # One that was given up has its next record when it is complete, not for each trade.
+            if not (is_given_up and gap.lost):
+                self._close_if_done(gap, receive_ns, out)
 
     def _request(self, now_ns: int) -> None:
         """One request at a time, for the oldest missing ids whose repair isn't deferred."""
