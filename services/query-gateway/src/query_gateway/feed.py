@@ -14,11 +14,12 @@ from confluent_kafka import Message as Record
 from confluent_kafka.admin import AdminClient
 from google.protobuf.message import Message
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import stored_trades, topics
 from coinmesh_contracts.events.v1.liveness_pb2 import Liveness
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Start
-from meshkit.decoding import Decoder
+from meshkit.decoding import Decoder, Letters
 from meshkit.dlq import DeadLetterCounter
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
@@ -60,6 +61,7 @@ class Feed(Resource):
         view: Takes every event.
         coverage: Takes the collectors' signs of life.
         hub: Takes what is new.
+        rejections: Counts events whose values are invalid; they are skipped.
         note: Told what is new, too.
         tracing: For a span of each record whose sender is traced.
     """
@@ -72,11 +74,12 @@ class Feed(Resource):
         coverage: Coverage,
         hub: Hub,
         *,
+        rejections: Letters,
         note: Callable[[News], None],
         tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
-        self._coverage = coverage
+        self._coverage, self._rejections = coverage, rejections
         self._note, self._tracing = note, tracing
         self._metrics: Metrics | None = None
         self._events: dict[tuple[str, ...], int] = {}
@@ -188,7 +191,7 @@ class Feed(Resource):
             if isinstance(event, Liveness):
                 self._coverage.apply(event, appended_ms)
                 continue
-            news = self._view.apply(event, int(record.offset() or 0))
+            news = await self._apply(record, event)
             if news is not None:
                 self._note(news)
             if topic in _STREAMED:
@@ -198,6 +201,22 @@ class Feed(Resource):
                 self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
             self._events[topic,] = self._events.get((topic,), 0) + count
+
+    async def _apply(self, record: Record, event: Message) -> News | None:
+        """Take an event into the view; one that no table takes is counted and skipped."""
+        if isinstance(event, Trade):
+            appended_us = record.timestamp()[1] * 1000
+            reason = stored_trades.rejected(
+                event, record.key(), appended_us, self._settings.spark_ahead_seconds
+            )
+            if reason is not None:
+                await self._rejections.send(record, reason, "not a valid trade")
+                return None
+        try:
+            return self._view.apply(event, int(record.offset() or 0))
+        except (ValueError, ArithmeticError) as error:
+            await self._rejections.send(record, "INVALID_VALUE", str(error))
+            return None
 
     async def _decode(self, batch: list[Record]) -> list[tuple[Record, Message]]:
         """The batch's events; waits for the registry while it must be asked and doesn't answer."""

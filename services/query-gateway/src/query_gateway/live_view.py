@@ -20,6 +20,7 @@ from coinmesh_contracts.events.v1.instrument_pb2 import Instrument
 from coinmesh_contracts.events.v1.quote_pb2 import Quote as QuoteEvent
 from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
 from coinmesh_contracts.serving import INTERVALS
+from coinmesh_contracts.stored_trades import MAX_EXPONENT
 from query_gateway import bars, trades
 from query_gateway.bars import BarRow
 from query_gateway.book import OrderBook
@@ -134,7 +135,11 @@ class LiveView:
         self._closed_until: dict[str, int] = {}
 
     def apply(self, message: Message, offset: int = -1) -> News | None:
-        """Take the next event of a live topic, with its offset; return its news, None if none."""
+        """Take the next event of a live topic, with its offset; return its news, None if none.
+
+        Raises:
+            ValueError: It has a value that no valid event has; nothing is taken.
+        """
         match message:
             case TradeEvent():
                 return self._trade(message, offset)
@@ -148,6 +153,7 @@ class LiveView:
             case IndicatorValue():
                 self._indicator(message)
             case Instrument():
+                _check_exponents(message.price_exponent, message.size_exponent)
                 self.instruments[message.instrument] = message
             case _:
                 pass
@@ -235,6 +241,7 @@ class LiveView:
 
     def _quote(self, event: QuoteEvent) -> News | None:
         price, size = event.price_exponent, event.size_exponent
+        _check_exponents(price, size)
         has_bid = bool(event.bid_price_units or event.bid_size_units)
         has_ask = bool(event.ask_price_units or event.ask_size_units)
         row = QuoteRow(
@@ -253,6 +260,7 @@ class LiveView:
         interval = NAME_OF_SECONDS.get(event.interval_seconds)
         if interval is None:
             return None
+        _check_exponents(event.price_exponent)
         row = bars.from_event(event)
         if not self.put_bar(event.instrument, interval, row):
             return None
@@ -278,3 +286,8 @@ class LiveView:
         if len(windows) > 2 * KEPT_WINDOWS:
             for start in sorted(windows)[:-KEPT_WINDOWS]:
                 del windows[start]
+
+
+def _check_exponents(*exponents: int) -> None:
+    if max(map(abs, exponents)) > MAX_EXPONENT:
+        raise ValueError(f"an exponent is beyond ±{MAX_EXPONENT}")

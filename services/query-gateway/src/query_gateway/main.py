@@ -37,11 +37,20 @@ async def run_gateway(settings: GatewaySettings) -> int:
     view, hub = LiveView(settings.kept_trades), Hub(settings.kept_events, settings.reader_queue)
     latest = LatestWriter(cache, view)
     coverage = Coverage()
-    feed = Feed(settings, decoder, view, coverage, hub, note=latest.note, tracing=tracing)
+    feed = Feed(
+        settings,
+        decoder,
+        view,
+        coverage,
+        hub,
+        rejections=rejections,
+        note=latest.note,
+        tracing=tracing,
+    )
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
     charts = Charts(cache, settings.chart_ttl_seconds)
-    backlog = TradeBacklog(settings, settings.service_name, decoder, feed.trade_starts)
+    backlog = TradeBacklog(settings, decoder, feed.trade_starts)
     listings, stream = Listings(history, view, backlog.missing), MarketStream(hub, coverage)
     ready, live = bootstrap.done.is_set, feed.is_live
     market = MarketService(

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition, murmur2
 from confluent_kafka import Message as Record
+from google.protobuf.message import Message
 
 from coinmesh_contracts import stored_trades, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
@@ -25,10 +26,10 @@ from meshkit.metrics import Metrics
 from meshkit.offsets import bounds
 from meshkit.resources import Resource
 from meshkit.rotation import Renewals
-from meshkit.settings import KafkaSettings
 from meshkit.tails import read_range, tail_consumer
 from meshkit.tls import certificate_files
 from query_gateway import trades
+from query_gateway.settings import GatewaySettings
 from query_gateway.trades import TradeRow
 
 _log = logging.getLogger(__name__)
@@ -58,19 +59,18 @@ class TradeBacklog(Resource):
     """Reads the committed offsets of tick-writer, and the records beyond them.
 
     Args:
-        settings: Where Kafka is.
+        settings: Where Kafka is, and which trades are valid.
         decoder: Decodes the topic's values.
         starts: The offset from which on each partition is held in memory; empty until it is known.
     """
 
     def __init__(
         self,
-        settings: KafkaSettings,
-        client_id: str,
+        settings: GatewaySettings,
         decoder: Decoder,
         starts: Callable[[], dict[int, int]],
     ) -> None:
-        self._settings, self._client_id = settings, client_id
+        self._settings, self._client_id = settings, settings.service_name
         self._decoder, self._starts = decoder, starts
         self._stored: dict[int, int] = {}
         files = certificate_files(settings)
@@ -118,15 +118,20 @@ class TradeBacklog(Resource):
         except (KafkaException, TimeoutError, Unavailable) as error:
             _log.warning("trades between table and memory can't be read: %s", error)
             raise _unavailable() from error
-        found = [cast(Trade, event) for _, event in events]
-        rows = [trades.from_event(trade) for trade in found if trade.HasField("event_time")]
-        return Missing(trades.merge(rows), complete)
+        valid = [cast(Trade, event) for record, event in events if self._is_valid(record, event)]
+        return Missing(trades.merge(map(trades.from_event, valid)), complete)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._consumer is not None:
             await self._run(self._consumer.close)
         self._thread.shutdown(wait=False)
+
+    def _is_valid(self, record: Record, event: Message) -> bool:
+        """Whether the table will have a record's trade."""
+        appended_us, ahead = record.timestamp()[1] * 1000, self._settings.spark_ahead_seconds
+        trade = cast(Trade, event)
+        return stored_trades.rejected(trade, record.key(), appended_us, ahead) is None
 
     def _connected(self) -> confluent_kafka.Consumer:
         version = self._renewals.pending()
