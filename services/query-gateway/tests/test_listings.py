@@ -113,7 +113,6 @@ async def test_paging_trades_visits_each_trade_once(
         trade_id += 1 + gap % 3 * 400
         row = trades.from_event(trade(trade_id, time_us))
         expected.append(row)
-        session.put_bar("1h", bar_row(row.time_ms - row.time_ms % HOUR_MS, "1h"))
         if number in live:
             view.put_trade(INSTRUMENT, row)
         if number not in live or number % 2:
@@ -312,6 +311,26 @@ async def test_trades_of_quiet_instrument_read_only_kept_hours(newest_first: boo
     assert [row.time_ms for row in rows] == kept
     assert bound is None
     assert session.reads <= 48
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("bars_until", [0, 3])
+async def test_trades_without_a_bar_are_listed(newest_first: bool, bars_until: int) -> None:
+    """Spark is behind, or has dropped all trades of an hour as late."""
+    session = MemorySession()
+    listings, view = made(session)
+    hour = NOW_MS // HOUR_MS * HOUR_MS
+    times = [hour - back * HOUR_MS for back in (200, 30, 3, 2, 1)]
+    rows = [trades.from_event(trade(at // 1000, at * 1000)) for at in times]
+    for row in rows:
+        session.put_trade(row)
+    if bars_until:
+        session.put_bar("1h", bar_row(times[bars_until - 1], "1h"))
+        view.put_history(INSTRUMENT, "1h", [bar_row(times[bars_until - 1], "1h")])
+    found = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=500
+    )
+    assert found == Page(rows, None)
 
 
 class SilentSession(MemorySession):
