@@ -112,12 +112,12 @@ def export(
 def index(topics: Topics = None) -> None:
     """Write manifests, once, for the objects of an archive that had none.
 
-    Stop spark-stream, or start it after this.
+    Stop spark-stream, or start it after this. If this is interrupted, run it again.
     """
-    from coinmesh_archive.index import UNKNOWN_ID, Indexer
+    from coinmesh_archive.index import UNKNOWN_ID, Indexer, is_unfinished
 
     store, logs = _store(), _logs()
-    names = topics or [name for name in store.topics() if not store.dates(name)]
+    names = topics or [name for name in store.topics() if is_unfinished(store, name)]
     ids = logs.ids(names) if names else {}
     now = time.time_ns() // 1000
     for name in names:
