@@ -8,6 +8,7 @@ proves it from the manifest alone. A sealed manifest never changes again.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
@@ -231,7 +232,7 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(gzip.decompress(data), type=Manifest)
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
         raise ManifestError(f"the manifest is damaged: {error}") from error
     if manifest.format != FORMAT:
         raise ManifestError(f"the manifest has format {manifest.format}, this release {FORMAT}")
