@@ -74,6 +74,17 @@ def test_outdated_writer_is_ignored() -> None:
     assert not coverage.is_stale(INSTRUMENT, ["trade"])
 
 
+def test_lower_epoch_counts_once_the_known_record_is_over() -> None:
+    """The topic of checkpoints was created again: the collector's epochs begin at 1."""
+    clock = Clock()
+    coverage = Coverage(clock)
+    coverage.apply(liveness(START, epoch=7, trade=[INSTRUMENT]), START // 10**6)
+    for seconds, is_stale in ((1, True), (5, True), (6, False), (7, False)):
+        clock.now = START + seconds * SECOND
+        coverage.apply(liveness(clock.now, epoch=1, quote=[INSTRUMENT]), clock.now // 10**6)
+        assert coverage.is_stale(INSTRUMENT, ["quote"]) is is_stale
+
+
 def test_collectors_are_independent() -> None:
     clock = Clock()
     coverage = Coverage(clock)

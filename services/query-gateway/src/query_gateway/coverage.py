@@ -36,12 +36,19 @@ class Coverage:
     def apply(self, record: Liveness, appended_ms: int) -> None:
         """Take the next record of the topic; one of an outdated writer is ignored.
 
+        A writer is outdated while the record of a later one holds. Epochs begin anew when the topic
+        that they are counted in is created again.
+
         The older of the collector's and Kafka's time counts. A record that waited in the collector
         is old although it was appended now, and a collector whose clock is ahead must not be taken
         as current after it has stopped.
         """
         current = self._collectors.get(record.collector)
-        if current is not None and record.epoch < current.epoch:
+        if (
+            current is not None
+            and record.epoch < current.epoch
+            and current.until_ns >= self._clock()
+        ):
             return
         since_ns = min(record.receive_time, appended_ms * 1_000_000)
         seconds = record.valid_seconds or VALID_SECONDS
