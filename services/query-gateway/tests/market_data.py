@@ -245,7 +245,7 @@ def printed(text: str) -> str:
     return str(Decimal(text))
 
 
-async def nothing_missing(_instrument: str, _floor: int) -> Missing:
+async def nothing_missing(_instrument: str, _floor: int | None) -> Missing:
     """A backlog whose table is never behind."""
     return Missing([], True)
 

@@ -89,12 +89,13 @@ class TradeBacklog(Resource):
             lambda: {(): self._records},
         )
 
-    async def missing(self, instrument: str, floor: int) -> Missing:
+    async def missing(self, instrument: str, floor: int | None) -> Missing:
         """Return the trades that a read of the table after this call may lack.
 
         Args:
             instrument: The instrument.
-            floor: The offset from which on the caller has its trades.
+            floor: The offset from which on the caller has its trades; None if that proves nothing,
+                for all that the partition has now.
 
         Raises:
             Unavailable: KAFKA_UNAVAILABLE.
@@ -104,11 +105,13 @@ class TradeBacklog(Resource):
             raise _unavailable()
         key = instrument.encode()
         partition = murmur2(key, len(starts))
-        end = max(floor, starts[partition])
-        if self._stored.get(partition, 0) >= end:
+        end = starts[partition] if floor is None else max(floor, starts[partition])
+        if floor is not None and self._stored.get(partition, 0) >= end:
             return Missing([], True)
         try:
             async with self._turn, asyncio.timeout(2 * REQUEST_SECONDS):
+                if floor is None:
+                    end = max(end, await self._run(lambda: self._end(partition)))
                 if self._stored.get(partition, 0) < end:
                     await self._run(lambda: self._refresh(list(starts)))
                 if self._stored.get(partition, 0) >= end:
@@ -153,6 +156,9 @@ class TradeBacklog(Resource):
         for place in committed:
             if place.error is None:
                 self._stored[place.partition] = max(0, place.offset)
+
+    def _end(self, partition: int) -> int:
+        return bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[1]
 
     def _read(self, partition: int, end: int, key: bytes) -> tuple[list[Record], bool]:
         consumer, place = self._connected(), (TOPIC, partition)
