@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any, Final, cast
 
 from confluent_kafka import KafkaException
@@ -38,6 +39,7 @@ _LONG: Final = {topics.BARS.name, topics.INDICATORS.name}
 _BATCH: Final = 250
 _LIVENESS_SECONDS: Final = 10.0  # an older record says nothing about now
 _PROBE_SECONDS: Final = 2.0
+_LAG_SECONDS: Final = 1.0
 
 
 async def create_decoder(registry: Registry, rejections: DeadLetterCounter) -> Decoder:
@@ -89,6 +91,7 @@ class Feed(Resource):
             ("topic",),
         )
         self._newest_ms: dict[str, int] = {}
+        self._consumer: Consumer | None = None
         self.caught_up = asyncio.Event()
         self.connected = False
         self._trade_starts: dict[int, int] = {}
@@ -123,6 +126,7 @@ class Feed(Resource):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
             tasks.create_task(self._read())
+            tasks.create_task(self._watch_lags())
 
     def is_connected(self) -> bool:
         """Whether Kafka answers."""
@@ -149,10 +153,24 @@ class Feed(Resource):
             await self._seek(consumer)
             ends = await consumer.ends()
             self._check(consumer, ends)
+            self._consumer = consumer
             async for batch in consumer.batches(_BATCH):
                 await self.take(batch)
                 if not self.caught_up.is_set():
                     self._check(consumer, ends)
+
+    async def _watch_lags(self) -> None:
+        while True:
+            if (consumer := self._consumer) is not None:
+                ages, lags = consumer.lag_seconds(), consumer.lags()
+                # A partition that has newer records and of which none was read has no age.
+                self._coverage.take_lags(
+                    {
+                        key: ages.get(key, inf if lags.get(key) else 0.0)
+                        for key in consumer.positions
+                    }
+                )
+            await asyncio.sleep(_LAG_SECONDS)
 
     async def _probe(self) -> None:
         client = AdminClient(
