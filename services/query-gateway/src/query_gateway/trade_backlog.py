@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, TypeVar, cast
 
@@ -20,8 +20,8 @@ from google.protobuf.message import Message
 
 from coinmesh_contracts import stored_trades, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from meshkit.decoding import Decoder
-from meshkit.errors import Unavailable
+from meshkit.decoding import Decoder, UndecodableError
+from meshkit.errors import DataLoss, Unavailable
 from meshkit.metrics import Metrics
 from meshkit.offsets import bounds
 from meshkit.resources import Resource
@@ -55,6 +55,13 @@ class Missing(NamedTuple):
     complete: bool
 
 
+class _Read(NamedTuple):
+    """An instrument's trades, and its records that aren't decoded yet."""
+
+    rows: list[TradeRow]
+    undecoded: list[Record]
+
+
 class TradeBacklog(Resource):
     """Reads the committed offsets of tick-writer, and the records beyond them.
 
@@ -79,6 +86,8 @@ class TradeBacklog(Resource):
         self._thread = ThreadPoolExecutor(1, "trade-backlog")
         self._turn = asyncio.Lock()
         self._records = 0
+        # Of the last read, so that the pages of one list don't repeat it.
+        self._last: tuple[tuple[bytes, int, tuple[int, int]], list[TradeRow]] | None = None
 
     def register(self, metrics: Metrics) -> None:
         """Add the count of records read."""
@@ -116,13 +125,17 @@ class TradeBacklog(Resource):
                     await self._run(lambda: self._refresh(list(starts)))
                 if self._stored.get(partition, 0) >= end:
                     return Missing([], True)
-                records, complete = await self._run(lambda: self._read(partition, end, key))
-                events = await self._decoder.decode(records)
-        except (KafkaException, TimeoutError, Unavailable) as error:
+                span = await self._run(lambda: self._span(partition, end))
+                if self._last is None or self._last[0] != (key, partition, span):
+                    found = await self._run(lambda: self._read(partition, span, key))
+                    # An id that is only in the registry, or a record to count: both are rare.
+                    others = self._rows(await self._decoder.decode(found.undecoded))
+                    rows = trades.merge(found.rows, others)
+                    self._last = (key, partition, span), rows
+                return Missing(self._last[1], span[1] == end)
+        except (KafkaException, TimeoutError, Unavailable, DataLoss) as error:
             _log.warning("trades between table and memory can't be read: %s", error)
             raise _unavailable() from error
-        valid = [cast(Trade, event) for record, event in events if self._is_valid(record, event)]
-        return Missing(trades.merge(map(trades.from_event, valid)), complete)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -130,11 +143,14 @@ class TradeBacklog(Resource):
             await self._run(self._consumer.close)
         self._thread.shutdown(wait=False)
 
-    def _is_valid(self, record: Record, event: Message) -> bool:
-        """Whether the table will have a record's trade."""
-        appended_us, ahead = record.timestamp()[1] * 1000, self._settings.spark_ahead_seconds
-        trade = cast(Trade, event)
-        return stored_trades.rejected(trade, record.key(), appended_us, ahead) is None
+    def _rows(self, events: Iterable[tuple[Record, Message]]) -> list[TradeRow]:
+        """The trades that the table will have."""
+        ahead, rows = self._settings.spark_ahead_seconds, list[TradeRow]()
+        for record, event in events:
+            trade, appended_us = cast(Trade, event), record.timestamp()[1] * 1000
+            if stored_trades.rejected(trade, record.key(), appended_us, ahead) is None:
+                rows.append(trades.from_event(trade))
+        return rows
 
     def _connected(self) -> confluent_kafka.Consumer:
         version = self._renewals.pending()
@@ -160,16 +176,32 @@ class TradeBacklog(Resource):
     def _end(self, partition: int) -> int:
         return bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[1]
 
-    def _read(self, partition: int, end: int, key: bytes) -> tuple[list[Record], bool]:
+    def _span(self, partition: int, end: int) -> tuple[int, int]:
+        """The offsets to read: from the first to before the second."""
+        earliest = bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[0]
+        start = max(self._stored.get(partition, 0), earliest)
+        return start, end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
+
+    def _read(self, partition: int, span: tuple[int, int], key: bytes) -> _Read:
         consumer, place = self._connected(), (TOPIC, partition)
-        start = max(self._stored.get(partition, 0), bounds(consumer, place)[0])
-        last = end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
-        records: list[Record] = []
-        for batch in read_range(consumer, {place: start}, {place: last}, REQUEST_SECONDS):
-            self._records += len(batch)
-            records += [record for record in batch if record.key() == key]
-        consumer.unassign()
-        return records, last == end
+        starts, ends = {place: span[0]}, {place: span[1]}
+        found = _Read([], [])
+        try:
+            for batch in read_range(consumer, starts, ends, REQUEST_SECONDS):
+                self._records += len(batch)
+                for record in batch:
+                    if record.key() != key:
+                        continue
+                    try:
+                        event = self._decoder.decode_value(TOPIC, record.value())
+                    except UndecodableError:
+                        found.undecoded.append(record)
+                    else:
+                        found.rows.extend(self._rows([(record, event)]))
+        finally:
+            # Else it goes on fetching what nobody reads.
+            consumer.unassign()
+        return found
 
     async def _run(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
