@@ -137,7 +137,12 @@ def _check(update: BookUpdate) -> None:
     bids, asks = len(update.bid_price_units), len(update.ask_price_units)
     if bids != len(update.bid_size_units) or asks != len(update.ask_size_units):
         raise ValueError("prices and sizes differ in number")
-    if max(abs(update.price_exponent), abs(update.size_exponent)) > MAX_EXPONENT:
+    check_exponents(update.price_exponent, update.size_exponent)
+
+
+def check_exponents(*exponents: int) -> None:
+    """Raise ValueError if one is beyond what a valid event has."""
+    if max(map(abs, exponents)) > MAX_EXPONENT:
         raise ValueError(f"an exponent is beyond ±{MAX_EXPONENT}")
 
 
