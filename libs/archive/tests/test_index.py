@@ -6,6 +6,7 @@ import pytest
 from coinmesh_archive.index import Indexer, is_unfinished
 from coinmesh_archive.objects import build
 from coinmesh_archive.testing import MemoryStore
+from coinmesh_archive.verification import history_faults
 from coinmesh_contracts import topics
 from meshkit.errors import FailedPrecondition
 
@@ -35,13 +36,13 @@ def unlisted(store, offsets, appended, partition=0):
 
 
 def archive():
-    """Four days, on the third of which the topic was created again."""
+    """Five days; on the third the topic was created again, the fourth has no record."""
     store = MemoryStore()
     unlisted(store, range(3, 9), FIRST)
     unlisted(store, range(7, 12), FIRST + 3_600_000_000)
     unlisted(store, range(14, 20), FIRST + DAY)
     unlisted(store, range(6), FIRST + 2 * DAY)
-    unlisted(store, range(6, 9), FIRST + 3 * DAY)
+    unlisted(store, range(6, 9), FIRST + 4 * DAY)
     return store
 
 
@@ -57,7 +58,7 @@ class Interrupted(Exception):
     """The process ends."""
 
 
-@pytest.mark.parametrize("written", range(4))
+@pytest.mark.parametrize("written", range(5))
 def test_interrupted_index_is_completed_by_a_repetition(written):
     expected = archive()
     dates = index(expected)
@@ -76,7 +77,8 @@ def test_interrupted_index_is_completed_by_a_repetition(written):
     assert is_unfinished(store, TOPIC)
     assert index(store) == dates[written:]
     assert manifests(store) == manifests(expected)
-    assert [manifest.sealed for manifest in manifests(store)] == [True, True, True, False]
+    assert [manifest.sealed for manifest in manifests(store)] == [True, True, True, True, False]
+    assert list(history_faults(manifests(store))) == []
     assert not is_unfinished(store, TOPIC)
     with pytest.raises(FailedPrecondition, match="has manifests already"):
         index(store)

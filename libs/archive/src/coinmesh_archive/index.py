@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -82,7 +83,7 @@ class Indexer:
         dates = self.store.dates(self.topic)
         if dates and not is_unfinished(self.store, self.topic):
             raise FailedPrecondition("RAW_INDEXED", f"{self.topic} has manifests already")
-        manifests = list(self._manifests())
+        manifests = list(self._manifests(dates))
         last = max((len(manifest.incarnations) for manifest in manifests), default=0) - 1
         ids = {number: f"{UNKNOWN_ID}-{number}" for number in range(last)}
         if dates:
@@ -96,13 +97,13 @@ class Indexer:
             self.store.put(manifest, None)
             yield manifest
 
-    def _continued(self, manifest: Manifest, date: str) -> Manifest:
+    def _continued(self, manifest: Manifest, day: str) -> Manifest:
         """The oldest manifest that is there, which must begin where `manifest` stops.
 
         Raises:
             FailedPrecondition: It doesn't.
         """
-        stored = self.store.load(self.topic, date)
+        stored = self.store.load(self.topic, day)
         known = stored.manifest.incarnations if stored else []
         number = len(manifest.incarnations) - 1
         starts = known[number].partitions if number < len(known) else {}
@@ -110,19 +111,26 @@ class Indexer:
         if stored is None or {at: part.first for at, part in starts.items() if at in ends} != ends:
             raise FailedPrecondition(
                 "RAW_INDEXED",
-                f"{self.topic} has manifests from {date} on that don't begin where the objects "
+                f"{self.topic} has manifests from {day} on that don't begin where the objects "
                 f"of {manifest.date} end",
             )
         return stored.manifest
 
-    def _manifests(self) -> Iterator[Manifest]:
+    def _manifests(self, dates: list[str]) -> Iterator[Manifest]:
+        """Manifests of all days; `dates` are those that have one already."""
         days: dict[str, list[tuple[str, int, int, int, str]]] = defaultdict(list)
         for key, _ in self.store.objects(self.topic):
             if match := _KEY.fullmatch(key):
                 day, hour, partition, first, last = match.groups()
                 days[day].append((hour, int(partition), int(first), -int(last), key))
-        for day in sorted(days):
-            manifest = Manifest(topic=self.topic, date=day)
+        if not days:
+            return
+        # The objects of the days that have manifests may have been replaced meanwhile.
+        first, last = map(date.fromisoformat, (min(days), max([*days, *dates[:1]])))
+        for number_of_day in range((last - first).days + 1):
+            # A day without records has a manifest, too.
+            day = (first + timedelta(days=number_of_day)).isoformat()
+            manifest = Manifest(topic=self.topic, date=day, origin=number_of_day == 0)
             for number, position in sorted(self._positions.items()):
                 self._partition(manifest, number, position)
             for number, span, key in self._ordered(days[day]):

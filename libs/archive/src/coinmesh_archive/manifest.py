@@ -184,6 +184,8 @@ class Manifest(msgspec.Struct, kw_only=True):
         incarnations: Oldest first; the last one is being archived.
         retired: Keys of replaced objects that may still exist.
         sealed: Whether the day is complete: a sealed manifest is never changed.
+        origin: Whether the topic's archive begins with this day; None in manifests of a release
+            that didn't record it.
         format: The layout's version.
     """
 
@@ -192,6 +194,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     incarnations: list[Incarnation] = msgspec.field(default_factory=list[Incarnation])
     retired: list[str] = msgspec.field(default_factory=list[str])
     sealed: bool = False
+    origin: bool | None = None
     format: int = FORMAT
 
     @property
@@ -216,7 +219,9 @@ class Manifest(msgspec.Struct, kw_only=True):
             for number, partition in self.current.partitions.items()
         }
         incarnation = Incarnation(topic_id=self.current.topic_id, partitions=starts)
-        return Manifest(topic=self.topic, date=day.isoformat(), incarnations=[incarnation])
+        return Manifest(
+            topic=self.topic, date=day.isoformat(), incarnations=[incarnation], origin=False
+        )
 
 
 def encode(manifest: Manifest) -> bytes:
