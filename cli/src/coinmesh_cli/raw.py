@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,11 +65,12 @@ def verify(
 
     Losses that an operator has recorded are listed and are no faults.
     """
-    store, faults, days = _store(), list[str](), 0
-    listed = list(_manifests(store, topics))
-    for before, after in pairwise(listed):
-        if before.topic == after.topic:
-            faults += _breaks(before, after)
+    from coinmesh_archive.verification import history_faults
+
+    store, days = _store(), 0
+    listed, faults = _readable(store, topics)
+    for _, manifests in groupby(listed, key=lambda manifest: manifest.topic):
+        faults += history_faults(list(manifests))
     for manifest in listed:
         if date not in (None, manifest.date):
             continue
@@ -112,12 +113,12 @@ def export(
 def index(topics: Topics = None) -> None:
     """Write manifests, once, for the objects of an archive that had none.
 
-    Stop spark-stream, or start it after this.
+    Stop spark-stream, or start it after this. If this is interrupted, run it again.
     """
-    from coinmesh_archive.index import UNKNOWN_ID, Indexer
+    from coinmesh_archive.index import UNKNOWN_ID, Indexer, is_unfinished
 
     store, logs = _store(), _logs()
-    names = topics or [name for name in store.topics() if not store.dates(name)]
+    names = topics or [name for name in store.topics() if is_unfinished(store, name)]
     ids = logs.ids(names) if names else {}
     now = time.time_ns() // 1000
     for name in names:
@@ -204,20 +205,23 @@ def _manifests(store: "ArchiveStore", topics: list[str] | None) -> "Iterator[Man
                 yield stored.manifest
 
 
-def _breaks(before: "Manifest", after: "Manifest") -> Iterator[str]:
-    """Partitions of a day that don't begin where the day before stopped."""
-    starts = {
-        number: part.first
-        for one in after.incarnations
-        if one.topic_id == before.current.topic_id
-        for number, part in one.partitions.items()
-    }
-    where = f"{after.topic} {after.date}"
-    if not before.sealed:
-        yield f"{before.topic} {before.date} isn't sealed, though {after.date} has begun"
-    for number, part in before.current.partitions.items():
-        if starts.get(number, part.next) != part.next:
-            yield f"{where}, partition {number}: begins at {starts[number]}, not at {part.next}"
+def _readable(
+    store: "ArchiveStore", topics: list[str] | None
+) -> "tuple[list[Manifest], list[str]]":
+    """The manifests of topics, by topic and day, and a line for each that can't be read."""
+    from coinmesh_archive.manifest import ManifestError
+
+    manifests: list[Manifest] = []
+    faults: list[str] = []
+    for topic in topics or store.topics():
+        for date in store.dates(topic):
+            try:
+                stored = store.load(topic, date)
+            except ManifestError as error:
+                faults.append(str(error))
+            else:
+                manifests += [stored.manifest] if stored else []
+    return manifests, faults
 
 
 def _losses(manifest: "Manifest") -> Iterator[str]:

@@ -123,7 +123,7 @@ def test_manifest_reads_back_and_damage_is_reported():
     data = encode(manifest)
     assert decode(data) == manifest
     assert encode(decode(data)) == data
-    for bad in (data[:-9], b"", b"{}"):
+    for bad in (data[:-9], b"", b"{}", data[:10] + b"\xff" * 9 + data[19:]):
         with pytest.raises(ManifestError, match="damaged"):
             decode(bad)
     manifest.format = 99

@@ -245,7 +245,7 @@ def printed(text: str) -> str:
     return str(Decimal(text))
 
 
-async def nothing_missing(_instrument: str, _floor: int) -> Missing:
+async def nothing_missing(_instrument: str, _floor: int | None) -> Missing:
     """A backlog whose table is never behind."""
     return Missing([], True)
 
@@ -284,6 +284,10 @@ class MemorySession:
             name, month, low, high = arguments
             starts = self.bars.get((name, "1h"), {})
             return [(at,) for at in starts if bucket("1h", at) == month and low <= at < high]
+        if statement == "trade hours":
+            name, low, high = arguments
+            hours = {bucket("1s", row.time_ms) for row in self.trades.get(name, {}).values()}
+            return [(hour,) for hour in sorted(hours) if low <= hour < high]
         if kind == "trades":
             return self._trades(rest[0], *arguments)
         return self._rows(kind, *rest, *arguments)

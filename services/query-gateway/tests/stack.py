@@ -228,9 +228,12 @@ class Feeder:
             )
 
     def store_trades(self, name: str, rows: Iterable[TradeRow]) -> None:
-        """Stores trades."""
+        """Stores trades as tick-writer does."""
         for row in rows:
             hour, shard = trade_partition(row.time_us, row.trade_id)
+            self._store(
+                f"INSERT INTO trade_hours (instrument, hour) VALUES ('{name}', {hour * 1000})"
+            )
             side = {"buy": 1, "sell": 2}.get(row.taker_side, 0)
             self._store(
                 "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, "

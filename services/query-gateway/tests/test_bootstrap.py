@@ -23,6 +23,42 @@ class NoCache:
         return [None] * len(keys)
 
 
+class PartlySilentSession(MemorySession):
+    """Cassandra that doesn't answer for some instruments until it is `released`."""
+
+    def __init__(self, silent: set[str]) -> None:
+        super().__init__()
+        self.silent, self.released = silent, asyncio.Event()
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        if arguments[0] in self.silent:
+            await self.released.wait()
+        return await super().fetch(statement, *arguments)
+
+
+async def test_silent_cassandra_does_not_keep_a_replica_unready() -> None:
+    session: Any = PartlySilentSession(set(NAMES[:2]))
+    view = LiveView(100)
+    for name in NAMES:
+        view.apply(instrument(name))
+        session.put_bar("1m", bar_row(NOW_MS, trades=5, name=name), name)
+        session.put_trade(trades.from_event(trade(1, NOW_MS * 1000, name)), name)
+    history = History(session, view.newest_ms, lambda: NOW_MS / 1000, 0.01)
+    cache: Any = NoCache()
+    bootstrap = Bootstrap(view, history, cache, (), retry_seconds=0.001, fill_seconds=1.0)
+    task = asyncio.create_task(bootstrap.run())
+    await asyncio.wait_for(bootstrap.done.wait(), 30)
+    assert view.unloaded == set(NAMES[:2])
+    view.apply(trade(2, NOW_MS * 1000 + 1, NAMES[0]))
+    assert view.last_trade(NAMES[0]) == trades.from_event(trade(2, NOW_MS * 1000 + 1, NAMES[0]))
+    assert [name for name, _ in view.ranking("trades")] == NAMES[2:]
+    session.released.set()
+    await asyncio.wait_for(asyncio.gather(*bootstrap._later), 30)
+    assert view.unloaded == set()
+    assert [figure for _, figure in view.ranking("trades")] == [5] * len(NAMES)
+    task.cancel()
+
+
 async def fill(failing: set[int]) -> tuple[LiveView, int]:
     """The filled view, and how many reads Cassandra got."""
     session: Any = MemorySession()

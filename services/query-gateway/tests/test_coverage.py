@@ -1,11 +1,16 @@
 """Which data is stale, by the collectors' signs of life."""
 
+import math
+
 import pytest
+from confluent_kafka import murmur2
 from market_data import INSTRUMENT, liveness
 
+from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.liveness_pb2 import COVERAGE_STATE_DOWN, COVERAGE_STATE_SYNCING
 from query_gateway.coverage import Coverage
 
+TRADES, QUOTES = topics.TRADES.name, topics.QUOTES.name
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
 BOTH = {"trade": [INSTRUMENT], "quote": [INSTRUMENT]}
@@ -72,6 +77,38 @@ def test_outdated_writer_is_ignored() -> None:
     down = liveness(START, epoch=1, state=COVERAGE_STATE_DOWN, **BOTH)
     coverage.apply(down, START // 10**6)
     assert not coverage.is_stale(INSTRUMENT, ["trade"])
+
+
+def test_lower_epoch_counts_once_the_known_record_is_over() -> None:
+    """The topic of checkpoints was created again: the collector's epochs begin at 1."""
+    clock = Clock()
+    coverage = Coverage(clock)
+    coverage.apply(liveness(START, epoch=7, trade=[INSTRUMENT]), START // 10**6)
+    for seconds, is_stale in ((1, True), (5, True), (6, False), (7, False)):
+        clock.now = START + seconds * SECOND
+        coverage.apply(liveness(clock.now, epoch=1, quote=[INSTRUMENT]), clock.now // 10**6)
+        assert coverage.is_stale(INSTRUMENT, ["quote"]) is is_stale
+
+
+def test_partition_that_is_read_late_is_stale() -> None:
+    coverage = Coverage(Clock())
+    coverage.apply(liveness(START, **BOTH), START // 10**6)
+    partitions = [(topic, n) for topic in (TRADES, QUOTES) for n in range(4)]
+    own = (TRADES, murmur2(INSTRUMENT.encode(), 4))
+    others = {key: 60.0 for key in partitions if key[0] == TRADES and key != own}
+
+    def stale_after(*lags: float) -> tuple[bool, bool]:
+        for lag in lags:
+            coverage.take_lags(dict.fromkeys(partitions, 0.0) | others | {own: lag})
+        return coverage.is_stale(INSTRUMENT, ["quote"]), coverage.is_stale(INSTRUMENT, ["trade"])
+
+    assert stale_after(0.0) == (False, False)
+    # A record is being fetched, and the one before it is old.
+    assert stale_after(3600.0, 0.0, 3600.0) == (False, False)
+    assert stale_after(5.0, 5.0) == (False, False)
+    assert stale_after(5.1, 6.1) == (False, True)
+    assert stale_after(math.inf) == (False, True)
+    assert stale_after(0.0) == (False, False)
 
 
 def test_collectors_are_independent() -> None:

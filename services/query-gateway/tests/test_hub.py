@@ -15,7 +15,7 @@ from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason, StreamMarke
 from meshkit.errors import InvalidArgument
 from query_gateway import market_stream
 from query_gateway.coverage import Coverage
-from query_gateway.hub import Hub, Partition, Selection
+from query_gateway.hub import AHEAD_SECONDS, Hub, Partition, Selection
 from query_gateway.live_view import LiveView
 from query_gateway.market_stream import MarketStream
 from query_gateway.resume_tokens import make_token, read_token, varint
@@ -29,7 +29,8 @@ class Market:
     """A hub with a view before it, fed by hand."""
 
     def __init__(self, kept: int = 100, queue: int = 50) -> None:
-        self.view, self.hub = LiveView(1000), Hub(kept, queue)
+        self.now = 0.0
+        self.view, self.hub = LiveView(1000), Hub(kept, queue, lambda: self.now)
         self.hub.begin({TRADES: 0, QUOTES: 0})
         self.offsets = {TRADES: 0, QUOTES: 0}
 
@@ -203,6 +204,38 @@ def test_resume_token_of_a_recreated_topic_reports_a_gap() -> None:
     assert reader.take_gap() == (0, StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD)
     market.trade(2)
     assert len(reader.take(10, market.hub.head)) == 1
+
+
+async def test_resume_token_shortly_ahead_of_a_recreated_topic_reports_a_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(market_stream, "HEARTBEAT_SECONDS", 0.0)
+    market = Market()
+    market.trade(1)
+    token = make_token({TRADES: 50, QUOTES: 0})
+    messages = parsed(MarketStream(market.hub, Coverage()).read(request(resume_token=token)))
+    await anext(messages)
+    market.trade(2)
+    market.now = AHEAD_SECONDS - 1
+    assert (await anext(messages)).WhichOneof("event") == "heartbeat"
+    market.now = AHEAD_SECONDS
+    gap = await anext(messages)
+    assert gap.gap.reason == StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
+    assert read_token(gap.resume_token) == market.hub.head
+    market.trade(3)
+    batches = [await anext(messages) for _ in range(2)]
+    assert [ids(batch) for batch in batches if ids(batch)] == [[3]]
+
+
+def test_resume_at_replica_that_catches_up_in_time_reports_no_gap() -> None:
+    market = Market()
+    reader = market.hub.subscribe(ALL, make_token({TRADES: 3, QUOTES: 0}))
+    for number in range(1, 5):
+        market.trade(number)
+    market.now = 2 * AHEAD_SECONDS
+    market.hub.give_up_ahead(reader)
+    assert reader.take_gap() is None
+    assert len(reader.take(100, market.hub.head)) == 1
 
 
 def test_resume_token_of_128_partitions_fits_the_limit() -> None:

@@ -113,7 +113,6 @@ async def test_paging_trades_visits_each_trade_once(
         trade_id += 1 + gap % 3 * 400
         row = trades.from_event(trade(trade_id, time_us))
         expected.append(row)
-        session.put_bar("1h", bar_row(row.time_ms - row.time_ms % HOUR_MS, "1h"))
         if number in live:
             view.put_trade(INSTRUMENT, row)
         if number not in live or number % 2:
@@ -209,7 +208,7 @@ async def test_paging_trades_misses_none_wherever_the_store_is(
     log: list[trades.TradeRow], data: st.DataObject, size: int, newest_first: bool
 ) -> None:
     position = data.draw(st.integers(1, len(log)), "read by the replica")
-    start = data.draw(st.integers(0, position - 1), "first in memory")
+    start = data.draw(st.integers(0, position), "first in memory")
     committed = data.draw(st.integers(0, len(log)), "stored for certain")
     visible = data.draw(st.sets(st.integers(0, len(log) - 1)), "visible besides")
     session = MemorySession()
@@ -222,8 +221,8 @@ async def test_paging_trades_misses_none_wherever_the_store_is(
     for offset in range(start, position):
         view.put_trade(INSTRUMENT, log[offset], offset)
 
-    async def missing(_instrument: str, floor: int) -> Missing:
-        end = max(floor, start)
+    async def missing(_instrument: str, floor: int | None) -> Missing:
+        end = len(log) if floor is None else max(floor, start)
         return Missing(sorted(log[committed:end]), True)
 
     history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
@@ -240,6 +239,58 @@ async def test_paging_trades_misses_none_wherever_the_store_is(
     assert listed == sorted(set(listed))
 
 
+def numbered(*ids: int) -> list[trades.TradeRow]:
+    return [trades.from_event(trade(n, NOW_MS * 1000 + n * 1000)) for n in ids]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_trades_up_to_a_seeded_one_are_read_from_kafka(newest_first: bool) -> None:
+    """Another replica is ahead: its newest trade came by way of Redis."""
+    session = MemorySession()
+    view = LiveView(8)
+
+    async def missing(_instrument: str, floor: int | None) -> Missing:
+        assert floor is None
+        return Missing(numbered(7, 8, 9), True)
+
+    history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    listings = Listings(history, view, missing)
+    for row in numbered(*range(1, 7), 8):  # 7 isn't visible yet
+        session.put_trade(row)
+    view.put_trade(INSTRUMENT, *numbered(9))
+    view.apply(trade(6, NOW_MS * 1000 + 6000), 5)
+    page = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=50
+    )
+    assert page == Page(numbered(*range(1, 10)), None)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("seeded", [[], [5]])
+async def test_trades_that_become_visible_during_the_call_are_not_listed(
+    newest_first: bool, seeded: list[int]
+) -> None:
+    """No trade of the instrument has come from Kafka yet."""
+    session = MemorySession()
+    view = LiveView(8)
+    for row in numbered(*range(1, 6)):
+        session.put_trade(row)
+    for row in numbered(*seeded):
+        view.put_trade(INSTRUMENT, row)
+
+    async def missing(_instrument: str, floor: int | None) -> Missing:
+        assert floor is None
+        session.put_trade(*numbered(8))  # 7 is on Kafka, but not visible
+        return Missing(numbered(6), True)
+
+    history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    listings = Listings(history, view, missing)
+    page = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=50
+    )
+    assert page == Page(numbered(*range(1, 7)), None)
+
+
 async def test_listing_of_trades_that_cannot_be_proven_is_an_error() -> None:
     session = MemorySession()
     rows = [trades.from_event(trade(n, NOW_MS * 1000 + n * 1000)) for n in range(1, 31)]
@@ -249,7 +300,7 @@ async def test_listing_of_trades_that_cannot_be_proven_is_an_error() -> None:
     for offset in range(20, 30):
         view.put_trade(INSTRUMENT, rows[offset], offset)
 
-    async def missing(_instrument: str, _floor: int) -> Missing:
+    async def missing(_instrument: str, _floor: int | None) -> Missing:
         return Missing(rows[10:12], False)
 
     history = History(session, lambda _: NOW_MS, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
@@ -312,6 +363,26 @@ async def test_trades_of_quiet_instrument_read_only_kept_hours(newest_first: boo
     assert [row.time_ms for row in rows] == kept
     assert bound is None
     assert session.reads <= 48
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("bars_until", [0, 3])
+async def test_trades_without_a_bar_are_listed(newest_first: bool, bars_until: int) -> None:
+    """Spark is behind, or has dropped all trades of an hour as late."""
+    session = MemorySession()
+    listings, view = made(session)
+    hour = NOW_MS // HOUR_MS * HOUR_MS
+    times = [hour - back * HOUR_MS for back in (200, 30, 3, 2, 1)]
+    rows = [trades.from_event(trade(at // 1000, at * 1000)) for at in times]
+    for row in rows:
+        session.put_trade(row)
+    if bars_until:
+        session.put_bar("1h", bar_row(times[bars_until - 1], "1h"))
+        view.put_history(INSTRUMENT, "1h", [bar_row(times[bars_until - 1], "1h")])
+    found = await listings.trades(
+        INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=500
+    )
+    assert found == Page(rows, None)
 
 
 class SilentSession(MemorySession):

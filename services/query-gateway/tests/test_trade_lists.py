@@ -10,12 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
-from market_data import bar_row, trade
+from market_data import trade
 from stack import Feeder, Gateway, failure, stamp, wait
 
 from coinmesh_contracts.market.v1 import market_service_pb2 as api
 from coinmesh_local.testing import TestMesh
-from query_gateway.intervals import HOUR_MS
 
 pytestmark = pytest.mark.component
 RATE = 2000
@@ -33,9 +32,6 @@ class Market:
         self.sent: list[int] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        # Listings find the hours that hold trades by their bars.
-        hour_ms = self.start_ms // HOUR_MS * HOUR_MS
-        feeder.store_bars(name, "1h", [bar_row(hour_ms, "1h", name=name)])
 
     def send(self, ids: list[int]) -> None:
         """Append trades; their ids join `sent` before Kafka has them."""

@@ -98,6 +98,14 @@ class Stores:
             return {}
         return {row.trade_id: row for row in rows}
 
+    def hours(self, instrument: str) -> list[int]:
+        """The hours of an instrument that are indexed, seconds since the Unix epoch."""
+        rows = self._session.execute(
+            "SELECT to_unix_timestamp(hour) AS hour FROM trade_hours "
+            f"WHERE instrument = '{instrument}'"
+        )
+        return [row.hour // 1000 for row in rows]
+
     def await_ids(self, instrument: str, ids: set[int]) -> None:
         """Wait until exactly these trades are stored."""
         eventually(lambda: set(self.stored(instrument)) == ids, f"{len(ids)} trades are stored")
@@ -131,6 +139,7 @@ def test_stored_trade_has_exact_values_and_write_time(stores: Stores, name: str)
     # A repeated record changes nothing.
     stores.send(trade(7, name, receive_time=6), trade(8, name))
     stores.await_ids(name, {7, 8})
+    assert stores.hours(name) == [bucket("1s", TIME_US // 1_000_000)]
 
 
 def test_invalid_records_are_skipped(stores: Stores, name: str) -> None:

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
+from coinmesh_archive.manifest import ManifestError
 from coinmesh_archive.store import ArchiveStore
 from coinmesh_archive.topic_log import LostRecords, TopicLog, TopicLogs
 from coinmesh_contracts import topics
@@ -144,7 +145,7 @@ class ArchiveGroup:
                 if topic not in logs:
                     raise LostRecords(topic, "Kafka has no such topic")
                 ranges, ends = ledger.ranges(archive.logs, logs[topic], now)
-            except (LostRecords, NotIndexed) as error:
+            except (LostRecords, NotIndexed, ManifestError) as error:
                 archive.metrics.archive_stopped(topic, stopped=True)
                 self._note_log(topic, None)
                 _log.error("%s", error)

@@ -184,7 +184,9 @@ class Ledger:
         ):
             day -= timedelta(days=1)
         incarnation = topic_log.begin(log)
-        return Manifest(topic=self.topic, date=day.isoformat(), incarnations=[incarnation])
+        return Manifest(
+            topic=self.topic, date=day.isoformat(), incarnations=[incarnation], origin=True
+        )
 
 
 def _with_statistics(item: RawObject, replaced: list[RawObject]) -> RawObject:

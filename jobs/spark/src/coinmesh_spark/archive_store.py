@@ -95,12 +95,15 @@ class WorkerStore:
 
         object_store.answered(write, self._settings)
 
-    def read(self, key: str) -> bytes:
-        """An object's bytes; errors as `put`."""
+    def read(self, key: str) -> bytes | None:
+        """An object's bytes, None if there is no such object; errors as `put`."""
 
-        def read() -> bytes:
-            with self.files.open_input_file(f"{self.bucket}/{key}") as file:
-                return file.readall()
+        def read() -> bytes | None:
+            try:
+                with self.files.open_input_file(f"{self.bucket}/{key}") as file:
+                    return file.readall()
+            except FileNotFoundError:
+                return None
 
         return object_store.answered(read, self._settings)
 

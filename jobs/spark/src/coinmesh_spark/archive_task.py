@@ -213,9 +213,10 @@ def _archive(
     table = table.drop_columns(["topic"]).append_column("schema_id", pa.array(ids, pa.int32()))
     size = pc.sum(objects.payload(table)).as_py()
     while tail and tail[-1].payload <= 2 * size and tail[-1].payload + size <= max_bytes:
-        before = objects.parse(store.read(tail[-1].key), tail[-1].sha256)
+        data = store.read(tail[-1].key)
+        before = None if data is None else objects.parse(data, tail[-1].sha256)
         if before is None:
-            break  # damaged: `coinmesh raw verify` reports it
+            break  # missing or damaged: `coinmesh raw verify` reports it
         size += tail[-1].payload
         table = pa.concat_tables([before.cast(table.schema), table])
         report.retired.append(tail.pop().key)

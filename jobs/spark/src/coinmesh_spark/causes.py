@@ -6,6 +6,14 @@ import re
 from typing import Final
 
 _LONGEST: Final = 1000
+_LOSS: Final = re.compile(r"KAFKA_DATA_LOSS|Some data may have been lost because they are not")
+_REPARTITIONED: Final = re.compile(r"KAFKA_DATA_LOSS\.(ADDED_PARTITION|PARTITIONS_DELETED)")
+_LOSS_REASON: Final = re.compile(r"Reason:\s*([^\n]+)")
+RESET: Final = (
+    "the fold can't go on without them: stop spark-stream, run `coinmesh-spark reset` and start it "
+    "again, to fold the topic from the first record that Kafka has (it is refused after a change "
+    "of the partition count: see jobs/spark/README.md); bars of the deleted trades stay as they are"
+)
 
 
 def cause(text: str, brokers: str) -> str:
@@ -22,3 +30,12 @@ def cause(text: str, brokers: str) -> str:
     if text.startswith("org.apache.kafka."):
         text = f"Kafka at {brokers}: {text}"
     return text[:_LONGEST]
+
+
+def fold_cause(text: str, brokers: str) -> str:
+    """As `cause`, for the bars' query; with the remedy if Kafka no longer has its next records."""
+    if _LOSS.search(text) is None or _REPARTITIONED.search(text) is not None:
+        return cause(text, brokers)
+    reason = _LOSS_REASON.search(text)
+    detail = f" ({reason[1].strip()[:300]})" if reason else ""
+    return f"Kafka at {brokers} has deleted records before they were read{detail}; {RESET}"

@@ -22,7 +22,7 @@ from coinmesh_contracts import topics
 from coinmesh_spark import archive, bars_query, session
 from coinmesh_spark.archive import Archive
 from coinmesh_spark.bars_query import BarsQuery
-from coinmesh_spark.causes import cause
+from coinmesh_spark.causes import fold_cause
 from coinmesh_spark.gate import Gate
 from coinmesh_spark.settings import StreamSettings
 from coinmesh_spark.snapshots import SnapshotError
@@ -181,7 +181,7 @@ class _Watch:
                 watched.backoff.healthy()
             return
         error = watched.running.exception()
-        message = cause(str(error), self._brokers) if error else "it stopped"
+        message = fold_cause(str(error), self._brokers) if error else "it stopped"
         watched.running = None
         if watched.query.fatal is not None:
             raise watched.query.fatal

@@ -77,7 +77,7 @@ class StreamMetrics:
         self._archive_bytes = metrics.counter("spark_archive_bytes", "Bytes written", ("topic",))
         self._stopped = metrics.gauge(
             "spark_archive_stopped",
-            "1 while a topic isn't archived because Kafka has lost its next records",
+            "1 while a topic isn't archived: its next records or its manifest are lost",
             ("topic",),
         )
         self._appended: dict[tuple[str, str, int], int] = {}
@@ -128,7 +128,7 @@ class StreamMetrics:
         self._restarts.labels(group).inc()
 
     def archive_stopped(self, topic: str, *, stopped: bool) -> None:
-        """Whether a topic waits for an operator, because Kafka no longer has its next records."""
+        """Whether a topic waits for an operator: its next records or its manifest are lost."""
         self._stopped.labels(topic).set(stopped)
 
     def archive_lag(self, group: str, topic: str, partition: int, lag: int) -> None:

@@ -3,6 +3,9 @@
 Objects of that archive may overlap, because a repeated batch with another size limit was cut
 elsewhere: what is left of an object beyond the ones before it is written anew. An object whose
 records were appended later than those with higher offsets belongs to a later incarnation.
+
+The newest manifest is written first, the oldest last. After an interruption the manifests of the
+last days are there, so that the archive resumes where it should, and a repetition adds the others.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -28,6 +34,7 @@ from coinmesh_archive.manifest import (
     Manifest,
     Partition,
     Skipped,
+    Span,
 )
 from coinmesh_archive.objects import build, facts, statistics
 from coinmesh_archive.store import ArchiveStore
@@ -68,36 +75,89 @@ class Indexer:
     _positions: dict[int, _Position] = field(default_factory=dict[int, _Position])
 
     def run(self) -> Iterator[Manifest]:
-        """Write the manifests, oldest first; all but the newest are sealed.
+        """Write the manifests that are missing, newest first; all but the topic's last are sealed.
 
         Raises:
-            FailedPrecondition: The topic has manifests.
+            FailedPrecondition: The topic has all manifests, or others than an interrupted
+                index leaves.
         """
-        if self.store.dates(self.topic):
+        dates = self.store.dates(self.topic)
+        if dates and not is_unfinished(self.store, self.topic):
             raise FailedPrecondition("RAW_INDEXED", f"{self.topic} has manifests already")
-        manifests = list(self._manifests())
+        manifests = list(self._manifests(dates))
         last = max((len(manifest.incarnations) for manifest in manifests), default=0) - 1
-        for manifest in manifests:
+        ids = {number: f"{UNKNOWN_ID}-{number}" for number in range(last)}
+        if dates:
+            manifests = [manifest for manifest in manifests if manifest.date < dates[0]]
+            following = self._continued(manifests[-1], dates[0])
+            ids = {at: one.topic_id for at, one in enumerate(following.incarnations)}
+        for manifest in reversed(manifests):
             for number, incarnation in enumerate(manifest.incarnations):
-                if number < last:
-                    incarnation.topic_id = f"{UNKNOWN_ID}-{number}"
-            manifest.sealed = manifest is not manifests[-1]
+                incarnation.topic_id = ids.get(number, incarnation.topic_id)
+            manifest.sealed = bool(dates) or manifest is not manifests[-1]
             self.store.put(manifest, None)
             yield manifest
 
-    def _manifests(self) -> Iterator[Manifest]:
+    def _continued(self, manifest: Manifest, day: str) -> Manifest:
+        """The oldest manifest that is there, which must begin where `manifest` stops.
+
+        Raises:
+            FailedPrecondition: It doesn't.
+        """
+        stored = self.store.load(self.topic, day)
+        known = stored.manifest.incarnations if stored else []
+        number = len(manifest.incarnations) - 1
+        starts = known[number].partitions if number < len(known) else {}
+        ends = {at: part.next for at, part in manifest.current.partitions.items()}
+        if stored is None or {at: part.first for at, part in starts.items() if at in ends} != ends:
+            raise FailedPrecondition(
+                "RAW_INDEXED",
+                f"{self.topic} has manifests from {day} on that don't begin where the objects "
+                f"of {manifest.date} end",
+            )
+        return stored.manifest
+
+    def _manifests(self, dates: list[str]) -> Iterator[Manifest]:
+        """Manifests of all days; `dates` are those that have one already."""
         days: dict[str, list[tuple[str, int, int, int, str]]] = defaultdict(list)
         for key, _ in self.store.objects(self.topic):
             if match := _KEY.fullmatch(key):
                 day, hour, partition, first, last = match.groups()
                 days[day].append((hour, int(partition), int(first), -int(last), key))
-        for day in sorted(days):
-            manifest = Manifest(topic=self.topic, date=day)
+        if not days:
+            return
+        # The objects of the days that have manifests may have been replaced meanwhile.
+        first, last = map(date.fromisoformat, (min(days), max([*days, *dates[:1]])))
+        for number_of_day in range((last - first).days + 1):
+            # A day without records has a manifest, too.
+            day = (first + timedelta(days=number_of_day)).isoformat()
+            manifest = Manifest(topic=self.topic, date=day, origin=number_of_day == 0)
             for number, position in sorted(self._positions.items()):
                 self._partition(manifest, number, position)
-            for _, number, first, last, key in sorted(days[day]):
-                self._add(manifest, number, (first, -last), key)
+            for number, span, key in self._ordered(days[day]):
+                self._add(manifest, number, span, key)
             yield manifest
+
+    def _ordered(
+        self, found: list[tuple[str, int, int, int, str]]
+    ) -> Iterator[tuple[int, Span, str]]:
+        """A day's objects by partition in order of append: partition, offsets and key.
+
+        Those of an hour are read for it, because the offsets of a topic that was created again
+        within the hour begin anew.
+        """
+        for (_, number), group in groupby(sorted(found), key=itemgetter(0, 1)):
+            objects_of_hour = [(first, last, key) for *_, first, last, key in group]
+            if len(objects_of_hour) > 1:
+                objects_of_hour.sort(key=lambda item: (self._appended(item[2]), *item))
+            for first, last, key in objects_of_hour:
+                yield number, (first, -last), key
+
+    def _appended(self, key: str) -> int:
+        """When an object's first record was appended, microseconds since the Unix epoch."""
+        table = pq.read_table(pa.BufferReader(self.store.read(key)), columns=["timestamp"])
+        times = table.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        return times[0].as_py()
 
     def _partition(self, manifest: Manifest, number: int, position: _Position) -> Partition:
         """A partition in the manifest, added at its position if it isn't there."""
@@ -154,6 +214,14 @@ class Indexer:
             )
         )
         part.next = first
+
+
+def is_unfinished(store: ArchiveStore, topic: str) -> bool:
+    """Whether a topic has objects that were to be indexed, but aren't yet."""
+    dates = store.dates(topic)
+    keys = (key for key, _ in store.objects(topic))
+    match = next(filter(None, map(_KEY.fullmatch, keys)), None)
+    return match is not None and (not dates or match[1] < dates[0])
 
 
 def _unverified(table: arrow.Table) -> list[Absent]:

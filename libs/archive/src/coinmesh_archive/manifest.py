@@ -8,6 +8,7 @@ proves it from the manifest alone. A sealed manifest never changes again.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import chain
@@ -183,6 +184,8 @@ class Manifest(msgspec.Struct, kw_only=True):
         incarnations: Oldest first; the last one is being archived.
         retired: Keys of replaced objects that may still exist.
         sealed: Whether the day is complete: a sealed manifest is never changed.
+        origin: Whether the topic's archive begins with this day; None in manifests of a release
+            that didn't record it.
         format: The layout's version.
     """
 
@@ -191,6 +194,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     incarnations: list[Incarnation] = msgspec.field(default_factory=list[Incarnation])
     retired: list[str] = msgspec.field(default_factory=list[str])
     sealed: bool = False
+    origin: bool | None = None
     format: int = FORMAT
 
     @property
@@ -215,7 +219,9 @@ class Manifest(msgspec.Struct, kw_only=True):
             for number, partition in self.current.partitions.items()
         }
         incarnation = Incarnation(topic_id=self.current.topic_id, partitions=starts)
-        return Manifest(topic=self.topic, date=day.isoformat(), incarnations=[incarnation])
+        return Manifest(
+            topic=self.topic, date=day.isoformat(), incarnations=[incarnation], origin=False
+        )
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -231,7 +237,7 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(gzip.decompress(data), type=Manifest)
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
         raise ManifestError(f"the manifest is damaged: {error}") from error
     if manifest.format != FORMAT:
         raise ManifestError(f"the manifest has format {manifest.format}, this release {FORMAT}")

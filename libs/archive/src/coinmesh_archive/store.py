@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from coinmesh_archive.manifest import Manifest, decode, encode
+from coinmesh_archive.manifest import Manifest, ManifestError, decode, encode
 from meshkit.errors import FailedPrecondition, NotFound, Unavailable
 from meshkit.s3 import s3_client
 from meshkit.settings import S3Settings
@@ -73,6 +73,10 @@ class ArchiveStore:
             try:
                 answer = self._s3.get_object(Bucket=self.bucket, Key=manifest_key(topic, date))
                 return Stored(decode(answer["Body"].read()), answer["ETag"])
+            except ManifestError as error:
+                raise ManifestError(
+                    f"{topic} {date}: {error}; restore {manifest_key(topic, date)} from a copy"
+                ) from error
             except ClientError as error:
                 if _code(error) != "NoSuchKey":
                     raise

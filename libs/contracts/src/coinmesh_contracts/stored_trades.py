@@ -24,6 +24,11 @@ INSERT: Final = (
     "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, taker_side, "
     "event_time_us, receive_time_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
 )
+INSERT_HOUR: Final = "INSERT INTO trade_hours (instrument, hour) VALUES (?, ?)"
+"""Of each hour that has trades, written before them: an hour without a row has no trades."""
+HOUR_SECONDS: Final = 3600.0
+"""After so long the row of an hour must be written again before more trades of it: it lives for a
+day longer than trades."""
 _MAX_ID: Final = 2**63 - 1
 _TAKER_SIDES: Final = frozenset(TakerSide.values())
 
@@ -40,6 +45,11 @@ class StoredTrade(NamedTuple):
     partition: tuple[bytes, bytes, bytes]
     values: tuple[bytes, ...]
     timestamp: int
+
+    @property
+    def hour(self) -> tuple[bytes, bytes]:
+        """Its values of `INSERT_HOUR`."""
+        return self.partition[:2]
 
     @property
     def arguments(self) -> list[bytes]:

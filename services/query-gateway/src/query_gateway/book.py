@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from coinmesh_contracts.decimals import to_string
 from coinmesh_contracts.events.v1.book_update_pb2 import BOOK_UPDATE_KIND_SNAPSHOT, BookUpdate
+from coinmesh_contracts.stored_trades import MAX_EXPONENT
 
 PUBLISHED_LEVELS: Final = 1000
 """A snapshot has so many levels a side at most; what lies beyond them is not known."""
@@ -46,7 +47,12 @@ class OrderBook:
     _size_exponent: int = 0
 
     def apply(self, update: BookUpdate) -> bool:
-        """Takes the next event of the topic; False if it shows a hole before it."""
+        """Takes the next event of the topic; False if it shows a hole before it.
+
+        Raises:
+            ValueError: It is no valid update; the book is as before.
+        """
+        _check(update)
         if update.kind == BOOK_UPDATE_KIND_SNAPSHOT:
             self._replace(update)
             return True
@@ -125,6 +131,19 @@ class OrderBook:
             (to_string(price, price_exponent), to_string(side[price], size_exponent))
             for price in prices
         ]
+
+
+def _check(update: BookUpdate) -> None:
+    bids, asks = len(update.bid_price_units), len(update.ask_price_units)
+    if bids != len(update.bid_size_units) or asks != len(update.ask_size_units):
+        raise ValueError("prices and sizes differ in number")
+    check_exponents(update.price_exponent, update.size_exponent)
+
+
+def check_exponents(*exponents: int) -> None:
+    """Raise ValueError if one is beyond what a valid event has."""
+    if max(map(abs, exponents)) > MAX_EXPONENT:
+        raise ValueError(f"an exponent is beyond ±{MAX_EXPONENT}")
 
 
 def _change(

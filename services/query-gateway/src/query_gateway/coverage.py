@@ -1,19 +1,27 @@
 """Which data is current: what collectors cover by their newest record of ingest.liveness.v1.
 
 A quiet instrument on a live connection is current; one whose collector stopped is not, however
-young its last event is.
+young its last event is, nor is one whose partition this replica reads too slowly.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
+from confluent_kafka import murmur2
+
+from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.liveness_pb2 import COVERAGE_STATE_LIVE, Liveness
 
 VALID_SECONDS: Final = 5
-"""How long a record holds that states no time itself."""
+"""How long a record holds that states no time itself, and how far a partition may be behind."""
+_TOPICS: Final = {
+    "trade": topics.TRADES.name,
+    "quote": topics.QUOTES.name,
+    "book": topics.BOOKS.name,
+}
 
 
 class _Covered(NamedTuple):
@@ -32,16 +40,26 @@ class Coverage:
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
         self._clock = clock
         self._collectors: dict[str, _Covered] = {}
+        self._partitions: dict[str, int] = {}
+        self._late: frozenset[tuple[str, int]] = frozenset()
+        self._behind: frozenset[tuple[str, int]] = frozenset()
 
     def apply(self, record: Liveness, appended_ms: int) -> None:
         """Take the next record of the topic; one of an outdated writer is ignored.
+
+        A writer is outdated while the record of a later one holds. Epochs begin anew when the topic
+        that they are counted in is created again.
 
         The older of the collector's and Kafka's time counts. A record that waited in the collector
         is old although it was appended now, and a collector whose clock is ahead must not be taken
         as current after it has stopped.
         """
         current = self._collectors.get(record.collector)
-        if current is not None and record.epoch < current.epoch:
+        if (
+            current is not None
+            and record.epoch < current.epoch
+            and current.until_ns >= self._clock()
+        ):
             return
         since_ns = min(record.receive_time, appended_ms * 1_000_000)
         seconds = record.valid_seconds or VALID_SECONDS
@@ -57,8 +75,29 @@ class Coverage:
             record.epoch, since_ns + seconds * 1_000_000_000, live
         )
 
+    def take_lags(self, lags: Mapping[tuple[str, int], float]) -> None:
+        """Take how far behind this replica's reading is, about once a second.
+
+        Args:
+            lags: By partition, the age in seconds of the newest record read if there are newer
+                ones, else 0. It counts only if it was too great the time before, too: the record
+                before one that is being fetched may be hours old.
+        """
+        late = frozenset(key for key, seconds in lags.items() if seconds > VALID_SECONDS)
+        self._late, self._behind = late, late & self._late
+        self._partitions.clear()
+        for topic, _ in lags:
+            self._partitions[topic] = self._partitions.get(topic, 0) + 1
+
+    def _is_behind(self, instrument: str, channel: str) -> bool:
+        topic = _TOPICS.get(channel, "")
+        count = self._partitions.get(topic, 0)
+        return count > 0 and (topic, murmur2(instrument.encode(), count)) in self._behind
+
     def is_stale(self, instrument: str, channels: Iterable[str]) -> bool:
-        """Whether no collector covers one of the instrument's channels now."""
+        """Whether no collector covers one of the instrument's channels now, or it is read late."""
+        if self._behind and any(self._is_behind(instrument, channel) for channel in channels):
+            return True
         now_ns = self._clock()
         current = [covered for covered in self._collectors.values() if covered.until_ns >= now_ns]
         return not all(

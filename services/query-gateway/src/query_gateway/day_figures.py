@@ -52,6 +52,7 @@ class _Day:
         self._trades = 0
 
     def put(self, row: BarRow) -> None:
+        volume, quote_volume = Decimal(row.volume), Decimal(row.quote_volume)
         before = self._minutes.get(row.start_ms)
         if before is None:
             heapq.heappush(self._starts, row.start_ms)
@@ -61,12 +62,7 @@ class _Day:
         else:
             self._add(before, -1)
         minute = self._minutes[row.start_ms] = _Minute(
-            row.version,
-            row.open,
-            row.close,
-            Decimal(row.volume),
-            Decimal(row.quote_volume),
-            row.trade_count,
+            row.version, row.open, row.close, volume, quote_volume, row.trade_count
         )
         self._add(minute, 1)
 

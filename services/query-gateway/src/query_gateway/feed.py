@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any, Final, cast
 
 from confluent_kafka import KafkaException
@@ -14,11 +15,12 @@ from confluent_kafka import Message as Record
 from confluent_kafka.admin import AdminClient
 from google.protobuf.message import Message
 
-from coinmesh_contracts import topics
+from coinmesh_contracts import stored_trades, topics
 from coinmesh_contracts.events.v1.liveness_pb2 import Liveness
+from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from meshkit.backoff import Backoff
 from meshkit.consumer import Consumer, Since, Start
-from meshkit.decoding import Decoder
+from meshkit.decoding import Decoder, Letters
 from meshkit.dlq import DeadLetterCounter
 from meshkit.errors import Unavailable
 from meshkit.kafka import client_config, client_log
@@ -37,6 +39,7 @@ _LONG: Final = {topics.BARS.name, topics.INDICATORS.name}
 _BATCH: Final = 250
 _LIVENESS_SECONDS: Final = 10.0  # an older record says nothing about now
 _PROBE_SECONDS: Final = 2.0
+_LAG_SECONDS: Final = 1.0
 
 
 async def create_decoder(registry: Registry, rejections: DeadLetterCounter) -> Decoder:
@@ -60,6 +63,7 @@ class Feed(Resource):
         view: Takes every event.
         coverage: Takes the collectors' signs of life.
         hub: Takes what is new.
+        rejections: Counts events whose values are invalid; they are skipped.
         note: Told what is new, too.
         tracing: For a span of each record whose sender is traced.
     """
@@ -72,11 +76,12 @@ class Feed(Resource):
         coverage: Coverage,
         hub: Hub,
         *,
+        rejections: Letters,
         note: Callable[[News], None],
         tracing: Tracing,
     ) -> None:
         self._settings, self._decoder, self._view, self._hub = settings, decode, view, hub
-        self._coverage = coverage
+        self._coverage, self._rejections = coverage, rejections
         self._note, self._tracing = note, tracing
         self._metrics: Metrics | None = None
         self._events: dict[tuple[str, ...], int] = {}
@@ -86,6 +91,7 @@ class Feed(Resource):
             ("topic",),
         )
         self._newest_ms: dict[str, int] = {}
+        self._consumer: Consumer | None = None
         self.caught_up = asyncio.Event()
         self.connected = False
         self._trade_starts: dict[int, int] = {}
@@ -120,6 +126,7 @@ class Feed(Resource):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
             tasks.create_task(self._read())
+            tasks.create_task(self._watch_lags())
 
     def is_connected(self) -> bool:
         """Whether Kafka answers."""
@@ -146,10 +153,24 @@ class Feed(Resource):
             await self._seek(consumer)
             ends = await consumer.ends()
             self._check(consumer, ends)
+            self._consumer = consumer
             async for batch in consumer.batches(_BATCH):
                 await self.take(batch)
                 if not self.caught_up.is_set():
                     self._check(consumer, ends)
+
+    async def _watch_lags(self) -> None:
+        while True:
+            if (consumer := self._consumer) is not None:
+                ages, lags = consumer.lag_seconds(), consumer.lags()
+                # A partition that has newer records and of which none was read has no age.
+                self._coverage.take_lags(
+                    {
+                        key: ages.get(key, inf if lags.get(key) else 0.0)
+                        for key in consumer.positions
+                    }
+                )
+            await asyncio.sleep(_LAG_SECONDS)
 
     async def _probe(self) -> None:
         client = AdminClient(
@@ -188,7 +209,7 @@ class Feed(Resource):
             if isinstance(event, Liveness):
                 self._coverage.apply(event, appended_ms)
                 continue
-            news = self._view.apply(event, int(record.offset() or 0))
+            news = await self._apply(record, event)
             if news is not None:
                 self._note(news)
             if topic in _STREAMED:
@@ -198,6 +219,22 @@ class Feed(Resource):
                 self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
             self._events[topic,] = self._events.get((topic,), 0) + count
+
+    async def _apply(self, record: Record, event: Message) -> News | None:
+        """Take an event into the view; one that no table takes is counted and skipped."""
+        if isinstance(event, Trade):
+            appended_us = record.timestamp()[1] * 1000
+            reason = stored_trades.rejected(
+                event, record.key(), appended_us, self._settings.spark_ahead_seconds
+            )
+            if reason is not None:
+                await self._rejections.send(record, reason, "not a valid trade")
+                return None
+        try:
+            return self._view.apply(event, int(record.offset() or 0))
+        except (ValueError, ArithmeticError) as error:
+            await self._rejections.send(record, "INVALID_VALUE", str(error))
+            return None
 
     async def _decode(self, batch: list[Record]) -> list[tuple[Record, Message]]:
         """The batch's events; waits for the registry while it must be asked and doesn't answer."""

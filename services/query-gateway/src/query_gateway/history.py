@@ -2,7 +2,7 @@
 
 A listing reads the partitions of its range that are still kept. Where these are many, it reads
 those that hold something: a daily and an hourly bar are written with the first trade of their day
-and hour, and outlive the rest.
+and hour, and outlive the rest; the hours of trades are indexed by their writer, before them.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class History:
         limit: int,
     ) -> tuple[list[TradeRow], tuple[int, int], tuple[int, int]]:
         order = "DESC" if newest_first else "ASC"
-        partitions = await self._partitions(instrument, "1s", low[0], high[0] + 1, newest_first)
+        partitions = await self._trade_hours(instrument, low[0], high[0] + 1, newest_first)
         chosen = partitions[: MAX_PARTITIONS // TRADE_SHARDS]
         bounds = (low[0], low[1], high[0], high[1])
 
@@ -209,6 +209,23 @@ class History:
             *(self._session.fetch("hours", instrument, month, low_ms, high_ms) for month in months)
         )
         return [row[0] for rows in found for row in rows]
+
+    async def _trade_hours(
+        self, instrument: str, low_ms: int, high_ms: int, newest_first: bool
+    ) -> list[int]:
+        """The hours of [low, high) that may have trades, in the order of reading.
+
+        The index alone is complete. Trades that were stored before there was one are found by the
+        hourly bars of the time for which they are kept.
+        """
+        if high_ms - low_ms < DIRECT_PARTITIONS * HOUR_MS:
+            return sorted(buckets("1s", low_ms, high_ms), reverse=newest_first)
+        first = bucket("1s", low_ms)
+        indexed, with_bars = await asyncio.gather(
+            self._session.fetch("trade hours", instrument, first, high_ms),
+            self._partitions(instrument, "1s", low_ms, high_ms, newest_first),
+        )
+        return sorted({*(row[0] for row in indexed), *with_bars}, reverse=newest_first)
 
     async def _days_of(self, instrument: str, years: Sequence[int]) -> list[int]:
         found = await asyncio.gather(

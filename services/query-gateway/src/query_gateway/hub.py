@@ -7,8 +7,9 @@ at every other, and after a restart.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from coinmesh_contracts.market.v1.stream_pb2 import StreamGapReason
@@ -21,6 +22,9 @@ __all__ = ["Event", "Hub", "Partition", "Selection", "Subscription", "varint"]
 _Interest = tuple[str, str, str]
 _SLOW_CONSUMER: Final = StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER
 _TOO_OLD: Final = StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
+AHEAD_SECONDS: Final = 10.0
+"""How long a replica that is behind a token may take to reach it; after that the token is of a
+topic that was made anew."""
 
 
 class Event:
@@ -76,6 +80,7 @@ class Subscription:
         capacity: How many events it holds.
         position: Where the reader stands, by partition.
         ahead: The partitions of which the reader has more events than this replica so far.
+        ahead_until: When this replica must have reached them, by the monotonic clock.
     """
 
     def __init__(
@@ -84,13 +89,14 @@ class Subscription:
         capacity: int,
         position: dict[Partition, int],
         ahead: Mapping[Partition, int],
+        ahead_until: float,
     ) -> None:
         self.selection = selection
         self.closed = False
         self._capacity = capacity
         self._queue: deque[Event] = deque()
         self._position = position
-        self._ahead = dict(ahead)
+        self._ahead, self._ahead_until = dict(ahead), ahead_until
         self._gap: tuple[int, StreamGapReason.ValueType] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -137,6 +143,16 @@ class Subscription:
             timer.cancel()
             self._waiter = None
 
+    def give_up_ahead(self, head: Mapping[Partition, int], now: float) -> None:
+        """Report a gap if this replica hasn't reached the reader's position in time."""
+        if not self._ahead or now < self._ahead_until:
+            return
+        missed = [key for key, at in self._ahead.items() if head.get(key, 0) < at]
+        self._ahead = {}
+        if missed:
+            self._position.update((key, head.get(key, 0)) for key in missed)
+            self.lose(0, _TOO_OLD)
+
     def take_gap(self) -> tuple[int, StreamGapReason.ValueType] | None:
         """The events left out since the last call: how many and why."""
         gap, self._gap = self._gap, None
@@ -164,9 +180,14 @@ class Subscription:
 class Hub(Resource):
     """Takes the news of the live topics and hands them to the readers."""
 
-    def __init__(self, kept_events: int, queue_capacity: int) -> None:
+    def __init__(
+        self,
+        kept_events: int,
+        queue_capacity: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.head: dict[Partition, int] = {}
-        self.dropped = 0
+        self._clock = clock
         self._ring: deque[Event] = deque()
         self._floor: dict[Partition, int] = {}
         self._kept, self._capacity = kept_events, queue_capacity
@@ -200,8 +221,8 @@ class Hub(Resource):
     def subscribe(self, selection: Selection, token: str) -> Subscription:
         """A reader from now on, or from where `token` says.
 
-        A token of a replica that has read on is waited for, within what a replica keeps; one
-        beyond that is of a topic that was made anew.
+        A token of a replica that has read on is waited for, within what a replica keeps and for
+        `AHEAD_SECONDS`; one beyond that is of a topic that was made anew.
 
         Raises:
             InvalidArgument: BAD_RESUME_TOKEN.
@@ -212,7 +233,9 @@ class Hub(Resource):
         for key in lost:
             begin[key] = self.head[key]
         ahead = {key: begin[key] for key, records in lead.items() if 0 < records <= self._kept}
-        subscription = Subscription(selection, self._capacity, {**self.head, **begin}, ahead)
+        until = self._clock() + AHEAD_SECONDS
+        position = {**self.head, **begin}
+        subscription = Subscription(selection, self._capacity, position, ahead, until)
         if lost:
             subscription.lose(0, _TOO_OLD)
         if token:
@@ -222,6 +245,10 @@ class Hub(Resource):
         for interest in selection.interests:
             self._readers.setdefault(interest, set()).add(subscription)
         return subscription
+
+    def give_up_ahead(self, subscription: Subscription) -> None:
+        """Report a gap to a reader whose position this replica hasn't reached in time."""
+        subscription.give_up_ahead(self.head, self._clock())
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forgets a reader."""

@@ -99,7 +99,7 @@ class LatestWriter(Resource):
         """Writes the leaderboards."""
         day = self._view.day
         for name in LEADERBOARDS:
-            ranking = texts(day.ranking(name))
+            ranking = texts(self._view.ranking(name))
             if ranking:
                 version = f"{day.clock_ms:020d}{len(ranking):010d}"
                 await self._cache.rank(name, version, ranking)

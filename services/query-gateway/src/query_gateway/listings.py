@@ -38,14 +38,14 @@ class Listings:
         history: What is stored.
         view: What is live.
         backlog: The trades of an instrument that a later read of history may lack, given the offset
-            from which on the view has them.
+            from which on the view has them; None if its newest isn't from Kafka.
     """
 
     def __init__(
         self,
         history: History,
         view: LiveView,
-        backlog: Callable[[str, int], Awaitable[Missing]],
+        backlog: Callable[[str, int | None], Awaitable[Missing]],
     ) -> None:
         self._history, self._view, self._backlog = history, view, backlog
 
@@ -100,13 +100,22 @@ class Listings:
         newest = live[-limit - 1 :]
         if newest_first and len(newest) > limit and trades.contiguous(newest):
             return Page(newest[1:], newest[1].key)
-        newest_live = ring.newest if ring.is_live else None
+        floor = ring.floor if ring.is_newest_live else None
+        known = [] if ring.newest is None else [ring.newest.key]
+        if floor is None:
+            # What is visible now is on Kafka before the end that the backlog looks up next.
+            stored, above, _ = await self._history.trades(
+                instrument, low, high, newest_first=True, limit=1
+            )
+            known += [row.key for row in stored]
+            high = high if known else above
         # In this order: the table is read after it is known how far it is written.
-        backlog = await self._backlog(instrument, ring.floor)
-        if newest_live is not None:
+        backlog = await self._backlog(instrument, floor)
+        known += [row.key for row in backlog.rows[-1:]]
+        if known:
             # Of younger trades some may be visible in the table before others are.
-            newest_known = max([newest_live, *backlog.rows[-1:]])
-            high = min(high, (newest_known.time_ms, newest_known.trade_id + 1))
+            time_ms, trade_id = max(known)
+            high = min(high, (time_ms, trade_id + 1))
         if low >= high:
             return Page([], None)
         end = high

@@ -1,6 +1,6 @@
 """The live data of a replica: the view, the feed that fills it, and the hub that publishes it."""
 
-from meshkit.decoding import Decoder
+from meshkit.decoding import Decoder, Letters
 from meshkit.tracing import Tracing
 from query_gateway.cache import Cache
 from query_gateway.coverage import Coverage
@@ -15,7 +15,12 @@ class LiveData:
     """Objects that hold live data, wired to each other."""
 
     def __init__(
-        self, settings: GatewaySettings, decoder: Decoder, cache: Cache, tracing: Tracing
+        self,
+        settings: GatewaySettings,
+        decoder: Decoder,
+        cache: Cache,
+        rejections: Letters,
+        tracing: Tracing,
     ) -> None:
         self.view = LiveView(settings.kept_trades)
         self.hub = Hub(settings.kept_events, settings.reader_queue)
@@ -27,6 +32,7 @@ class LiveData:
             self.view,
             self.coverage,
             self.hub,
+            rejections=rejections,
             note=self.latest.note,
             tracing=tracing,
         )

@@ -7,6 +7,7 @@ nothing, so replays and the overlap with Redis and Cassandra are harmless.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
@@ -22,7 +23,7 @@ from coinmesh_contracts.events.v1.trade_pb2 import Trade as TradeEvent
 from coinmesh_contracts.serving import INTERVALS
 from query_gateway import bars, trades
 from query_gateway.bars import BarRow
-from query_gateway.book import OrderBook
+from query_gateway.book import OrderBook, check_exponents
 from query_gateway.day_figures import DayFigures
 from query_gateway.intervals import NAME_OF_SECONDS
 from query_gateway.trades import TradeRing, TradeRow
@@ -118,7 +119,11 @@ class Series:
 
 
 class LiveView:
-    """The newest state of every instrument."""
+    """The newest state of every instrument.
+
+    Attributes:
+        unloaded: Instruments whose stored history isn't known yet: the day's figures lack it.
+    """
 
     def __init__(self, kept_trades: int) -> None:
         self._kept_trades = kept_trades
@@ -126,6 +131,7 @@ class LiveView:
         self.quotes: dict[str, QuoteRow] = {}
         self.books: dict[str, OrderBook] = {}
         self.day = DayFigures()
+        self.unloaded: set[str] = set()
         self.book_holes = 0
         self._trades: dict[str, TradeRing] = {}
         self._series: dict[tuple[str, str], Series] = {}
@@ -134,7 +140,11 @@ class LiveView:
         self._closed_until: dict[str, int] = {}
 
     def apply(self, message: Message, offset: int = -1) -> News | None:
-        """Take the next event of a live topic, with its offset; return its news, None if none."""
+        """Take the next event of a live topic, with its offset; return its news, None if none.
+
+        Raises:
+            ValueError: It has a value that no valid event has; nothing is taken.
+        """
         match message:
             case TradeEvent():
                 return self._trade(message, offset)
@@ -148,6 +158,7 @@ class LiveView:
             case IndicatorValue():
                 self._indicator(message)
             case Instrument():
+                check_exponents(message.price_exponent, message.size_exponent)
                 self.instruments[message.instrument] = message
             case _:
                 pass
@@ -185,6 +196,11 @@ class LiveView:
     def closed_until(self, instrument: str) -> int:
         """The latest end of a known final bar: the watermark has passed it."""
         return self._closed_until.get(instrument, 0)
+
+    def ranking(self, leaderboard: str) -> list[tuple[str, Decimal]]:
+        """The instruments whose day is known, with their figure, best first."""
+        ranking = self.day.ranking(leaderboard)
+        return [entry for entry in ranking if entry[0] not in self.unloaded]
 
     def series(self, instrument: str, interval: str) -> Series:
         """The newest bars of a stored interval."""
@@ -235,6 +251,7 @@ class LiveView:
 
     def _quote(self, event: QuoteEvent) -> News | None:
         price, size = event.price_exponent, event.size_exponent
+        check_exponents(price, size)
         has_bid = bool(event.bid_price_units or event.bid_size_units)
         has_ask = bool(event.ask_price_units or event.ask_size_units)
         row = QuoteRow(
@@ -253,6 +270,7 @@ class LiveView:
         interval = NAME_OF_SECONDS.get(event.interval_seconds)
         if interval is None:
             return None
+        check_exponents(event.price_exponent)
         row = bars.from_event(event)
         if not self.put_bar(event.instrument, interval, row):
             return None

@@ -31,12 +31,12 @@ async def run_gateway(settings: GatewaySettings) -> int:
     decoder = await create_decoder(Registry(settings), rejections)
     cassandra = CassandraSession(settings, statements(), tracing)
     cache = Cache(settings, tracing)
-    live = LiveData(settings, decoder, cache, tracing)
+    live = LiveData(settings, decoder, cache, rejections, tracing)
     view, coverage, feed = live.view, live.coverage, live.feed
     history = History(cassandra, view.newest_ms)
     bootstrap = Bootstrap(view, history, cache, (feed.caught_up, cassandra.connected))
     charts, ready = Charts(cache, settings.chart_ttl_seconds), bootstrap.done.is_set
-    backlog = TradeBacklog(settings, settings.service_name, decoder, feed.trade_starts)
+    backlog = TradeBacklog(settings, decoder, feed.trade_starts)
     listings, stream = Listings(history, view, backlog.missing), MarketStream(live.hub, coverage)
     market = MarketService(
         view, coverage, listings, stream, charts=charts, cache=cache, ready=ready, live=feed.is_live

@@ -237,7 +237,7 @@ class MarketService(MarketServiceServicer):
         )
         limit = requests.size("page_size", request.page_size, 10, 1000)
         if self._ready():
-            ranking = texts(self._view.day.ranking(name))
+            ranking = texts(self._view.ranking(name))
         else:
             highest = name != "losers"
             ranking = await self._cache.ranking(name, limit, highest=highest)
@@ -275,7 +275,8 @@ class MarketService(MarketServiceServicer):
         return names[:limit], token
 
     def _ticker(self, name: str) -> Ticker:
-        figures = self._view.day.of(name) if self._ready() else None
+        known = self._ready() and name not in self._view.unloaded
+        figures = self._view.day.of(name) if known else None
         last, best = self._view.last_trade(name), self._view.quotes.get(name)
         channels = [channel for channel, row in (("trade", last), ("quote", best)) if row]
         stale = self._coverage.is_stale(name, channels or ("trade", "quote"))

@@ -71,6 +71,7 @@ class MarketStream:
                 if len(subscription) < BATCH_EVENTS:
                     # A batch gathers for a moment, but only behind another one.
                     await asyncio.sleep(max(0.0, sent + BATCH_SECONDS - loop.time()))
+                self._hub.give_up_ahead(subscription)
                 # Both at once: what is dropped while the gap is told lies behind these events.
                 gap = subscription.take_gap()
                 told = None if gap is None else _gap(subscription, *gap)

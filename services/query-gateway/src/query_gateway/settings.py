@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from coinmesh_audit.log import AuditSettings
+from coinmesh_contracts.stored_trades import AHEAD_SECONDS
 from meshkit.settings import (
     Address,
     CassandraSettings,
@@ -77,6 +78,12 @@ class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSe
     )
     reader_queue: int = Field(
         2000, ge=10, description="events that may wait for one stream reader", examples=["2000"]
+    )
+    spark_ahead_seconds: float = Field(
+        AHEAD_SECONDS,
+        ge=0,
+        description="how far a trade may lie ahead of its append to the log; as the Spark stream's",
+        examples=["300"],
     )
     event_streams: int = Field(
         16, ge=1, description="event streams (/v1/events) at a time", examples=["16"]

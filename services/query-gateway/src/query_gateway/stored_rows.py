@@ -51,6 +51,8 @@ def statements() -> dict[str, str]:
         "days": f"SELECT {_START} FROM bars_1d WHERE instrument = ? AND bucket = ?",  # noqa: S608
         "hours": f"SELECT {_START} FROM bars_1h WHERE instrument = ? AND bucket = ? "  # noqa: S608
         "AND start_time >= ? AND start_time < ?",
+        "trade hours": "SELECT to_unix_timestamp(hour) FROM trade_hours "
+        "WHERE instrument = ? AND hour >= ? AND hour < ?",
     }
     for order in ("ASC", "DESC"):
         where = _RANGE.format(order=order)

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, TypeVar, cast
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition, murmur2
 from confluent_kafka import Message as Record
+from google.protobuf.message import Message
 
 from coinmesh_contracts import stored_trades, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
-from meshkit.decoding import Decoder
-from meshkit.errors import Unavailable
+from meshkit.decoding import Decoder, UndecodableError
+from meshkit.errors import DataLoss, Unavailable
 from meshkit.metrics import Metrics
 from meshkit.offsets import bounds
 from meshkit.resources import Resource
 from meshkit.rotation import Renewals
-from meshkit.settings import KafkaSettings
 from meshkit.tails import read_range, tail_consumer
 from meshkit.tls import certificate_files
 from query_gateway import trades
+from query_gateway.settings import GatewaySettings
 from query_gateway.trades import TradeRow
 
 _log = logging.getLogger(__name__)
@@ -54,23 +55,29 @@ class Missing(NamedTuple):
     complete: bool
 
 
+class _Read(NamedTuple):
+    """An instrument's trades, and its records that aren't decoded yet."""
+
+    rows: list[TradeRow]
+    undecoded: list[Record]
+
+
 class TradeBacklog(Resource):
     """Reads the committed offsets of tick-writer, and the records beyond them.
 
     Args:
-        settings: Where Kafka is.
+        settings: Where Kafka is, and which trades are valid.
         decoder: Decodes the topic's values.
         starts: The offset from which on each partition is held in memory; empty until it is known.
     """
 
     def __init__(
         self,
-        settings: KafkaSettings,
-        client_id: str,
+        settings: GatewaySettings,
         decoder: Decoder,
         starts: Callable[[], dict[int, int]],
     ) -> None:
-        self._settings, self._client_id = settings, client_id
+        self._settings, self._client_id = settings, settings.service_name
         self._decoder, self._starts = decoder, starts
         self._stored: dict[int, int] = {}
         files = certificate_files(settings)
@@ -79,6 +86,8 @@ class TradeBacklog(Resource):
         self._thread = ThreadPoolExecutor(1, "trade-backlog")
         self._turn = asyncio.Lock()
         self._records = 0
+        # Of the last read, so that the pages of one list don't repeat it.
+        self._last: tuple[tuple[bytes, int, tuple[int, int]], list[TradeRow]] | None = None
 
     def register(self, metrics: Metrics) -> None:
         """Add the count of records read."""
@@ -89,12 +98,13 @@ class TradeBacklog(Resource):
             lambda: {(): self._records},
         )
 
-    async def missing(self, instrument: str, floor: int) -> Missing:
+    async def missing(self, instrument: str, floor: int | None) -> Missing:
         """Return the trades that a read of the table after this call may lack.
 
         Args:
             instrument: The instrument.
-            floor: The offset from which on the caller has its trades.
+            floor: The offset from which on the caller has its trades; None if that proves nothing,
+                for all that the partition has now.
 
         Raises:
             Unavailable: KAFKA_UNAVAILABLE.
@@ -104,29 +114,43 @@ class TradeBacklog(Resource):
             raise _unavailable()
         key = instrument.encode()
         partition = murmur2(key, len(starts))
-        end = max(floor, starts[partition])
-        if self._stored.get(partition, 0) >= end:
+        end = starts[partition] if floor is None else max(floor, starts[partition])
+        if floor is not None and self._stored.get(partition, 0) >= end:
             return Missing([], True)
         try:
             async with self._turn, asyncio.timeout(2 * REQUEST_SECONDS):
+                if floor is None:
+                    end = max(end, await self._run(lambda: self._end(partition)))
                 if self._stored.get(partition, 0) < end:
                     await self._run(lambda: self._refresh(list(starts)))
                 if self._stored.get(partition, 0) >= end:
                     return Missing([], True)
-                records, complete = await self._run(lambda: self._read(partition, end, key))
-                events = await self._decoder.decode(records)
-        except (KafkaException, TimeoutError, Unavailable) as error:
+                span = await self._run(lambda: self._span(partition, end))
+                if self._last is None or self._last[0] != (key, partition, span):
+                    found = await self._run(lambda: self._read(partition, span, key))
+                    # An id that is only in the registry, or a record to count: both are rare.
+                    others = self._rows(await self._decoder.decode(found.undecoded))
+                    rows = trades.merge(found.rows, others)
+                    self._last = (key, partition, span), rows
+                return Missing(self._last[1], span[1] == end)
+        except (KafkaException, TimeoutError, Unavailable, DataLoss) as error:
             _log.warning("trades between table and memory can't be read: %s", error)
             raise _unavailable() from error
-        found = [cast(Trade, event) for _, event in events]
-        rows = [trades.from_event(trade) for trade in found if trade.HasField("event_time")]
-        return Missing(trades.merge(rows), complete)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._consumer is not None:
             await self._run(self._consumer.close)
         self._thread.shutdown(wait=False)
+
+    def _rows(self, events: Iterable[tuple[Record, Message]]) -> list[TradeRow]:
+        """The trades that the table will have."""
+        ahead, rows = self._settings.spark_ahead_seconds, list[TradeRow]()
+        for record, event in events:
+            trade, appended_us = cast(Trade, event), record.timestamp()[1] * 1000
+            if stored_trades.rejected(trade, record.key(), appended_us, ahead) is None:
+                rows.append(trades.from_event(trade))
+        return rows
 
     def _connected(self) -> confluent_kafka.Consumer:
         version = self._renewals.pending()
@@ -149,16 +173,35 @@ class TradeBacklog(Resource):
             if place.error is None:
                 self._stored[place.partition] = max(0, place.offset)
 
-    def _read(self, partition: int, end: int, key: bytes) -> tuple[list[Record], bool]:
+    def _end(self, partition: int) -> int:
+        return bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[1]
+
+    def _span(self, partition: int, end: int) -> tuple[int, int]:
+        """The offsets to read: from the first to before the second."""
+        earliest = bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[0]
+        start = max(self._stored.get(partition, 0), earliest)
+        return start, end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
+
+    def _read(self, partition: int, span: tuple[int, int], key: bytes) -> _Read:
         consumer, place = self._connected(), (TOPIC, partition)
-        start = max(self._stored.get(partition, 0), bounds(consumer, place)[0])
-        last = end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
-        records: list[Record] = []
-        for batch in read_range(consumer, {place: start}, {place: last}, REQUEST_SECONDS):
-            self._records += len(batch)
-            records += [record for record in batch if record.key() == key]
-        consumer.unassign()
-        return records, last == end
+        starts, ends = {place: span[0]}, {place: span[1]}
+        found = _Read([], [])
+        try:
+            for batch in read_range(consumer, starts, ends, REQUEST_SECONDS):
+                self._records += len(batch)
+                for record in batch:
+                    if record.key() != key:
+                        continue
+                    try:
+                        event = self._decoder.decode_value(TOPIC, record.value())
+                    except UndecodableError:
+                        found.undecoded.append(record)
+                    else:
+                        found.rows.extend(self._rows([(record, event)]))
+        finally:
+            # Else it goes on fetching what nobody reads.
+            consumer.unassign()
+        return found
 
     async def _run(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)

@@ -50,7 +50,6 @@ class TradeRing:
 
     Attributes:
         floor: The offset from which on all its records of Kafka are held, since the replica began.
-        is_live: Whether a trade came from Kafka.
         is_seeded: Whether one came from elsewhere: the newest before the replica began.
     """
 
@@ -59,7 +58,8 @@ class TradeRing:
         self._rows: list[TradeRow] = []
         self._offsets: dict[int, int] = {}
         self.floor = 0
-        self.is_live = self.is_seeded = False
+        self.is_seeded = False
+        self._newest_live = (-1, 0)
 
     def add(self, row: TradeRow, offset: int = -1) -> bool:
         """Keep a trade; False if it is held already or older than all that is held.
@@ -69,7 +69,7 @@ class TradeRing:
             offset: Its record's; -1 when it came from elsewhere.
         """
         if offset >= 0:
-            self.is_live = True
+            self._newest_live = max(self._newest_live, row.key)
         else:
             self.is_seeded = True
         if row.trade_id in self._offsets:
@@ -95,6 +95,11 @@ class TradeRing:
     def newest(self) -> TradeRow | None:
         """The last trade."""
         return self._rows[-1] if self._rows else None
+
+    @property
+    def is_newest_live(self) -> bool:
+        """Whether the last trade came from Kafka."""
+        return bool(self._rows) and self._rows[-1].key <= self._newest_live
 
     def between(self, low: tuple[int, int], high: tuple[int, int]) -> list[TradeRow]:
         """The kept trades with low ≤ (time_ms, trade_id) < high, in order."""

@@ -1,6 +1,6 @@
 """The process of tick-writer: settings in, objects constructed, served."""
 
-from coinmesh_contracts import stored_trades, topics
+from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
 from meshkit.cassandra_session import CassandraSession
 from meshkit.decoding import Decoder
@@ -9,7 +9,7 @@ from meshkit.registry import Registry
 from meshkit.service import configure, run, serve
 from meshkit.tracing import Tracing
 from tick_writer.settings import TickWriterSettings
-from tick_writer.tick_writer import STATEMENT, TickWriter
+from tick_writer.tick_writer import STATEMENTS, TickWriter
 
 
 async def run_tick_writer(settings: TickWriterSettings) -> int:
@@ -18,7 +18,7 @@ async def run_tick_writer(settings: TickWriterSettings) -> int:
     registry, rejections = Registry(settings), DeadLetterCounter()
     messages = {topics.TRADES.name: Trade}
     decoder = Decoder(messages, await registry.resolve(messages), registry, rejections)
-    cassandra = CassandraSession(settings, {STATEMENT: stored_trades.INSERT}, tracing)
+    cassandra = CassandraSession(settings, STATEMENTS, tracing)
     writer = TickWriter(settings, decoder, rejections, cassandra)
     return await serve(settings, resources=[rejections, cassandra, writer], tracing=tracing)
 

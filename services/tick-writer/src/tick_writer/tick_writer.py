@@ -1,7 +1,7 @@
 """Stores the trades of Kafka in Cassandra: at least once, idempotently, committed afterwards.
 
-The group's committed offset of a partition therefore states up to where the table is complete;
-query-gateway relies on that.
+The group's committed offset of a partition therefore states up to where the table is complete, and
+`trade_hours` has each hour that the table has trades of; query-gateway relies on both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
 from confluent_kafka import Message as Record
@@ -28,7 +28,14 @@ from tick_writer.settings import TickWriterSettings
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STATEMENT: Final = "trades"
+TRADES: Final = "trades"
+HOURS: Final = "trade_hours"
+STATEMENTS: Final[Mapping[str, str]] = {
+    TRADES: stored_trades.INSERT,
+    HOURS: stored_trades.INSERT_HOUR,
+}
+MAX_HOURS: Final = 100_000
+"""Hours that are remembered as written; beyond that all are written again."""
 BATCH_RECORDS: Final = 2000
 BATCH_SECONDS: Final = 0.05
 ROWS_PER_WRITE: Final = 30
@@ -68,6 +75,7 @@ class TickWriter(Resource):
         self._cassandra = cassandra
         self._metrics: Metrics | None = None
         self._failing = False
+        self._hours: dict[tuple[bytes, bytes], float] = {}
         self._stored = self._retries = 0
         self._write_seconds = histogram("ticks_write_seconds", "Duration of a write of trades")
         self._delay_seconds = histogram(
@@ -117,6 +125,8 @@ class TickWriter(Resource):
         """Store the valid trades of a batch; return when Cassandra has all of them."""
         events = await self._retried(lambda: self._decoder.decode(batch))
         partitions: dict[tuple[bytes, ...], list[list[bytes]]] = defaultdict(list)
+        hours: dict[bytes, set[bytes]] = defaultdict(set)
+        recently = time.monotonic() - stored_trades.HOUR_SECONDS
         for record, event in events:
             trade, appended_us = cast(Trade, event), record.timestamp()[1] * 1000
             key = record.key()
@@ -128,24 +138,44 @@ class TickWriter(Resource):
                 continue
             row = stored_trades.row(trade)
             partitions[row.partition].append(row.arguments)
+            if self._hours.get(row.hour, recently) <= recently:
+                hours[row.partition[0]].add(row.partition[1])
+        if hours:
+            await self._store_hours(hours)
+        await self._store_rows(TRADES, partitions.values())
+        if partitions:
+            self._delay_seconds.observe(max(0.0, time.time() - batch[0].timestamp()[1] / 1000))
+
+    async def _store_hours(self, hours: Mapping[bytes, set[bytes]]) -> None:
+        """Index hours, by instrument: before any of their trades, or a reader may miss these."""
+        began = time.monotonic()
+        await self._store_rows(
+            HOURS, ([[name, hour] for hour in sorted(starts)] for name, starts in hours.items())
+        )
+        if len(self._hours) > MAX_HOURS:
+            self._hours.clear()
+        for name, starts in hours.items():
+            self._hours.update(dict.fromkeys(((name, hour) for hour in starts), began))
+
+    async def _store_rows(self, statement: str, partitions: Iterable[list[list[bytes]]]) -> None:
+        """Write the rows of some partitions; return when Cassandra has all of them."""
         turns = asyncio.Semaphore(MAX_WRITES)
 
         async def write(rows: list[list[bytes]]) -> None:
             async with turns:
-                await self._retried(lambda: self._write(rows))
+                await self._retried(lambda: self._write(statement, rows))
 
         async with asyncio.TaskGroup() as writes:
-            for rows in partitions.values():
+            for rows in partitions:
                 for first in range(0, len(rows), ROWS_PER_WRITE):
                     writes.create_task(write(rows[first : first + ROWS_PER_WRITE]))
-        if partitions:
-            self._delay_seconds.observe(max(0.0, time.time() - batch[0].timestamp()[1] / 1000))
 
-    async def _write(self, rows: list[list[bytes]]) -> None:
+    async def _write(self, statement: str, rows: list[list[bytes]]) -> None:
         start = time.monotonic()
-        await self._cassandra.write(STATEMENT, rows)
-        self._write_seconds.observe(time.monotonic() - start)
-        self._stored += len(rows)
+        await self._cassandra.write(statement, rows)
+        if statement == TRADES:
+            self._write_seconds.observe(time.monotonic() - start)
+            self._stored += len(rows)
 
     async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step until a component answers: nothing can be committed before."""
