@@ -1,19 +1,25 @@
 """What unit tests share: the exchange's REST and its streams without a network."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
 from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
+from coinmesh_sources import rest
 from coinmesh_sources.inputs import Input
 from coinmesh_sources.rest import Answer, Budget
 from coinmesh_sources.websocket import Socket
 from collector_binance import streams as streams_module
 from collector_binance.settings import CollectorSettings
 from collector_binance.streams import Streams
+from meshkit.backoff import Backoff
+
+BEGIN = 6000.0
 
 
 def collector_settings(**more: Any) -> CollectorSettings:
@@ -24,6 +30,44 @@ def collector_settings(**more: Any) -> CollectorSettings:
         "binance_mtls": False,
     }
     return CollectorSettings(**values | more)
+
+
+def rest_settings(url: str, **more: Any) -> CollectorSettings:
+    """Settings of a client for the exchange at `url`."""
+    return collector_settings(binance_rest_url=url, **more)
+
+
+class Clock:
+    """A clock on which time passes only by the client's sleeps."""
+
+    def __init__(self) -> None:
+        self.now = BEGIN
+        self.set_forward = 0.0
+        self.sleeps: list[float] = []
+
+    @classmethod
+    def of_rest(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """The clock of `coinmesh_sources.rest` for a test."""
+        clock = cls()
+        monkeypatch.setattr(rest, "time", clock)
+        monkeypatch.setattr(rest, "asyncio", SimpleNamespace(sleep=clock.sleep))
+        backoff = functools.partial(Backoff, sleep=clock.sleep, uniform=lambda _, high: high)
+        monkeypatch.setattr(rest, "Backoff", backoff)
+        return clock
+
+    def time(self) -> float:
+        return self.now + self.set_forward
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object]) -> None:

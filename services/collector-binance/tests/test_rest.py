@@ -1,60 +1,22 @@
 """RestClient against scripted answers and the simulated exchange, on a clock of the test's own."""
 
 import asyncio
-import functools
-import re
-import signal
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from fakes import collector_settings
+from fakes import BEGIN, Clock, rest_settings
 
-from coinmesh_simulators.testing import LocalSimulator
 from coinmesh_sources import rest
 from coinmesh_sources.rest import RestClient
-from collector_binance import streams
-from collector_binance.catalogue import PATH, Catalogue
-from collector_binance.collector import BinanceCollector
-from collector_binance.core.commands import FetchSnapshot, FetchTrades
-from collector_binance.exchange import HISTORY_PATH, request, rest_client
-from collector_binance.settings import MARKET_DATA_HOST, CollectorSettings
-from meshkit.backoff import Backoff
+from collector_binance.exchange import HISTORY_PATH, rest_client
 from meshkit.metrics import Metrics
-from meshkit.tracing import Tracing
 
 DEPTH, TIME = "/api/v3/depth", "/api/v3/time"
-BEGIN = 6000.0
 HTML = "<html><body>Request blocked.</body></html>"
-
-
-class Clock:
-    """A clock on which time passes only by the client's sleeps."""
-
-    def __init__(self) -> None:
-        self.now = BEGIN
-        self.set_forward = 0.0
-        self.sleeps: list[float] = []
-
-    def time(self) -> float:
-        return self.now + self.set_forward
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time_ns(self) -> int:
-        return int(self.now * 1e9)
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
 
 
 class Exchange:
@@ -90,12 +52,7 @@ class Exchange:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(rest, "time", clock)
-    monkeypatch.setattr(rest, "asyncio", SimpleNamespace(sleep=clock.sleep))
-    backoff = functools.partial(Backoff, sleep=clock.sleep, uniform=lambda _, high: high)
-    monkeypatch.setattr(rest, "Backoff", backoff)
-    return clock
+    return Clock.of_rest(monkeypatch)
 
 
 @pytest.fixture
@@ -106,14 +63,9 @@ async def exchange() -> AsyncIterator[Exchange]:
         exchange.released.set()
 
 
-def settings(url: str, **more: Any) -> CollectorSettings:
-    """Settings of a client for the exchange at `url`."""
-    return collector_settings(binance_rest_url=url, **more)
-
-
 @pytest.fixture
 async def client(exchange: Exchange, clock: Clock) -> AsyncIterator[RestClient]:
-    async with rest_client(settings(exchange.url), Metrics()) as client:
+    async with rest_client(rest_settings(exchange.url), Metrics()) as client:
         yield client
 
 
@@ -233,7 +185,7 @@ async def test_server_error_that_lasts_is_the_answer(
 
 
 async def test_unreachable_host_is_an_answer_with_its_reason(clock: Clock) -> None:
-    async with rest_client(settings("http://127.0.0.1:9"), Metrics()) as client:
+    async with rest_client(rest_settings("http://127.0.0.1:9"), Metrics()) as client:
         answer = await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
     assert (answer.context, answer.status) == (f"GET {DEPTH}?symbol=BTCUSDT", rest.UNREACHABLE)
     assert b"127.0.0.1:9" in answer.body
@@ -317,7 +269,7 @@ async def test_answer_that_does_not_come_is_requested_again(
 ) -> None:
     monkeypatch.setattr(rest, "_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
     exchange.answers.append(lambda _: None)
-    async with rest_client(settings(exchange.url), Metrics()) as client:
+    async with rest_client(rest_settings(exchange.url), Metrics()) as client:
         answer = await client.get(DEPTH, {}, 5)
     assert answer.body == b'{"served": true}'
     # A slow machine may need more than two attempts.
@@ -328,7 +280,7 @@ async def test_answer_that_does_not_come_is_requested_again(
 async def test_history_is_requested_from_its_own_host(exchange: Exchange, clock: Clock) -> None:
     history = Exchange()
     async with history.server:
-        chosen = settings(exchange.url, binance_history_url=history.url)
+        chosen = rest_settings(exchange.url, binance_history_url=history.url)
         async with rest_client(chosen, Metrics()) as client:
             await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
             await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)
@@ -344,7 +296,7 @@ async def test_refusal_by_the_history_host_is_final(
     history = Exchange()
     history.add(status, HTML)
     async with history.server:
-        chosen = settings(exchange.url, binance_history_url=history.url)
+        chosen = rest_settings(exchange.url, binance_history_url=history.url)
         async with rest_client(chosen, Metrics()) as client:
             refused = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
             assert (await client.get(DEPTH, {"symbol": "BTCUSDT"}, 5)).status == 200
@@ -356,7 +308,7 @@ async def test_rate_limit_of_the_history_host_delays_all(exchange: Exchange, clo
     history = Exchange()
     history.add(429, Retry_After="9")
     async with history.server:
-        chosen = settings(exchange.url, binance_history_url=history.url)
+        chosen = rest_settings(exchange.url, binance_history_url=history.url)
         async with rest_client(chosen, Metrics()) as client:
             assert (await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)).status == 200
     assert clock.sleeps == [0.25, 8.75]
@@ -373,83 +325,4 @@ async def test_rate_limit_of_the_history_host_delays_all(exchange: Exchange, clo
 def test_history_host_follows_from_the_rest_host(
     url: str, history_url: str | None, expected: str
 ) -> None:
-    assert settings(url, binance_history_url=history_url).history_url == expected
-
-
-@pytest.fixture
-async def simulator(tmp_path: Path) -> AsyncIterator[LocalSimulator]:
-    simulator = LocalSimulator(tmp_path / "exchange", {"symbols": "BTCUSDT", "rate": 0})
-    await simulator.start()
-    yield simulator
-    await simulator.end(signal.SIGTERM)
-
-
-@pytest.mark.parametrize(
-    ("fault", "sleeps"),
-    [
-        ({"kind": "rate_limit", "retry_after_s": 9}, [0.25, 8.75]),
-        ({"kind": "ban", "retry_after_s": 120}, [0.25, 119.75]),
-        ({"kind": "status", "status": 403, "body": "html"}, [0.25, 59.75]),
-        ({"kind": "status", "status": 451}, [0.25, 299.75]),
-        ({"kind": "status", "status": 502}, [0.25]),
-        # aiohttp repeats a GET once whose connection is reset before the answer.
-        ({"kind": "reset", "count": 2}, [0.25]),
-        ({"kind": "truncate"}, [0.25]),
-    ],
-    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
-)
-async def test_fault_of_the_exchange_is_survived(
-    simulator: LocalSimulator, clock: Clock, fault: dict[str, Any], sleeps: list[float]
-) -> None:
-    await simulator.fault(**{"count": 1} | fault)
-    async with rest_client(settings(simulator.base), Metrics()) as client:
-        answer = await client.get(DEPTH, {"symbol": "BTCUSDT", "limit": 100}, 5)
-    assert answer.status == 200
-    assert b'"lastUpdateId"' in answer.body
-    assert clock.sleeps == pytest.approx(sleeps)
-
-
-async def test_every_request_is_served_by_its_default_host(simulator: LocalSimulator) -> None:
-    """The simulator serves below each documented host's name what that host serves."""
-    defaults = collector_settings()
-    hosts = [urlsplit(url).hostname for url in (defaults.binance_rest_url, defaults.history_url)]
-    rest_url, history_url = (f"{simulator.base}/{host}" for host in hosts)
-    chosen = settings(rest_url, binance_history_url=history_url)
-    statuses: dict[str, int] = {}
-
-    async with rest_client(chosen, Metrics()) as client:
-        get = client.get
-
-        async def recorded(path: str, arguments: rest.Arguments, cost: int) -> rest.Answer:
-            answer = await get(path, arguments, cost)
-            statuses[path] = answer.status
-            return answer
-
-        client.get = recorded  # type: ignore[method-assign]
-        await Catalogue(client).refresh()
-        for command in (FetchSnapshot("BTCUSDT", urgent=True), FetchTrades("BTCUSDT", 1, 10)):
-            sent = request(command, chosen.binance_snapshot_limit)
-            await client.get(sent.path, sent.arguments, sent.cost)
-        collector = BinanceCollector(chosen, Tracing(chosen))
-        collector.register(Metrics())
-        collector.rest = client
-        measuring = asyncio.create_task(collector._measure_clock())
-        while TIME not in statuses:  # noqa: ASYNC110 (nothing notifies)
-            await asyncio.sleep(0.01)
-        measuring.cancel()
-        await asyncio.wait({measuring})
-    assert statuses == dict.fromkeys((PATH, DEPTH, HISTORY_PATH, TIME), 200)
-
-
-async def test_history_is_not_served_by_the_host_of_market_data(simulator: LocalSimulator) -> None:
-    url = f"{simulator.base}/{MARKET_DATA_HOST}"
-    async with rest_client(settings(url), Metrics()) as client:
-        answer = await client.get(HISTORY_PATH, {"symbol": "BTCUSDT"}, 25)
-    assert answer.status >= 400
-
-
-def test_no_other_path_is_requested() -> None:
-    """A new request belongs into the test of the default hosts."""
-    source = Path(streams.__file__).parent
-    text = "".join(path.read_text() for path in source.rglob("*.py"))
-    assert set(re.findall(r'"(/api/v3/\w+)"', text)) == {PATH, DEPTH, HISTORY_PATH, TIME}
+    assert rest_settings(url, binance_history_url=history_url).history_url == expected

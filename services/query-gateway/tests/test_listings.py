@@ -1,6 +1,5 @@
 """Pages over history and the live view: every row once, whatever the page size."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from itertools import accumulate
@@ -383,20 +382,3 @@ async def test_trades_without_a_bar_are_listed(newest_first: bool, bars_until: i
         INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=newest_first, limit=500
     )
     assert found == Page(rows, None)
-
-
-class SilentSession(MemorySession):
-    """Cassandra that takes requests and doesn't answer."""
-
-    async def fetch(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
-
-
-async def test_reads_of_one_request_end_at_their_deadline() -> None:
-    history = History(SilentSession(), lambda _: 0, lambda: NOW_MS / 1000, 0.01)  # type: ignore[arg-type]
-    with pytest.raises(Unavailable) as exc_info:
-        await history.bars(INSTRUMENT, "1m", 0, MAX_MS, newest_first=True, limit=10)
-    assert exc_info.value.reason == "CASSANDRA_UNAVAILABLE"
-    with pytest.raises(Unavailable):
-        await history.trades(INSTRUMENT, (0, 0), (MAX_MS, 0), newest_first=True, limit=10)
