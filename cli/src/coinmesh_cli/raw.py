@@ -150,14 +150,15 @@ def skip(
     if (partition is None) != (until is None):
         raise InvalidArgument("RANGE_INCOMPLETE", "give --partition and --until together")
     store = _store()
-    stored, log = store.newest(topic), _logs().read([topic]).get(topic)
+    logs = _logs()
+    stored, log = store.newest(topic), logs.read([topic]).get(topic)
     if stored is None or log is None:
         where = "the archive" if stored is None else "Kafka"
         raise NotFound("TOPIC_NOT_FOUND", f"{where} has no topic {topic}")
     manifest = stored.manifest.following() if stored.manifest.sealed else stored.manifest
     lines = topic_log.skip(
         manifest,
-        log,
+        logs.compared(log, manifest),
         reason=reason,
         actor=operator(),
         time=time.time_ns() // 1000,

@@ -156,7 +156,7 @@ class Harness:
 
     # -- Kafka ----------------------------------------------------------------------------------
 
-    def send(self, records, topic=TRADES):
+    def send(self, records, topic=TRADES, headers=None):
         """Produce (key, value) to a topic, by default the trades; [(partition, offset)]."""
         producer = Producer(
             {
@@ -176,7 +176,7 @@ class Harness:
             return report
 
         for at, (key, value) in enumerate(records):
-            producer.produce(topic, value, key, on_delivery=acknowledged(at))
+            producer.produce(topic, value, key, on_delivery=acknowledged(at), headers=headers)
             producer.poll(0)
         assert producer.flush(60) == 0
         self._trades_end = None
@@ -194,6 +194,11 @@ class Harness:
 
     def read(self, topic):
         """This test's records of a topic, in order: (partition, offset, key, value)."""
+        records = ((m.partition(), m.offset(), m.key(), m.value()) for m in self.messages(topic))
+        return sorted(records, key=lambda record: record[:2])
+
+    def messages(self, topic):
+        """This test's records of a topic, of each partition in order."""
         ends = self.ends(topic)
         consumer = Consumer(
             {
@@ -212,12 +217,12 @@ class Harness:
                 for message in consumer.consume(10_000, 5):
                     assert message.error() is None, message.error()
                     partition, offset = message.partition(), message.offset()
-                    found.append((partition, offset, message.key(), message.value()))
+                    found.append(message)
                     if missing.get(partition) == offset + 1:
                         del missing[partition]
         finally:
             consumer.close()
-        return sorted(found, key=lambda record: record[:2])
+        return found
 
     def bar_events(self):
         """The bars of the topic: by instrument, interval and start that of the highest revision."""

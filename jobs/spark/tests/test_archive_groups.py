@@ -27,6 +27,9 @@ class Logs:
     def read(self, names):
         return {name: TopicLog(name, "id", {0: (0, self.ends.get(name, 0))}) for name in names}
 
+    def compared(self, log, _manifest):
+        return log
+
     def ids(self, names):
         return dict.fromkeys(names, "id")
 

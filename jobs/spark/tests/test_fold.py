@@ -10,6 +10,8 @@ import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from coinmesh_contracts import stored_trades
+from coinmesh_contracts.events.v1.trade_pb2 import TAKER_SIDE_BUY, Trade
 from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark import fold
 from coinmesh_spark.snapshots import decode_partition, encode_partition
@@ -323,6 +325,21 @@ def test_what_no_unit_can_hold_is_rejected():
     )
     assert folded.rejected == [(1, "VALUE_OUT_OF_RANGE")]
     assert folded.of("sim.A")["1s", START // S]["trade_count"] == 2
+
+
+def test_trade_that_only_the_fold_rejects_is_stored():
+    """By itself it is valid: whether it fits depends on the trades of its instrument before it."""
+    fields = {"price_units": 2**62, "price_exponent": 0, "size_units": 10, "size_exponent": -8}
+    event = Trade(
+        instrument="sim.A", trade_id=2, event_time=START, taker_side=TAKER_SIDE_BUY, **fields
+    )
+    assert stored_trades.rejected(event, b"sim.A", START) is None
+    row = ("sim.A", 2, START, 2**62, 10, True, (0, -8))
+    alone, after = Folded(), Folded()
+    alone.feed([row])
+    assert alone.rejected == []
+    after.feed([("sim.A", 1, START, 100, 10, True, (-8, -8)), row])
+    assert after.rejected == [(1, "VALUE_OUT_OF_RANGE")]
 
 
 @pytest.mark.slow

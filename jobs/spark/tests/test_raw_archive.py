@@ -23,6 +23,7 @@ from test_stream import send
 
 from coinmesh_archive.manifest import COMPACTED, CONTROL
 from coinmesh_archive.objects import build
+from coinmesh_archive.reader import read_day
 from coinmesh_archive.store import ManifestChanged
 from coinmesh_archive.topic_log import TopicLogs
 from coinmesh_contracts import topics
@@ -50,6 +51,35 @@ def archived(harness, topic):
     for manifest in harness.manifests(topic):
         assert manifest.faults() == []
     return {key[1:]: record for key, record in harness.archived_records(topic).items()}
+
+
+def whole(harness, topic):
+    """Kafka's and the archive's records with all their fields, by partition and offset."""
+    produced = {
+        (m.partition(), m.offset()): (
+            m.key(),
+            m.value(),
+            m.headers() or [],
+            m.timestamp(),
+            int.from_bytes(m.value()[1:5], "big"),
+        )
+        for m in harness.messages(topic)
+    }
+    archived = {}
+    for date in harness.archive.dates(topic):
+        for _, table in read_day(harness.archive, topic, date):
+            for row in table.to_pylist():
+                headers = [(one["key"], one["value"]) for one in row["headers"] or ()]
+                appended = row["timestampType"], round(row["timestamp"].timestamp() * 1000)
+                archived[row["partition"], row["offset"]] = (
+                    row["key"],
+                    row["value"],
+                    headers,
+                    # The client counts the types from 1, Spark from 0.
+                    (appended[0] + 1, appended[1]),
+                    row["schema_id"],
+                )
+    return produced, archived
 
 
 def coinmesh(harness, *arguments):
@@ -92,7 +122,9 @@ def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
     struck = harness.directory / "struck"
     struck.mkdir()
     for number, strikes in enumerate(rounds):
-        send(harness, market(harness, number + 1, 100 * number, count=300))
+        rows = market(harness, number + 1, 100 * number, count=300)
+        headers = [("round", b"%d" % number), ("empty", b""), ("round", b"again"), ("none", None)]
+        harness.send([h.trade(harness.header, *row) for row in rows], headers=headers)
         process = harness.start(
             "--only",
             "archive",
@@ -109,7 +141,9 @@ def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
     assert len(list(struck.iterdir())) == sum(map(len, rounds))
     with harness.running("--only", "archive") as process:
         harness.until(lambda: harness.archived_up_to(TRADES), process)
-    assert archived(harness, TRADES) == produced(harness, TRADES)
+    in_kafka, in_archive = whole(harness, TRADES)
+    assert in_kafka
+    assert in_archive == in_kafka
     listed = {key for parts in harness.archived(TRADES).values() for *_, key in parts}
     stored = {key for key, _ in harness.archive.objects(TRADES)}
     assert listed <= stored
@@ -301,6 +335,10 @@ def test_compacted_and_control_offsets_are_told_apart_from_gaps(harness):
     transaction.begin_transaction()
     transaction.produce(QUOTES, b"quote", b"sim.A-USDT", partition=0)
     transaction.commit_transaction(30)
+    transaction.begin_transaction()
+    transaction.produce(QUOTES, b"aborted", b"sim.A-USDT", partition=0)
+    transaction.flush(30)
+    transaction.abort_transaction(30)
     with harness.running("--only", "archive") as process:
         harness.until(
             lambda: harness.archived_up_to(INSTRUMENTS) and harness.archived_up_to(QUOTES), process
@@ -310,7 +348,8 @@ def test_compacted_and_control_offsets_are_told_apart_from_gaps(harness):
     assert any(gap.first <= where[0][1] <= gap.last for gap in part.absent)
     quotes = harness.manifests(QUOTES)[-1].current.partitions[0]
     assert [(gap.first, gap.last, gap.reason) for gap in quotes.absent] == [
-        (quotes.next - 1, quotes.next - 1, CONTROL)
+        # The marker of the first transaction, and the second one.
+        (quotes.next - 3, quotes.next - 1, CONTROL)
     ]
-    assert archived(harness, QUOTES) == {(0, quotes.next - 2): (b"sim.A-USDT", b"quote")}
+    assert archived(harness, QUOTES) == {(0, quotes.next - 4): (b"sim.A-USDT", b"quote")}
     assert (partition, last) in archived(harness, INSTRUMENTS)

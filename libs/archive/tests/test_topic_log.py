@@ -1,9 +1,19 @@
 """What Kafka no longer has stops the archive of its topic until an operator skips it."""
 
+from concurrent.futures import Future
+from types import SimpleNamespace
+
 import pytest
 
-from coinmesh_archive.manifest import Incarnation, Manifest, Partition
-from coinmesh_archive.topic_log import LostRecords, TopicLog, check, next_offset, skip
+from coinmesh_archive.manifest import Incarnation, Manifest, Newest, Partition
+from coinmesh_archive.topic_log import (
+    LostRecords,
+    TopicLog,
+    TopicLogs,
+    check,
+    next_offset,
+    skip,
+)
 
 WHO = {"reason": "disk lost", "actor": "os:ann", "time": 1}
 
@@ -37,6 +47,55 @@ def test_loss_is_refused_until_it_is_skipped(kafka, problem):
     assert skip(manifest, kafka, **WHO)
     check(manifest, kafka)
     assert manifest.faults() == []
+
+
+class Kafka:
+    """Answers list_offsets for a log of (append time in ms, leader epoch) by offset."""
+
+    def __init__(self, records):
+        self.records, self.requests = records, 0
+
+    def list_offsets(self, requests, **_):
+        self.requests += 1
+        answers = {}
+        for place, spec in requests.items():
+            later = [at for at, (ms, _) in enumerate(self.records) if ms >= spec._value]
+            epoch = self.records[later[0]][1] if later else None
+            answers[place] = Future()
+            offset = (later or [-1])[0]
+            answers[place].set_result(SimpleNamespace(offset=offset, leader_epoch=epoch))
+        return answers
+
+
+def grown(records, end):
+    """The log of one partition that is archived to before 5, at leader epoch 3."""
+    manifest = archived(5)
+    manifest.current.partitions[0].newest = Newest(4, 104_000, 3)
+    kafka = Kafka(records)
+    found = TopicLog("t", "a", {0: (0, end)}, {0: records[-1][1]})
+    return manifest.following(), TopicLogs(kafka).compared(found, manifest.following()), kafka
+
+
+WHOLE = [(100 + at, 3) for at in range(5)]
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_log_that_was_truncated_and_has_grown_again_is_refused(kept):
+    records = WHOLE[:kept] + [(500 + at, 4) for at in range(9)]
+    manifest, kafka, _ = grown(records, len(records))
+    with pytest.raises(LostRecords, match=f"truncated to {kept} and has grown again"):
+        check(manifest, kafka)
+    assert skip(manifest, kafka, **WHO)
+    assert next_offset(manifest.current, 0) == kept
+    check(manifest, TopicLog("t", "a", kafka.bounds, kafka.epochs))
+    assert len(manifest.incarnations) == 2
+
+
+@pytest.mark.parametrize("later", [[(104, 3)], [(900, 4)], [(104, 4), (105, 4)]])
+def test_new_leader_of_a_whole_log_is_accepted(later):
+    manifest, kafka, requests = grown(WHOLE + later, 5 + len(later))
+    check(manifest, kafka)
+    assert requests.requests == (later[-1][1] != 3)
 
 
 def test_nothing_lost_is_not_skipped():

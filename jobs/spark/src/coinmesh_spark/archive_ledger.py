@@ -7,7 +7,7 @@ one begins after it, so a crash anywhere leaves at most objects that no manifest
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -48,6 +48,7 @@ class Ledger:
         self._store, self.topic = store, topic
         self._manifest: Manifest | None = None
         self._etag: str | None = None
+        self._epochs: Mapping[int, int | None] = {}
 
     def forget(self) -> None:
         """Read the manifest again before its next use."""
@@ -76,8 +77,9 @@ class Ledger:
                 self._manifest, self._etag = stored.manifest.following(), None
             else:
                 self._manifest, self._etag = stored.manifest, stored.etag
+        self._epochs = log.epochs
         try:
-            topic_log.check(self._manifest, log)
+            topic_log.check(self._manifest, logs.compared(log, self._manifest))
         except topic_log.LostRecords:
             self.forget()  # an operator's skip is read at the next attempt
             raise
@@ -132,6 +134,7 @@ class Ledger:
                 replaced = [item for item in part.objects if item.key in retired]
                 new[0] = _with_statistics(new[0], replaced)
             part.add(new, retired, report.absent, end)
+            part.note_newest(self._epochs.get(number))
             manifest.retired += report.retired
         if faults := manifest.faults():
             raise AssertionError("; ".join(faults[:5]))

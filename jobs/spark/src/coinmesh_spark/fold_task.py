@@ -74,8 +74,6 @@ class Report(msgspec.Struct):
 
     Attributes:
         partition: Its Kafka partition.
-        first: Offset of its first record.
-        last: Offset of its last record.
         file: The partition's new snapshot.
         snapshot_bytes: Size of the snapshot.
         appended: Append time of its newest record, milliseconds since the Unix epoch.
@@ -92,8 +90,6 @@ class Report(msgspec.Struct):
     """
 
     partition: int
-    first: int
-    last: int
     file: str
     snapshot_bytes: int
     appended: int
@@ -263,8 +259,6 @@ class _Task:
         traced.end()
         return Report(
             partition=partition,
-            first=first,
-            last=last,
             file=file,
             snapshot_bytes=size,
             appended=appended,

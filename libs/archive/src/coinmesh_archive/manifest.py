@@ -108,14 +108,32 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     time: int
 
 
+class Newest(msgspec.Struct, array_like=True, frozen=True):
+    """The newest record of a partition that is archived, by which a log is recognized.
+
+    Attributes:
+        offset: Its offset.
+        appended: The newest append time up to it, microseconds since the Unix epoch.
+        epoch: The leader epoch of the log's end when it was archived; None if Kafka didn't tell.
+    """
+
+    offset: int
+    appended: int
+    epoch: int | None
+
+
 class Partition(msgspec.Struct, kw_only=True):
-    """A partition's offsets of the day: from `first` to before `next`."""
+    """A partition's offsets of the day: from `first` to before `next`.
+
+    `newest` may be of a day before; it is None in manifests of a release that didn't record it.
+    """
 
     first: int
     next: int
     objects: list[RawObject] = msgspec.field(default_factory=list[RawObject])
     absent: list[Absent] = msgspec.field(default_factory=list[Absent])
     skipped: list[Skipped] = msgspec.field(default_factory=list[Skipped])
+    newest: Newest | None = None
 
     @property
     def records(self) -> int:
@@ -144,6 +162,12 @@ class Partition(msgspec.Struct, kw_only=True):
             position = max(position, last + 1)
         if position != self.next:
             yield f"offsets {position} to {self.next - 1} are missing"
+
+    def note_newest(self, epoch: int | None) -> None:
+        """Record the last object's end as what is newest."""
+        last = self.objects[-1]
+        appended = max(*last.appended, self.newest.appended if self.newest else 0)
+        self.newest = Newest(last.last, appended, epoch)
 
     def add(
         self, objects: list[RawObject], retired: set[str], absent: list[Absent], end: int
@@ -215,7 +239,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         """The next day's manifest, which begins where this one stops."""
         day = date.fromisoformat(self.date) + timedelta(days=1)
         starts = {
-            number: Partition(first=partition.next, next=partition.next)
+            number: Partition(first=partition.next, next=partition.next, newest=partition.newest)
             for number, partition in self.current.partitions.items()
         }
         incarnation = Incarnation(topic_id=self.current.topic_id, partitions=starts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
@@ -37,11 +37,16 @@ class TopicLog:
         topic: Its name.
         id: The id that Kafka gave it when it was created, hexadecimal.
         bounds: By partition, the first offset and the one after the last committed record.
+        epochs: By partition, the leader epoch of its end; None if unknown.
+        regrown: Partitions that were truncated below what is archived and have grown again, with
+            the offset of the first record that isn't the archived one.
     """
 
     topic: str
     id: str
     bounds: Mapping[int, tuple[int, int]]
+    epochs: Mapping[int, int | None] = field(default_factory=dict[int, int | None])
+    regrown: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 class TopicLogs:
@@ -59,13 +64,41 @@ class TopicLogs:
             for part in parts
         ]
         earliest = self._offsets(partitions, _SPEC.earliest())
-        latest = self._offsets(partitions, _SPEC.latest())
+        latest = self._places(dict.fromkeys(partitions, _SPEC.latest()))
         return {
             name: TopicLog(
-                name, topic_id, {p.id: (earliest[name, p.id], latest[name, p.id]) for p in parts}
+                name,
+                topic_id,
+                {p.id: (earliest[name, p.id], latest[name, p.id].offset) for p in parts},
+                {p.id: latest[name, p.id].leader_epoch for p in parts},
             )
             for name, (topic_id, parts) in described.items()
         }
+
+    def compared(self, log: TopicLog, manifest: Manifest) -> TopicLog:
+        """The topic, with what has `regrown` since it was archived.
+
+        Only another leader truncates a log, so only partitions with a new leader epoch are looked
+        at. Records that took the place of archived ones were appended later than these.
+        """
+        suspects = {
+            number: part.newest
+            for number, part in manifest.current.partitions.items()
+            if part.newest is not None
+            and number in log.bounds
+            and (part.newest.epoch is None or part.newest.epoch != log.epochs.get(number))
+        }
+        if manifest.current.topic_id != log.id or not suspects:
+            return log
+        found = self._places(
+            {
+                TopicPartition(log.topic, number): _SPEC.for_timestamp(newest.appended // 1000 + 1)
+                for number, newest in suspects.items()
+            }
+        )
+        later = {number: found[log.topic, number].offset for number in suspects}
+        regrown = {n: at for n, at in later.items() if 0 <= at <= suspects[n].offset}
+        return replace(log, regrown=regrown)
 
     def ids(self, names: Iterable[str]) -> dict[str, str]:
         """The id of each topic that exists."""
@@ -97,15 +130,18 @@ class TopicLogs:
         return described
 
     def _offsets(self, partitions: list[TopicPartition], spec: Any) -> dict[tuple[str, int], int]:
-        if not partitions:
+        places = self._places(dict.fromkeys(partitions, spec))
+        return {key: place.offset for key, place in places.items()}
+
+    def _places(self, requests: dict[TopicPartition, Any]) -> dict[tuple[str, int], Any]:
+        if not requests:
             return {}
-        requests: dict[TopicPartition, Any] = dict.fromkeys(partitions, spec)
         futures = self._admin.list_offsets(
             requests,
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=SECONDS,
         )
-        return {(p.topic, p.partition): _result(f).offset for p, f in futures.items()}
+        return {(p.topic, p.partition): _result(f) for p, f in futures.items()}
 
 
 def _result(future: Future[Any]) -> Any:
@@ -148,6 +184,12 @@ def check(manifest: Manifest, log: TopicLog) -> None:
             raise LostRecords(
                 log.topic,
                 f"partition {number} was truncated to {latest}, but is archived to {position - 1}",
+            )
+        if number in log.regrown:
+            raise LostRecords(
+                log.topic,
+                f"partition {number} was truncated to {log.regrown[number]} and has grown again, "
+                f"but is archived to {position - 1}",
             )
 
 
@@ -192,7 +234,7 @@ def skip(
         What was skipped, a line per range; empty if Kafka has everything.
     """
     current = manifest.current
-    truncated = any(
+    truncated = bool(log.regrown) or any(
         latest < next_offset(current, number) for number, (_, latest) in log.bounds.items()
     )
     if current.topic_id != log.id or truncated:
@@ -202,7 +244,7 @@ def skip(
         if truncated and current.topic_id == log.id:
             for number, part in manifest.current.partitions.items():
                 position = min(next_offset(current, number), log.bounds[number][1])
-                part.first = part.next = position
+                part.first = part.next = max(part.first, log.regrown.get(number, position))
         return [f"{log.topic}: what the deleted log {current.topic_id} had after the archive"]
     lines: list[str] = []
     for number, (earliest, latest) in sorted(log.bounds.items()):

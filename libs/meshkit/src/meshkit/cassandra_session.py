@@ -14,37 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from cassandra import ConsistencyLevel, DriverException, InvalidRequest
-from cassandra.cluster import (
-    EXEC_PROFILE_DEFAULT,
-    Cluster,
-    ExecutionProfile,
-    NoHostAvailable,
-    ResponseFuture,
-    Session,
-)
+from cassandra import DriverException, InvalidRequest
+from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, Session
 from cassandra.connection import ConnectionException
-from cassandra.policies import (
-    ConstantReconnectionPolicy,
-    DCAwareRoundRobinPolicy,
-    TokenAwarePolicy,
-)
-from cassandra.query import (
-    BatchStatement,
-    BatchType,
-    BoundStatement,
-    PreparedStatement,
-    tuple_factory,
-)
+from cassandra.policies import ConstantReconnectionPolicy
+from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
 from meshkit.backoff import Backoff
-from meshkit.cassandra import CertificateAuthProvider
+from meshkit.cassandra import create_cluster
 from meshkit.errors import Unavailable
 from meshkit.metrics import Metrics
 from meshkit.resources import Resource
 from meshkit.rotation import CHECK_SECONDS, Renewals
 from meshkit.settings import CassandraSettings, SettingsError
-from meshkit.tls import certificate_files, client_ssl_context
+from meshkit.tls import certificate_files
 from meshkit.tracing import Tracing
 
 _log = logging.getLogger(__name__)
@@ -291,26 +274,13 @@ class CassandraSession(Resource):
         await asyncio.to_thread(link.cluster.shutdown)
 
     def _connect(self) -> _Link:
-        addresses = self._settings.cassandra_addresses
-        profile = ExecutionProfile(
-            load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
-            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-            request_timeout=REQUEST_SECONDS,
-            row_factory=tuple_factory,
-        )
-        tls = client_ssl_context(self._settings)
-        cluster = Cluster(
-            contact_points=[(address.host, address.port) for address in addresses],
-            port=addresses[0].port,
-            protocol_version=5,
-            ssl_context=tls,
-            auth_provider=CertificateAuthProvider() if tls else None,
-            connect_timeout=CONNECT_SECONDS,
-            control_connection_timeout=CONNECT_SECONDS,
+        cluster = create_cluster(
+            self._settings,
+            REQUEST_SECONDS,
+            CONNECT_SECONDS,
             reconnection_policy=ConstantReconnectionPolicy(RECONNECT_SECONDS, _FOR_EVER),
             idle_heartbeat_interval=5,
             idle_heartbeat_timeout=5,
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         )
         try:
             session = cluster.connect(self._settings.cassandra_keyspace)

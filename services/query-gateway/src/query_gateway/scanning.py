@@ -18,12 +18,10 @@ class Scan(NamedTuple, Generic[R]):
 
     Attributes:
         rows: At most as many as asked for.
-        partitions: How many of the partitions given were read to their end.
         full: Whether reading ended because there were enough rows.
     """
 
     rows: list[R]
-    partitions: int
     full: bool
 
 
@@ -50,7 +48,7 @@ async def scan(
         for found in await asyncio.gather(*(read(partition, wanted) for partition in group)):
             rows += found
             if len(rows) >= limit:
-                return Scan(rows[:limit], done, True)
+                return Scan(rows[:limit], True)
             done += 1
         wave = min(2 * wave, MAX_WAVE)
-    return Scan(rows, done, False)
+    return Scan(rows, False)

@@ -8,23 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from cassandra import ConsistencyLevel, OperationTimedOut
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra import OperationTimedOut
+from cassandra.cluster import NoHostAvailable
 from cassandra.concurrent import execute_concurrent
-from cassandra.policies import (
-    DCAwareRoundRobinPolicy,
-    ExponentialReconnectionPolicy,
-    TokenAwarePolicy,
-)
+from cassandra.policies import ExponentialReconnectionPolicy
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
 from coinmesh_contracts.serving import INTERVALS
 from coinmesh_spark.sinks.rows import Row
 from meshkit.backoff import Backoff
-from meshkit.cassandra import CertificateAuthProvider
+from meshkit.cassandra import create_cluster
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.settings import CassandraSettings
-from meshkit.tls import client_ssl_context
 
 _log = logging.getLogger(__name__)
 
@@ -60,27 +55,12 @@ class CassandraSink:
             Unavailable: No contact point answers.
             FailedPrecondition: The keyspace or a table is missing.
         """
-        addresses = settings.cassandra_addresses
         self._where = settings.cassandra_contact_points
-        profile = ExecutionProfile(
-            load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
-            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-            request_timeout=REQUEST_SECONDS,
-        )
-        tls = client_ssl_context(settings)
-        self._cluster = Cluster(
-            [address.host for address in addresses],
-            port=addresses[0].port,
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            ssl_context=tls,
-            auth_provider=CertificateAuthProvider() if tls else None,
-            protocol_version=5,
-            connect_timeout=CONNECT_SECONDS,
-            control_connection_timeout=CONNECT_SECONDS,
+        self._cluster = create_cluster(
+            settings,
+            REQUEST_SECONDS,
+            CONNECT_SECONDS,
             reconnection_policy=ExponentialReconnectionPolicy(0.5, 5.0),
-            # The driver routes by token only with the keyspace's replication loaded.
-            schema_metadata_enabled=True,
-            token_metadata_enabled=True,
         )
         try:
             self._session = self._cluster.connect(settings.cassandra_keyspace)
