@@ -49,12 +49,10 @@ class Harness:
             "COINMESH_SPARK_SNAPSHOT_DIR": str(directory / "snapshots"),
             "COINMESH_SPARK_ARCHIVE_TRIGGER": "2",
             "COINMESH_METRICS_LISTEN": "",
-            # Quick to start rather than quick in the long run.
             "COINMESH_SPARK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",
         }
-        # Each test has a day and a bucket of its own: what comes before another test's trades on
-        # the same mesh would be late, and a new archive cuts objects anew. Other tests' records
-        # are deleted.
+        # Each test has a day and a bucket of its own: earlier trades than another test's on the
+        # same mesh are late, and a new archive cuts objects anew. Others' records are deleted.
         counter = mesh.root / "spark-tests"
         number = int(counter.read_text()) + 1 if counter.exists() else 0
         counter.write_text(str(number))
@@ -270,13 +268,9 @@ class Harness:
     @contextmanager
     def cassandra(self):
         host, port = self.mesh.read(CassandraSettings).cassandra_addresses[0]
-        cluster = Cluster(
-            [host],
-            port=port,
-            protocol_version=5,
-            ssl_context=self.mesh.tls(),
-            auth_provider=CertificateAuthProvider(),
-        )
+        login = CertificateAuthProvider()
+        tls = self.mesh.tls()
+        cluster = Cluster([host], port, auth_provider=login, ssl_context=tls, protocol_version=5)
         try:
             session = cluster.connect("coinmesh")
             session.default_fetch_size = 5000
