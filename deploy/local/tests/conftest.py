@@ -1,4 +1,4 @@
-"""A mesh of tiny components."""
+"""Fixture: a mesh of tiny components."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tiny_components import Build
 
 @pytest.fixture
 def build(workspace: Workspace, tmp_path: Path) -> Iterator[Build]:
-    """Makes a mesh of the component files given by name; what it started is stopped at the end."""
+    """Yield a builder of meshes from component files given by name; stop them at the end."""
     meshes: list[TestMesh] = []
 
     def make(**files: str) -> TestMesh:

@@ -1,9 +1,9 @@
-"""Makes a new Cassandra node know the deployer by its certificate, before it first serves.
+"""Register the deployer's certificate in a new Cassandra node before the node first serves.
 
-A new node knows nobody but a user with a password, and the authenticator that goes by certificates
-takes no passwords: so the node runs once with the other one, on its own addresses and behind the
-same mutual TLS. That this has happened is noted only when the node has written all and ended; after
-a kill -9 at any moment it is simply done again, and what was made already is left as it is.
+A new node has only a user with a password, and the certificate authenticator accepts no passwords.
+The node therefore runs once with the password authenticator, on its own addresses and behind the
+same mutual TLS. Completion is recorded only after the node has written everything and exited; after
+a kill -9 at any moment the procedure runs again and leaves existing roles unchanged.
 """
 
 import argparse
@@ -26,11 +26,11 @@ _AUTHENTICATOR = re.compile(r"^authenticator:\n(?:[ ]+.*\n)+", re.MULTILINE)
 
 
 class AdoptionError(Exception):
-    """The node did not come up, did not take the deployer or did not end."""
+    """Raised when the node did not start, rejected the deployer or did not exit."""
 
 
 def with_passwords(configuration: str) -> str:
-    """The node's configuration, but for who may come in."""
+    """Return the node's configuration with the password authenticator in place of its own."""
     text, count = _AUTHENTICATOR.subn("authenticator: PasswordAuthenticator\n", configuration)
     if count != 1:
         raise AdoptionError("the configuration names no authenticator in a block of its own")
@@ -38,7 +38,7 @@ def with_passwords(configuration: str) -> str:
 
 
 def adopt(arguments: argparse.Namespace) -> None:
-    """Start the node, let the deployer in, end the node."""
+    """Start the node, register the deployer and stop the node."""
     configuration = Path(arguments.config)
     first = configuration.with_name("first-start.yaml")
     write_atomically(first, with_passwords(configuration.read_text()), 0o600)
@@ -71,7 +71,7 @@ def _let_in(node: "subprocess.Popen[bytes]", contact_points: str, tls_dir: Path)
 
 
 def main() -> int:
-    """Exit status 1, with a line that says why, when the node could not be made ready."""
+    """Return exit status 0, or log the reason and return 1 when the node could not be prepared."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("data", "config", "contact-points", "tls-dir"):
         parser.add_argument(f"--{name}", required=True)

@@ -1,6 +1,6 @@
-"""What the supervisor knows of every component, as metrics.
+"""Export the supervisor's state of every component as metrics.
 
-So those are seen, too, that show nothing of their own: Vault, the object store, the log shipper …
+This covers components that export no metrics themselves: Vault, the object store, the log shipper …
 Run by `python -m coinmesh_local.component_exporter`.
 """
 
@@ -22,12 +22,12 @@ from meshkit.service import configure, run, serve
 from meshkit.settings import ServiceSettings
 
 LABELS: Final = ("component", "replica")
-#: A process's number is given again; with the time of its start it is one of a kind.
+#: Process ids are reused; together with the start time they are unique.
 Process = tuple[int, float]
 
 
 class ExporterSettings(ServiceSettings):
-    """The exporter's settings."""
+    """Settings of the exporter."""
 
     components_interval_seconds: float = Field(
         15.0, gt=0, description="how often every component is probed", examples=["15"]
@@ -36,7 +36,11 @@ class ExporterSettings(ServiceSettings):
 
 @dataclass(frozen=True)
 class Use:
-    """What a component's processes take together; descriptors of the one nearest to its limit."""
+    """Resources used by a component's processes.
+
+    CPU time and memory are sums; the descriptor counts are those of the process nearest to its
+    limit.
+    """
 
     cpu_seconds: float
     resident_bytes: int
@@ -45,7 +49,7 @@ class Use:
 
 
 class Components(Resource):
-    """Asks the supervisor again and again; a scrape gets its last answer."""
+    """Poll the supervisor periodically; scrapes return the result of the last poll."""
 
     def __init__(self, home: Home, metrics: Metrics, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
@@ -90,20 +94,20 @@ class Components(Resource):
         gauge("component_max_fds", "That process's limit", LABELS, lambda: self._used("max_fds"))
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Poll until cancelled."""
         while True:
             await asyncio.to_thread(self.look)
             await asyncio.sleep(self._interval_seconds)
 
     def look(self) -> None:
-        """Ask once; without an answer nothing is known of any component."""
+        """Poll once; without a response no component is reported."""
         rows = _ask(self._home)
         if rows is None:
             self._rows = []
             return
         found = processes.find(self._home.root)
         names = {str(row["name"]) for row in rows}
-        # What it took before counts on when it is started again.
+        # CPU time from before a restart stays in the counter.
         use = {name: self._look_at(one) for name, one in found.items() if name in names}
         alive = {pid for one in found.values() for pid in one.members}
         self._cpu_before = {k: v for k, v in self._cpu_before.items() if k[0] in alive}
@@ -118,10 +122,10 @@ class Components(Resource):
                     key, times = (pid, process.create_time()), process.cpu_times()
                     resident += process.memory_info().rss
                     fds = (process.num_fds(), process.rlimit(psutil.RLIMIT_NOFILE)[0])
-            except psutil.Error:  # it has ended meanwhile
+            except psutil.Error:  # it has exited meanwhile
                 continue
             cpu = times.user + times.system
-            # A sum over those that live would fall when one ends.
+            # A sum over the live processes would decrease when one of them exits.
             self._cpu[found.instance] += cpu - self._cpu_before.get(key, 0)
             self._cpu_before[key] = cpu
             nearest = max(nearest, fds, key=lambda one: one[0] / one[1])
@@ -143,9 +147,12 @@ def _labels(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _wanted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that should run: not what was stopped on purpose, nor what is on its first way up
-    (which may be to build it, and has a limit of its own). What runs without being watched, because
-    the supervisor itself was killed, counts as not ready."""
+    """Return the rows of services that should run.
+
+    Excluded are components stopped on purpose and those in their first start (which may include a
+    build and has its own time limit). Components that run unsupervised because the supervisor was
+    killed count as not ready.
+    """
     return [
         row
         for row in rows
@@ -156,7 +163,7 @@ def _wanted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ask(home: Home) -> list[dict[str, Any]] | None:
-    """The supervisor's rows; None when there is none, or it is about to end."""
+    """Return the supervisor's rows, None when there is no supervisor or it is about to exit."""
     client = control.connect(home)
     if client is None:
         return None
@@ -173,7 +180,7 @@ def _ask(home: Home) -> list[dict[str, Any]] | None:
 
 
 async def export(settings: ExporterSettings) -> int:
-    """Runs the exporter; its exit status."""
+    """Run the exporter until shutdown and return the exit status."""
     metrics = Metrics()
     home, seconds = Home.from_environment(), settings.components_interval_seconds
     components = Components(home, metrics, seconds)

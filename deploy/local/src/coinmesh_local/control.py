@@ -1,4 +1,4 @@
-"""The commands' side of the supervisor's socket."""
+"""Client side of the supervisor's socket, used by the commands."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ START_TIMEOUT = 30.0
 
 
 class SupervisorError(Exception):
-    """The supervisor could not do what was asked; `tail` is the log of what failed."""
+    """Raised when the supervisor failed to execute a request; `tail` is the component's log."""
 
     def __init__(self, message: str, tail: str = "") -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class SupervisorError(Exception):
 
 @contextlib.contextmanager
 def socket_address(home: Home) -> Generator[str]:
-    """A short name for `run/supervisor.sock`: an address holds 107 bytes, a path may be longer."""
+    """Yield a short name for `run/supervisor.sock`: a socket address is limited to 107 bytes."""
     descriptor = os.open(home.run, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/supervisor.sock"
@@ -35,7 +35,7 @@ def socket_address(home: Home) -> Generator[str]:
 
 
 def connect(home: Home) -> socket.socket | None:
-    """A connection to the home's supervisor, None when there is none."""
+    """Return a connection to the home's supervisor, None when there is none."""
     if not home.run.is_dir():
         return None
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -49,7 +49,7 @@ def connect(home: Home) -> socket.socket | None:
 
 
 def connect_or_start(home: Home) -> socket.socket:
-    """A connection to the home's supervisor, which is started detached when there is none."""
+    """Return a connection to the home's supervisor, starting it detached when there is none."""
     home.create()
     deadline = time.monotonic() + START_TIMEOUT
     process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,8 @@ def connect_or_start(home: Home) -> socket.socket:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # A component may be the caller; the supervisor is none of its processes.
+                    # The caller may be a component; the supervisor must not count as one of its
+                    # processes.
                     env={k: v for k, v in os.environ.items() if k != processes.MARK},
                     start_new_session=True,
                 )
@@ -79,13 +80,14 @@ def connect_or_start(home: Home) -> socket.socket:
 
 
 class Leaving(Exception):
-    """The supervisor was about to end and has not taken the request: another one will."""
+    """Raised when the supervisor exited before it accepted the request; a new one will."""
 
 
 class Conversation:
-    """One request and the events that answer it.
+    """One request and the events sent in response.
 
-    Raises Leaving when the supervisor ends without having taken the request.
+    Raises:
+        Leaving: The supervisor exited without accepting the request.
     """
 
     def __init__(self, client: socket.socket, request: dict[str, Any]) -> None:
@@ -101,9 +103,10 @@ class Conversation:
             raise Leaving
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """State changes while the supervisor works, the final answer last.
+        """Yield state changes while the supervisor works, then the final response.
 
-        Raises SupervisorError when the answer says that it failed.
+        Raises:
+            SupervisorError: The final response reports a failure.
         """
         for line in self._lines:
             message: dict[str, Any] = json.loads(line)
@@ -115,14 +118,14 @@ class Conversation:
         raise SupervisorError("the supervisor ended while it was working")
 
     def answer(self) -> dict[str, Any]:
-        """The final answer."""
+        """Return the final response."""
         for message in self.events():
             if message["event"] == "end":
                 return message
         raise AssertionError("unreachable: events() ends with the answer or raises")
 
     def interrupt(self) -> None:
-        """Tell the supervisor to take back what it is doing; `events` goes on to the end."""
+        """Request that the supervisor roll back the operation; `events` still runs to its end."""
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_WR)
 

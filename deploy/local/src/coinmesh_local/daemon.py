@@ -1,9 +1,10 @@
-"""The supervisor as a detached process: one per home, spoken to through its socket.
+"""The supervisor as a detached process: one per home, controlled through its socket.
 
-Requests are one JSON object per connection, answers JSON lines, the first one `{"event": "taken"}`
-(a connection closed without it was too late for this supervisor), the last one `{"event": "end"}`.
-A connection that asked for `up` and breaks off takes back what it started; one that asked to
-`hold` takes the whole mesh down with it, so that a killed test run leaves nothing behind.
+A connection carries one request, a JSON object, and its response, JSON lines. The first line is
+`{"event": "taken"}` (a connection closed without it came too late for this supervisor), the last
+one has `"event": "end"`. When the connection of an `up` request closes early, the components that
+it started are stopped. When the connection of a `hold` request closes, the whole mesh is stopped,
+so that a killed test run leaves nothing behind.
 """
 
 import asyncio
@@ -24,16 +25,16 @@ from coinmesh_local.supervisor import Supervisor
 
 Message = dict[str, object]
 
-#: A daemon whose command died before it asked for anything ends after this many seconds.
+#: Seconds after which a daemon exits whose starting command died before it sent a request.
 LONELY = 30.0
-#: The component that writes the audit logs of Vault.
+#: The component that writes Vault's audit logs.
 VAULT = "openbao"
-#: Logs are looked at this often, in seconds.
+#: Interval in seconds between log size checks.
 ROTATION = 20.0
 
 
 class Daemon:
-    """Serves requests one at a time where they change something, side by side where they ask."""
+    """Serve requests: those that change something one at a time, `status` concurrently."""
 
     def __init__(self, home: Home) -> None:
         self.supervisor = Supervisor(home, self._broadcast)
@@ -53,7 +54,7 @@ class Daemon:
             writer.write(json.dumps(message).encode() + b"\n")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection."""
+        """Serve one connection."""
         self._connections += 1
         try:
             line = await reader.readline()
@@ -70,7 +71,7 @@ class Daemon:
             self.finish_when_idle()
 
     async def rotate_logs(self) -> None:
-        """Keep logs from filling the disk: all that lie there, whoever writes them."""
+        """Rotate every file in the log directory, whatever process writes it, to bound disk use."""
         while True:
             await asyncio.sleep(ROTATION)
             for log in self.supervisor.home.logs.glob("*.log"):
@@ -87,15 +88,15 @@ class Daemon:
             self._reopen_audit_logs()
 
     def _reopen_audit_logs(self) -> None:
-        """Make Vault open its audit logs anew where one was set aside."""
+        """Signal Vault to reopen its audit logs when one has been set aside."""
         vault = self.supervisor.runners.get(VAULT)
         devices = [self.supervisor.home.log(f"{log_files.AUDIT}{index}") for index in (1, 2)]
-        # One that is still starting would end by the signal.
+        # SIGHUP would terminate a Vault that is still starting.
         if vault and vault.state == "ready" and vault.pid and not all(d.exists() for d in devices):
             processes.send(vault.pid, signal.SIGHUP)
 
     def finish_when_idle(self) -> None:
-        """End when nothing runs and nobody is connected."""
+        """Shut down when nothing runs and no client is connected."""
         if self.supervisor.idle and not self._connections:
             self.finished.set()
 
@@ -143,7 +144,7 @@ class Daemon:
 
 
 def _outcome(result: BaseException | None) -> Message:
-    """The last line of an answer."""
+    """Return the last line of a response."""
     if result is None:
         return {"event": "end", "ok": True}
     while isinstance(result, BaseExceptionGroup):
@@ -159,7 +160,7 @@ def _outcome(result: BaseException | None) -> Message:
 
 
 async def run(home: Home) -> None:
-    """Serve until everything is stopped, or a signal asks for that."""
+    """Serve until everything is stopped or a termination signal arrives."""
     daemon = Daemon(home)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -178,7 +179,7 @@ async def run(home: Home) -> None:
 
 
 def main() -> None:
-    """`python -m coinmesh_local.daemon HOME`; does nothing when another one serves this home."""
+    """Run `python -m coinmesh_local.daemon HOME`; return when another daemon serves this home."""
     bypass_for_loopback()
     home = Home(Path(sys.argv[1]))
     home.create()

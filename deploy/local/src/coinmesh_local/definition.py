@@ -1,4 +1,4 @@
-"""Component definitions: what a file in `components/` may say, and how its text is filled in."""
+"""Component definitions: the schema of files in `components/` and their placeholders."""
 
 import string
 import tomllib
@@ -9,13 +9,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Profile = Literal["default", "full"]
-#: The component that makes certificates.
+#: The component that issues certificates.
 CERTIFICATES = "certs"
 ProbeKind = Literal["tcp", "http", "grpc", "log", "exec", "kafka", "cql", "spawn"]
 
 
 class DefinitionError(Exception):
-    """A component file is wrong; the message names the file and what to correct."""
+    """Raised when a component file is invalid; the message names the file and the correction."""
 
 
 class Strict(BaseModel):
@@ -23,105 +23,105 @@ class Strict(BaseModel):
 
 
 class Probe(Strict):
-    """When a component counts as ready. `target` is an address, URLs, a pattern or a command."""
+    """Readiness check of a component. `target` is an address, URLs, a pattern or a command."""
 
     kind: ProbeKind = "spawn"
     target: str = ""
-    #: Expected number of brokers for `kafka`, the service's name for `grpc`, for `http` what the
-    #: answers must contain.
+    #: Expected number of brokers for `kafka`, the service's name for `grpc`; for `http` a text that
+    #: the responses must contain.
     expect: str = ""
-    #: The authority of a listener that the mesh's own doesn't vouch for.
+    #: CA file of a listener whose certificate is not issued by the mesh's CA.
     ca: str = ""
-    #: Whose certificate the probe shows; filled in for components that have an identity.
+    #: TLS directory of the probe's client certificate; set for components that have an identity.
     tls: str = ""
 
 
 class Endpoint(Strict):
-    """An address that people and clients use, with the CA file that vouches for it, if any."""
+    """An address for people and clients, with the CA file that verifies it, if any."""
 
     url: str
     ca: str | None = None
 
 
 class Scrape(Strict):
-    """Where a component shows its metrics to Prometheus, in each replica."""
+    """URL of the Prometheus metrics of each replica."""
 
     url: str
-    #: File with the password of the user `prometheus`, where the exporter knows no certificates.
+    #: File with the password of the user `prometheus`, where the exporter supports no certificates.
     password_file: str | None = None
 
 
 class Addition(Strict):
-    """What a component has besides in the full profile; each as in `Definition`."""
+    """Additions to a component in the full profile; fields as in `Definition`."""
 
     provision: tuple[str, ...] = ()
     ports: dict[str, int] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     prepare: tuple[tuple[str, ...], ...] = ()
-    #: Put after the command's first word.
+    #: Inserted after the command's first word.
     arguments: tuple[str, ...] = ()
     memory: int = 0
     metrics: Scrape | None = None
 
 
 class Definition(Strict):
-    """One component file. Every string may hold `${…}` placeholders (see `Mesh.context`)."""
+    """One component file. Every string may contain `${…}` placeholders (see `Mesh.context`)."""
 
     name: str
     description: str
     kind: Literal["service", "step"] = "service"
-    #: Options that must hold for the component to exist, e.g. `{source = "sim"}`.
+    #: Options under which the component exists, e.g. `{source = "sim"}`.
     when: dict[str, str] = Field(default_factory=dict)
-    #: The smallest profile that it belongs to; `full` holds all of `default`.
+    #: The smallest profile that includes it; `full` includes all of `default`.
     profile: Profile = "default"
-    #: It comes in the background when everything else is up, and nothing waits for it. What takes
-    #: long belongs into its `prepare`: the supervisor does that.
+    #: It starts in the background after everything else is up, and nothing waits for it. Slow work
+    #: belongs in its `prepare`, which the supervisor runs.
     later: bool = False
-    #: What the mesh lacks until it has come, as a clause.
+    #: The function that the mesh lacks until it is ready, as a clause.
     without: str = ""
     #: It runs only when it is named.
     on_demand: bool = False
-    #: Without it nobody is served.
+    #: Without it no request is served.
     vital: bool = False
     #: Envoy routes to its gRPC services.
     routed: bool = False
     #: The path below which Envoy routes users to its HTTP server.
     served_at: str = ""
-    #: The source that it collects, by the name that RPCs give it.
+    #: The exchange that it collects, by its name in RPCs.
     collects: str = ""
-    #: Its name in the access table: it waits for its certificate and gets COINMESH_TLS_DIR.
+    #: Its name in the access table: it waits for its certificate and receives COINMESH_TLS_DIR.
     identity: str = ""
     replicas: str = "1"
-    #: What provisioning must bring before the component can start.
+    #: Dependencies that must be provisioned before the component can start.
     provision: tuple[str, ...] = ()
     #: Component name → "ready" (a service) or "completed" (a step).
     depends_on: dict[str, Literal["ready", "completed"]] = Field(default_factory=dict)
-    #: Port name → number of the first replica; the others count up from it.
+    #: Port name → port of the first replica; further replicas use the following numbers.
     ports: dict[str, int] = Field(default_factory=dict)
     #: File written below run/<instance>/ → template below `config/`.
     files: dict[str, str] = Field(default_factory=dict)
-    #: Commands run to their end before each start.
+    #: Commands run to completion before each start.
     prepare: tuple[tuple[str, ...], ...] = ()
     command: tuple[str, ...]
     environment: dict[str, str] = Field(default_factory=dict)
-    #: Names (or prefixes ending in `*`) of the caller's variables that are handed on.
+    #: Names (or prefixes ending in `*`) of the caller's variables that are passed on.
     inherit: tuple[str, ...] = ()
     ready: Probe = Probe()
-    #: Seconds until a component that is not ready counts as failed.
+    #: Seconds after which a component that is not ready counts as failed.
     timeout: float = 60
     stop_signal: str = "SIGTERM"
     #: Seconds between the stop signal and SIGKILL.
     grace: float = 10
-    #: What it is expected to take at most, in MiB; the sum of all is held below 8 GiB by a test.
+    #: Expected maximum memory in MiB; a test keeps the sum of all components below 8 GiB.
     memory: int = 0
-    #: Settings that clients of this component receive (without the COINMESH_ prefix).
+    #: Settings provided to clients of this component (without the COINMESH_ prefix).
     exports: dict[str, str] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=dict)
     metrics: Scrape | None = None
     full: Addition = Addition()
 
     def with_addition(self) -> "Definition":
-        """This component as it is in the full profile."""
+        """Return this component with the additions of the full profile."""
         more = self.full
         return self.model_copy(
             update={
@@ -137,13 +137,17 @@ class Definition(Strict):
 
 
 class Template(string.Template):
-    """`${a.b}` placeholders; a single `$` elsewhere is kept as it is only when doubled."""
+    """Placeholders of the form `${a.b}`; a literal `$` is written as `$$`."""
 
     idpattern = r"[a-zA-Z_][a-zA-Z0-9_.-]*"
 
 
 def fill(text: str, context: Mapping[str, str], where: str) -> str:
-    """`text` with its placeholders filled in; DefinitionError names an unknown one."""
+    """Return `text` with its placeholders filled in.
+
+    Raises:
+        DefinitionError: A placeholder is unknown or malformed.
+    """
     try:
         return Template(text).substitute(context)
     except KeyError as error:
@@ -153,7 +157,7 @@ def fill(text: str, context: Mapping[str, str], where: str) -> str:
 
 
 def load(directory: Path) -> list[Definition]:
-    """The component files of a directory."""
+    """Return the component definitions in a directory."""
     found: list[Definition] = []
     for path in sorted(directory.glob("*.toml")):
         try:
@@ -164,9 +168,11 @@ def load(directory: Path) -> list[Definition]:
 
 
 def check(definitions: Iterable[Definition]) -> dict[str, Definition]:
-    """Definitions by name; DefinitionError when they contradict each other or depend in a circle.
+    """Return the definitions by name.
 
-    No two have one name, endpoint or exported setting.
+    Raises:
+        DefinitionError: Two have the same name, endpoint or exported setting, a dependency is
+            unknown or of the wrong kind, or dependencies form a cycle.
     """
     found: dict[str, Definition] = {}
     for definition in definitions:
@@ -192,7 +198,7 @@ def check(definitions: Iterable[Definition]) -> dict[str, Definition]:
 
 
 def _check_unique(definitions: Iterable[Definition]) -> None:
-    """What two components must not both have; the error names both."""
+    """Raise DefinitionError when two components have the same endpoint or exported setting."""
     owners: dict[str, str] = {}
     for one in definitions:
         taken = (
@@ -205,14 +211,14 @@ def _check_unique(definitions: Iterable[Definition]) -> None:
 
 
 def _with_certificates(found: Definition) -> Definition:
-    """Who has an identity depends on the agent that makes certificates."""
+    """Add the certificate agent to the dependencies of a component that has an identity."""
     if not found.identity or found.name == CERTIFICATES:
         return found
     return found.model_copy(update={"depends_on": {CERTIFICATES: "ready", **found.depends_on}})
 
 
 def closure(definitions: Mapping[str, Definition], targets: Iterable[str]) -> list[str]:
-    """`targets` and everything they depend on, each after its dependencies."""
+    """Return `targets` and all their dependencies, each after its own dependencies."""
     ordered: list[str] = []
     path: list[str] = []
 

@@ -1,7 +1,7 @@
-"""Formats a Kafka node's storage so that a kill -9 at any moment leaves nothing half-made.
+"""Format a Kafka node's storage so that a kill -9 at any moment leaves no partial state.
 
 The log directory is formatted under another name and renamed when it is complete. A copy of
-meta.properties is kept beside it: a lost, truncated or foreign one is put back from the copy.
+meta.properties is kept beside it: a lost, truncated or foreign one is restored from the copy.
 """
 
 import argparse
@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 def cluster_id(path: Path) -> str:
-    """The mesh's cluster id, made on first use (all nodes race for one link, the first wins)."""
+    """Return the mesh's cluster id, creating it on first use.
+
+    All nodes race to create one hard link; the first wins.
+    """
     if not path.exists():
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -35,7 +38,7 @@ def cluster_id(path: Path) -> str:
 
 
 def restore(log: Path, copy: Path) -> bool:
-    """Put back the node's identity if it was lost or altered; False when it has none yet."""
+    """Restore the node's identity if it was lost or altered; return False when it has none yet."""
     if not copy.is_file() or not log.is_dir():
         return False
     meta = log / META
@@ -46,7 +49,7 @@ def restore(log: Path, copy: Path) -> bool:
 
 
 def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None:
-    """Run Kafka's own tool on a new directory and publish the result in one rename."""
+    """Run Kafka's storage tool on a new directory and publish the result by one rename."""
     fresh = log.with_name("log.new")
     for left in (fresh, log):
         shutil.rmtree(left, ignore_errors=True)
@@ -68,7 +71,7 @@ def format_storage(arguments: argparse.Namespace, log: Path, copy: Path) -> None
 
 
 def main() -> int:
-    """Make the storage of one node ready; the exit status is Kafka's own when its tool fails."""
+    """Prepare the storage of one node; return the exit status of Kafka's tool when it fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("java", "classpath", "properties", "data", "node", "cluster"):
         parser.add_argument(f"--{name}", required=True)

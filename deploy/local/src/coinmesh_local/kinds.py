@@ -1,4 +1,4 @@
-"""Component definitions from manifests: what each kind of service is as a process."""
+"""Component definitions derived from manifests: the process of each kind of service."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from coinmesh_manifests import ports
 from coinmesh_manifests.discovery import ManifestError, discover
 from coinmesh_manifests.manifest import Kind, Manifest
 
-#: MiB, seconds until it must be ready, seconds until it is killed.
+#: Memory in MiB, seconds until it must be ready, seconds between stop signal and SIGKILL.
 LIMITS: Mapping[Kind, tuple[int, float, float]] = {
     "service": (200, 150, 15),
     "collector": (300, 150, 15),
@@ -27,7 +27,7 @@ LIMITS: Mapping[Kind, tuple[int, float, float]] = {
     "web": (300, 120, 15),
 }
 TELEMETRY = {"COINMESH_OTLP_ENDPOINT": "https://${jaeger.otlp}"}
-#: Of an Envoy's own lines: in the form of all logs.
+#: Makes Envoy's own log lines conform to the log schema.
 LOG_FORMAT = (
     '{"ts":"%%Y-%%m-%%dT%%H:%%M:%%S.%%fZ","level":"%%l","service":"%s",'
     '"logger":"%%n","message":"%%j"}'
@@ -37,10 +37,13 @@ METRICS = "https://${listen.metrics}/metrics"
 
 
 def declared(places: Iterable[Path]) -> dict[str, Definition]:
-    """All components by name: those of trees with manifests, and of directories of component files.
+    """Return all components by name.
+
+    Args:
+        places: Trees with manifests, and directories of component files.
 
     Raises:
-        DefinitionError: A file is wrong, or two contradict each other.
+        DefinitionError: A file is invalid, or two contradict each other.
     """
     found: list[Definition] = []
     for place in places:
@@ -59,12 +62,12 @@ def _manifests(tree: Path) -> Iterable[Manifest]:
 
 
 def definitions(manifest: Manifest) -> Iterator[Definition]:
-    """The components of a manifest: one, and for a web server the Envoy before it as well."""
+    """Yield the components of a manifest: for a web server also the Envoy in front of it."""
     yield from BUILDERS[manifest.kind](manifest)
 
 
 def dependencies(manifest: Manifest) -> dict[str, str]:
-    """What its grants imply, and what it names itself."""
+    """Return the dependencies implied by the manifest's grants, and those in its `uses`."""
     granted = manifest.granted()
     found: dict[str, str] = {}
     if granted.has_kafka_acls:
@@ -79,8 +82,8 @@ def dependencies(manifest: Manifest) -> dict[str, str]:
 
 
 def _service(manifest: Manifest) -> Iterator[Definition]:
-    """A gRPC server with metrics."""
-    # Each replica writes an audit chain of its own.
+    """Yield a gRPC server with metrics."""
+    # Each replica writes its own audit chain.
     chain = {"COINMESH_AUDIT_WRITER": f"{manifest.name}-${{index}}"}
     yield _definition(
         manifest,
@@ -101,7 +104,7 @@ def _service(manifest: Manifest) -> Iterator[Definition]:
 
 
 def _stream(manifest: Manifest) -> Iterator[Definition]:
-    """A process without an API that never ends; its metrics show whether it works."""
+    """Yield a long-running process without an API; its metrics determine its readiness."""
     yield _definition(
         manifest,
         command=("${bin}/" + manifest.name,),
@@ -113,14 +116,14 @@ def _stream(manifest: Manifest) -> Iterator[Definition]:
 
 
 def _job(manifest: Manifest) -> Iterator[Definition]:
-    """A process that listens nowhere and ends; it runs when it is named, not at each start."""
+    """Yield a process that opens no listener and exits; it runs when named, not at each start."""
     yield _definition(
         manifest, kind="step", on_demand=True, environment=TELEMETRY, inherit=INHERITED
     )
 
 
 def _simulator(manifest: Manifest) -> Iterator[Definition]:
-    """A stand-in for the outside world, with a listener for tests that steer it."""
+    """Yield a simulator of an external system, with an admin listener for tests."""
     told = manifest.name.removeprefix("sim-")
     yield _definition(
         manifest,
@@ -143,9 +146,10 @@ def _simulator(manifest: Manifest) -> Iterator[Definition]:
 
 
 def _web(manifest: Manifest) -> Iterator[Definition]:
-    """A third-party server on a Unix socket, and the Envoy that lets services and users in to it.
+    """Yield a third-party server on a Unix socket, and the Envoy that admits services and users.
 
-    The socket lies in a directory of this user's alone, so nobody comes to the server but by Envoy.
+    The socket is in a directory that only this user can access, so the server is reachable only
+    through Envoy.
     """
     name, server = manifest.name, f"{manifest.name}-server"
     yield _definition(
@@ -195,7 +199,7 @@ BUILDERS: Mapping[Kind, Callable[[Manifest], Iterator[Definition]]] = {
 
 
 def _definition(manifest: Manifest, **kind: Any) -> Definition:
-    """The defaults of the kind, overridden by the manifest."""
+    """Return the definition of a manifest: its values override the defaults of the kind."""
     run = manifest.run
     memory, timeout, grace = LIMITS[manifest.kind]
     told: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Every port that a running mesh listens on, and its certificate; for tests and benches."""
+"""Every port that a running mesh listens on, and its certificate; for tests and benchmarks."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ SECONDS = 3.0
 
 @dataclass(frozen=True, order=True)
 class Listener:
-    """A port that a process of the mesh listens on; `name` is "*" when no file states it."""
+    """A port that a process of the mesh listens on; `name` is "*" when it is not declared."""
 
     component: str
     name: str
@@ -30,7 +30,7 @@ class Listener:
 
 
 def listeners(mesh: TestMesh) -> Iterator[Listener]:
-    """What listens, as /proc shows it: all processes of the mesh, whatever they opened."""
+    """Yield the listeners found in /proc: those of all processes of the mesh, declared or not."""
     definitions = mesh.mesh
     owners = {n: c for c in definitions.definitions for n in definitions.instance_names(c)}
     for instance, found in processes.find(mesh.home.root).items():
@@ -54,9 +54,9 @@ def _listening(pid: int) -> list[Any]:
 
 
 def exceptions() -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of deploy/access/listeners.toml by component and listener.
+    """Return the rows of deploy/access/listeners.toml by component and listener.
 
-    A row with `provision` holds for every manifest that has that provisioned.
+    A row with `provision` applies to every manifest that provisions that package.
     """
     text = (CHECKOUT / "deploy" / "access" / "listeners.toml").read_text()
     provisions = {name: manifest.run.provision for name, manifest in discover().items()}
@@ -72,13 +72,13 @@ def exceptions() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def older() -> set[tuple[str, str]]:
-    """Component and listener of those that may speak TLS 1.2; "" for every component's."""
+    """Return component and listener where TLS 1.2 is allowed; "" stands for every component."""
     text = (CHECKOUT / "deploy" / "access" / "listeners.toml").read_text()
     return {(row["component"], row["listener"]) for row in tomllib.loads(text)["tls12"]}
 
 
 def closed(mesh: TestMesh) -> list[Listener]:
-    """Those that serve a certificate of the mesh; OpenBao's are its own."""
+    """Return the listeners that serve a certificate of the mesh; OpenBao has separate ones."""
     rows = exceptions()
     return [
         each
@@ -89,14 +89,14 @@ def closed(mesh: TestMesh) -> list[Listener]:
 
 
 def issued_serial(mesh: TestMesh, identity: str) -> int:
-    """The serial number of the certificate that an identity has now."""
+    """Return the serial number of an identity's current certificate."""
     text = (mesh.home.tls / identity / "current" / "tls.crt").read_bytes()
     return x509.load_pem_x509_certificate(text).serial_number
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """A client: its certificate chain and key in one file, or none."""
+    """A TLS client; `file` holds its certificate chain and key, None for no certificate."""
 
     name: str
     file: Path | None
@@ -117,12 +117,12 @@ class Visitor:
 def of_the_mesh(
     mesh: TestMesh, service: str, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> Visitor:
-    """A service with the certificate that it has now, and the newest TLS that it speaks."""
+    """Return a client with the service's current certificate that offers TLS up to `newest`."""
     return Visitor(service, mesh.home.tls / service / "current" / "keystore.pem", newest)
 
 
 def served(listener: Listener, visitor: Visitor) -> int:
-    """The serial number of the certificate that a listener shows, -1 while it can't be reached."""
+    """Return the serial number of the certificate that a listener serves, -1 if unreachable."""
     address = (listener.host, listener.port)
     try:
         with (

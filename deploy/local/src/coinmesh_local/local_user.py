@@ -13,25 +13,25 @@ from coinmesh_local.mesh import Mesh
 from meshkit.errors import Unauthenticated, Unavailable
 from meshkit.tls import trusting_ssl_context
 
-#: Below the secrets directory; the step `default-user` writes it.
+#: Below the secrets directory; written by the step `default-user`.
 KEY = Path("users/local/api-key")
-#: A token is taken for spent so long before it is.
+#: A token is replaced this long before it expires.
 MARGIN_SECONDS = 30
 TIMEOUT_SECONDS = 15
 
 
 def vault(mesh: Mesh) -> Vault:
-    """Where the mesh's Vault is."""
+    """Return the address and CA file of the mesh's Vault."""
     found = mesh.endpoints()["vault"]
     return Vault(str(found["url"]), Path(str(found["ca"])))
 
 
 def token(mesh: Mesh, key: str | None = None) -> str:
-    """A token for an API key, the local user's by default, had where everybody logs in.
+    """Return a token for an API key, by default the local user's, from the public login.
 
     Raises:
-        Unavailable: There is no key yet, or nobody can log in now.
-        Unauthenticated: The key isn't valid.
+        Unavailable: There is no key yet, or login is unavailable.
+        Unauthenticated: The key is invalid.
     """
     rest = mesh.endpoints()["rest"]
     request = _login(httpx.URL(str(rest["url"])), _own_key(mesh) if key is None else key)
@@ -63,13 +63,16 @@ def _login(url: httpx.URL, key: str) -> httpx.Request:
 
 
 class Bearer(httpx.Auth):
-    """Shows the local user's token, a new one before the last ends; for clients without asyncio."""
+    """Authenticate with the local user's token and renew it before it expires.
+
+    For clients without asyncio.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh, self._token, self._ends = mesh, "", 0.0
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """httpx's hook; while nobody can log in, that answer is the request's."""
+        """Implement httpx's hook; while login fails, the login's response becomes the request's."""
         if time.time() > self._ends - MARGIN_SECONDS:
             answer = yield _login(request.url, _own_key(self._mesh))
             if answer.is_error:

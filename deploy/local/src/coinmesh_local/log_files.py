@@ -1,23 +1,24 @@
-"""Keeps log files from filling the disk; of Vault's audit logs nothing is ever removed."""
+"""Rotate log files to bound disk use; records of Vault's audit logs are never removed."""
 
 import os
 from pathlib import Path
 
-#: Bytes from which on a log is rotated.
+#: Size in bytes above which a log is rotated.
 LIMIT = 64 << 20
 _CHUNK = 1 << 20
-#: The names of Vault's audit logs begin so.
+#: Name prefix of Vault's audit logs.
 AUDIT = "openbao-audit-"
 
 
 def rotate(log: Path, limit: int) -> bool:
-    """Move what `log` holds to `.log.1` when that is more than `limit` bytes; whether it was.
+    """Move the content of `log` to `.log.1` when it exceeds `limit` bytes; return whether it did.
 
-    Whoever writes the log has it open for appending, and goes on at the beginning of the emptied
-    file. What is written between the last read and the emptying, which follow one another, is lost.
+    The log's writer has the file open for appending and continues at the start of the emptied file.
+    Lines written between the last read and the truncation, which follow directly on each other, are
+    lost.
 
     Raises:
-        OSError: The log is gone, or the disk is full; it is left as it was.
+        OSError: The log is gone, or the disk is full; the log is unchanged.
     """
     if log.stat().st_size <= limit:
         return False
@@ -28,7 +29,7 @@ def rotate(log: Path, limit: int) -> bool:
         os.fchmod(copy.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
         while chunk := source.read(_CHUNK):
             copy.write(chunk)
-            copy.flush()  # not later: nothing is to come between the last read and the emptying
+            copy.flush()  # not later: nothing may run between the last read and the truncation
         source.truncate(0)
     return True
 
@@ -36,13 +37,13 @@ def rotate(log: Path, limit: int) -> bool:
 def set_aside(log: Path, limit: int) -> bool:
     """Rename an audit log of more than `limit` bytes to the next of `.log.1`, `.log.2`, …
 
-    Nothing is copied, so no record is lost; its writer must then reopen the file.
+    Nothing is copied, so no record is lost; the log's writer must then reopen the file.
 
     Returns:
-        Whether it was renamed.
+        Whether the log was renamed.
 
     Raises:
-        OSError: The log is gone, or the directory can't be written.
+        OSError: The log is gone, or the directory is not writable.
     """
     if log.stat().st_size <= limit:
         return False
@@ -51,17 +52,17 @@ def set_aside(log: Path, limit: int) -> bool:
 
 
 def copies(log: Path) -> list[Path]:
-    """What was rotated of a log, oldest first."""
+    """Return the rotated copies of a log, oldest first."""
     numbered = (path for path in log.parent.glob(f"{log.name}.*") if number(path))
     return sorted(numbered, key=number)
 
 
 def number(copy: Path) -> int:
-    """The number of a rotated log; 0 when it is none."""
+    """Return the number of a rotated log; 0 when the file is not one."""
     suffix = copy.suffix[1:]
     return int(suffix) if suffix.isdecimal() else 0
 
 
 def _private(path: str, flags: int) -> int:
-    """An audit log's copy is never open to others, not even at first."""
+    """Open a file that only its owner can read from the moment of its creation."""
     return os.open(path, flags, 0o600)

@@ -1,4 +1,4 @@
-"""The mesh as data: definitions + options + home → instances, settings and endpoints."""
+"""The mesh as data: instances, settings and endpoints from definitions, options and home."""
 
 import fnmatch
 import hashlib
@@ -21,20 +21,20 @@ from coinmesh_local.ports import HOST, PortTable
 from meshkit import logs
 
 PREFIX = "COINMESH_"
-#: What every process gets from the caller's environment; all else is stated in its definition.
+#: Variables passed to every process from the caller's environment; definitions state the rest.
 BASE_ENVIRONMENT = ("HOME", "USER", "TMPDIR", "XDG_CACHE_HOME")
-#: Who deploys, probes and tests: its certificate and credentials are those of people's commands.
+#: Identity of commands, probes and tests, with its certificate and credentials.
 DEPLOY = "deploy"
 CAPTURE = "binance/spot_btcusdt_20240808.gz"
 
 
 class OptionError(Exception):
-    """The options contradict the data directory or each other."""
+    """Raised when the options contradict the data directory or each other."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `coinmesh up` can be told; recorded in the home, so that later commands know it."""
+    """Options of `coinmesh up`; recorded in the home for later commands."""
 
     ha: bool = False
     gateways: int = 1
@@ -53,14 +53,14 @@ class Options:
             raise OptionError(f"gateways is a number from 1 to 8, not {self.gateways}")
 
     def includes(self, found: Definition) -> bool:
-        """Whether the component exists under these options."""
+        """Return whether the component exists under these options."""
         context = self.context()
         return (found.profile == "default" or self.profile == "full") and all(
             context[f"option.{key}"] == value for key, value in found.when.items()
         )
 
     def context(self) -> dict[str, str]:
-        """The placeholders `${option.…}`; the broker count decides every replication factor."""
+        """Return the placeholders `${option.…}`; replication depends on the broker count."""
         return {
             "option.brokers": "3" if self.ha else "1",
             "option.min_isr": "2" if self.ha else "1",
@@ -93,7 +93,7 @@ class Instance:
 
     @property
     def digest(self) -> str:
-        """Changes when a running process no longer matches its definition."""
+        """Return a digest that differs when a running process no longer matches its definition."""
         what = [self.command, self.environment, self.prepare, self.files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -130,7 +130,7 @@ class Mesh:
 
     @classmethod
     def recorded(cls, home: Home) -> "Mesh":
-        """The mesh as the last `save` in this home left it, else the default one."""
+        """Return the mesh recorded by the last `save` in this home, else the default one."""
         state: dict[str, Any] = home.read_json("mesh.json", {})
         return cls(
             home,
@@ -140,7 +140,11 @@ class Mesh:
         )
 
     def save(self) -> None:
-        """Record options for the supervisor and later commands, and the endpoints for people."""
+        """Record the options for the supervisor and for later commands.
+
+        Raises:
+            OptionError: The options don't match the data, or a mesh without TLS wrote the data.
+        """
         recorded = self.home.read_json("mesh.json", {})
         before = recorded.get("options", {})
         has_data = self.home.data.is_dir() and any(self.home.data.glob("kafka*"))
@@ -166,33 +170,33 @@ class Mesh:
     # -- what runs ------------------------------------------------------------------------------
 
     def closure(self, targets: Iterable[str] = ()) -> list[str]:
-        """Names of `targets` (all components when none) with what they depend on, in order."""
+        """Return `targets` (all components when none) and their dependencies, in start order."""
         return defs.closure(self.definitions, list(targets) or list(self.definitions))
 
     def later(self) -> list[str]:
-        """Names of what comes after everything else is up."""
+        """Return the names of components that start after everything else is up."""
         return [name for name in self.closure() if self.definitions[name].later]
 
     def at_once(self, targets: Iterable[str] = ()) -> list[str]:
-        """What `up` waits for: `targets`, or all but what comes later, with its dependencies."""
+        """Return the components that `up` waits for: `targets`, or all but later ones, in order."""
         named = list(targets)
         return self.closure(named or self.started())
 
     def started(self) -> list[str]:
-        """Names of what `up` starts by itself and waits for."""
+        """Return the names of components that `up` starts automatically and waits for."""
         return [n for n, one in self.definitions.items() if not one.later and not one.on_demand]
 
     def instances(self, component: str) -> list[Instance]:
-        """The processes of one component."""
+        """Return the processes of one component."""
         return [self._instance(component, i) for i in range(1, self.replicas[component] + 1)]
 
     def instance_names(self, component: str) -> list[str]:
-        """`kafka`, or `kafka-1`, `kafka-2`, … when it has several replicas."""
+        """Return `kafka`, or `kafka-1`, `kafka-2`, … when it has several replicas."""
         count = self.replicas[component]
         return [component] if count == 1 else [f"{component}-{i}" for i in range(1, count + 1)]
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """The instances that `names` mean: a component means all its replicas."""
+        """Return the instances that `names` denote: a component denotes all its replicas."""
         all_names = {name: self.instance_names(name) for name in self.definitions}
         known = {name: [name] for names in all_names.values() for name in names} | all_names
         chosen = list(names)
@@ -206,7 +210,10 @@ class Mesh:
     def settings(
         self, components: Iterable[str] | None = None, client: str = DEPLOY
     ) -> dict[str, str]:
-        """The COINMESH_ variables by which `client`, an identity, reaches `components` (or all)."""
+        """Return the COINMESH_ variables for an identity, `client`, to connect to `components`.
+
+        `None` stands for all components.
+        """
         result: dict[str, str] = {}
         if client:
             result[f"{PREFIX}TLS_DIR"] = str(self.home.tls / client)
@@ -217,7 +224,7 @@ class Mesh:
         return result
 
     def endpoints(self) -> dict[str, dict[str, str | None]]:
-        """Every address that people use: name → {"url": …, "ca": …}."""
+        """Return every address for people: name → {"url": …, "ca": …}."""
         result: dict[str, dict[str, str | None]] = {}
         for name, found in self.definitions.items():
             context = self.context(name, 1)
@@ -228,7 +235,7 @@ class Mesh:
         return result
 
     def metrics_targets(self) -> list[dict[str, str]]:
-        """What Prometheus scrapes: component, instance, URL and password file of each replica."""
+        """Return a scrape target (job, instance, URL and password file) for each replica."""
         targets: list[dict[str, str]] = []
         for name, found in self.definitions.items():
             if found.metrics is None:
@@ -246,7 +253,7 @@ class Mesh:
     # -- placeholders ---------------------------------------------------------------------------
 
     def context(self, component: str, index: int) -> dict[str, str]:
-        """All placeholders of a replica: own names over those that the whole mesh shares."""
+        """Return all placeholders of a replica; its own override those shared by the mesh."""
         own = self.instance_names(component)[index - 1]
         users = {d.identity for d in self.definitions.values() if component in d.depends_on}
         context = self._shared | {
@@ -346,12 +353,13 @@ class Mesh:
         )
 
     def _environment(self, found: Definition, context: Mapping[str, str]) -> dict[str, str]:
-        """Base, settings of all it depends on, its own lines, then what it inherits."""
+        """Return the base, settings of all dependencies, its own variables, then inherited ones."""
         base = {key: os.environ[key] for key in BASE_ENVIRONMENT if key in os.environ}
         base |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
-        # gRPC's core would write lines of its own form; what matters comes as errors, too.
+        # gRPC's core would log in its own format; its relevant failures are also raised as errors.
         base["GRPC_VERBOSITY"] = "NONE"
-        # Preparations and steps write their lines under it, services also their metrics and traces.
+        # Preparations and steps log under this name; services also label metrics and traces with
+        # it.
         base[logs.SERVICE_VARIABLE] = found.name
         base |= self.settings(self.closure([found.name]), found.identity)
         for key, text in found.environment.items():
@@ -362,7 +370,7 @@ class Mesh:
 
 
 def caller_environment() -> dict[str, str]:
-    """The caller's COINMESH_ settings, paths made absolute, as `inherit` hands them on."""
+    """Return the caller's COINMESH_ settings, with absolute paths, for `inherit`."""
     chosen = {k: v for k, v in os.environ.items() if k.startswith(PREFIX) and v}
     for key in ("COINMESH_SIM_CAPTURE", "COINMESH_RECORDED"):
         if key in chosen:

@@ -1,4 +1,4 @@
-"""Prepares the S3 store's data directory."""
+"""Prepare the S3 store's data directory."""
 
 import secrets
 import shutil
@@ -10,16 +10,16 @@ from meshkit.files import write_atomically
 
 
 def forget_election(data: Path) -> None:
-    """Drop the master's Raft log, which with one master only costs a 15 s election at each start.
+    """Remove the master's Raft log, which with a single master only delays each start by 15 s.
 
-    Volume ids come back with the volume server's first heartbeat.
+    Volume ids are restored by the volume server's first heartbeat.
     """
     for directory in data.glob("m[0-9]*"):
         shutil.rmtree(directory)
 
 
 def sign_inside(configuration: Path) -> None:
-    """Make what the store's parts sign their requests with: fresh, because they are one process."""
+    """Append new keys for signing the store's internal requests; its parts are one process."""
     text = configuration.read_text()
     for name in ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read"):
         text += f'\n[{name}]\nkey = "{secrets.token_urlsafe(32)}"\n'

@@ -1,4 +1,4 @@
-"""What commands and tests do with a mesh: bring up, take down, restart, look, drop its data."""
+"""Operations on a mesh for commands and tests: start, stop, inspect, and delete its data."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ Event = dict[str, Any]
 
 
 def provide(mesh: Mesh, targets: Iterable[str], progress: Callable[[str], None]) -> None:
-    """Provision what `targets` and their dependencies need (all that `up` waits for when none)."""
+    """Provision the needs of `targets` (of all that `up` waits for if none) and dependencies."""
     names = mesh.at_once(targets)
     wanted = [what for name in names for what in mesh.definitions[name].provision]
     provision.ensure(wanted, progress)
 
 
 def start(mesh: Mesh, targets: Iterable[str]) -> control.Conversation:
-    """Record the mesh and ask its supervisor for `targets`; `events()` of the result tells on."""
+    """Record the mesh and request that its supervisor start `targets`; the result yields events."""
     names = list(targets)
     closure(mesh.definitions, names)
     mesh.save()
@@ -33,7 +33,7 @@ def start(mesh: Mesh, targets: Iterable[str]) -> control.Conversation:
 
 
 def start_later(mesh: Mesh) -> list[str]:
-    """Have the supervisor start what comes later, in the background.
+    """Request that the supervisor start the later components in the background.
 
     Returns:
         The instances that aren't ready yet.
@@ -45,7 +45,7 @@ def start_later(mesh: Mesh) -> list[str]:
 
 
 def pending_line(mesh: Mesh, pending: list[str]) -> str:
-    """What is still being built, and what the mesh lacks until it has come."""
+    """Return a line with the components still being built and the functions missing until then."""
     components = [name for name in mesh.later() if set(mesh.instance_names(name)) & set(pending)]
     lacks = [text for name in components if (text := mesh.definitions[name].without)]
     until = f"until then {' and '.join(lacks)}; all else works" if lacks else "all else works"
@@ -61,7 +61,7 @@ def publish_endpoints(mesh: Mesh) -> None:
 
 
 def ask(home: Home, operation: str, names: Iterable[str] = ()) -> control.Conversation:
-    """Send another request to the supervisor, started if need be (it finds what runs)."""
+    """Send a request to the supervisor, started if necessary (it adopts running processes)."""
     request = {"op": operation, "names": list(names)}
     while True:
         try:
@@ -71,7 +71,7 @@ def ask(home: Home, operation: str, names: Iterable[str] = ()) -> control.Conver
 
 
 def down(home: Home) -> bool:
-    """Stop everything of this home, data kept; False when nothing ran."""
+    """Stop everything of this home and keep its data; return False when nothing ran."""
     running = processes.find(home.root)
     if not running and control.connect(home) is None:
         return False
@@ -80,7 +80,7 @@ def down(home: Home) -> bool:
 
 
 def reset(home: Home) -> None:
-    """Stop everything and drop data, logs, recorded state and generated secrets.
+    """Stop everything and delete data, logs, recorded state and generated secrets.
 
     Raises:
         FileNotFoundError: The directory is not a mesh's: nothing is deleted.
@@ -101,7 +101,7 @@ def reset(home: Home) -> None:
 
 
 def status(mesh: Mesh) -> list[dict[str, Any]]:
-    """A row per instance; without a supervisor what /proc shows, `supervised` tells."""
+    """Return a row per instance; rows with `supervised` False are based on /proc."""
     client = control.connect(mesh.home)
     if client is not None:
         with contextlib.suppress(control.Leaving):

@@ -1,4 +1,4 @@
-"""Where the mesh keeps things: the checkout, the state directory (home) and the user's cache."""
+"""Locations of the mesh's files: checkout, state directory (home) and the user's cache."""
 
 import json
 import os
@@ -9,22 +9,22 @@ from typing import Any
 
 from meshkit.files import write_atomically
 
-#: deploy/local: component definitions, configuration templates and poms lie here, beside the code.
+#: deploy/local: component definitions, configuration templates and poms are beside the code.
 LOCAL = Path(__file__).resolve().parents[2]
 CHECKOUT = LOCAL.parents[1]
 DEFAULT_HOME = CHECKOUT / ".coinmesh"
 #: The file that marks a state directory.
 MARKER = ".coinmesh-home"
 COMPONENTS = LOCAL / "components"
-#: Where components are declared: third-party ones in files, our own by the tree's manifests.
+#: Where components are declared: third-party ones in files, ours by the tree's manifests.
 DECLARED = (COMPONENTS, CHECKOUT)
 POMS = LOCAL / "provision"
-#: The virtual environment's commands: the running interpreter's own, so that any venv works.
+#: Directory of the running interpreter's commands, so that any virtual environment works.
 BIN = Path(sys.executable).parent
 
 
 def cache_directory() -> Path:
-    """The user's cache directory of Coinmesh: downloads, and the tools' own caches below it."""
+    """Return Coinmesh's directory in the user's cache, for downloads and tools' caches."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "coinmesh"
 
@@ -37,7 +37,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """The directory that COINMESH_HOME names, by default `.coinmesh` in the checkout."""
+        """Return the directory named by COINMESH_HOME, by default `.coinmesh` in the checkout."""
         return cls(Path(os.environ.get("COINMESH_HOME") or DEFAULT_HOME).absolute())
 
     @property
@@ -58,17 +58,17 @@ class Home:
 
     @property
     def start_passwords(self) -> Path:
-        """What some components ask of others, from a start of the mesh to its end."""
+        """Return the directory of passwords between components; `down` removes it."""
         return self.secrets / "start"
 
     @property
     def tls(self) -> Path:
-        """A directory for each identity, whose `current/` holds its key and certificate."""
+        """Return the parent of the identities' directories; `current/` has the certificate."""
         return self.root / "tls"
 
     @property
     def ca(self) -> Path:
-        """The authority that vouches for every listener of the mesh: a link that never changes."""
+        """Return the CA certificate of the mesh's listeners, a symbolic link that never changes."""
         return self.root / "ca.crt"
 
     def log(self, instance: str) -> Path:
@@ -76,12 +76,12 @@ class Home:
 
     @property
     def is_marked(self) -> bool:
-        """Whether a mesh keeps its state here: only such a directory is ever deleted."""
+        """Return whether a mesh keeps its state here: only such a directory is ever deleted."""
         # Older meshes have no marker, but always this file.
         return (self.root / MARKER).exists() or (self.run / "mesh.json").exists()
 
     def create(self) -> None:
-        """Create the directories, open to their owner only.
+        """Create the directories, accessible to their owner only.
 
         Raises:
             FileExistsError: The directory holds other files.
@@ -111,7 +111,7 @@ class Home:
             self.ca.symlink_to("tls/deploy/current/ca.crt")
 
     def read_json(self, name: str, default: Any) -> Any:
-        """The JSON file `run/<name>`, or `default` when there is none or it is damaged."""
+        """Return the JSON file `run/<name>`, or `default` when it is missing or damaged."""
         try:
             return json.loads((self.run / name).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):

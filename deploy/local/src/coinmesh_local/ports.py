@@ -1,4 +1,4 @@
-"""Which port each listener has, and who holds one that is taken."""
+"""The port of each listener, and the process that holds a port that is in use."""
 
 import fcntl
 import hashlib
@@ -22,11 +22,11 @@ Numbers = dict[str, dict[str, list[int]]]
 
 
 class PortTaken(Exception):
-    """Somebody else listens where a component should; the message names who."""
+    """Raised when another process listens on a component's port; the message names the process."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could bind `port` on the loopback address now."""
+    """Return whether a server could bind `port` on the loopback address now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -37,7 +37,7 @@ def is_free(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Who listens on `port`: "pid 4711: redis-server *:6379", as far as this user may see it."""
+    """Return the listener on `port` as visible to this user: "pid 4711: redis-server *:6379"."""
     for connection in psutil.net_connections(kind="tcp"):
         local = connection.laddr
         if not local or local.port != port or connection.status != psutil.CONN_LISTEN:
@@ -72,15 +72,16 @@ class PortTable:
     free: bool
 
     def assign(self, definitions: Mapping[str, Definition], replicas: Mapping[str, int]) -> Numbers:
-        """A number per component, port name and replica; recorded free ones are kept.
+        """Return a number per component, port name and replica; recorded free ones are reused.
 
-        Raises DefinitionError when two components have one fixed number.
+        Raises:
+            DefinitionError: Two components have the same fixed number.
         """
         if not self.free:
             return _fixed(definitions, replicas)
         self.home.create()
-        # One lock and one list for all meshes of this user: a port that a mesh has been given stays
-        # its own while the mesh's components aren't started yet.
+        # One lock and one list for all meshes of this user: an assigned port stays reserved for its
+        # mesh before the components start.
         shared = cache_directory() / "ports"
         shared.mkdir(parents=True, exist_ok=True)
         with open(shared / "lock", "w") as lock:
@@ -107,7 +108,7 @@ class PortTable:
 
 
 def _fixed(definitions: Mapping[str, Definition], replicas: Mapping[str, int]) -> Numbers:
-    """The port numbers of the definitions; DefinitionError names two with one number."""
+    """Return the port numbers of the definitions; DefinitionError names duplicates."""
     owners: dict[int, str] = {}
     found: Numbers = {}
     for name, definition in definitions.items():
@@ -126,7 +127,7 @@ def _given(recorded: Numbers) -> set[int]:
 
 
 def _given_to_others(shared: Path, own: Path) -> set[int]:
-    """Ports of the other meshes that still exist; links to those that are gone are removed."""
+    """Return the ports of other meshes that still exist; remove links to those that are gone."""
     given: set[int] = set()
     for link in shared.iterdir():
         if not link.is_symlink():

@@ -1,4 +1,4 @@
-"""Readiness: one short attempt per call, true only when the component really serves."""
+"""Readiness probes: one short attempt per call, true only when the component serves."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ ATTEMPT = 3.0
 async def attempt(  # noqa: PLR0911 (one return per kind of probe)
     probe: Probe, log: Path, since: int, environment: dict[str, str]
 ) -> bool:
-    """Whether the component behind `probe` is ready now; `since` is where its log began."""
+    """Return whether the component is ready now; `since` is the log offset of its start."""
     try:
         async with asyncio.timeout(ATTEMPT):
             match probe.kind:
@@ -46,7 +46,7 @@ async def attempt(  # noqa: PLR0911 (one return per kind of probe)
 
 
 def _tls(probe: Probe) -> ssl.SSLContext | None:
-    """How the probe is secured: with a certificate of its own, or against another authority."""
+    """Return the probe's TLS context: with a client certificate, or for a separate CA."""
     if probe.tls:
         files = CertificateFiles(Path(probe.tls))
         return trusting_ssl_context(probe.ca or files.roots, files)
@@ -87,7 +87,7 @@ def _grpc_credentials(tls_dir: Path) -> grpc.ChannelCredentials:
 
 
 async def _cql(probe: Probe) -> bool:
-    """OPTIONS answered by SUPPORTED: Cassandra opens this port only when it serves requests.
+    """Return whether OPTIONS is answered by SUPPORTED: Cassandra opens this port once it serves.
 
     Native protocol v4, sections 4.1.3 and 4.2.4:
     https://github.com/apache/cassandra/blob/trunk/doc/native_protocol_v4.spec
@@ -103,10 +103,10 @@ async def _cql(probe: Probe) -> bool:
 
 
 async def _kafka(probe: Probe, brokers: int) -> bool:
-    """Enough brokers in a Metadata answer, asked in the protocol itself (API 3, version 1).
+    """Return whether a Metadata response lists enough brokers (API 3, version 1).
 
     https://kafka.apache.org/protocol: a request is size, api key, version, correlation id, client
-    id, and here an empty array of topics; the answer begins with the array of brokers.
+    id, and here an empty array of topics; the response begins with the array of brokers.
     """
     for address in probe.target.split(","):
         reader, writer = await _connect(address, probe)

@@ -1,7 +1,7 @@
-"""Finding the mesh's processes by a mark in their environment, so that nothing goes stale.
+"""Find the mesh's processes by a variable in their environment, so that no record goes stale.
 
 Every process is started with COINMESH_INSTANCE=<home>|<instance>|<digest>, which its children
-inherit. There are no pid files: what /proc shows is what runs, also after a kill -9 of anything.
+inherit. There are no pid files: /proc shows the running processes, also after a kill -9 of any.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 
 MARK = "COINMESH_INSTANCE"
-#: Of `starttime` in /proc/PID/stat, counted from the field after the command's name (proc(5)).
+#: Index of `starttime` in /proc/PID/stat, counted from the field after the command's name
+#: (proc(5)).
 _START_FIELD = 19
 #: The state of an instance that runs without being registered with its supervisor.
 UNSUPERVISED = "unsupervised"
@@ -27,12 +28,12 @@ class Found:
 
     instance: str
     digest: str = ""
-    #: The process that was started itself, a session leader; None when only children are left.
+    #: The process that was started directly, a session leader; None when only children remain.
     leader: int | None = None
     members: list[int] = field(default_factory=list)
 
     def memory(self) -> int:
-        """Resident bytes of all its processes; shared pages count in each."""
+        """Return the resident bytes of all its processes; shared pages count in each."""
         total = 0
         for pid in self.members:
             try:
@@ -42,9 +43,9 @@ class Found:
         return total
 
     def started(self) -> float | None:
-        """Unix time at which the leader started, from /proc; None without a leader.
+        """Return the Unix time at which the leader started, from /proc; None without a leader.
 
-        psutil's own figure is up to a second early: it rounds the time of the boot.
+        psutil's value is up to a second early: it rounds the boot time.
         """
         try:
             fields = Path(f"/proc/{self.leader}/stat").read_text().rpartition(")")[2].split()
@@ -55,7 +56,7 @@ class Found:
 
 
 def columns(found: Found | None) -> dict[str, object]:
-    """What /proc shows of an instance, in a row of `coinmesh status`."""
+    """Return the columns of a row of `coinmesh status` that come from /proc."""
     return {
         "pid": found.leader if found else None,
         "started": found.started() if found else None,
@@ -64,12 +65,12 @@ def columns(found: Found | None) -> dict[str, object]:
 
 
 def mark(home: Path, instance: str, digest: str) -> str:
-    """The value of COINMESH_INSTANCE."""
+    """Return the value of COINMESH_INSTANCE."""
     return f"{home}|{instance}|{digest}"
 
 
 def find(home: Path) -> dict[str, Found]:
-    """All live processes of this home by instance."""
+    """Return all live processes of this home by instance."""
     found: dict[str, Found] = {}
     prefix = f"{MARK}={home}|".encode()
     for entry in os.scandir("/proc"):
@@ -93,13 +94,13 @@ def find(home: Path) -> dict[str, Found]:
 
 
 def send(pid: int, number: int) -> None:
-    """Signal `pid`, which may be gone already."""
+    """Send a signal to `pid`, which may have exited already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 async def gone(pid: int) -> None:
-    """Return when `pid` has ended, child or not; a child is left to its parent to reap."""
+    """Wait until `pid` has exited, child or not; reaping a child is left to its parent."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -120,7 +121,7 @@ async def gone(pid: int) -> None:
 
 
 async def stop(home: Path, instance: str, stop_signal: str, grace: float) -> None:
-    """End every process of `instance`: signal to the leader, after `grace` seconds SIGKILL to all.
+    """Stop every process of `instance`: signal the leader, after `grace` seconds SIGKILL all.
 
     Children that outlive their leader are killed too.
     """

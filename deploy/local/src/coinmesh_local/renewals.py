@@ -22,17 +22,17 @@ from coinmesh_local.steps import dispatch
 from meshkit.settings import KafkaSettings, RedisSettings
 
 TIMEOUT = 30.0
-#: How long a component may take to serve a certificate that it has read.
+#: Maximum time between reading a new certificate and serving it.
 EFFECT_SECONDS, POLL_SECONDS = 10.0, 0.2
-#: The brokers' listeners, as kafka.properties names them.
+#: The brokers' listeners, as named in kafka.properties.
 KAFKA_LISTENERS = ("mtls", "controller")
 
 
 def kafka(mesh: Mesh) -> None:
-    """Brokers read the keystore again when their setting is set, even to what it is.
+    """Set the brokers' keystore location again, which makes them reread it even if unchanged.
 
-    Three of them are then restarted one after the other: what they open themselves, to each other
-    and to the controllers, they open with the certificate of their start.
+    A cluster of several brokers is then restarted one by one: connections that brokers open, to
+    each other and to the controllers, keep the certificate of their start.
     """
     from meshkit.kafka import client_config, client_log
     from meshkit.kafka_admin import (
@@ -55,7 +55,7 @@ def kafka(mesh: Mesh) -> None:
         for listener in KAFKA_LISTENERS
     ]
     brokers = sorted(admin.list_topics(timeout=TIMEOUT).brokers)
-    for number in brokers:  # librdkafka takes one broker a call
+    for number in brokers:  # librdkafka accepts one broker per call
         resource = ConfigResource(ResourceType.BROKER, str(number), incremental_configs=entries)
         for future in admin.incremental_alter_configs([resource]).values():
             future.result(timeout=TIMEOUT)
@@ -65,13 +65,13 @@ def kafka(mesh: Mesh) -> None:
 
 
 def cassandra(mesh: Mesh) -> None:
-    """`nodetool reloadssl`; by itself Cassandra looks every ten minutes."""
+    """Run `nodetool reloadssl`; otherwise Cassandra checks only every ten minutes."""
     password = mesh.home.run / "cassandra" / "nodetool.password"
     nodetool(mesh, "-u", "nodetool", "-pwf", str(password), "reloadssl")
 
 
 def nodetool(mesh: Mesh, *words: str) -> None:
-    """Run `nodetool`; subprocess's errors."""
+    """Run `nodetool`; raise subprocess's errors."""
     run = mesh.home.run / "cassandra"
     context = mesh.context("cassandra", 1)
     arguments = (run / "java.arguments").read_text().splitlines()
@@ -79,7 +79,7 @@ def nodetool(mesh: Mesh, *words: str) -> None:
         [
             f"{context['jdk17']}/bin/java",
             *("-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
-            # It opens the same of Java's own classes as the node does.
+            # nodetool opens the same Java-internal packages as the node.
             *(each for each in arguments if each.startswith("--add-")),
             f"-Dlogback.configurationFile={run}/logback.xml",
             *("-cp", f"{context['cache.cassandra']}/*", "org.apache.cassandra.tools.NodeTool"),
@@ -91,7 +91,7 @@ def nodetool(mesh: Mesh, *words: str) -> None:
 
 
 def redis(mesh: Mesh) -> None:
-    """`CONFIG SET` of the same files, then an end to connections that saw the old certificate."""
+    """Set the same files by `CONFIG SET`, then close connections made with the old certificate."""
     from redis import Redis
 
     from meshkit.redis_options import redis_options
@@ -107,9 +107,10 @@ def redis(mesh: Mesh) -> None:
 
 
 def openbao(mesh: Mesh) -> None:
-    """SIGHUP, on which OpenBao reads its listener's certificate again.
+    """Send SIGHUP, on which OpenBao rereads its listener's certificate.
 
-    One that doesn't listen yet would end by the signal; it reads the certificate when it starts.
+    SIGHUP would terminate an OpenBao that doesn't listen yet; it reads the certificate at its
+    start.
     """
     running = processes.find(mesh.home.root).get("openbao")
     if running is None or running.leader is None:
@@ -119,7 +120,7 @@ def openbao(mesh: Mesh) -> None:
 
 
 def restart(mesh: Mesh, name: str) -> None:
-    """Stop and start a component that knows no other way."""
+    """Stop and start a component that cannot reload its certificate."""
     operations.ask(mesh.home, "restart", [name]).answer()
 
 
@@ -128,14 +129,14 @@ HOOKS: Mapping[str, Callable[[Mesh], None]] = {
     "cassandra": cassandra,
     "redis": redis,
     "openbao": openbao,
-    # Its Kafka clients read their keystore when they are made.
+    # Its Kafka clients read their keystore when they are created.
     "apicurio": lambda mesh: restart(mesh, "apicurio"),
-    # It would read its certificate again within five hours.
+    # It would reread its certificate only within five hours.
     "seaweedfs": lambda mesh: restart(mesh, "seaweedfs"),
 }
 
 
-#: The port whose listener shows the certificate; apicurio has client connections only.
+#: The port whose listener serves the certificate; apicurio has client connections only.
 LISTENERS: Mapping[str, str] = {
     "kafka": "client",
     "cassandra": "cql",
@@ -146,13 +147,13 @@ LISTENERS: Mapping[str, str] = {
 
 
 def certificate(mesh: Mesh, name: str) -> Path:
-    """The component's current certificate; OpenBao's isn't one of the mesh."""
+    """Return the path of the component's certificate; OpenBao's is not issued by the mesh."""
     directory = mesh.home.secrets if name == "openbao" else mesh.home.tls
     return directory / name / "current" / "tls.crt"
 
 
 def stale(mesh: Mesh, name: str) -> list[str]:
-    """The component's running instances that were started before its certificate was issued.
+    """Return the component's running instances that started before its certificate was issued.
 
     Start times come from /proc: the supervisor may be dead, or so new that it has no runners yet.
     """
@@ -167,7 +168,7 @@ def stale(mesh: Mesh, name: str) -> list[str]:
 
 
 def outdated_listeners(mesh: Mesh, name: str) -> list[str]:
-    """Why each running instance does not serve the current certificate yet; empty when all do."""
+    """Return the reason for each instance that serves another certificate; empty when none does."""
     port = LISTENERS.get(name)
     if port is None:
         return [f"{instance} was started before its certificate" for instance in stale(mesh, name)]
@@ -189,14 +190,14 @@ def outdated_listeners(mesh: Mesh, name: str) -> list[str]:
 
 
 def _first_certificate(mesh: Mesh, name: str) -> str:
-    """The leaf of the component's chain, PEM."""
+    """Return the leaf of the component's chain, PEM."""
     chain = certificate(mesh, name).read_text()
     end = "-----END CERTIFICATE-----"
     return chain[: chain.index(end) + len(end)] + "\n"
 
 
 def main() -> int:
-    """Exit status 0 when every running instance uses the current certificate, else 1."""
+    """Return exit status 0 when every running instance uses the current certificate, else 1."""
     mesh, name = Mesh.recorded(Home(Path(sys.argv[1]))), sys.argv[2]
     if stale(mesh, name):
         HOOKS[name](mesh)

@@ -1,4 +1,4 @@
-"""One instance: started, made ready, watched and restarted, stopped."""
+"""Lifecycle of one instance: start, readiness, supervision with restarts, stop."""
 
 import asyncio
 import fnmatch
@@ -18,16 +18,16 @@ from meshkit import logs
 from meshkit.files import write_atomically
 
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
-#: A component that ran this long before it crashed begins with the first backoff again.
+#: After a crash, an instance that ran at least this long restarts with the first backoff again.
 STEADY = 60.0
 TAIL_LINES = 40
-#: What a preparation gets of the environment in which the supervisor was started: it may build a
-#: program with tools that lie where the user has them, over the network as the user reaches it.
+#: Variables of the supervisor's environment that preparations receive: they may build a program
+#: with the user's tools and network configuration.
 TOOLS = ("GO*", "*_proxy", "*_PROXY", "SSL_CERT_*")
 
 
 class StartFailed(Exception):
-    """An instance did not become ready; `tail` holds the end of its log."""
+    """Raised when an instance did not become ready; `tail` holds the end of its log."""
 
     def __init__(self, instance: str, reason: str, tail: str) -> None:
         super().__init__(f"{instance}: {reason}")
@@ -35,7 +35,7 @@ class StartFailed(Exception):
 
 
 class Runner:
-    """The life of one instance. States: stopped, starting, ready, done, crashed, failed."""
+    """Manage one instance. States: stopped, starting, ready, done, crashed, failed."""
 
     def __init__(self, home: Home, instance: Instance, changed: Callable[["Runner"], None]) -> None:
         self.home, self.instance = home, instance
@@ -52,9 +52,11 @@ class Runner:
         self._changed(self)
 
     async def start(self) -> bool:
-        """Make the instance ready (a step: completed). False when it already was.
+        """Make the instance ready (a step: completed). Return False when it already was.
 
-        Raises StartFailed, or PortTaken.
+        Raises:
+            StartFailed: The instance did not become ready.
+            PortTaken: One of its ports is in use.
         """
         if await self._adopt():
             return False
@@ -76,14 +78,14 @@ class Runner:
         return True
 
     async def stop(self) -> None:
-        """End the instance and everything it started."""
+        """Stop the instance and every process that it started."""
         await self._unwatch()
         await self._end()
         if self.state != "stopped":
             self._set("stopped")
 
     async def is_ready(self) -> bool:
-        """Whether it serves now, asked afresh."""
+        """Return the result of a new readiness probe."""
         if self.pid is None:
             return False
         one = self.instance
@@ -92,7 +94,7 @@ class Runner:
     # -- starting -------------------------------------------------------------------------------
 
     async def _adopt(self) -> bool:
-        """Keep a running process that matches the definition, also one of a killed supervisor."""
+        """Adopt a running process that matches the definition, also one of a killed supervisor."""
         one = self.instance
         found = processes.find(self.home.root).get(one.name)
         if one.kind == "step" or found is None or found.leader is None:
@@ -111,7 +113,7 @@ class Runner:
         return True
 
     async def _spawn(self) -> None:
-        """Clear what an earlier run left, write the files, prepare, start."""
+        """Stop processes of an earlier run, write files, run preparations, start the command."""
         one = self.instance
         if asyncio.current_task() is not self._watch:
             await self._unwatch()
@@ -175,7 +177,7 @@ class Runner:
     # -- watching -------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Restart whenever it ends, with exponential backoff up to a cap, for ever."""
+        """Restart the process whenever it exits, with capped exponential backoff; never return."""
         pause = BACKOFF_FIRST
         started = time.monotonic()
         while True:
@@ -193,7 +195,7 @@ class Runner:
                 try:
                     await self._spawn()
                     await self._until_ready(begun)
-                except Exception as error:  # whatever it is, the next attempt may succeed
+                except Exception as error:  # whatever the cause, the next attempt may succeed
                     traceback.print_exception(error)
                     await self._end()
                     self._set("crashed", str(error))
@@ -208,7 +210,7 @@ class Runner:
             self._watch = None
 
     async def _exit_code(self) -> int | None:
-        """Wait for the end of the process; None when it was not our child."""
+        """Wait until the process exits; return None when it was not our child."""
         if self.pid is not None:
             await processes.gone(self.pid)
         if self._child is not None and self._child.pid == self.pid:
@@ -226,7 +228,7 @@ class Runner:
         return StartFailed(self.instance.name, reason, self.tail())
 
     def _progress(self) -> str:
-        """What a preparation logged last: how far it is."""
+        """Return the last log message of a running preparation: its progress."""
         last = self.tail().rpartition("\n")[2]
         try:
             return str(json.loads(last)["message"])
@@ -234,14 +236,14 @@ class Runner:
             return last
 
     def tail(self) -> str:
-        """The last lines of the log since this start."""
+        """Return the last lines of the log since this start."""
         with open(self.instance.log, "rb") as log:
             log.seek(max(self.since, log.seek(0, os.SEEK_END) - 32_768))
             lines = log.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-TAIL_LINES:])
 
     def status(self) -> dict[str, object]:
-        """What `coinmesh status` shows of it, but for readiness and what /proc shows."""
+        """Return the columns of `coinmesh status` except readiness and those from /proc."""
         return {
             "name": self.instance.name,
             "component": self.instance.component,

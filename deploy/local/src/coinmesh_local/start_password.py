@@ -1,7 +1,7 @@
-"""Passwords between two components, new at each start of the mesh: one asks, the other knows it.
+"""Passwords shared by two components, a client and a server, renewed at each start of the mesh.
 
-`python -m coinmesh_local.start_password PASSWORD CONFIGURATION` puts the password that the file
-PASSWORD holds in the place of `@PASSWORD@` in a component's configuration.
+`python -m coinmesh_local.start_password PASSWORD CONFIGURATION` replaces `@PASSWORD@` in a
+component's configuration with the content of the file PASSWORD.
 """
 
 import os
@@ -17,13 +17,13 @@ PLACE = "@PASSWORD@"
 
 
 def fill(configuration: Path, password: Path) -> None:
-    """Put the password in the file `password` into `configuration`; the first one makes it.
+    """Insert the password in the file `password` into `configuration`; create it on first use.
 
-    It is the same until the mesh is taken down, which removes the file.
+    It is unchanged until the mesh is taken down, which removes the file.
     """
     if not password.exists():
         password.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Several processes may be the first: a link is made by one, and never half written.
+        # Several processes may race: a hard link is created by one of them, and never half written.
         fresh = password.with_suffix(f".{os.getpid()}")
         write_atomically(fresh, secrets.token_urlsafe(24), 0o600)
         with suppress(FileExistsError):

@@ -1,6 +1,6 @@
-"""New static credentials for everybody while the mesh runs: `coinmesh rotate`.
+"""Rotate all static credentials while the mesh runs: `coinmesh rotate`.
 
-Servers are told first and accept what was valid before, too, until the next rotation.
+Servers are updated before clients and accept the previous credentials until the next rotation.
 """
 
 import json
@@ -26,7 +26,7 @@ from meshkit.redis_options import redis_options
 from meshkit.s3 import s3_client
 from meshkit.settings import RedisSettings, S3Settings
 
-#: Who accept them.
+#: The components that accept these credentials.
 SERVERS = ("redis", "seaweedfs")
 STORE_SECONDS = 20.0
 
@@ -34,14 +34,15 @@ STORE_SECONDS = 20.0
 def rotate(mesh: Mesh) -> list[str]:
     """Replace each Redis password and S3 key, and the key that signs users' tokens.
 
-    Clients find their new ones in their files. After an interruption run it again to complete it.
+    Clients read their new credentials from files. After an interruption, run it again to complete
+    it.
 
     Returns:
-        What was replaced, in words.
+        The names of the replaced credentials.
 
     Raises:
-        VaultUnavailableError: Vault is away or refuses.
-        Unavailable: A server didn't take the new ones.
+        VaultUnavailableError: Vault is unreachable or rejects the request.
+        Unavailable: A server isn't running or rejected the new credentials.
     """
     servers = processes.find(mesh.home.root)
     for name in SERVERS:
@@ -78,7 +79,7 @@ def _rotate(mesh: Mesh, client: hvac.Client, table: AccessTable) -> list[str]:
 
 
 def _until_the_store_takes_it(settings: S3Settings) -> None:
-    """SeaweedFS doesn't say when it has read its identities."""
+    """Wait until SeaweedFS accepts the new key: it doesn't report that it has read it."""
     deadline = time.monotonic() + STORE_SECONDS
     while True:
         try:

@@ -1,8 +1,9 @@
-"""Starts what is asked for in the order of its dependencies, keeps it running, stops it.
+"""Start components in dependency order, keep them running and stop them.
 
-The supervisor is one process per home, detached from the command that started it. Commands talk
-to it through a socket (`control`). Nothing it needs after its own kill -9 is in its memory alone:
-the definitions and `mesh.json` say what should run, /proc shows what does.
+The supervisor is one process per home, detached from the command that started it. Commands reach it
+through a socket (`control`). It survives its own kill -9, as no required state is only in its
+memory: the definitions and `mesh.json` state the components that should run, /proc shows those that
+do.
 """
 
 import asyncio
@@ -31,10 +32,10 @@ class Supervisor:
         self._later: dict[str, asyncio.Task[None]] = {}
 
     async def up(self, targets: Iterable[str]) -> list[str]:
-        """Bring up `targets` and their dependencies; instances newly started.
+        """Start `targets` and their dependencies and return the newly started instances.
 
-        Without targets all come but those that come later. When one fails or the call is cancelled,
-        what it started is stopped again.
+        Without targets, all components start except the later ones. When one fails or the call is
+        cancelled, the instances started by the call are stopped again.
         """
         self.mesh = Mesh.recorded(self.home)
         order = self.mesh.at_once(targets)
@@ -68,9 +69,9 @@ class Supervisor:
         return started
 
     async def start_later(self) -> None:
-        """Begin to start what comes later; returns at once. One that fails is told by its state.
+        """Start later components in the background and return; failures show in their state.
 
-        What it depends on is up already.
+        Their dependencies are up already.
         """
         for component in self.mesh.later():
             for runner in self._runners_of(component):
@@ -87,7 +88,7 @@ class Supervisor:
             del self._later[runner.instance.name]
 
     async def down(self) -> None:
-        """Stop everything of this home, dependents first, also what no definition names now."""
+        """Stop everything of this home, dependents first, including instances no longer defined."""
         running = set(processes.find(self.home.root)) | set(self.runners)
         await self.stop(running)
         shutil.rmtree(self.home.start_passwords, ignore_errors=True)
@@ -121,7 +122,7 @@ class Supervisor:
                 group.create_task(end(name))
 
     async def restart(self, names: Iterable[str]) -> None:
-        """Stop and start components, or single replicas; the others are left alone."""
+        """Stop and start components, or single replicas; leave the others alone."""
         self.mesh = Mesh.recorded(self.home)
         instances = self.mesh.named(names)
         await self.stop(instances)
@@ -132,7 +133,7 @@ class Supervisor:
                     group.create_task(self._runner(component, name).start())
 
     async def status(self) -> list[dict[str, object]]:
-        """One row per instance of the mesh; `ready` is asked of each now."""
+        """Return one row per instance of the mesh; `ready` is probed now."""
         found = processes.find(self.home.root)
         rows: list[dict[str, object]] = []
         for component in self.mesh.closure():
@@ -142,7 +143,7 @@ class Supervisor:
                 if row["state"] == "stopped" and row["pid"] is not None:
                     row["state"] = processes.UNSUPERVISED
                 rows.append(row)
-        # Setting up a probe's TLS takes CPU time: all at once would use up each other's time limit.
+        # Setting up a probe's TLS takes CPU time: all at once would exceed each other's time limit.
         turns = asyncio.Semaphore(PROBES_AT_ONCE)
 
         async def is_ready(runner: Runner) -> bool:
@@ -156,7 +157,7 @@ class Supervisor:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of this home runs or is about to."""
+        """Return whether nothing of this home runs or is about to start."""
         ended = all(r.state in ("stopped", "failed", "done") for r in self.runners.values())
         return ended and not processes.find(self.home.root)
 
@@ -192,7 +193,7 @@ class Supervisor:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The first real cause inside nested exception groups."""
+    """Return the first real cause inside nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

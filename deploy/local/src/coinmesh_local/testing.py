@@ -1,4 +1,4 @@
-"""The mesh for tests: free ports, a directory of its own, only the components asked for.
+"""A mesh for tests: free ports, a separate directory, only the required components.
 
 def test_it(mesh):
     mesh.require("kafka", "schemas")
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=MeshSettings)
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = READY_TIMEOUT) -> Any:
-    """The first true value of `condition`; AssertionError with `what` when none comes in time."""
+    """Return the first true value of `condition`; raise AssertionError with `what` on timeout."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -44,14 +44,15 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = READY_T
 
 @dataclass
 class TestMesh:
-    """A mesh that lives as long as this object, and no longer than this process.
+    """A mesh that exists until it is closed, at most as long as this process.
 
     `environment` holds COINMESH_ variables for components that inherit them (e.g. the simulator's);
-    change it before the component is required for the first time. With `keeps_running` it outlives
-    the process and `close`, and the next run with the same root finds its components ready.
+    change it before the component is required for the first time. With `keeps_running` the mesh
+    outlives the process and `close`, and the next run with the same root finds its components
+    ready.
     """
 
-    __test__ = False  # not a test class, whatever its name suggests to pytest
+    __test__ = False  # not a test class, despite the name's prefix
 
     root: Path
     options: Options = field(default_factory=lambda: Options(ports="free"))
@@ -66,11 +67,11 @@ class TestMesh:
 
     @property
     def mesh(self) -> Mesh:
-        """The definitions as they are now."""
+        """Return the mesh with its current definitions."""
         return Mesh(self.home, self.options, self.environment, self.components)
 
     def require(self, *names: str) -> None:
-        """Start components and steps with all they depend on; returns when they are ready."""
+        """Start components and steps with all dependencies and wait until they are ready."""
         wanted = [name for name in names if name not in self._required]
         if not wanted:
             return
@@ -86,9 +87,9 @@ class TestMesh:
         self._required.update(self.mesh.closure(wanted))
 
     def hold(self) -> None:
-        """Tie the supervisor to this process: when it dies, however it dies, the mesh stops.
+        """Tie the supervisor to this process: when the process dies in any way, the mesh stops.
 
-        One that keeps running is only created.
+        With `keeps_running` the mesh is only created.
         """
         if self._held is None:
             self.home.create()
@@ -99,35 +100,35 @@ class TestMesh:
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Name → address, as `coinmesh endpoints` prints it."""
+        """Return name → address, as printed by `coinmesh endpoints`."""
         return {name: str(e["url"]) for name, e in self.mesh.endpoints().items()}
 
     @property
     def settings(self) -> dict[str, str]:
-        """The COINMESH_ environment of a client of all components that may do everything."""
+        """Return the COINMESH_ environment of a client of all components with all permissions."""
         return self.settings_of("deploy")
 
     def settings_of(self, service: str) -> dict[str, str]:
-        """The same as a service of the access table: with its certificate and credentials."""
+        """Return the same for a service of the access table, with its own credentials."""
         return self.mesh.settings(client=service)
 
     def read(self, kind: type[S], service: str = "deploy") -> S:
-        """Those of its settings that `kind` holds."""
+        """Return the service's settings as `kind`."""
         return dispatch.read(kind, self.settings_of(service))
 
     def tls(self, service: str = "deploy") -> ssl.SSLContext:
-        """How that service connects: its certificate, and trust in the mesh's authority."""
+        """Return the service's client context: its certificate, and trust in the mesh's CA."""
         found = client_ssl_context(MeshSettings(tls_dir=self.home.tls / service))
         assert found is not None
         return found
 
     def grpc_credentials(self, service: str = "deploy") -> grpc.ChannelCredentials:
-        """The same for gRPC."""
+        """Return the same for gRPC."""
         pair = CertificateFiles(self.home.tls / service).read()
         return grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
 
     def rest(self) -> httpx.Client:
-        """A client of the public listener, as the local user."""
+        """Return a client of the public listener, authenticated as the local user."""
         return httpx.Client(
             base_url=self.endpoints["rest"],
             verify=trusting_ssl_context(self.home.ca),
@@ -136,21 +137,21 @@ class TestMesh:
         )
 
     def user_credentials(self) -> grpc.ChannelCredentials:
-        """The same for gRPC; good for the quarter of an hour that a token lives."""
+        """Return the same for gRPC; valid until the token expires after 15 minutes."""
         call = grpc.access_token_call_credentials(local_user.token(self.mesh))
         roots = grpc.ssl_channel_credentials(self.home.ca.read_bytes())
         return grpc.composite_channel_credentials(roots, call)
 
     def component(self, name: str) -> "Component":
-        """A handle on a running instance (`kafka`, or `kafka-1` where there are several)."""
+        """Return a handle on an instance (`kafka`, or `kafka-1` where there are several)."""
         return Component(self, name)
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """The rows of `coinmesh status --json` by instance."""
+        """Return the rows of `coinmesh status --json` by instance."""
         return {row["name"]: row for row in operations.status(self.mesh)}
 
     def close(self) -> None:
-        """Stop everything and drop the directory; what is required later starts anew."""
+        """Stop everything and delete the directory; components required later start anew."""
         self._required.clear()
         if self.keeps_running:
             return
@@ -175,37 +176,37 @@ class TestMesh:
 
 @dataclass(frozen=True)
 class Component:
-    """One running instance, for tests that hurt it."""
+    """One running instance, for tests of failures."""
 
     owner: TestMesh
     name: str
 
     def pids(self) -> list[int]:
-        """All its processes, the one that was started itself first."""
+        """Return the ids of all its processes, the directly started one first."""
         found = processes.find(self.owner.home.root).get(self.name)
         if found is None:
             return []
         return sorted(found.members, key=lambda pid: pid != found.leader)
 
     def kill(self) -> None:
-        """kill -9 of the process; the supervisor starts it again (see `wait_ready`)."""
+        """Kill the process with SIGKILL; the supervisor restarts it (see `wait_ready`)."""
         before = self.pids()[0]
         os.kill(before, signal.SIGKILL)
         eventually(lambda: before not in self.pids(), f"{self.name} dies")
 
     def signal(self, number: int) -> None:
-        """Send it to the process that was started itself."""
+        """Send a signal to the directly started process."""
         os.kill(self.pids()[0], number)
 
     def wait_ready(self) -> None:
-        """Return when it serves (again)."""
+        """Wait until it serves (again)."""
         eventually(
             lambda: self.owner.status()[self.name]["ready"],
             f"{self.name} is ready; its log:\n{self.log()[-4000:]}",
         )
 
     def stop(self) -> None:
-        """Stop it in order and leave it stopped; `start` brings it back."""
+        """Stop it in order and leave it stopped; `start` starts it again."""
         operations.ask(self.owner.home, "stop", [self.name]).answer()
 
     def start(self) -> None:
@@ -213,11 +214,11 @@ class Component:
         operations.start(self.owner.mesh, [self._component]).answer()
 
     def restart(self) -> None:
-        """Stop and start it in order; returns when it is ready."""
+        """Stop and start it in order; return when it is ready."""
         operations.ask(self.owner.home, "restart", [self.name]).answer()
 
     def log(self) -> str:
-        """What it has written."""
+        """Return its log."""
         return self.owner.home.log(self.name).read_text(errors="replace")
 
     @property
@@ -227,12 +228,12 @@ class Component:
 
 
 class Workspace:
-    """`.coinmesh/test/<pid>`: a place for this run's meshes, cleared of what killed runs left."""
+    """Directory `.coinmesh/test/<pid>` for this run's meshes; removes those of killed runs."""
 
     def __init__(self) -> None:
         parent = CHECKOUT / ".coinmesh" / "test"
         parent.mkdir(parents=True, exist_ok=True)
-        with open(parent / "lock", "w") as turn:  # one run must not clear what another makes
+        with open(parent / "lock", "w") as turn:  # protects other runs' new directories
             fcntl.flock(turn, fcntl.LOCK_EX)
             for left in parent.iterdir():
                 lock = self._lock(left)
@@ -254,19 +255,19 @@ class Workspace:
         options: Options | None = None,
         environment: dict[str, str] | None = None,
     ) -> TestMesh:
-        """A mesh of this run with a directory of that name."""
+        """Return a mesh of this run with a directory of that name."""
         made = TestMesh(self.root / name, options or Options(ports="free"), environment or {})
         self._meshes.append(made)
         return made
 
     def close_meshes(self) -> None:
-        """Stop those that are open; one that is still wanted later starts anew."""
+        """Stop the open meshes; components required later start anew."""
         for each in self._meshes:
             each.close()
 
     @staticmethod
     def _lock(directory: Path) -> IO[str] | None:
-        """The directory's lock, None when a living run holds it."""
+        """Return the directory's lock, None when a live run holds it."""
         if not directory.is_dir():
             return None
         file = open(directory / "lock", "w")  # noqa: SIM115 (held until the run ends)
@@ -278,7 +279,7 @@ class Workspace:
         return file
 
     def close(self) -> None:
-        """Drop the directory unless COINMESH_KEEP_TEST is set."""
+        """Remove the directory unless COINMESH_KEEP_TEST is set."""
         if not os.environ.get("COINMESH_KEEP_TEST"):
             shutil.rmtree(self.root, ignore_errors=True)
         self._held.close()

@@ -1,4 +1,4 @@
-"""Brings what the mesh runs on: JDKs, Debian packages, and pinned downloads in the user's cache."""
+"""Provision the mesh's dependencies: JDKs, Debian packages, and pinned downloads in the cache."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ Progress = Callable[[str], None]
 
 
 def locations() -> dict[str, str]:
-    """The placeholders `${cache.…}` and `${jdk…}`; what is missing points nowhere until ensured."""
+    """Return the placeholders `${cache.…}` and `${jdk…}`; a missing JDK's path doesn't exist."""
     found = {f"cache.{name}": str(maven.directory(name)) for name in maven.PACKAGES}
     found |= {f"cache.{name}": str(golang.directory(name)) for name in golang.PACKAGES}
     for name, need in java.NEEDS.items():
@@ -21,7 +21,11 @@ def locations() -> dict[str, str]:
 
 
 def ensure(names: Iterable[str], progress: Progress) -> None:
-    """Bring everything in `names`; raise ProvisionError with the way out when one can't be had."""
+    """Provide everything in `names`.
+
+    Raises:
+        ProvisionError: A dependency can't be provided; the message has the remedy.
+    """
     wanted = dict.fromkeys(names)
     try:
         for name in wanted:

@@ -1,7 +1,7 @@
-"""`python -m coinmesh_local.provision [--in-background] NAME…`: provisions what is named.
+"""`python -m coinmesh_local.provision [--in-background] NAME…`: provide the named dependencies.
 
-For commands that are run at a component's start. In the background it takes what CPU and disk time
-all else leaves.
+For commands that run at a component's start. In the background it runs at the lowest CPU and disk
+priority.
 """
 
 import logging
@@ -18,7 +18,7 @@ LOWEST_NICE = 19
 
 
 def yield_to_others() -> None:
-    """Give this process and those that it starts the lowest priority for CPU and disk."""
+    """Give this process and its children the lowest priority for CPU and disk."""
     process = psutil.Process()
     process.nice(LOWEST_NICE)
     process.ionice(psutil.IOPRIO_CLASS_IDLE)

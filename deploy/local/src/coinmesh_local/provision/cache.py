@@ -13,7 +13,7 @@ from coinmesh_local.paths import cache_directory
 
 @contextmanager
 def locked(name: str) -> Generator[None]:
-    """Hold the cache's lock `name` against other processes; the kernel frees it on any death."""
+    """Hold the cache's lock `name` against other processes; the kernel releases it on any exit."""
     directory = cache_directory() / "locks"
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / name, "w") as file:
@@ -22,9 +22,9 @@ def locked(name: str) -> Generator[None]:
 
 
 def fill(target: Path, build: Callable[[Path], None]) -> None:
-    """Make `target` by `build(temporary)` and one rename, unless it exists already.
+    """Create `target` by `build(temporary)` and one rename, unless it exists already.
 
-    A directory that exists is complete. What an interrupted run left is removed first.
+    An existing directory is complete. Remains of an interrupted run are removed first.
     """
     if target.is_dir():
         return

@@ -1,5 +1,5 @@
-"""Why something could not be provided."""
+"""Error of provisioning."""
 
 
 class ProvisionError(Exception):
-    """Something the mesh needs is missing; the message names it and the way out."""
+    """Raised when a dependency is missing; the message names it and the remedy."""

@@ -1,4 +1,4 @@
-"""Programs built from the Go module proxy: one small module per program pins what goes in."""
+"""Programs built from the Go module proxy: one small module per program pins all dependencies."""
 
 import hashlib
 import os
@@ -12,20 +12,20 @@ from coinmesh_local.paths import POMS, cache_directory
 from coinmesh_local.provision import cache
 from coinmesh_local.provision.errors import ProvisionError
 
-#: The modules below `provision/`, and whose program each brings: go.mod names it as its tool and
-#: go.sum pins it; what is ours in it lies beside them.
+#: The modules below `provision/` and the program that each builds: go.mod names it as its tool and
+#: go.sum pins it; our own sources are beside them.
 PACKAGES = {
     "jaeger": "github.com/jaegertracing/jaeger",
     "ratelimit": "github.com/envoyproxy/ratelimit",
 }
 
 
-#: Compiled packages from one line of progress to the next.
+#: Number of compiled packages between two progress lines.
 PACKAGES_PER_LINE = 25
 
 
 def directory(name: str) -> Path:
-    """Where the program lies once it is built: all that pins it or is ours in it is in the key."""
+    """Return the program's cache directory; the key covers all pins and our own sources."""
     sources = sorted(path for path in (POMS / name).rglob("*") if path.is_file())
     pins = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return cache_directory() / f"{name}-{version(name)}-{pins[:8]}"
@@ -45,7 +45,7 @@ def ensure(name: str, progress: Callable[[str], None]) -> None:
 
 
 def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -> None:
-    # This build's alone, so that it can be dropped; an interrupted build goes on from it.
+    # Used by this build only, so that it can be deleted; an interrupted build resumes from it.
     scratch = cache_directory() / f"go-{label}"
     # Go's own temporary directories hold hundreds of MiB, and a stopped build leaves them.
     temporary = scratch / "tmp"
@@ -76,7 +76,7 @@ def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -
         assert build.stderr is not None
         try:
             for line in build.stderr:
-                if line.strip() in packages:  # -v names each one that is compiled
+                if line.strip() in packages:  # with -v Go prints each package that it compiles
                     compiled += 1
                     if compiled % PACKAGES_PER_LINE == 0:
                         progress(f"building {label}: {compiled} of {len(packages)} packages")
@@ -90,12 +90,12 @@ def _build(name: str, label: str, into: Path, progress: Callable[[str], None]) -
             f"Go could not build {label}:\n" + "\n".join(lines[-20:]) + "\n"
             "Way out: check the network and Go's version, then run the same command again"
         )
-    # Gigabytes that nothing needs any more.
+    # Gigabytes that are no longer needed.
     shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _packages(name: str, environment: Mapping[str, str]) -> set[str]:
-    """The packages that the program consists of; empty when Go can't list them."""
+    """Return the packages that the program consists of; empty when Go can't list them."""
     result = subprocess.run(
         ["go", "list", "-mod=readonly", "-deps", "tool"],
         cwd=POMS / name,
@@ -108,7 +108,7 @@ def _packages(name: str, environment: Mapping[str, str]) -> set[str]:
 
 
 def version(name: str) -> str:
-    """The version of the module that brings the program."""
+    """Return the version of the module that provides the program."""
     found = re.search(rf"\s{PACKAGES[name]} (v\S+)", (POMS / name / "go.mod").read_text())
     assert found is not None
     return found[1]

@@ -1,4 +1,4 @@
-"""Finds JDKs: JAVA_HOME and JAVA_HOME_*, then /usr/lib/jvm; the release file tells the version."""
+"""Find JDKs in JAVA_HOME and JAVA_HOME_*, then /usr/lib/jvm; release files hold the versions."""
 
 import os
 import re
@@ -35,7 +35,7 @@ NEEDS = {
 
 
 def version(home: Path) -> int | None:
-    """The feature version of the JDK at `home` (8 for 1.8), None when it is none."""
+    """Return the feature version of the JDK at `home` (8 for 1.8), None when it is not a JDK."""
     try:
         release = (home / "release").read_text()
     except OSError:
@@ -45,7 +45,7 @@ def version(home: Path) -> int | None:
 
 
 def candidates() -> list[Path]:
-    """JDK homes worth a look: the variables first, so that a user's choice wins."""
+    """Return possible JDK homes: those in variables first, so that a user's choice wins."""
     named = [
         Path(os.environ[key])
         for key in sorted(os.environ)
@@ -56,7 +56,7 @@ def candidates() -> list[Path]:
 
 
 def find(need: Need) -> Path | None:
-    """The first JDK whose version lies in the range."""
+    """Return the first JDK whose version is in the range."""
     for home in candidates():
         found = version(home)
         if found is not None and need.lowest <= found <= need.highest:
@@ -65,7 +65,11 @@ def find(need: Need) -> Path | None:
 
 
 def ensure(name: str, progress: Callable[[str], None]) -> None:
-    """Find the JDK, or install Debian's where that is allowed, or say what to do."""
+    """Find the JDK, or install Debian's as root.
+
+    Raises:
+        ProvisionError: There is none; the message has the remedy.
+    """
     need = NEEDS[name]
     if find(need):
         return

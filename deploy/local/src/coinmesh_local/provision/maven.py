@@ -1,4 +1,4 @@
-"""Pinned downloads from Maven: one small pom per component decides what is fetched."""
+"""Pinned downloads from Maven: one small pom per component determines the artifacts."""
 
 import hashlib
 import os
@@ -19,14 +19,14 @@ PACKAGES = ("kafka", "apicurio", "cassandra", "spark-jars", "jmx-exporter", "ope
 
 
 def directory(name: str) -> Path:
-    """Where `name` lies once it is filled: version and pom are in the key, so a change refills."""
+    """Return the cache directory of `name`; the key covers version and pom."""
     text = (POMS / f"{name}.pom.xml").read_bytes()
     release = ElementTree.fromstring(text).findtext("version")
     return cache_directory() / f"{name}-{release}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 def ensure(name: str, progress: Callable[[str], None]) -> None:
-    """Download `name` and what it depends on, checksums verified, unless the cache has it."""
+    """Download `name` and its dependencies, checksums verified, unless the cache has it."""
     target = directory(name)
     if not target.is_dir():
         system.ensure("mvn", progress)
@@ -53,7 +53,7 @@ def _download(name: str, label: str, into: Path, progress: Callable[[str], None]
         with tarfile.open(archive) as packed:
             packed.extractall(into, filter="data")
         archive.unlink()
-    # OpenSearch before its plugins, which it looks for inside its own directory.
+    # OpenSearch before its plugins, which are unpacked into its own directory.
     for archive in sorted(into.glob("*.zip"), key=_is_plugin):
         progress(f"unpacking {archive.name}")
         home = next(into.glob("*/modules")).parent if _is_plugin(archive) else None

@@ -1,4 +1,4 @@
-"""Debian packages: installed where the user may, else named with the command."""
+"""Debian packages: installed as root, otherwise reported with the command to install them."""
 
 import os
 import shutil
@@ -7,26 +7,26 @@ from collections.abc import Callable
 
 from coinmesh_local.provision.errors import ProvisionError
 
-#: Command → Debian package that brings it.
+#: Command → Debian package that provides it.
 PACKAGES = {
     "redis-server": "redis-server",
     "mvn": "maven",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
-    # Its Elasticsearch output, which brings rsyslog itself.
+    # The Elasticsearch output, which depends on rsyslog itself.
     "rsyslogd": "rsyslog-elasticsearch",
 }
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
-    # RUNLEVEL=1 keeps Debian's own copy of a service from being started on installation.
+    # RUNLEVEL=1 prevents Debian's own copy of a service from being started on installation.
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def available(package: str) -> bool:
-    """Whether apt offers `package` here."""
+    """Return whether apt offers `package` here."""
     if shutil.which("apt-cache") is None:
         return False
     shown = _quiet("apt-cache", "policy", package).stdout
@@ -37,7 +37,11 @@ def available(package: str) -> bool:
 
 
 def install(package: str, progress: Callable[[str], None]) -> None:
-    """apt-get install, as root only; ProvisionError with the command otherwise or on failure."""
+    """Install `package` by apt-get, as root only.
+
+    Raises:
+        ProvisionError: The user isn't root or the installation failed; the message has the command.
+    """
     command = f"apt-get install -y --no-install-recommends {package}"
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise ProvisionError(f"{package} is missing. Way out: sudo {command}")

@@ -1,4 +1,4 @@
-"""`python -m coinmesh_local.steps NAME`: runs one deploy step with settings from COINMESH_…"""
+"""`python -m coinmesh_local.steps NAME`: run one deploy step with settings from COINMESH_…"""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from meshkit import logs
 
 
 def main() -> int:
-    """Exit status 0 when the step's result holds, 1 when it could not be reached."""
+    """Return exit status 0 when the step succeeded, 1 when it failed."""
     logs.configure(sys.argv[1], os.environ.get("COINMESH_LOG_LEVEL", "INFO"))
     try:
         run(sys.argv[1], os.environ)

@@ -1,4 +1,4 @@
-"""Creates the S3 buckets and shows that the store takes, encrypts and returns objects."""
+"""Create the S3 buckets and verify that the store accepts, encrypts and returns objects."""
 
 import time
 from typing import Any
@@ -12,15 +12,19 @@ from meshkit.settings import S3Settings
 
 DEADLINE = 30.0
 PROBE = ".coinmesh-probe"
-#: Written once; it can be read for as long as the store has the key that it was encrypted with.
+#: Written once; readable as long as the store has the key that encrypted it.
 CANARY = ".coinmesh-canary"
 CANARY_BODY = b"encrypted with the key of the first start\n"
-#: Longer than the audit topic keeps its records.
+#: Longer than the retention of the audit topic.
 ANCHOR_DAYS = 400
 
 
 def create(settings: S3Settings) -> None:
-    """Make the bucket exist, encrypted and usable; StepError when it isn't in time."""
+    """Create the bucket and verify that it is usable and older objects are still readable.
+
+    Raises:
+        StepError: The bucket isn't usable in time, or the store has another encryption key.
+    """
     endpoint, bucket = settings.s3_endpoint, settings.s3_bucket
     client = s3_client(settings)
     deadline = time.monotonic() + DEADLINE
@@ -46,12 +50,12 @@ def create(settings: S3Settings) -> None:
 
 
 def create_locked(settings: AuditStoreSettings) -> None:
-    """Make the bucket whose objects nobody can delete for `ANCHOR_DAYS`; Unavailable if not."""
+    """Create the bucket whose objects are locked for `ANCHOR_DAYS`; Unavailable on failure."""
     AnchorStore(settings).create(ANCHOR_DAYS)
 
 
 def _use(client: Any, bucket: str) -> None:
-    """Make the bucket, then write, read and delete an object in it."""
+    """Create the bucket, then write, read and delete an object in it."""
     make_bucket(client, bucket)
     client.put_object(Bucket=bucket, Key=PROBE, Body=CANARY_BODY)
     client.get_object(Bucket=bucket, Key=PROBE)["Body"].read()

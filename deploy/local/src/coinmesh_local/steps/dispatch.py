@@ -21,7 +21,7 @@ NAMES = ("registry-storage", "topics", "schemas", "migrations", "bucket", "log-i
 
 
 def run(name: str, settings: Mapping[str, str]) -> None:
-    """Run a step; raises StepError with what to correct. Imports stay with their step."""
+    """Run a step; raise StepError with the correction. Each step imports only its own modules."""
     if name in ("topics", "registry-storage"):
         from coinmesh_local.steps import topics
 
@@ -52,7 +52,7 @@ def run(name: str, settings: Mapping[str, str]) -> None:
 
 
 def read(kind: type[S], settings: Mapping[str, str]) -> S:
-    """What `kind` needs out of COINMESH_… settings; StepError names what is missing or wrong."""
+    """Return the settings of `kind` from COINMESH_… variables; StepError names an invalid one."""
     names = {name: PREFIX + name.upper() for name in kind.model_fields}
     try:
         return kind(**{n: settings[key] for n, key in names.items() if settings.get(key)})  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""Why a deploy step stopped."""
+"""Error of a deploy step."""
 
 
 class StepError(Exception):
-    """What the step wants cannot be reached as things are; the message says what to correct."""
+    """Raised when a step cannot reach its result; the message states the correction."""

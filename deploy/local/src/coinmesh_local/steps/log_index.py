@@ -1,4 +1,4 @@
-"""How the log store keeps lines: an index a day, its fields' types, and for how long."""
+"""Storage of log lines in the log store: one index per day, field types and retention."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -19,17 +19,17 @@ _log = logging.getLogger(__name__)
 
 
 class LogStoreSettings(MeshSettings):
-    """Where the log store is, and how many days of lines it keeps."""
+    """Address of the log store and its retention in days."""
 
     log_store_url: str
     log_retention_days: int = Field(default=7, ge=1)
 
 
 def template() -> dict[str, Any]:
-    """The index template: the schema's fields are indexed, what a line says beyond is only kept.
+    """Return the index template: fields of the log schema are indexed, others are only stored.
 
-    Extra fields may have any type; indexing them would refuse a line whose field has another type
-    than the same field of an earlier line.
+    Extra fields may have any type; if they were indexed, a line whose field has another type than
+    in an earlier line would be rejected.
     """
     fields: dict[str, Any] = {key: {"type": "keyword"} for key in _KEYWORDS}
     fields |= {"ts": {"type": "date_nanos"}, "message": {"type": "text"}}
@@ -45,13 +45,13 @@ def template() -> dict[str, Any]:
 
 
 def expired(names: list[str], today: datetime, days: int) -> list[str]:
-    """Of `names` the indices of days more than `days` ago."""
+    """Return the indices in `names` of days more than `days` ago."""
     oldest = (today - timedelta(days=days)).strftime(DAY)
     return sorted(name for name in names if name.startswith(PREFIX) and name < oldest)
 
 
 def prepare(settings: LogStoreSettings) -> None:
-    """Set the template and delete what is older than the retention; StepError when refused."""
+    """Set the template and delete indices older than the retention; StepError on failure."""
     tls = client_ssl_context(settings)
     url, days = settings.log_store_url, settings.log_retention_days
     with httpx.Client(base_url=url, verify=tls or True, timeout=30) as client:

@@ -1,7 +1,7 @@
-"""Applies Cassandra migrations: numbered .cql files, each once, in order, recorded with checksum.
+"""Apply Cassandra migrations: numbered .cql files, each once, in order, recorded by checksum.
 
-A statement that fails stops the run; the file is recorded only after its last statement, so it is
-run again from its start: statements are written to be repeatable (IF NOT EXISTS).
+A failed statement stops the run. A file is recorded only after its last statement and otherwise run
+again from its start, so statements must be repeatable (IF NOT EXISTS).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Migration:
-    """One file."""
+    """One migration file."""
 
     number: int
     name: str
@@ -40,7 +40,7 @@ class Migration:
 
 
 def load(directory: Path) -> list[Migration]:
-    """The migrations of a folder by number; StepError for a misnamed, missing or double number."""
+    """Return the migrations of a folder by number; StepError for a bad name or numbering."""
     found: list[Migration] = []
     for path in sorted(directory.glob("*.cql")):
         match = NAME.fullmatch(path.name)
@@ -54,7 +54,7 @@ def load(directory: Path) -> list[Migration]:
 
 
 def statements(text: str) -> list[str]:
-    """The CQL statements of a file: comments dropped, split at semicolons outside strings."""
+    """Return the CQL statements of a file, without comments, split at semicolons."""
     token = re.compile(r"'(?:[^']|'')*'|--[^\n]*|//[^\n]*|/\*.*?\*/|;|[^'/;-]+|.", re.DOTALL)
     result, current = [], ""
     for piece in token.findall(text):
@@ -67,9 +67,10 @@ def statements(text: str) -> list[str]:
 
 
 def apply(settings: CassandraSettings, directory: Path) -> list[str]:
-    """Bring the keyspace to the newest schema; the names of the files that were applied.
+    """Migrate the keyspace to the newest schema and return the names of the applied files.
 
-    StepError when a file that was applied before has changed since or is gone.
+    Raises:
+        StepError: A file that was applied before has changed since or is gone.
     """
     wanted = load(directory)
     addresses = settings.cassandra_addresses
@@ -83,7 +84,7 @@ def apply(settings: CassandraSettings, directory: Path) -> list[str]:
         auth_provider=CertificateAuthProvider() if tls else None,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=TIMEOUT,
-        control_connection_timeout=TIMEOUT,  # else 2 s: too few while all starts at once
+        control_connection_timeout=TIMEOUT,  # the default of 2 s is too short at start
     )
     try:
         session = cluster.connect()

@@ -1,8 +1,8 @@
-"""Registers the event contracts as .proto text in a Confluent-compatible registry.
+"""Register the event contracts as .proto text in a Confluent-compatible registry.
 
-Only this step registers: services look their ids up and refuse to start without them. Rules come
-first (compatibility BACKWARD_TRANSITIVE, and in Apicurio INTEGRITY and VALIDITY, without which
-unresolved imports are accepted), then every contract after those that it imports.
+Only this step registers schemas: services look their ids up and don't start without them. Rules
+come first (compatibility BACKWARD_TRANSITIVE, and in Apicurio INTEGRITY and VALIDITY, without which
+unresolved imports are accepted), then every contract after its imports.
 """
 
 import logging
@@ -32,7 +32,7 @@ class Contract:
 
 
 def contracts() -> Iterator[Contract]:
-    """What the topics' table needs, dependencies first: imports under their path, then values."""
+    """Yield the contracts of all topics, dependencies first: imports by path, then values."""
     paths: dict[str, None] = {}
     values: list[Contract] = []
     for topic in topics.ALL:
@@ -49,7 +49,7 @@ def contracts() -> Iterator[Contract]:
 
 
 class SchemaDeployment:
-    """The few calls of the registry that a deployment makes."""
+    """The registry calls needed for deployment."""
 
     def __init__(self, registry: RegistryClient) -> None:
         self._registry = registry
@@ -70,9 +70,10 @@ class SchemaDeployment:
                 self._registry.request("POST", self._admin, rule)
 
     def register(self, contract: Contract) -> int:
-        """Register one contract, its references at their latest versions; the schema's id.
+        """Register one contract, with its references' latest versions; return the schema's id.
 
-        Registering the same again gives the same id. StepError when the registry refuses it.
+        Registering the same contract again returns the same id. StepError when the registry rejects
+        it.
         """
         references = [
             {"name": path, "subject": path, "version": self._latest(path)}
@@ -95,7 +96,7 @@ class SchemaDeployment:
 
 
 def register_all(settings: RegistrySettings) -> dict[str, int]:
-    """Set the rules and register every contract; the ids by subject."""
+    """Set the rules, register every contract and return the ids by subject."""
     try:
         with RegistryClient(settings, request_seconds=REQUEST_SECONDS) as registry:
             deployment = SchemaDeployment(registry)

@@ -1,4 +1,4 @@
-"""Creates Kafka topics and brings the settings of those that exist in line with the table."""
+"""Create Kafka topics and align the settings of existing ones with the contracts' table."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A topic as it should be; what depends on the number of brokers is added when created."""
+    """A topic's required state; settings that depend on the broker count are added on creation."""
 
     name: str
     partitions: int
@@ -40,15 +40,17 @@ REGISTRY = tuple(
 
 
 def mesh_topics() -> tuple[Wanted, ...]:
-    """The mesh's own topics, from the contracts."""
+    """Return the mesh's own topics, from the contracts."""
     return tuple(Wanted(topic.name, topic.partitions, topic.config) for topic in contract.ALL)
 
 
 def create(settings: KafkaSettings, wanted: Iterable[Wanted]) -> None:
     """Make every topic of `wanted` exist with its partitions and settings.
 
-    The replication factor is 3 where there are three brokers or more, else 1. Partitions are only
-    ever added, and not at all to a topic that has some: a key must keep its partition (StepError).
+    The replication factor is 3 with three brokers or more, else 1.
+
+    Raises:
+        StepError: An existing topic has another partition count: a key must keep its partition.
     """
     bootstrap = settings.kafka_bootstrap_servers
     config = client_config(settings, "coinmesh-deploy") | {"socket.timeout.ms": 10_000}
@@ -82,7 +84,7 @@ def create(settings: KafkaSettings, wanted: Iterable[Wanted]) -> None:
 
 
 def _align(admin: AdminClient, topics: list[Wanted], durable: Mapping[str, str]) -> None:
-    """Set the settings that differ, on topics that exist."""
+    """Set the settings that differ on existing topics."""
     resources = {topic.name: ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics}
     current = {
         resource.name: future.result(timeout=TIMEOUT)
