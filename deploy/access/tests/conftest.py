@@ -1,4 +1,4 @@
-"""A real OpenBao for this folder's tests."""
+"""A real OpenBao for the tests of this folder."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def openbao_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server, set up, for all tests."""
+    """Yield one configured server for all tests."""
     server = Server(tmp_path_factory.mktemp("openbao"))
     try:
         server.start()
@@ -31,7 +31,7 @@ def openbao_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 @pytest.fixture
 def bao(openbao_server: Server) -> Server:
-    """The shared server, running."""
+    """Return the shared server, running."""
     if openbao_server.process is None:
         openbao_server.start()
     return openbao_server
@@ -39,7 +39,7 @@ def bao(openbao_server: Server) -> Server:
 
 @pytest.fixture(scope="session")
 def tls_root(openbao_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of an hour for each service of the table, below `<root>/<service>/current/`."""
+    """Return the root of `<root>/<service>/current/` with certificates valid for one hour."""
     root = tmp_path_factory.mktemp("tls")
     openbao_server.setup(leaf=3600)
     subprocess.run(
@@ -55,7 +55,10 @@ def tls_root(openbao_server: Server, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts processes that end with the test; their output goes to `tmp_path/process.log`."""
+    """Yield a function that starts processes; they are killed after the test.
+
+    Their output goes to `tmp_path/process.log`.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*command: object, **environment: str) -> subprocess.Popen[bytes]:

@@ -37,7 +37,7 @@ from meshkit import logs
 from meshkit.kafka import client_config
 from meshkit.settings import KafkaSettings
 
-#: Who applies the table to components.
+#: The identity that applies the table to components.
 DEPLOY = "deploy"
 
 TlsOption = Annotated[
@@ -57,13 +57,13 @@ def register(app: typer.Typer) -> None:
 
 
 def show(service: str, table: TableOption = DEFAULT_TABLE) -> None:
-    """Print what a service may do, as markdown."""
+    """Print a service's grants as markdown."""
     with exit_on_error():
         typer.echo(readme.markdown(load(table), service), nl=False)
 
 
 def update_readme(paths: list[Path], table: TableOption = DEFAULT_TABLE) -> None:
-    """Bring the marked tables of READMEs in line."""
+    """Update the marked tables of READMEs."""
     with exit_on_error():
         known = load(table)
         for path in paths:
@@ -76,7 +76,7 @@ def kafka(
     bootstrap: Annotated[str, typer.Option(envvar="COINMESH_KAFKA_BOOTSTRAP_SERVERS")],
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Make Kafka's ACLs equal to the table's."""
+    """Apply the table's ACLs to Kafka and delete all others."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, tls_dir=tls_dir)
     with exit_on_error():
         done = kafka_acls.apply(client_config(settings, "coinmesh-access"), load(table))
@@ -92,7 +92,7 @@ def cassandra(
     ] = False,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Make Cassandra's roles, identities and grants equal to the table's."""
+    """Apply the table's roles, identities and grants to Cassandra."""
     from coinmesh_access import cassandra_roles, cassandra_session
 
     with exit_on_error():
@@ -114,7 +114,7 @@ def redis(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write Redis's ACL file; a running server takes it by ACL LOAD."""
+    """Write Redis's ACL file; a running server loads it on ACL LOAD."""
     with exit_on_error():
         known = load(table)
         _keep(out, lambda: _with_vault(known, address, ca, secrets, "redis"))
@@ -128,7 +128,7 @@ def s3(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write SeaweedFS's identities; a running server takes them on SIGHUP."""
+    """Write SeaweedFS's identities; a running server loads them on SIGHUP."""
     with exit_on_error():
         known = load(table)
         _keep(out, lambda: _with_vault(known, address, ca, secrets, "s3"))
@@ -142,7 +142,7 @@ def s3_key(
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
-    """Give SeaweedFS the key that it encrypts objects with."""
+    """Add the key that encrypts objects to SeaweedFS's configuration."""
 
     def ask() -> str:
         client = vault(address, ca).login(secrets, store_key.SERVICE)
@@ -157,7 +157,11 @@ def s3_key(
 
 
 def _keep(path: Path, ask: Callable[[], str]) -> str:
-    """Write what Vault gives; while it is away, what it gave before will do for a start."""
+    """Write the text that `ask` reads from Vault and return it.
+
+    While Vault is unreachable, the text of an earlier call is returned, so that the component can
+    start.
+    """
     try:
         text = ask()
     except VaultAwayError as error:

@@ -1,4 +1,4 @@
-"""What operators do by command, on record: without its audit record an action isn't done."""
+"""Audited actions of operators: an action whose audit record can't be written is not executed."""
 
 import asyncio
 import os
@@ -24,9 +24,9 @@ _NO_UID = 2**32 - 1
 
 
 def operator() -> str:
-    """The operating system's user who runs this process; behind sudo the one who logged in.
+    """Return this process's operating system user; behind sudo the user who logged in.
 
-    The kernel is its only source: variables such as SUDO_USER are the caller's to set.
+    The kernel is the only source: a caller could set variables such as SUDO_USER.
     """
     uid = os.getuid()
     try:
@@ -42,7 +42,7 @@ def operator() -> str:
 
 
 def operator_log(settings: AuditSettings) -> AuditLog:
-    """The log of this machine's operators, who are the mesh's `cli`; use it by `async with`."""
+    """Return this machine's operator log, under the identity `cli`; use it with `async with`."""
     host = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:100]
     return AuditLog(settings.model_copy(update={"audit_writer": f"cli@{host}"}), source="cli")
 
@@ -54,10 +54,10 @@ def on_record(
     do: Callable[[], T],
     detail: str = "",
 ) -> T:
-    """Put an action on record and do it; when that fails, put this on record too.
+    """Record an action in the audit log, execute it, and record a failure too.
 
     Raises:
-        AuditUnavailable: There can be no record, and nothing was done.
+        AuditUnavailable: The record can't be written; the action was not executed.
     """
 
     async def run() -> T:
@@ -70,7 +70,7 @@ def on_record(
 
 
 def add_user(settings: AuditSettings, client: hvac.Client, name: str, role: str, tier: str) -> str:
-    """`users.add`, on record; the API key."""
+    """Call `users.add` with an audit record and return the API key."""
     return on_record(
         settings,
         pb.AUDIT_ACTION_USER_PUT,
@@ -81,7 +81,7 @@ def add_user(settings: AuditSettings, client: hvac.Client, name: str, role: str,
 
 
 def remove_user(settings: AuditSettings, client: hvac.Client, name: str) -> None:
-    """`users.remove`, on record."""
+    """Call `users.remove` with an audit record."""
     on_record(
         settings,
         pb.AUDIT_ACTION_USER_REMOVE,

@@ -1,4 +1,4 @@
-"""What commands that administer Vault share: their login, and errors as one line."""
+"""Login and error reporting shared by the commands that administer Vault."""
 
 import logging
 import sys
@@ -21,7 +21,7 @@ from meshkit.settings import SettingsError
 
 @contextmanager
 def exit_on_error() -> Generator[None]:
-    """Print an error that a person can act on as one line and exit with status 1."""
+    """Print an expected error as one line and exit with status 1."""
     try:
         yield
     except (AccessError, VaultUnavailableError, UserError, MeshError, SettingsError) as error:
@@ -33,7 +33,7 @@ def exit_on_error() -> Generator[None]:
 def administering(
     address: str, ca: Path, secrets: Path, identity: str = SETUP
 ) -> Generator[hvac.Client]:
-    """A client of Vault, logged in as `identity`; exits with status 1 when Vault refuses."""
+    """Yield a Vault client logged in as `identity`; exit with status 1 when Vault fails."""
     place = vault(address, ca)
     with exit_on_error():
         client = place.login(secrets, identity)

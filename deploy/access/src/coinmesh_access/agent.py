@@ -1,4 +1,4 @@
-"""Keeps certificates and logins fresh: one task for each service, at two thirds of a life."""
+"""Renew certificates and logins: one task per service, at two thirds of the lifetime."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from meshkit.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 JITTER_SHARE = 0.1
-#: The longest pause between attempts, as a share of a certificate's life and in seconds.
+#: Maximum pause between attempts, as a share of a certificate's lifetime and in seconds.
 BACKOFF_SHARE, BACKOFF_CAP_SECONDS = 1 / 60, 30.0
 HOOK_SECONDS = 180.0
 TURN_SHARE = 0.1
@@ -33,17 +33,18 @@ Hooks = Mapping[str, Sequence[Sequence[str]]]
 
 
 class HookError(Exception):
-    """A hook failed; the message names it."""
+    """Raised when a hook failed; the message names it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Whose certificate goes where.
+    """A certificate to keep valid and its directory.
 
     Attributes:
         service: The service, or OpenBao.
-        directory: Where `current` is.
-        issue: Issues and publishes a certificate; None for Vault, as which it is logged in.
+        directory: The directory that contains `current`.
+        issue: Function that issues and publishes a certificate; None to request one from Vault,
+            logged in as the service.
     """
 
     service: str
@@ -52,7 +53,7 @@ class Place:
 
 
 def read_hooks(path: Path, table: AccessTable) -> Hooks:
-    """Commands to run after a swap: `service = [["command", "argument"], …]` in TOML."""
+    """Return the commands to run after a swap: `service = [["command", "argument"], …]` in TOML."""
     try:
         found = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -68,7 +69,10 @@ def read_hooks(path: Path, table: AccessTable) -> Hooks:
 
 
 class Agent:
-    """Renews for several services; each logs in as itself, so none can ask for another's."""
+    """Renew certificates of several services.
+
+    Each service logs in as itself, so that none can request the certificate of another.
+    """
 
     def __init__(
         self,
@@ -112,10 +116,13 @@ class Agent:
         return {(name,): found.seconds_left(now) for name, found in self._known.items()}
 
     async def once(self, places: Sequence[Place]) -> None:
-        """Renew what is due and run its hooks; VaultUnavailableError when one can't be renewed.
+        """Renew certificates that are due and run their hooks.
 
-        A certificate that still has life left is good enough when Vault is away. Without any hooks
-        they are left to an agent that has some.
+        A certificate that has not expired is kept when Vault is unreachable. An agent without any
+        hooks leaves them to one that has some.
+
+        Raises:
+            VaultUnavailableError: A missing or expired certificate can't be renewed.
         """
         await asyncio.gather(*(self._once(place) for place in places))
 
@@ -138,7 +145,7 @@ class Agent:
                 group.create_task(self._keep(place), name=f"certificate-{place.service}")
 
     def renew_now(self) -> None:
-        """Renew all that `run` keeps, due or not."""
+        """Renew every certificate that `run` manages, due or not."""
         for asked in self._asked.values():
             asked.set()
 
@@ -153,7 +160,8 @@ class Agent:
             if not (asked.is_set() or certificates.is_due(published, share)):
                 assert published is not None
                 await self._hooks_until_done(place, published)
-                # In short steps: a machine that slept finds out soon that it is late.
+                # Wait in short steps, so that a machine that was suspended soon notices a due
+                # renewal.
                 step = min(60.0, certificates.until(published.due(share)))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(step):
@@ -178,7 +186,7 @@ class Agent:
             share = self._share()
 
     def _share(self) -> float:
-        # Only ever earlier: many certificates made at once don't come back at once.
+        # Only ever earlier, so that certificates issued together are not all renewed at once.
         return RENEW_SHARE - random.uniform(0.0, JITTER_SHARE)
 
     async def _renew(self, place: Place) -> Published:
@@ -209,7 +217,7 @@ class Agent:
             replace_secret_id(client, self._secrets, place.service)
             return certificates.renew(client, self._table, place.service, place.directory)
         finally:
-            # A token for each renewal: nothing to keep alive, and nothing to steal in between.
+            # One token per renewal: no renewal of tokens, and no long-lived token to steal.
             client.logout(revoke_token=False)
             client.adapter.close()
 
@@ -240,9 +248,9 @@ class Agent:
 
     @contextlib.asynccontextmanager
     async def _turn(self, published: Published) -> AsyncGenerator[None, None]:
-        """One service after the other: a component that restarts takes time from those that go on.
+        """Run the hooks of one service at a time: a restarting component slows down the others.
 
-        Whoever has waited for a tenth of its certificate's life doesn't wait longer.
+        The wait is limited to a tenth of the certificate's lifetime.
         """
         mine = False
         with contextlib.suppress(TimeoutError):

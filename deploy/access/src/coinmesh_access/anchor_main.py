@@ -10,7 +10,7 @@ from meshkit.service import configure, run, serve
 
 
 def main() -> None:
-    """Run until told to stop."""
+    """Run until a termination signal arrives."""
     sys.exit(run(_serve()))
 
 

@@ -1,7 +1,8 @@
-"""Anchors the heads of all audit chains: reads the topic, signs in Vault, keeps on S3.
+"""Anchor the heads of all audit chains: read the topic, sign in Vault, store on S3.
 
-It is the only process that may sign, and writes no records itself: a writer can't vouch for its own
-chain. While Vault or S3 is away nothing is lost; the next anchor covers what came in between.
+This is the only process that may sign, and it writes no audit records: a writer must not sign its
+own chain. While Vault or S3 is unreachable nothing is lost; the next anchor covers the records in
+between.
 """
 
 import asyncio
@@ -32,13 +33,13 @@ from meshkit.settings import KafkaSettings, ServiceSettings
 
 NAME = "audit-anchor"
 TOPIC = (topics.AUDIT.name, 0)
-#: Without news there is an anchor an hour still: one that stopped shows.
+#: An idle topic is still anchored hourly, so that stopped anchoring is noticed.
 IDLE_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
 
 
 class AnchorSettings(ServiceSettings, KafkaSettings, AuditStoreSettings):
-    """What the anchoring process needs."""
+    """Settings of the anchoring process."""
 
     audit_anchor_seconds: float = Field(
         60.0, gt=0, description="how often heads are anchored, seconds", examples=["60"]
@@ -54,13 +55,13 @@ class AnchorSettings(ServiceSettings, KafkaSettings, AuditStoreSettings):
 
 
 class Signer:
-    """Signs with the audit key, and knows its public halves; blocking."""
+    """Sign with the audit key and read its public keys; blocking."""
 
     def __init__(self, vault: Vault, secrets: Path, name: str = NAME) -> None:
         self._vault, self._secrets, self._name = vault, secrets, name
 
     def sign(self, data: bytes) -> str:
-        """`vault:v<version>:<base64>`; VaultUnavailableError when Vault doesn't."""
+        """Return `vault:v<version>:<base64>`; raise VaultUnavailableError when Vault fails."""
         text = base64.b64encode(data).decode()
         answer = self._ask(
             lambda client: client.write_data(
@@ -71,7 +72,7 @@ class Signer:
         return answer["data"]["signature"]
 
     def public_keys(self) -> dict[int, bytes]:
-        """Every version of the public key."""
+        """Return every version of the public key."""
         found = self._ask(
             lambda client: client.read(f"transit/keys/{audit_anchors.KEY}"), "read the audit key"
         )
@@ -79,7 +80,7 @@ class Signer:
         return {int(number): base64.b64decode(key["public_key"]) for number, key in keys.items()}
 
     def _ask(self, step: Callable[[hvac.Client], Any], what: str) -> Any:
-        # Once a minute: a login each time is cheaper than keeping one alive.
+        # Once a minute: a login each time is cheaper than keeping a token alive.
         client = self._vault.login(self._secrets, self._name)
         try:
             return step(client)
@@ -90,7 +91,7 @@ class Signer:
 
 
 class Anchoring(Resource):
-    """Follows the topic and anchors what it saw."""
+    """Follow the audit topic and anchor the chain heads read so far."""
 
     def __init__(
         self, settings: AnchorSettings, store: AnchorStore, signer: Signer, metrics: Metrics
@@ -110,11 +111,11 @@ class Anchoring(Resource):
         self._ready = False
 
     async def is_ready(self) -> bool:
-        """Whether it follows the topic."""
+        """Return whether the topic is being followed."""
         return self._ready
 
     async def run(self) -> None:
-        """Follow and anchor for ever."""
+        """Follow and anchor until cancelled."""
         await self._resume()
         settings = self._settings
         start: dict[Partition, int] = {TOPIC: await self._start()}
@@ -125,7 +126,7 @@ class Anchoring(Resource):
                 tasks.create_task(self._anchor_on_time())
 
     async def _resume(self) -> None:
-        """Go on from the last anchor that was stored."""
+        """Resume from the last stored anchor."""
         while True:
             try:
                 self._last = await asyncio.to_thread(self._newest)
@@ -148,7 +149,7 @@ class Anchoring(Resource):
         return open_sealed(self._store.read(kept[-1]), self._signer.public_keys()) if kept else None
 
     async def _start(self) -> int:
-        """Where to begin to read: after the last anchor, or where the topic begins by now."""
+        """Return the first offset to read: after the last anchor, or the start of the topic."""
         async with Consumer.assigned(
             self._settings, [TOPIC], "beginning", client_id=NAME
         ) as consumer:
@@ -181,7 +182,7 @@ class Anchoring(Resource):
                 self._time.set(now)
                 began = time.monotonic()
             except AnchorExists:
-                # An attempt whose answer was lost.
+                # An earlier attempt succeeded but its response was lost.
                 self._last = await asyncio.to_thread(self._newest)
             except (VaultUnavailableError, MeshError, AnchorError) as error:
                 self._failures.inc()

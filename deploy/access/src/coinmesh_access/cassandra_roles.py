@@ -1,23 +1,23 @@
-"""Cassandra roles, grants and SPIFFE identities as CQL, and an applier."""
+"""Cassandra roles, grants and SPIFFE identities as CQL, and their application."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coinmesh_access.table import AccessTable
 
-#: Permissions that a table's two kinds of access stand for.
+#: Permissions for the two kinds of table access.
 _GRANTS = {"SELECT": "select", "MODIFY": "modify"}
 
 
 def role(service: str) -> str:
-    """The service's role, quoted: names hold dashes."""
+    """Return the service's role, quoted, because names contain dashes."""
     return f'"{service}"'
 
 
 def statements(table: AccessTable) -> Iterator[str]:
-    """CQL that brings roles, identities and grants about; it can be run again and again.
+    """Yield repeatable CQL that creates the table's roles, identities and grants.
 
-    Grants that are no longer in the table are taken back by `revocations`.
+    Grants that are no longer in the table are revoked by `revocations`.
     """
     for name, entry in table.services.items():
         if not entry.uses_cassandra:
@@ -25,20 +25,20 @@ def statements(table: AccessTable) -> Iterator[str]:
         rights = f"SUPERUSER = {str(entry.cassandra.admin).lower()} AND LOGIN = true"
         yield f"CREATE ROLE IF NOT EXISTS {role(name)} WITH {rights}"
         if not entry.cassandra.admin:
-            # One that was an administrator before; nobody may alter this of itself.
+            # For a former administrator; a role can't alter this for itself.
             yield f"ALTER ROLE {role(name)} WITH {rights}"
-        # Here alone a role is a string: its grammar refuses double quotes.
+        # Only here is a role a string: the grammar of this statement rejects double quotes.
         yield f"ADD IDENTITY IF NOT EXISTS '{table.spiffe_id(name)}' TO ROLE '{name}'"
         for permission, resource in sorted(_wanted(table, name)):
             yield f"GRANT {permission} ON {resource} TO {role(name)}"
 
 
 def revocations(table: AccessTable, present: Iterable[tuple[str, str, str]]) -> Iterator[str]:
-    """CQL that takes back what isn't in the table.
+    """Yield CQL that revokes grants not in the table.
 
     Args:
         table: The access table.
-        present: What is granted now: role, resource as `system_auth` writes it
+        present: Current grants: role, resource in the notation of `system_auth`
             (`data/coinmesh/bars_1s`), permission. Roles that aren't in the table are left alone.
     """
     for name, path, permission in sorted(present):
@@ -50,27 +50,27 @@ def revocations(table: AccessTable, present: Iterable[tuple[str, str, str]]) -> 
 
 
 def removals(table: AccessTable, identities: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """CQL that removes the roles of services that no longer use Cassandra.
+    """Yield CQL that removes the roles of services that no longer use Cassandra.
 
     Args:
         table: The access table.
-        identities: What `system_auth.identity_to_role` holds: identity and role. Roles without an
-            identity of the mesh's trust domain are an operator's own and are left alone.
+        identities: Content of `system_auth.identity_to_role`: identity and role. Roles without an
+            identity of the mesh's trust domain belong to operators and are left alone.
     """
     users = {name for name, entry in table.services.items() if entry.uses_cassandra}
     for identity, name in sorted(identities):
         if not identity.startswith(table.spiffe_id("")) or identity in map(table.spiffe_id, users):
             continue
-        # The role first: as long as its identity is stored, an interrupted run finds it again.
+        # The role first: while its identity is stored, a run after an interruption finds it.
         if name not in users:
             yield f"DROP ROLE IF EXISTS {role(name)}"
-            # Else the cached role logs in for up to roles_validity: 2 s, as on every other node.
+            # Otherwise the cached role can log in for up to roles_validity: 2 s, as on other nodes.
             yield f"DELETE FROM system_views.roles_cache_keys WHERE role = '{name}'"  # noqa: S608
         yield f"DROP IDENTITY IF EXISTS '{identity}'"
 
 
 def apply(session: Any, table: AccessTable) -> list[str]:
-    """Run all of it through a superuser's session of the driver; return what was revoked.
+    """Apply the table through a superuser's session and return the revoking statements.
 
     The keyspace and its tables must exist: the migrations come first.
     """

@@ -1,4 +1,4 @@
-"""A Cassandra session that says who it is by its client certificate alone."""
+"""A Cassandra session authenticated by its client certificate alone."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,9 +22,10 @@ TIMEOUT = 20
 def connect(
     contact_points: str, tls_dir: Path, password: tuple[str, str] | None = None
 ) -> Generator[Any]:
-    """A session on `host:port[,host:port…]`; AccessError when none answers or lets it in.
+    """Yield a session on `host:port[,host:port…]`; AccessError when the connection fails.
 
-    `password` (user, password) is for a new node that knows no certificate yet (see `adopt`).
+    `password` (user, password) is for a new node that has no certificate identities yet (see
+    `adopt`).
     """
     addresses = [address.rpartition(":") for address in contact_points.split(",")]
     cluster = Cluster(
@@ -34,7 +35,7 @@ def connect(
         auth_provider=PlainTextAuthProvider(*password) if password else CertificateAuthProvider(),
         protocol_version=5,
         connect_timeout=TIMEOUT,
-        control_connection_timeout=TIMEOUT,  # else 2 s: too few while all starts at once
+        control_connection_timeout=TIMEOUT,  # the default of 2 s is too short at start
     )
     try:
         yield cluster.connect()
@@ -44,22 +45,23 @@ def connect(
         cluster.shutdown()
 
 
-#: What a new node comes with.
+#: The default user of a new node.
 FIRST_LOGIN = ("cassandra", "cassandra")
 
 
 def adopt(contact_points: str, tls_dir: Path, table: AccessTable, service: str) -> None:
-    """Make a new node know `service`, a superuser of the table, by its certificate.
+    """Register the certificate of `service`, a superuser of the table, in a new node.
 
-    The node must run with `PasswordAuthenticator` this once: Cassandra's mutual TLS authenticators
-    look at no password when there is a certificate, and clients without one don't get that far.
-    Afterwards it is started with `MutualTlsAuthenticator`, and the first login is worth nothing.
+    The node must run with `PasswordAuthenticator` for this: Cassandra's mutual TLS authenticators
+    ignore passwords when there is a certificate, and clients without one are rejected before.
+    Afterwards the node is started with `MutualTlsAuthenticator`, which makes the default user
+    useless.
 
     Args:
         contact_points: `host:port`, comma separated.
         tls_dir: The service's certificate.
         table: The access table.
-        service: Who will administer roles and schema.
+        service: The identity that will administer roles and schema.
     """
     only = table.model_copy(update={"services": {service: table.service(service)}})
     with connect(contact_points, tls_dir, FIRST_LOGIN) as session:

@@ -32,7 +32,7 @@ from meshkit.metrics import Metrics
 from meshkit.settings import Address, MeshSettings, SettingsError, read
 from meshkit.tls import CertificateFiles
 
-#: The agent's own identity and name in logs: its metrics are served with that certificate.
+#: The agent's own identity and log name; its metrics are served with that certificate.
 OWN = "certs"
 
 
@@ -68,10 +68,10 @@ def agent(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Make certificates and renew them at two thirds of their life.
+    """Issue certificates and renew them at two thirds of their lifetime.
 
-    Without --once it runs until SIGTERM; while Vault is away the old certificates stay. SIGHUP
-    renews all of them now, e.g. after a key may have been seen.
+    Without --once it runs until SIGTERM; while Vault is unreachable the old certificates stay.
+    SIGHUP renews all of them now, e.g. after a key may have been exposed.
     """
     logs.configure(OWN)
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""A service's certificate: a key made here, a request that Vault signs, a directory per serial.
+"""A service's certificate: a local key, a request signed by Vault, one directory per serial.
 
 `<dir>/current` is a symbolic link to `<dir>/<serial>/`, swapped by one rename: a reader sees a
-whole set of files, the old or the new. Files: tls.key (PKCS#8), tls.crt (certificate, then the
-signing authority), ca.crt (the trust anchor), keystore.pem (key and chain, as Kafka and Cassandra
-read them). The key is written only there and sent nowhere.
+complete set of files, the old or the new. Files: tls.key (PKCS#8), tls.crt (certificate, then the
+signing CA), ca.crt (the trust anchor), keystore.pem (key and chain in the format of Kafka and
+Cassandra). The key is written only there and never sent anywhere.
 """
 
 import ipaddress
@@ -25,21 +25,21 @@ from coinmesh_access import files, pki
 from coinmesh_access.table import AccessTable
 
 CURRENT = "current"
-#: The share of its life after which a certificate is renewed.
+#: The share of its lifetime after which a certificate is renewed.
 RENEW_SHARE = 2 / 3
-#: How many directories are kept beside the current one, for readers that are still opening files.
+#: Number of directories kept beside the current one, for readers that are still opening files.
 KEPT = 2
-#: Made in a directory once all hooks have run for it.
+#: Created in a directory once all hooks have run for its certificate.
 _HOOKS_DONE = ".hooks-done"
 
 
 class CertificateError(Exception):
-    """What Vault returned isn't what was asked for."""
+    """Raised when Vault returned another certificate than requested."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A certificate that lies in a directory of its own."""
+    """A certificate published in its own directory."""
 
     directory: Path
     not_before: datetime
@@ -47,34 +47,34 @@ class Published:
 
     @property
     def serial(self) -> str:
-        """The serial number, lower-case hexadecimal: the directory's name."""
+        """Return the serial number, lower-case hexadecimal: the directory's name."""
         return self.directory.name
 
     @property
     def life_seconds(self) -> float:
-        """How long it is valid in all."""
+        """Return its total lifetime in seconds."""
         return (self.not_after - self.not_before).total_seconds()
 
     def seconds_left(self, now: datetime) -> float:
-        """Seconds until it expires, negative afterwards."""
+        """Return the seconds until it expires, negative afterwards."""
         return (self.not_after - now).total_seconds()
 
     def due(self, share: float) -> datetime:
-        """When `share` of its life has passed."""
+        """Return the time at which `share` of its lifetime has passed."""
         return self.not_before + share * (self.not_after - self.not_before)
 
     @property
     def hooks_done(self) -> bool:
-        """Whether the hooks have run for it, even if the agent was killed in between."""
+        """Return whether its hooks have run, also across restarts of the agent."""
         return (self.directory / _HOOKS_DONE).exists()
 
     def mark_hooks_done(self) -> None:
-        """Remember that the hooks have run for it."""
+        """Record that its hooks have run."""
         (self.directory / _HOOKS_DONE).touch(mode=0o600)
 
 
 def current(directory: Path) -> Published | None:
-    """What `directory/current` points to, None when there is nothing whole."""
+    """Return the certificate at `directory/current`, None when there is no complete one."""
     try:
         target = (directory / CURRENT).resolve(strict=True)
         leaf = x509.load_pem_x509_certificate((target / "tls.crt").read_bytes())
@@ -84,10 +84,14 @@ def current(directory: Path) -> Published | None:
 
 
 def renew(client: hvac.Client, table: AccessTable, service: str, directory: Path) -> Published:
-    """Make a key, have it certified, publish both.
+    """Create a key, have Vault sign a certificate and publish both.
 
-    Raises CertificateError when the answer isn't for this key, identity and root, hvac's and
-    requests' errors when Vault refuses or is away. The current certificate stays until the swap.
+    The current certificate stays in place until the swap.
+
+    Raises:
+        CertificateError: The response isn't for this key, identity and root.
+        hvac.exceptions.VaultError: Vault rejects the request or is sealed.
+        requests.RequestException: Vault is unreachable.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     uris = [table.spiffe_id(service)]
@@ -130,7 +134,7 @@ def _request(
 def _checked(
     chain: str, root: str, key: ec.EllipticCurvePrivateKey, uris: list[str]
 ) -> x509.Certificate:
-    """The leaf of `chain`, if the chain ends at `root` and the leaf is for `key` and `uris`."""
+    """Return the leaf of `chain` if it is for `key` and `uris` and the chain ends at `root`."""
     leaf, authority = x509.load_pem_x509_certificates(chain.encode())
     anchor = x509.load_pem_x509_certificate(root.encode())
     try:
@@ -152,7 +156,7 @@ def _checked(
 def publish(
     directory: Path, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, chain: str, roots: str
 ) -> Published:
-    """Write key, chain and trusted roots to a directory of their own, and swap `current` to it."""
+    """Write key, chain and trusted roots to a new directory and swap `current` to it."""
     files.private_directory(directory)
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -186,7 +190,7 @@ def _point_to(directory: Path, name: str) -> None:
 
 
 def _prune(directory: Path, kept: Path) -> None:
-    """Drop old directories but the last few, and drafts that a killed agent left."""
+    """Remove all but the last few old directories, and drafts left by a killed agent."""
     entries = [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
     olds = sorted(
         (path for path in entries if path != kept and not path.name.startswith(".")),
@@ -198,10 +202,10 @@ def _prune(directory: Path, kept: Path) -> None:
 
 
 def is_due(published: Published | None, share: float) -> bool:
-    """Whether a new certificate is needed now."""
+    """Return whether a new certificate is needed now."""
     return published is None or datetime.now(UTC) >= published.due(share)
 
 
 def until(moment: datetime) -> float:
-    """Seconds from now to `moment`, at least 0."""
+    """Return the seconds from now to `moment`, at least 0."""
     return max(0.0, (moment - datetime.now(UTC)) / timedelta(seconds=1))

@@ -11,7 +11,7 @@ certificate_commands.register(app)
 
 @app.callback()
 def certs() -> None:
-    """Certificates from Vault, as files that services watch."""
+    """Certificates from Vault, as files watched by the services."""
     bypass_for_loopback()
 
 

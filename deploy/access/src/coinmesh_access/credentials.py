@@ -1,7 +1,7 @@
-"""The only static credentials: Redis passwords and S3 keys, in Vault, two of each valid at once.
+"""The only static credentials: Redis passwords and S3 keys in Vault, two valid at a time.
 
 kv/<service>/redis and kv/<service>/s3 hold `current` and, after a rotation, `previous`: servers
-accept both, clients use `current`, and the next rotation drops what was `previous`.
+accept both, clients use `current`, and the next rotation drops `previous`.
 """
 
 import json
@@ -20,7 +20,7 @@ MOUNT = "kv"
 
 
 class Kind(StrEnum):
-    """What is logged in to."""
+    """The server that a credential is for."""
 
     REDIS = "redis"
     S3 = "s3"
@@ -33,7 +33,7 @@ def _fresh(kind: Kind, service: str) -> dict[str, str]:
 
 
 def wanted(table: AccessTable) -> Iterator[tuple[str, Kind]]:
-    """Who has which credentials."""
+    """Yield each service and kind for which the table requires credentials."""
     for name, entry in table.services.items():
         if entry.uses_redis:
             yield name, Kind.REDIS
@@ -42,13 +42,13 @@ def wanted(table: AccessTable) -> Iterator[tuple[str, Kind]]:
 
 
 def read(client: hvac.Client, service: str, kind: Kind) -> list[dict[str, str]]:
-    """The valid credentials, the one to use first; empty when there are none."""
+    """Return the valid credentials, the one to use first; empty when there are none."""
     data, _ = _read(client, service, kind)
     return [data[slot] for slot in ("current", "previous") if slot in data]
 
 
 def ensure(client: hvac.Client, table: AccessTable) -> list[str]:
-    """Make what is missing; the paths that were made."""
+    """Create missing credentials and return their paths."""
     made: list[str] = []
     for service, kind in wanted(table):
         data, version = _read(client, service, kind)
@@ -59,10 +59,10 @@ def ensure(client: hvac.Client, table: AccessTable) -> list[str]:
 
 
 def rotate(client: hvac.Client, service: str, kind: Kind) -> dict[str, str]:
-    """Make a new credential current; the one before stays valid until the next rotation.
+    """Create a new current credential; the previous one stays valid until the next rotation.
 
-    Apply the servers' files before clients take the new one up. Two rotations at once can't both
-    win: the write is conditional on the version that was read.
+    Update the servers' files before clients use the new one. Of two concurrent rotations only one
+    succeeds: the write is conditional on the version that was read.
     """
     data, version = _read(client, service, kind)
     fresh = _fresh(kind, service)
@@ -74,10 +74,10 @@ def rotate(client: hvac.Client, service: str, kind: Kind) -> dict[str, str]:
 
 
 def rotate_all(client: hvac.Client, table: AccessTable, secrets_dir: Path) -> None:
-    """`rotate` each credential whose client holds the current one.
+    """Call `rotate` for each credential whose client has the current one.
 
-    A client that still holds the one before is left from a rotation that was interrupted: a further
-    one would drop what it uses. That rotation is completed instead.
+    A client with the previous one indicates an interrupted rotation: another one would drop the
+    credential in use. The interrupted rotation is completed instead.
     """
     for service, kind in wanted(table):
         current, *_ = read(client, service, kind)
@@ -87,12 +87,12 @@ def rotate_all(client: hvac.Client, table: AccessTable, secrets_dir: Path) -> No
 
 
 def client_path(secrets_dir: Path, service: str, kind: Kind) -> Path:
-    """Where a client finds its credential."""
+    """Return the path of a client's credential file."""
     return secrets_dir / service / f"{kind}.json"
 
 
 def redis_passwords(client: hvac.Client, table: AccessTable) -> dict[str, list[str]]:
-    """Every service's valid Redis passwords."""
+    """Return every service's valid Redis passwords."""
     return {
         name: [pair["password"] for pair in read(client, name, Kind.REDIS)]
         for name, kind in wanted(table)
@@ -101,12 +101,12 @@ def redis_passwords(client: hvac.Client, table: AccessTable) -> dict[str, list[s
 
 
 def s3_keys(client: hvac.Client, table: AccessTable) -> dict[str, list[dict[str, str]]]:
-    """Every service's valid S3 key pairs."""
+    """Return every service's valid S3 key pairs."""
     return {name: read(client, name, Kind.S3) for name, kind in wanted(table) if kind is Kind.S3}
 
 
 def client_file(kind: Kind, pair: Mapping[str, str]) -> str:
-    """A credential as clients read it from a file: for S3 accessKey and secretKey."""
+    """Return the text of a client's credential file; for S3 with accessKey and secretKey."""
     if kind is Kind.S3:
         found = {"accessKey": pair["access_key"], "secretKey": pair["secret_key"]}
     else:

@@ -1,4 +1,4 @@
-"""What changes when grants do, so that who reads them only at its start is started again."""
+"""Digests of grants, used to restart components that read their grants only at the start."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from coinmesh_access.table import AccessTable
 
 
 def digests(table: AccessTable) -> dict[str, str]:
-    """A digest of all identities, of the grants of Redis and S3, and of each HTTP server."""
+    """Return a digest of all identities, of the Redis and S3 grants, and of each HTTP server."""
     services = sorted(table.services.items())
     parts: dict[str, object] = {
         "identities": [[name, one.listens, one.also_named] for name, one in services],

@@ -1,4 +1,4 @@
-"""Files that hold secrets: written whole, readable by their owner only."""
+"""Files that hold secrets: written atomically, readable by their owner only."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ __all__ = ["alone_in", "private_directory", "sync_directory", "write"]
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` if need be and close it to everybody else."""
+    """Create `path` if necessary and restrict it to its owner."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path
@@ -20,7 +20,7 @@ def private_directory(path: Path) -> Path:
 
 @contextmanager
 def alone_in(directory: Path) -> Generator[None]:
-    """Wait until no other process is at work in `directory` by this same word."""
+    """Hold an exclusive lock on `directory` among processes that use this function."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -30,7 +30,7 @@ def alone_in(directory: Path) -> Generator[None]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside `path` survive a power cut."""
+    """Make a rename inside `path` survive a power failure."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

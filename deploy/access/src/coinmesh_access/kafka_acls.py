@@ -1,4 +1,4 @@
-"""Kafka ACLs: what the table asks for, and an applier that makes the cluster match it exactly."""
+"""Kafka ACLs required by the access table, and their application to the cluster."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -41,7 +41,7 @@ class Acl:
     operation: Operation
 
     def binding(self) -> AclBinding:
-        """As the admin client wants it."""
+        """Return the ACL as the admin client's type."""
         return AclBinding(
             _RESOURCES[self.resource],
             self.name,
@@ -54,9 +54,9 @@ class Acl:
 
 
 def acls(table: AccessTable) -> list[Acl]:
-    """All ACLs of the table, in order.
+    """Return all ACLs of the table, sorted.
 
-    READ and WRITE imply DESCRIBE, and WRITE on a topic lets a producer be idempotent (KIP-679).
+    READ and WRITE imply DESCRIBE, and WRITE on a topic permits idempotent producers (KIP-679).
     """
     found: set[Acl] = set()
     for service, entry in table.services.items():
@@ -79,14 +79,14 @@ def acls(table: AccessTable) -> list[Acl]:
 
 @dataclass(frozen=True)
 class Change:
-    """What makes the cluster match."""
+    """The ACLs to create and to delete."""
 
     create: tuple[AclBinding, ...]
     delete: tuple[AclBinding, ...]
 
 
 def change(wanted: Iterable[Acl], present: Iterable[AclBinding]) -> Change:
-    """What to create and what to delete; ACLs that nobody asks for go, whoever made them."""
+    """Return the ACLs to create and to delete, including ACLs of unknown origin."""
     goal = {acl.binding() for acl in wanted}
     known = set(present)
     return Change(
@@ -96,9 +96,9 @@ def change(wanted: Iterable[Acl], present: Iterable[AclBinding]) -> Change:
 
 
 def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
-    """Make the cluster's ACLs equal to the table's; AccessError when Kafka refuses.
+    """Make the cluster's ACLs equal to the table's; AccessError when Kafka rejects it.
 
-    New ones are created before old ones go, so that nobody loses a right that is kept.
+    New ACLs are created before old ones are deleted, so that no retained permission is interrupted.
     """
     admin = AdminClient({**client_config, "socket.timeout.ms": 10_000}, logger=client_log())
     present = _settle(
@@ -138,7 +138,7 @@ def apply(client_config: Mapping[str, Any], table: AccessTable) -> Change:
 
 
 def _filter(*fields: Any) -> AclBindingFilter:
-    """A filter of an ACL's seven fields; None, which the client's types leave out, is any."""
+    """Return a filter of an ACL's seven fields; None, which the client's types omit, is any."""
     return AclBindingFilter(*fields)
 
 

@@ -1,8 +1,8 @@
-"""The certificate of OpenBao's listener, which can't come from OpenBao itself.
+"""The certificate of OpenBao's listener, which OpenBao itself can't issue.
 
-Each comes from a CA of its own, whose key is never stored, so nothing else can be signed by it.
-The files are those of `certificates`, and `<dir>/ca.crt` leads to the current CAs: the new one and
-those before it, so that clients trust the listener until OpenBao has loaded the new certificate.
+Each certificate has a separate CA whose key is never stored, so that nothing else can be signed by
+it. The files are those of `certificates`. `<dir>/ca.crt` links to the current and the previous CAs,
+so that clients trust the listener until OpenBao has loaded the new certificate.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ _PEM = serialization.Encoding.PEM
 
 
 def ensure(directory: Path) -> None:
-    """Renew the certificate if there is none or if it is due, as before each start of OpenBao."""
+    """Renew the certificate if it is missing or due; called before each start of OpenBao."""
     if certificates.is_due(certificates.current(directory), certificates.RENEW_SHARE):
         renew(directory)
 
@@ -79,7 +79,7 @@ def renew(directory: Path, lifetime: timedelta = LIFETIME) -> Published:
 
 
 def _previous_roots(directory: Path, now: datetime) -> list[x509.Certificate]:
-    """The CAs of the certificates that OpenBao may still serve, newest first."""
+    """Return the CAs of the certificates that OpenBao may still serve, newest first."""
     try:
         bundle = (directory / certificates.CURRENT / "ca.crt").read_bytes()
         roots = x509.load_pem_x509_certificates(bundle)
@@ -89,7 +89,7 @@ def _previous_roots(directory: Path, now: datetime) -> list[x509.Certificate]:
 
 
 def _link(directory: Path) -> None:
-    """Make `<dir>/ca.crt`, the path that clients are given, lead to the current CAs."""
+    """Link `<dir>/ca.crt`, the path configured in clients, to the current CAs."""
     link = directory / "ca.crt"
     if not link.is_symlink():
         draft = directory / ".ca.crt.draft"

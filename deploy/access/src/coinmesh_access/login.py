@@ -1,4 +1,4 @@
-"""Clients of Vault: who logs in how, with files that only their service can read."""
+"""Clients of Vault: AppRole logins with files that only their service can read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,41 +10,41 @@ from hvac.exceptions import InvalidRequest, VaultDown, VaultError
 
 from coinmesh_access import files
 
-#: The directory of `coinmesh-vault setup`'s own login below the secrets directory.
+#: The directory of `coinmesh-vault setup`'s login below the secrets directory.
 SETUP = "vault-setup"
-#: That of who keeps users, made by the setup.
+#: The directory of the login that administers users, created by the setup.
 USERS = "vault-users"
 TIMEOUT_SECONDS = 10
 
 
 class VaultUnavailableError(Exception):
-    """Vault can't be reached, is sealed or refused; the message says which and where."""
+    """Raised when Vault is unreachable, is sealed or rejected a request, with the reason."""
 
 
 class VaultAwayError(VaultUnavailableError):
-    """Vault can't be reached or is sealed: it refused nothing."""
+    """Raised when Vault is unreachable or sealed, as opposed to rejecting a request."""
 
 
 @dataclass(frozen=True)
 class Vault:
-    """Where Vault is.
+    """The address of Vault.
 
     Attributes:
         address: `https://host:port`.
-        ca: The authority of its listener's certificate.
+        ca: The CA certificate of its listener.
     """
 
     address: str
     ca: Path
 
     def client(self, token: str | None = None) -> hvac.Client:
-        """A client that isn't logged in unless it is given a token."""
+        """Return a client, logged in only if `token` is given."""
         return hvac.Client(
             url=self.address, token=token, verify=str(self.ca), timeout=TIMEOUT_SECONDS
         )
 
     def login(self, secrets_dir: Path, name: str) -> hvac.Client:
-        """A client logged in by the AppRole whose ids lie in `secrets_dir/name/`."""
+        """Return a client logged in by the AppRole whose ids are in `secrets_dir/name/`."""
         directory = secrets_dir / name
         try:
             role_id = (directory / "role-id").read_text().strip()
@@ -62,21 +62,21 @@ class Vault:
 
 
 def explained(error: Exception, what: str, address: str) -> VaultUnavailableError:
-    """The error in words: no answer, sealed, or refused."""
+    """Return the error with its cause: unreachable, sealed, or rejected."""
     if isinstance(error, requests.RequestException):
         return VaultAwayError(
             f"can't {what}: Vault at {address} doesn't answer ({type(error).__name__})"
         )
-    # hvac puts the URL into the text; the errors that Vault gave are enough.
+    # hvac puts the URL into the text; Vault's own errors are enough.
     reasons = getattr(error, "errors", None) or [type(error).__name__]
     kind = VaultAwayError if isinstance(error, VaultDown) else VaultUnavailableError
     return kind(f"can't {what} at {address}: {'; '.join(map(str, reasons))}")
 
 
 def ensure_approle(client: hvac.Client, secrets_dir: Path, name: str, settings: Any) -> bool:
-    """Give a service its AppRole and write its ids; True when a new secret id was made.
+    """Create a service's AppRole and write its ids; return whether a secret id was generated.
 
-    A secret id that still works is kept, so that a running agent keeps its login.
+    A valid secret id is kept, so that a running agent keeps its login.
     """
     approle = client.auth.approle
     approle.create_or_update_approle(name, **settings)
@@ -93,10 +93,10 @@ def ensure_approle(client: hvac.Client, secrets_dir: Path, name: str, settings: 
 def replace_secret_id(
     client: hvac.Client, secrets_dir: Path, name: str, role: str | None = None
 ) -> None:
-    """Give a login (of the AppRole `role`, by default called as it) a new secret id.
+    """Replace the secret id of a login (of the AppRole `role`, by default `name`).
 
-    The one before stays good until the next time, for whoever has just read it; all others end.
-    So a role's login belongs to one secrets directory.
+    The previous one stays valid until the next replacement, for processes that have just read it;
+    all others are destroyed. A role's login therefore belongs to one secrets directory.
     """
     approle, role = client.auth.approle, role or name
     path = secrets_dir / name / "secret-id"

@@ -12,7 +12,7 @@ access_commands.register(app)
 
 @app.callback()
 def coinmesh_access() -> None:
-    """The access table, and what makes components hold to it."""
+    """Show the access table and apply it to components."""
     bypass_for_loopback()
     logs.configure_command()
 

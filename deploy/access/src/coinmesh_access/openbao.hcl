@@ -1,5 +1,5 @@
-# OpenBao on one machine: raft storage, TLS, unsealed by a key that lies beside it.
-# Rendered by `coinmesh-vault prepare`. A production Vault uses a seal of its own (KMS, HSM, transit).
+# OpenBao on one machine: raft storage, TLS, unsealed by a key stored beside it. Rendered by
+# `coinmesh-vault prepare`. A production Vault needs a different seal (KMS, HSM, transit).
 ui           = false
 log_level    = "warn"
 log_format   = "json"
@@ -20,13 +20,13 @@ listener "tcp" {
   tls_min_version = "tls13"
 }
 
-# Local convenience, not protection: who can read the data can read this key too.
+# Local convenience, not protection: a user who can read the data can read this key too.
 seal "static" {
   current_key_id = "local-1"
   current_key    = "file://${seal_key}"
 }
 
-# Two, because OpenBao refuses every request that no device can record.
+# Two, because OpenBao rejects every request that no device can record.
 audit "file" "first" {
   description = "First audit device"
   options {
@@ -43,7 +43,8 @@ audit "file" "second" {
   }
 }
 
-# Runs once, on empty storage: a login for `coinmesh-vault setup`; the root token is revoked after it.
+# Runs once, on empty storage: a login for `coinmesh-vault setup`; the root token is revoked after
+# it.
 initialize "boot" {
   request "approle" {
     operation = "update"

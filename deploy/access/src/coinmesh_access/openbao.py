@@ -1,6 +1,6 @@
-"""Prepares a local OpenBao: its configuration, listener certificate, seal key and first login.
+"""Prepare a local OpenBao: its configuration, listener certificate, seal key and first login.
 
-Whatever exists is kept, so that it can run before each start.
+Existing keys and logins are kept, so that it can run before each start.
 """
 
 import secrets
@@ -17,12 +17,12 @@ SEAL_KEY_BYTES = 32
 def prepare(
     *, run: Path, data: Path, secrets_dir: Path, audit: Path, listen: str, cluster: str
 ) -> Path:
-    """Write what `bao server -config=<result>` needs.
+    """Write the files for `bao server -config=<result>`.
 
     Args:
-        run: Where the configuration goes.
+        run: The directory of the configuration.
         data: Raft's directory.
-        secrets_dir: Below it `openbao/` gets seal key and listener certificate, `vault-setup/`
+        secrets_dir: Its `openbao/` receives seal key and listener certificate, its `vault-setup/`
             the login of `coinmesh-vault setup`.
         audit: Path of the audit logs without `-1.log` and `-2.log`.
         listen: The API's host:port.

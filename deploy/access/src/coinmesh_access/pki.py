@@ -1,4 +1,4 @@
-"""Vault's PKI: a root, an intermediate that signs, and one role for each service."""
+"""Vault's PKI: a root CA, an intermediate CA that signs, and one role per service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ _NAMES = {ROOT: "Coinmesh root", INTERMEDIATE: "Coinmesh services"}
 
 
 class ForeignMountError(AccessError):
-    """Somebody else uses a mount that the mesh needs; the message names it and the way out."""
+    """Raised when a required mount is used otherwise; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
 class Lives:
-    """How long things are valid, in seconds.
+    """Lifetimes in seconds.
 
     Attributes:
         leaf: A service's certificate.
-        intermediate: The signing authority.
+        intermediate: The signing CA.
         root: The trust anchor.
     """
 
@@ -34,17 +34,17 @@ class Lives:
 
     @property
     def backdated(self) -> int:
-        """How far before now a certificate begins: for clocks that lag, a tenth of short lives."""
+        """Return how long before issuance validity begins, for clocks that lag: at most 30 s."""
         return min(30, max(1, self.leaf // 10))
 
 
 def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
-    """Make root and intermediate on first use; True when they were made.
+    """Create the root and intermediate CAs on first use; return whether any was created.
 
-    Both keys are made inside Vault and never leave it. A run that was cut off is completed.
+    Both keys are created inside Vault and never leave it. An interrupted run is completed.
 
     Raises:
-        ForeignMountError: A mount is somebody else's; nothing was changed.
+        ForeignMountError: A mount is used otherwise; nothing was changed.
     """
     pki = client.secrets.pki
     mounted = client.sys.list_mounted_secrets_engines()["data"]
@@ -68,7 +68,7 @@ def ensure_authorities(client: hvac.Client, lives: Lives) -> bool:
         signed = pki.sign_intermediate(
             request,
             _NAMES[INTERMEDIATE],
-            # It signs services only, no further authorities.
+            # It signs services only, no further CAs.
             {
                 "ttl": f"{lives.intermediate}s",
                 "max_path_length": 0,
@@ -108,7 +108,7 @@ def _certificate(client: hvac.Client, mount: str) -> x509.Certificate | None:
 
 
 def _refuse_foreign(client: hvac.Client, mount: str, kind: str) -> None:
-    """ForeignMountError unless the mount is empty or holds the authority that this setup makes."""
+    """Raise ForeignMountError unless the mount is empty or holds the CA of this setup."""
     found = _certificate(client, mount) if kind == "pki" else None
     if kind == "pki" and found is None:
         return
@@ -129,21 +129,21 @@ def _refuse_foreign(client: hvac.Client, mount: str, kind: str) -> None:
 
 
 def root_certificate(client: hvac.Client) -> str:
-    """The trust anchor, PEM; needs no login."""
+    """Return the trust anchor, PEM; needs no login."""
     return client.secrets.pki.read_ca_certificate(mount_point=ROOT).strip() + "\n"
 
 
 def ensure_role(
     client: hvac.Client, table: AccessTable, name: str, lives: Lives, domains: Sequence[str] = ()
 ) -> None:
-    """A role that signs requests of one service and of nobody else.
+    """Create or update a role that signs requests of one service only.
 
     Args:
         client: Logged in as the setup.
         table: The access table.
         name: The service.
-        lives: How long its certificates are valid.
-        domains: DNS suffixes under which the service is also reached (`coinmesh.svc`).
+        lives: Lifetime of its certificates.
+        domains: DNS suffixes under which the service is also reachable (`coinmesh.svc`).
     """
     listens = table.service(name).listens
     also = table.service(name).also_named
@@ -152,7 +152,7 @@ def ensure_role(
         name,
         {
             "allowed_uri_sans": [table.spiffe_id(name)],
-            # The common name, by which Kafka knows its clients, is held to these as well.
+            # The common name, by which Kafka identifies clients, is restricted to these too.
             "allowed_domains": names,
             "allow_bare_domains": True,
             "allow_subdomains": False,
@@ -173,14 +173,14 @@ def ensure_role(
             "key_usage": ["DigitalSignature"],
             "server_flag": True,
             "client_flag": True,
-            # Says in so many words that it is no authority.
+            # Marks the certificate explicitly as not a CA.
             "basic_constraints_valid_for_non_ca": True,
             "code_signing_flag": False,
             "email_protection_flag": False,
             "ttl": f"{lives.leaf}s",
             "max_ttl": f"{lives.leaf}s",
             "not_before_duration": f"{lives.backdated}s",
-            # Certificates that live so short expire; there is nothing to keep for a revocation.
+            # Such short-lived certificates expire; none needs to be stored for a revocation.
             "no_store": True,
             "generate_lease": False,
         },

@@ -19,7 +19,7 @@ _BLOCK = re.compile(
 
 
 def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
-    """Left and right column; a kind of access that the service lacks has no row."""
+    """Yield left and right column; a kind of access that the service lacks has no row."""
     entry = table.service(name)
     kafka, cassandra, redis, s3 = entry.kafka, entry.cassandra, entry.redis, entry.s3
     yield "identity", f"`{table.spiffe_id(name)}`"
@@ -53,17 +53,17 @@ def _rows(table: AccessTable, name: str) -> Iterator[tuple[str, str]]:
 
 
 def markdown(table: AccessTable, name: str) -> str:
-    """The table that the README of `name` quotes."""
+    """Return the grants table for the README of `name`."""
     return readme_tables.markdown(("access", "to"), _rows(table, name))
 
 
 def quoted(text: str) -> dict[str, str]:
-    """Service → the grants that stand between its markers in `text`."""
+    """Return service → the grants table between its markers in `text`."""
     return {m["name"]: m["body"] for m in _BLOCK.finditer(text) if m["kind"] == "access"}
 
 
 def filled(table: AccessTable, page: Path, text: str) -> str:
-    """`text`, of the page at that path, with each marked table put in."""
+    """Return the page's `text` with each marked table filled in."""
 
     def block(match: re.Match[str]) -> str:
         kind, name = match["kind"], match["name"] or ""
@@ -79,7 +79,7 @@ def filled(table: AccessTable, page: Path, text: str) -> str:
 
 
 def update(table: AccessTable, path: Path) -> bool:
-    """Bring a page in line; True when it changed, AccessError when it has no markers."""
+    """Update a page; return whether it changed. AccessError when it has no markers."""
     before = path.read_text()
     if not _BLOCK.search(before):
         raise AccessError(

@@ -1,4 +1,4 @@
-"""Markdown tables that follow from manifests and component files."""
+"""Markdown tables generated from manifests and component files."""
 
 import os
 import tomllib
@@ -11,14 +11,14 @@ from coinmesh_manifests.discovery import CHECKOUT, discover
 
 
 def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table as markdown."""
+    """Return a markdown table."""
     columns = tuple(heads)
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def services(page: Path, tree: Path = CHECKOUT) -> str:
-    """Every service, job and simulator of `tree`, with links as they are seen from `page`."""
+    """Return a table of the services, jobs and simulators of `tree`, with links from `page`."""
     rows = [
         (f"[{name}]({_link(page, manifest.path.parent)})", manifest.kind, manifest.description)
         for name, manifest in sorted(discover(tree).items())
@@ -33,7 +33,7 @@ def _link(page: Path, directory: Path) -> str:
 
 
 def ports(directory: Path) -> str:
-    """The ports of the component files of a directory, with those of the full profile."""
+    """Return the ports of the component files of a directory, with those of the full profile."""
     files = sorted(directory.glob("*.toml"))
     if not files:
         raise AccessError(f"{directory} has no component files")

@@ -1,17 +1,17 @@
-"""Redis users as an ACL file, with passwords as hashes: two are valid during a rotation."""
+"""Redis users as an ACL file, with hashed passwords: two are valid during a rotation."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 
 from coinmesh_access.table import AccessError, AccessTable
 
-#: What every client sends to say who it is and whether the server lives. CLIENT SETINFO isn't among
-#: it: Redis before 7.2 doesn't load a file that names it, and clients bear its refusal.
+#: Commands that every client sends for authentication and liveness. CLIENT SETINFO is excluded:
+#: Redis before 7.2 doesn't load a file that names it, and clients tolerate its rejection.
 CONNECTION = ("auth", "hello", "ping", "quit", "reset", "select", "client|setname")
 
 
 def acl_file(table: AccessTable, passwords: Mapping[str, Sequence[str]]) -> str:
-    """The text of `aclfile`; nobody but the table's users can log in.
+    """Return the text of `aclfile`; only the table's users can log in.
 
     Args:
         table: The access table.

@@ -10,7 +10,7 @@ Keys = Mapping[str, str]
 
 
 def actions(table: AccessTable, service: str) -> list[str]:
-    """SeaweedFS's actions for a service: `Read:bucket/raw/*` and so on."""
+    """Return SeaweedFS's actions for a service: `Read:bucket/raw/*` and so on."""
     access = table.service(service).s3
     if access.admin:
         return ["Admin", "Read", "List", "Tagging", "Write"]
@@ -22,13 +22,13 @@ def actions(table: AccessTable, service: str) -> list[str]:
 
 
 def place(table: AccessTable, prefix: str) -> str:
-    """`raw/` as `bucket/raw/*`, and `other:raw/` as `other/raw/*`."""
+    """Return `raw/` as `bucket/raw/*`, and `other:raw/` as `other/raw/*`."""
     bucket, colon, rest = prefix.rpartition(":")
     return f"{bucket if colon else table.bucket}/{rest}*"
 
 
 def identities(table: AccessTable, keys: Mapping[str, Sequence[Keys]]) -> dict[str, Any]:
-    """The contents of `-s3.config`; anonymous requests are refused because nobody is `anonymous`.
+    """Return the content of `-s3.config`; without an `anonymous` identity anonymous access fails.
 
     Args:
         table: The access table.

@@ -1,4 +1,4 @@
-"""Options that the three commands share."""
+"""Options shared by the three commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,7 @@ DEFAULT_TABLE = TABLE
 
 
 def vault(address: str, ca: Path) -> Vault:
-    """Where Vault is; typer.BadParameter for what can't work."""
+    """Return the address of Vault; raise typer.BadParameter for invalid options."""
     if not address.startswith("https://"):
         raise typer.BadParameter(f"Vault's address {address!r} must begin with https://")
     if not ca.is_file():

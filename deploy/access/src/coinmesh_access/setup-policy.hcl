@@ -1,4 +1,4 @@
-# What `coinmesh-vault setup` may do: build the mounts below and write policies, nothing of sys beside.
+# Permissions of `coinmesh-vault setup`: mounts, auth methods and policies, nothing else of sys.
 path "sys/mounts"          { capabilities = ["read"] }
 path "sys/mounts/*"        { capabilities = ["create", "read", "update"] }
 path "sys/auth"            { capabilities = ["read"] }
@@ -11,5 +11,5 @@ path "auth/approle/*"      { capabilities = ["create", "read", "update", "delete
 path "auth/kubernetes/*"   { capabilities = ["create", "read", "update", "delete", "list"] }
 path "identity/oidc/*"     { capabilities = ["create", "read", "update"] }
 path "kv/*"                { capabilities = ["create", "read", "update", "delete", "list"] }
-# It makes the key and signs nothing with it.
+# The setup creates the key but may not sign with it.
 path "transit/keys/audit"  { capabilities = ["create", "read", "update"] }

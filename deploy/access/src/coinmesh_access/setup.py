@@ -1,6 +1,6 @@
-"""Brings Vault in line with the access table. It can be run at each start: what holds is kept.
+"""Configure Vault according to the access table; repeatable at each start.
 
-Only administrators' own logins are new each time; services' are replaced with their certificates.
+Only administrators' logins are replaced each time; services' are replaced with their certificates.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ AUDIT_KEY = "audit"
 
 @dataclass(frozen=True)
 class Setup:
-    """What may differ between a laptop, tests and a cluster.
+    """Parameters that differ between a laptop, tests and a cluster.
 
     Attributes:
-        lives: Certificates' lives.
-        token_lives: Users' tokens' lives.
-        login_cidrs: From where services may log in by AppRole; empty: from anywhere.
+        lives: Lifetimes of certificates.
+        token_lives: Lifetimes of users' tokens.
+        login_cidrs: Networks from which services may log in by AppRole; empty: any.
         domains: DNS suffixes of services beside their bare names.
     """
 
@@ -48,11 +48,11 @@ class Setup:
 
 
 def run(vault: Vault, secrets_dir: Path, table: AccessTable, setup: Setup) -> list[str]:
-    """Do all of it; what was made, in words.
+    """Configure Vault and return a description of each change.
 
     Raises:
-        AccessError: One of the mounts is somebody else's; nothing was changed.
-        VaultUnavailableError: Vault doesn't let it.
+        AccessError: One of the PKI mounts is used otherwise; nothing was changed.
+        VaultUnavailableError: Vault is unreachable or rejects a request.
     """
     client = vault.login(secrets_dir, SETUP)
     try:
@@ -111,10 +111,10 @@ def _approle(name: str, setup: Setup) -> dict[str, object]:
 
 
 def _remove_strangers(client: hvac.Client, table: AccessTable) -> list[str]:
-    """Drop policies, roles and logins of services that left the table.
+    """Remove policies, roles and logins of services that left the table.
 
-    A service is who has a role at the signing authority, which is the mesh's alone; Vault's other
-    policies and logins may be anybody's.
+    A service is an identity with a role at the signing CA, which only the mesh uses; Vault's other
+    policies and logins may have other owners.
     """
     roles: Any = client.list(f"{pki.INTERMEDIATE}/roles")
     strangers = [name for name in roles["data"]["keys"] if name not in table.services]
@@ -134,15 +134,15 @@ def configure_kubernetes(
     namespace: str = "coinmesh",
     ttl: str = "20m",
 ) -> None:
-    """Let pods log in by their service account instead of an AppRole.
+    """Configure pod logins by service account instead of AppRole.
 
     Args:
         client: Logged in as the setup.
         table: The access table.
         host: The Kubernetes API's URL as Vault reaches it.
-        ca: Its authority, PEM; None when Vault runs in the cluster and finds it by itself.
-        namespace: Where the service accounts are; each has its service's name.
-        ttl: A token's life.
+        ca: Its CA certificate, PEM; None when Vault runs in the cluster, where it has it.
+        namespace: Namespace of the service accounts; each has its service's name.
+        ttl: A token's lifetime.
     """
     if "kubernetes/" not in client.sys.list_auth_methods()["data"]:
         client.sys.enable_auth_method("kubernetes")

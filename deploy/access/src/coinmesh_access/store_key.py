@@ -1,6 +1,6 @@
-"""The key that the S3 store encrypts objects' keys with (SSE-S3): made once, kept in Vault.
+"""The S3 store's key that encrypts objects' keys (SSE-S3): created once, stored in Vault.
 
-It is never replaced: what was encrypted with another key can't be read any more.
+It is never replaced: objects encrypted with another key become unreadable.
 """
 
 import secrets
@@ -15,18 +15,18 @@ PATH = f"{SERVICE}/sse"
 
 
 def ensure(client: hvac.Client) -> bool:
-    """Make the key if there is none; True when it was made. A deleted one isn't made anew."""
+    """Create the key if there is none and return whether it did; a deleted one isn't replaced."""
     try:
         client.secrets.kv.v2.create_or_update_secret(
             PATH, {"kek": secrets.token_hex(32)}, cas=0, mount_point=MOUNT
         )
-    except InvalidRequest:  # there is a version
+    except InvalidRequest:  # a version exists
         return False
     return True
 
 
 def read(client: hvac.Client) -> str:
-    """The key, 32 bytes in hexadecimal; InvalidPath when there is none."""
+    """Return the key, 32 bytes in hexadecimal; InvalidPath when there is none."""
     answer = client.secrets.kv.v2.read_secret_version(
         PATH, mount_point=MOUNT, raise_on_deleted_version=True
     )

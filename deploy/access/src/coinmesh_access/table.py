@@ -1,4 +1,4 @@
-"""The access table: `access.toml` as typed data, checked when it is read."""
+"""The access table: `access.toml` as typed data, validated when it is read."""
 
 import re
 import tomllib
@@ -13,12 +13,12 @@ from coinmesh_manifests.discovery import ManifestError, discover
 from coinmesh_manifests.grants import Grants, Names, Part
 from coinmesh_manifests.manifest import Manifest
 
-#: deploy/access, where the table lies beside the code.
+#: deploy/access, the directory of the table, beside the code.
 TABLE = Path(__file__).resolve().parents[2] / "access.toml"
 
 
 class AccessError(Exception):
-    """The table is wrong; the message names file and entry and what to correct."""
+    """Raised when the table is wrong; the message names file, entry and correction."""
 
 
 class Service(Grants):
@@ -36,7 +36,7 @@ class AccessTable(Part):
     keyspace: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     bucket: str = Field(pattern=r"^[a-z0-9.-]{3,63}$")
     component_topics: Names = ()
-    #: Where the tree lies whose manifests add their services, seen from the table's directory.
+    #: Root of the tree whose manifests add services, relative to the table's directory.
     manifests: str | None = None
     services: Mapping[str, Service]
 
@@ -61,7 +61,7 @@ class AccessTable(Part):
         return self
 
     def service(self, name: str) -> Service:
-        """The service `name`; AccessError lists those that there are."""
+        """Return the service `name`; raise AccessError with the existing names if there is none."""
         try:
             return self.services[name]
         except KeyError:
@@ -69,12 +69,12 @@ class AccessTable(Part):
             raise AccessError(f"{name!r} is not in the access table; there are: {known}") from None
 
     def spiffe_id(self, name: str) -> str:
-        """The identity in the service's certificate."""
+        """Return the identity in the service's certificate."""
         return f"spiffe://{self.trust_domain}/svc/{name}"
 
 
 def load(path: Path = TABLE) -> AccessTable:
-    """Read the table; AccessError when it can't be read or contradicts itself."""
+    """Read the table; AccessError when it is unreadable or inconsistent."""
     try:
         told = tomllib.loads(path.read_text())
         if "manifests" in told:
@@ -93,21 +93,22 @@ def load(path: Path = TABLE) -> AccessTable:
 
 
 def _with_manifests(path: Path, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's services and those that manifests declare; each stands in one place."""
+    """Return the table's services and those of the manifests; each is declared in one place."""
     services = dict(told.get("services", {}))
     for name, manifest in discover(path.parent / str(told["manifests"])).items():
         if name in services:
             raise AccessError(f"{path}: services.{name} is declared by {manifest.path} as well")
         services[name] = _declared(manifest)
         if manifest.kind == "web":
-            # Users come by Envoy, below its name; the probe as whoever deploys.
+            # Users come through Envoy, below the server's name; the probe uses the deployer's
+            # identity.
             _grant(services, "envoy", name, f"* /{name}(/.*)?")
             _grant(services, "deploy", name, "* /.*")
     return services
 
 
 def _grant(services: dict[str, Any], caller: str, server: str, request: str) -> None:
-    """Adds a request to an HTTP server to those that a service may make."""
+    """Add a request to those that a service may send to an HTTP server."""
     one = dict(services.get(caller, {}))
     one["http"] = {**one.get("http", {}), server: [*one.get("http", {}).get(server, ()), request]}
     services[caller] = one

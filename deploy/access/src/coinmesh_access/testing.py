@@ -1,4 +1,4 @@
-"""An OpenBao of a test's own, without the rest of the mesh."""
+"""A separate OpenBao for a test, without the rest of the mesh."""
 
 import signal
 import socket
@@ -18,7 +18,7 @@ from coinmesh_access.setup import Setup
 
 START_SECONDS = 60
 BIN = Path(sys.executable).parent
-#: Long enough for a test to look around in, short enough to wait for renewals.
+#: Long enough for checks in a test, short enough to wait for renewals.
 LEAF_SECONDS = 6
 
 
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """An OpenBao of our own that can be killed and started again."""
+    """An OpenBao that can be killed and restarted."""
 
     root: Path
     port: int = field(default_factory=free_port)

@@ -46,7 +46,7 @@ def user_ensure(
     ca: CaOption = DEFAULT_CA,
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
-    """Make a user whose API key is kept in a file; a key that works is left alone."""
+    """Create a user and write its API key to a file; keep a key that is valid."""
     place = vault(address, ca)
     if key.exists():
         with suppress(VaultError, UserError):

@@ -1,4 +1,4 @@
-# What keeping users takes: logins that get tokens and nothing else, and who has which role.
+# Permissions to administer users: their logins, which only get tokens, and their roles.
 path "auth/users/users/+" {
   capabilities = ["create", "update", "delete"]
   allowed_parameters = {
@@ -11,12 +11,12 @@ path "auth/users/users/+" {
   }
 }
 path "auth/users/users/" { capabilities = ["list"] }
-# Policies of an entity would be its users' too.
+# Policies of an entity would also apply to its users.
 path "identity/entity/name/+" {
   capabilities       = ["create", "read", "update", "delete"]
   allowed_parameters = { "metadata" = [] }
 }
 path "identity/entity-alias" { capabilities = ["create", "update"] }
-# Where roles were kept before (`users.adopt_groups`).
+# Former storage of roles (`users.adopt_groups`).
 path "identity/group/name/+" { capabilities = ["read"] }
 path "sys/auth" { capabilities = ["read"] }

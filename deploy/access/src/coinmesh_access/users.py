@@ -1,8 +1,8 @@
-"""Users: API keys exchanged for short JWTs that OpenBao signs and rotates (identity tokens).
+"""Users: API keys exchanged for short-lived JWTs that OpenBao signs (identity tokens).
 
 A user is an entity whose metadata hold its role and tier, with a login at `auth/users`. An API key
 is `cm_<user>_<secret>`: exchanging it is a login followed by a read of `identity/oidc/token/users`.
-Envoy checks the JWT against `/v1/identity/oidc/.well-known/keys`.
+Envoy verifies the JWT with `/v1/identity/oidc/.well-known/keys`.
 """
 
 import re
@@ -20,16 +20,16 @@ _SECRET_BYTES = 32
 
 
 class UserError(Exception):
-    """A user's name, role or key is wrong."""
+    """Raised when a user's name, role or key is invalid."""
 
 
 @dataclass(frozen=True)
 class TokenLives:
-    """Lives in seconds: a JWT's, a login's, and a signing key's until the next takes over.
+    """Lifetimes in seconds of a JWT, of a login, and of a signing key until its rotation.
 
-    A login is what a browser gets new JWTs by; it can do nothing else, and ends at once when its
-    user is removed or gets a new key. A retired key's public half stays published for
-    `verification`: longer than `token`.
+    A browser uses a login to obtain new JWTs; it has no other permission, and is revoked
+    immediately when its user is removed or gets a new key. The public half of a retired key stays
+    published for `verification`: longer than `token`.
     """
 
     token: int = 900
@@ -43,7 +43,7 @@ DEFAULT_LIVES = TokenLives()
 
 @dataclass(frozen=True)
 class User:
-    """Who may come through the public listener."""
+    """A user of the public listener."""
 
     name: str
     role: str
@@ -51,10 +51,10 @@ class User:
 
 
 def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
-    """Signing key, token role and login of users; the issuer's URL."""
+    """Configure signing key, token role and login of users; return the issuer's URL."""
     if f"{MOUNT}/" not in client.sys.list_auth_methods()["data"]:
         client.sys.enable_auth_method("userpass", path=MOUNT)
-    # Keys are 256 random bits: guessing is hopeless, locking a user out would not be.
+    # Keys are 256 random bits: guessing is infeasible, while a lockout would deny service.
     client.write_data(
         f"sys/auth/{MOUNT}/tune", data={"user_lockout_config": {"lockout_disable": True}}
     )
@@ -62,7 +62,7 @@ def ensure_issuer(client: hvac.Client, lives: TokenLives) -> str:
     client.write_data(
         f"identity/oidc/key/{KEY}",
         data={
-            # Envoy's jwt_authn and browsers' libraries all know it.
+            # Supported by Envoy's jwt_authn and by browsers' libraries.
             "algorithm": "ES256",
             "rotation_period": f"{lives.rotation}s",
             "verification_ttl": f"{lives.verification}s",
@@ -90,9 +90,9 @@ def add(
     tier: str = "free",
     lives: TokenLives = DEFAULT_LIVES,
 ) -> str:
-    """Make a user or give one a new key, role and tier; the API key, which nobody keeps.
+    """Create a user or replace its key, role and tier; return the API key, which is not stored.
 
-    The key before and the logins made with it end; JWTs that were had by them run out.
+    The previous key and the logins created with it are revoked; their JWTs expire.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is lower-case letters, digits, dots and dashes")
@@ -105,13 +105,13 @@ def add(
             "password": secret,
             "token_policies": POLICY,
             "token_no_default_policy": True,
-            # Kept nowhere, so that logins cost Vault nothing.
+            # Batch tokens are not stored, so that logins cost Vault nothing.
             "token_type": "batch",
             "token_ttl": f"{lives.login}s",
             "token_max_ttl": f"{lives.login}s",
         },
     )
-    # A login lives as long as its entity, whatever becomes of the password.
+    # A login is valid as long as its entity, regardless of the password.
     client.delete(f"identity/entity/name/{name}")
     client.write_data(
         f"identity/entity/name/{name}", data={"metadata": {"role": role, "tier": tier}}
@@ -126,14 +126,14 @@ def add(
 
 
 def remove(client: hvac.Client, name: str) -> None:
-    """Take a user's login and identity away; JWTs that it holds run out by themselves."""
+    """Remove a user's login and identity; its JWTs stay valid until they expire."""
     client.delete(f"auth/{MOUNT}/users/{name}")
     client.delete(f"identity/entity/name/{name}")
 
 
 def listed(client: hvac.Client) -> list[User]:
-    """All users, by name."""
-    # A service that logs in by AppRole gets an entity too, one without a name of its own.
+    """Return all users, sorted by name."""
+    # A service that logs in by AppRole has an entity too, but one without a chosen name.
     logins: Any = client.list(f"auth/{MOUNT}/users")
     found: list[User] = []
     for name in logins["data"]["keys"] if logins else ():
@@ -143,9 +143,10 @@ def listed(client: hvac.Client) -> list[User]:
 
 
 def adopt_groups(client: hvac.Client) -> None:
-    """Write the roles of users that are members of a role's group, as they were kept before.
+    """Migrate roles stored as group membership to the metadata of users that have no role.
 
-    A group's members can be replaced only as a whole, so that two changes at once lost one.
+    Groups were replaced because updating the members rewrites the whole list, so that one of two
+    concurrent changes was lost.
     """
     users_without = {user.name: user.tier for user in listed(client) if not user.role}
     if not users_without:
@@ -159,9 +160,11 @@ def adopt_groups(client: hvac.Client) -> None:
 
 
 def exchange(client: hvac.Client, api_key: str) -> str:
-    """A short JWT for an API key; `client` needs no login and has none afterwards.
+    """Exchange an API key for a short-lived JWT; `client` is logged out afterwards.
 
-    Raises UserError for a malformed key, hvac's errors for one that Vault refuses.
+    Raises:
+        UserError: The key is malformed.
+        hvac.exceptions.VaultError: Vault rejects the key.
     """
     match = re.fullmatch(r"cm_([a-z][a-z0-9.-]*)_(.+)", api_key)
     if match is None:
@@ -174,11 +177,11 @@ def exchange(client: hvac.Client, api_key: str) -> str:
 
 
 def rotate_key(client: hvac.Client) -> None:
-    """Sign tokens with a new key; those signed with the one before stay valid until they end."""
+    """Rotate the signing key; tokens signed with the previous one stay valid until they expire."""
     client.write_data(f"identity/oidc/key/{KEY}/rotate", data={})
 
 
 def _data(client: hvac.Client, path: str) -> dict[str, Any]:
-    """What a path holds, empty when there is nothing."""
+    """Return the data at a path, empty when there are none."""
     found: Any = client.read(path)
     return found["data"] if found else {}

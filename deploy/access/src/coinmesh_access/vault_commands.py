@@ -45,7 +45,7 @@ def prepare(
     cluster: Annotated[str, typer.Option(help="raft's host:port")],
     secrets: SecretsOption = DEFAULT_SECRETS,
 ) -> None:
-    """Write what a local OpenBao starts from; what exists is kept."""
+    """Write the files for the start of a local OpenBao; keep existing keys and logins."""
     written = openbao.prepare(
         run=run, data=data, secrets_dir=secrets, audit=audit, listen=listen, cluster=cluster
     )
@@ -74,7 +74,7 @@ def setup(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Bring Vault in line with the access table: PKI, policies, logins, credentials, users."""
+    """Apply the access table to Vault: PKI, policies, logins, credentials, users."""
     cidrs = () if cidr == ["*"] else tuple(cidr or vault_setup.Setup().login_cidrs)
     wanted = vault_setup.Setup(Lives(leaf=ttl), login_cidrs=cidrs, domains=tuple(domain or ()))
     place = vault(address, ca)
@@ -97,7 +97,7 @@ def rotate(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Make a new static credential; the one before stays valid until the next rotation."""
+    """Create a new static credential; the previous one is valid until the next rotation."""
     with exit_on_error():
         known = load(table)
     if (service, kind) not in set(credentials.wanted(known)):
@@ -115,7 +115,7 @@ def fetch(
     secrets: SecretsOption = DEFAULT_SECRETS,
     table: TableOption = DEFAULT_TABLE,
 ) -> None:
-    """Write services' credentials as <secrets>/<service>/{redis,s3}.json, each by its own login."""
+    """Write services' credentials to <secrets>/<service>/{redis,s3}.json, each by its own login."""
     place = vault(address, ca)
     with exit_on_error():
         known = load(table)

@@ -13,7 +13,7 @@ user_commands.register(app)
 
 @app.callback()
 def coinmesh_vault() -> None:
-    """Vault as the access table wants it, and its users."""
+    """Configure Vault according to the access table, and manage its users."""
     bypass_for_loopback()
     logs.configure_command()
 

@@ -6,7 +6,7 @@ from coinmesh_access.table import AccessTable
 
 
 def paths(table: AccessTable, name: str) -> dict[str, str]:
-    """Path → capability of what a service was given beside its own login and token."""
+    """Return path → capability of a service's grants beyond its own login and token."""
     access = table.service(name).vault
     found = {f"pki_int/sign/{name}": "update", f"kv/data/{name}/*": "read"}
     found |= {f"kv/data/{path}": "read" for path in access.read}
@@ -18,9 +18,9 @@ def paths(table: AccessTable, name: str) -> dict[str, str]:
 
 
 def policy(table: AccessTable, name: str) -> str:
-    """The policy of a service, as HCL.
+    """Return the policy of a service, as HCL.
 
-    Vault's built-in `default` policy is left out of its tokens, so this is all they can do.
+    Its tokens don't have Vault's built-in `default` policy, so these are all their permissions.
     """
     login = f"auth/approle/role/{name}/secret-id"
     own = dict.fromkeys(("auth/token/renew-self", "auth/token/revoke-self"), "update")
