@@ -1,4 +1,4 @@
-"""The manifests of a tree: where they lie, and what of them must agree."""
+"""Discovery of a tree's manifests, and their consistency."""
 
 import tomllib
 from collections.abc import Iterable
@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from coinmesh_manifests.manifest import Manifest
 
-#: The checkout that this package lies in.
+#: The checkout that contains this package.
 CHECKOUT = Path(__file__).resolve().parents[4]
-#: `NAME/service.toml` and `NAME/job.toml`; where a package holds several, `NAME.job.toml`.
+#: `NAME/service.toml` and `NAME/job.toml`; where a package has several, `NAME.job.toml`.
 PLACES = (
     "services/*/service.toml",
     "jobs/*/job.toml",
@@ -20,11 +20,11 @@ PLACES = (
 
 
 class ManifestError(Exception):
-    """A manifest is wrong; the message names the file and what to correct."""
+    """Raised when a manifest is wrong; the message names the file and the correction."""
 
 
 def read(path: Path) -> Manifest:
-    """One manifest; ManifestError when it can't be read or contradicts itself."""
+    """Return one manifest; ManifestError when it is unreadable or inconsistent."""
     name, _, more = path.name.removesuffix(".toml").partition(".")
     try:
         told = tomllib.loads(path.read_text())
@@ -42,7 +42,7 @@ def read(path: Path) -> Manifest:
 
 
 def discover(tree: Path = CHECKOUT) -> dict[str, Manifest]:
-    """All manifests of `tree` by name; ManifestError when two have one name."""
+    """Return all manifests of `tree` by name; ManifestError when two have the same name."""
     found: dict[str, Manifest] = {}
     for path in _paths(tree):
         manifest = read(path)

@@ -1,4 +1,4 @@
-"""What an identity may do in each component; a manifest and the access table state it alike."""
+"""Grants of an identity in each component, as stated in manifests and the access table."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Tables = Annotated[Names, AfterValidator(serving.expand_tables)]
 
 
 class Part(BaseModel):
-    """A table of TOML whose keys are all known."""
+    """A TOML table without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +27,7 @@ def _prefixes(values: Names) -> Names:
 
 
 class KafkaAccess(Part):
-    """What a service may do in Kafka; a name that ends in `*` is a prefix.
+    """Permissions of a service in Kafka; a name that ends in `*` is a prefix.
 
     A topic group of `coinmesh_contracts.topics`, such as `@market`, stands for its topics.
     """
@@ -35,7 +35,7 @@ class KafkaAccess(Part):
     write: Topics = ()
     read: Topics = ()
     groups: Names = ()
-    #: Groups of others whose committed offsets it may read.
+    #: Other services' groups whose committed offsets it may read.
     progress: Names = ()
     transactional_ids: Names = ()
     configs: Topics = ()
@@ -62,7 +62,7 @@ class RedisAccess(Part):
 
 
 class S3Access(Part):
-    """Prefixes of the bucket, or of another one as `bucket:prefix/`; reading covers listing."""
+    """Prefixes of the bucket, or of another one as `bucket:prefix/`; reading includes listing."""
 
     read: Annotated[Names, AfterValidator(_prefixes)] = ()
     write: Annotated[Names, AfterValidator(_prefixes)] = ()
@@ -70,7 +70,7 @@ class S3Access(Part):
 
 
 class VaultAccess(Part):
-    """What a service may do in Vault beside having its certificate signed."""
+    """Permissions of a service in Vault beyond having its certificate signed."""
 
     read: Names = ()
     sign_audit: bool = False
@@ -78,14 +78,14 @@ class VaultAccess(Part):
 
 
 class HttpAccess(NamedTuple):
-    """Requests that an HTTP server takes: methods (none: all) and what its paths must match."""
+    """Permitted requests to an HTTP server: methods (empty: all) and a pattern of the path."""
 
     methods: tuple[str, ...]
     path: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `METHOD|METHOD PATH` or `* PATH`; ValueError when it is neither."""
+        """Parse `METHOD|METHOD PATH` or `* PATH`; raise ValueError for anything else."""
         methods, space, path = text.partition(" ")
         if (
             not space
@@ -107,7 +107,7 @@ def _requests(values: Names) -> Names:
 
 
 class Grants(Part):
-    """All that one identity may do."""
+    """All permissions of one identity."""
 
     kafka: KafkaAccess = KafkaAccess()
     cassandra: CassandraAccess = CassandraAccess()
@@ -118,20 +118,20 @@ class Grants(Part):
 
     @property
     def has_kafka_acls(self) -> bool:
-        """Whether ACLs, not super user's rights, decide."""
+        """Return whether ACLs apply, instead of super user permissions."""
         return self.kafka not in (KafkaAccess(), KafkaAccess(super=True))
 
     @property
     def uses_cassandra(self) -> bool:
-        """Whether it has a role there."""
+        """Return whether it has a Cassandra role."""
         return self.cassandra != CassandraAccess()
 
     @property
     def uses_redis(self) -> bool:
-        """Whether it has a user there."""
+        """Return whether it has a Redis user."""
         return self.redis != RedisAccess()
 
     @property
     def uses_s3(self) -> bool:
-        """Whether it has keys there."""
+        """Return whether it has S3 keys."""
         return self.s3 != S3Access()

@@ -1,7 +1,7 @@
-"""A manifest: everything that the mesh needs of a service beside its package and its proto.
+"""A manifest: the declaration of a service for the mesh, beside its package and its proto.
 
-What most services have alike follows from the kind and the grants: see `granted` here for the
-grants, and for the process `coinmesh_local.kinds`.
+Properties common to most services follow from the kind and the grants: see `granted` here for the
+grants, and `coinmesh_local.kinds` for the process.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ REGISTRY_READS = ("GET /apis/ccompat/v7/.*",)
 
 
 class Binding(Part):
-    """How Envoy reaches the gRPC services (REST routes follow from the contracts)."""
+    """Envoy's routing to the gRPC services (REST routes follow from the contracts)."""
 
-    #: Path variables that have one value here: they distinguish services with the same RPCs.
+    #: Path variables with a fixed value here: they distinguish services with the same RPCs.
     bind: Mapping[str, str] = {}
-    #: It answers gRPC health and reflection without an authority; one service does.
+    #: It serves gRPC health and reflection for requests without an :authority; one service does.
     front: bool = False
-    #: Seconds that a unary call may take, and that a stream may be silent.
+    #: Maximum seconds of a unary call, and maximum idle seconds of a stream.
     timeout: float = Field(default=15, gt=0)
     idle: float = Field(default=3600, gt=0)
 
 
 class Run(Part):
-    """What of the process differs from the kind's defaults; as in a component file."""
+    """Properties of the process that differ from the kind's defaults; as in a component file."""
 
     command: Names = ()
     ports: Mapping[str, int] = {}
@@ -43,10 +43,10 @@ class Run(Part):
     #: In addition to the settings that every service inherits.
     inherit: Names = ()
     environment: Mapping[str, str] = {}
-    #: Settings that clients receive; no other component may export the same name.
+    #: Settings provided to clients; no other component may export the same name.
     exports: Mapping[str, str] = {}
-    #: What shows that it serves. simulator and web: a path that is answered with success. stream:
-    #: what its metrics must contain.
+    #: Readiness check. simulator and web: a path that returns success. stream: text that its
+    #: metrics must contain.
     ready: str = ""
     profile: Literal["default", "full"] = "default"
     later: bool = False
@@ -56,7 +56,7 @@ class Alert(Part):
     """An alert on this service's metrics, with a section of its name in the runbook."""
 
     expr: str
-    #: How long it must hold, as Prometheus writes durations.
+    #: How long `expr` must hold, as a Prometheus duration.
     lasts: str = "0s"
     #: page (now) or ticket (in working hours).
     severity: Literal["page", "ticket"]
@@ -70,13 +70,13 @@ class Manifest(Grants):
     path: Path
     kind: Kind
     description: str = Field(min_length=1)
-    #: The gRPC services that it serves; a collector serves at least its own.
+    #: The gRPC services that it serves; a collector serves at least CollectorService.
     grpc: Names = ()
-    #: It keeps an audit chain.
+    #: It writes an audit chain.
     audit: bool = False
-    #: Without it nobody is served.
+    #: Without it no request is served.
     vital: bool = False
-    #: Components that it needs, beside those that its grants name.
+    #: Required components, in addition to those implied by its grants.
     uses: Names = ()
     envoy: Binding = Binding()
     run: Run = Run()
@@ -97,27 +97,27 @@ class Manifest(Grants):
 
     @property
     def serves(self) -> Names:
-        """The gRPC services that Envoy routes to it."""
+        """Return the gRPC services that Envoy routes to it."""
         own = (COLLECTOR_API,) if self.kind == "collector" else ()
         return tuple(dict.fromkeys((*own, *self.grpc)))
 
     @property
     def source(self) -> str:
-        """A collector's name among the collectors, as its RPCs' paths have it."""
+        """Return a collector's name among the collectors, as in its RPCs' paths."""
         return self.name.removeprefix("collector-")
 
     @property
     def bound(self) -> Mapping[str, str]:
-        """The path variables that have one value here."""
+        """Return the path variables with a fixed value here."""
         own = {"collector": self.source} if self.kind == "collector" else {}
         return {**own, **self.envoy.bind}
 
     def granted(self) -> Grants:
-        """The grants with those that follow from others.
+        """Return the grants, including those implied by others.
 
-        Who reads topics has groups of its name; an audit chain has one writer at a time, which
-        continues from the topic's tail, so it is written in a transaction and read; records are
-        framed with ids of the registry.
+        A service that reads topics has groups of its name; an audit chain has one writer at a time,
+        which continues from the topic's tail, so the chain is written in a transaction and read;
+        records are framed with ids of the registry.
         """
         kafka = self.kafka
         groups = dict.fromkeys(kafka.groups or ((f"{self.name}*",) if kafka.read else ()))

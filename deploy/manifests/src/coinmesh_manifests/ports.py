@@ -1,12 +1,12 @@
-"""The fixed ports of a manifest: its own, else ones that follow from its name."""
+"""The fixed ports of a manifest: declared ones, else ones derived from its name."""
 
 from collections.abc import Iterable, Mapping
 from zlib import crc32
 
 from coinmesh_manifests.manifest import Kind, Manifest
 
-#: Listener → first number of the block from which a manifest without ports gets its own. No
-#: component file has a port there.
+#: Listener → first number of the block for ports derived from names. No component file has a port
+#: there.
 BLOCKS = {"grpc": 10_000, "metrics": 11_000, "public": 12_000, "admin": 13_000, "https": 14_000}
 BLOCK = 1_000
 LISTENERS: Mapping[Kind, tuple[str, ...]] = {
@@ -20,12 +20,12 @@ LISTENERS: Mapping[Kind, tuple[str, ...]] = {
 
 
 def of(manifest: Manifest) -> dict[str, int]:
-    """A number for each listener of the kind, and those that the manifest states besides."""
+    """Return a number for each listener of the kind, overridden and extended by the manifest."""
     return numbers(manifest.kind, _offset(manifest.name)) | dict(manifest.run.ports)
 
 
 def settled(name: str, kind: Kind, others: Iterable[Manifest]) -> dict[str, int]:
-    """What a new manifest must state so that it shares no number; empty when its name will do."""
+    """Return the ports a new manifest must declare to avoid conflicts; empty if none."""
     taken = {number for other in others for number in of(other).values()}
     first = _offset(name)
     for step in range(BLOCK):
@@ -36,7 +36,7 @@ def settled(name: str, kind: Kind, others: Iterable[Manifest]) -> dict[str, int]
 
 
 def numbers(kind: Kind, offset: int) -> dict[str, int]:
-    """The numbers at one place of the blocks."""
+    """Return the numbers at one offset in the blocks."""
     return {listener: BLOCKS[listener] + offset for listener in LISTENERS[kind]}
 
 

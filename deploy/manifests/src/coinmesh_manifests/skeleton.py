@@ -1,4 +1,4 @@
-"""A new service from templates: `python -m coinmesh_manifests.skeleton NAME KIND [ABOUT]`.
+"""Generate a new service from templates: `python -m coinmesh_manifests.skeleton NAME KIND [ABOUT]`.
 
 It writes package, main, a servicer with one RPC, README, Dockerfile, tests, contract and manifest.
 No existing file is changed: everything that lists services reads their manifests.
@@ -15,7 +15,7 @@ from coinmesh_manifests import ports
 from coinmesh_manifests.discovery import CHECKOUT, discover
 
 Kind = Literal["service", "collector", "job"]
-#: What becomes of the tree's folders of templates, by kind; `all` is part of each.
+#: Folders of templates by kind; `all` applies to each kind.
 TEMPLATES = Path(__file__).resolve().parents[2] / "skeleton"
 #: The tree's packages that a kind's template imports, by directory.
 LIBRARIES = {
@@ -32,14 +32,14 @@ PLACE = re.compile(r"@(\w+)@")
 
 
 class SkeletonError(ValueError):
-    """The requested service can't be made; the message names the correction."""
+    """Raised when the requested service can't be generated; the message has the correction."""
 
 
 def generate(tree: Path, name: str, kind: Kind, about: str = "") -> list[Path]:
-    """Write the skeleton of a new service into `tree`; its files.
+    """Write the skeleton of a new service into `tree` and return its files.
 
     Raises:
-        SkeletonError: The name can't be one, or is taken.
+        SkeletonError: The name is invalid or taken.
         ManifestError: A manifest of the tree is wrong.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
@@ -64,7 +64,7 @@ def generate(tree: Path, name: str, kind: Kind, about: str = "") -> list[Path]:
 
 
 def _values(tree: Path, name: str, kind: Kind, about: str) -> dict[str, str]:
-    """What stands for each place of a template."""
+    """Return the value of each placeholder of a template."""
     package, words = name.replace("-", "_"), name.split("-")
     directory = f"{'jobs' if kind == 'job' else 'services'}/{name}"
     api = "collector" if kind == "collector" else package
@@ -89,7 +89,7 @@ def _values(tree: Path, name: str, kind: Kind, about: str) -> dict[str, str]:
 
 
 def _files(tree: Path, kind: Kind, values: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Where each template of the kind goes, and its text filled in."""
+    """Yield the target path and filled-in text of each template of the kind."""
     targets = {TEMPLATES / "all": values["directory"], TEMPLATES / kind: values["directory"]}
     if kind == "service":
         targets[TEMPLATES / "api"] = f"proto/coinmesh/{values['package']}/v1"
