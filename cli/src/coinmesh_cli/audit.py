@@ -1,4 +1,4 @@
-"""`coinmesh audit`: who did what, and whether the record of it is whole."""
+"""`coinmesh audit`: list audited actions and verify the audit log."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Who did what: list, verify.")
 
 
 class VaultSettings(MeshSettings):
-    """Where Vault is, and our login there."""
+    """Address of Vault and the directory of the login there."""
 
     vault_addr: str
     vault_ca: Path
@@ -35,7 +35,7 @@ class VaultSettings(MeshSettings):
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the group of commands to `parent`."""
+    """Add the command group to `parent`."""
     parent.add_typer(app, name="audit")
 
 
@@ -45,7 +45,7 @@ def list_events(
     last: Annotated[int, typer.Option("-n", "--last", min=1, help="So many records.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List who did what, oldest first."""
+    """List audited actions, oldest first."""
     found = [event for _, event in events() if actor in (None, event.actor)]
     for event in found[-last:]:
         action = name_of(pb.AuditAction.Name(event.action))
@@ -75,10 +75,10 @@ def list_events(
 
 @app.command()
 def verify() -> None:
-    """Check every chain against its links and against the signed anchors; exit status 1 for faults.
+    """Verify every chain by its links and the signed anchors; exit status 1 for faults.
 
-    A record that was changed, removed, reordered or cut off is named. What was written since the
-    last anchor (a minute at most) is held by its links alone.
+    Changed, removed, reordered or truncated records are listed. Records written since the last
+    anchor (a minute at most) are protected by their links alone.
     """
     anchors, faults = read_anchors()
     chains = Chains(anchor.anchored for anchor in anchors)
@@ -98,16 +98,16 @@ def verify() -> None:
 
 
 def events() -> Iterator[tuple[Message, pb.AuditEvent]]:
-    """The audit records that can be read, in the topic's order."""
+    """Yield the readable audit records, in the topic's order."""
     for message in messages():
         try:
             yield message, pb.AuditEvent.FromString(framing.split(message.value())[1])
         except (framing.FramingError, DecodeError):
-            continue  # `verify` tells of it
+            continue  # reported by `verify`
 
 
 def read_anchors() -> tuple[list[Anchor], list[str]]:
-    """The anchors that hold, in order, and what is wrong with the others."""
+    """Return the valid anchors, in order, and the faults of the others."""
     # S3's and Vault's clients are slow to import: no other command waits for them.
     from coinmesh_access.anchoring import Signer
     from coinmesh_access.login import Vault
@@ -141,13 +141,13 @@ def read_anchors() -> tuple[list[Anchor], list[str]]:
 
 
 def messages() -> Iterator[Message]:
-    """The records of the audit topic, in its order."""
+    """Yield the records of the audit topic, in its order."""
     with closing(TopicReader(settings_of(KafkaSettings), TOPIC)) as reader:
         yield from reader.existing()
 
 
 def time_of(event: pb.AuditEvent) -> str:
-    """When it happened, RFC 3339."""
+    """Return the event's time, RFC 3339."""
     moment = datetime.fromtimestamp(event.event_time / 1e6, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

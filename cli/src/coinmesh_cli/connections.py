@@ -1,4 +1,4 @@
-"""How the command line reaches the mesh's HTTP endpoints: with the operator's certificate."""
+"""Access of the command line to the mesh's HTTP endpoints with the operator's certificate."""
 
 import ssl
 from collections.abc import Mapping
@@ -15,9 +15,12 @@ IDENTITY = "cli"
 def http_client(
     endpoint: Mapping[str, str | None], tls: Path, timeout: float = 3.0
 ) -> httpx.Client:
-    """A client for `endpoint` (see `Mesh.endpoints`); `tls` holds a directory per identity.
+    """Return a client for `endpoint` (see `Mesh.endpoints`); `tls` has a directory per identity.
 
-    Raises OSError while the endpoint wants a certificate that isn't made yet.
+    The client uses the operator's certificate if it exists.
+
+    Raises:
+        OSError: The endpoint's CA file or the certificate can't be read.
     """
     ca = endpoint.get("ca")
     verify: ssl.SSLContext | bool = True

@@ -1,4 +1,4 @@
-"""Checks of a running mesh: from its report, from Kafka's and the registry's own settings."""
+"""Checks of a running mesh, based on its report and on settings of Kafka and the registry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMEOUT = 10.0
 
 
 def check(mesh: Mesh, report: Report) -> Iterator[Finding]:
-    """All checks of the running mesh that `report` was gathered from."""
+    """Yield the findings of all checks of the running mesh that `report` describes."""
     yield from components(report)
     yield from flow(report)
     yield from certificates(report)
@@ -41,7 +41,7 @@ def check(mesh: Mesh, report: Report) -> Iterator[Finding]:
 
 
 def components(report: Report) -> Iterator[Finding]:
-    """Readiness and restarts."""
+    """Check readiness and restarts."""
     services = [row for row in report.components if row["kind"] == "service"]
     for row in services:
         name = row["name"]
@@ -58,7 +58,7 @@ def components(report: Report) -> Iterator[Finding]:
 
 
 def flow(report: Report) -> Iterator[Finding]:
-    """Lag, freshness, gaps, dead letters."""
+    """Check lag, freshness, gaps and dead letters."""
     late = list(filter(is_late, report.lag or ()))
     for row in late:
         what = f"{row['seconds']:.0f} s ({row['records']} records) behind on {row['topic']}"
@@ -86,7 +86,7 @@ def flow(report: Report) -> Iterator[Finding]:
 
 
 def certificates(report: Report) -> Iterator[Finding]:
-    """Remaining life; the agent renews at a third left."""
+    """Check the certificates' remaining lifetime and use; renewal is due at one third."""
     late = 0
     for row in report.certificates or ():
         if row["remaining_seconds"] < MIN_LIFE_LEFT * row["life_seconds"]:
@@ -107,7 +107,7 @@ def certificates(report: Report) -> Iterator[Finding]:
 
 
 def topic_settings(mesh: Mesh) -> Iterator[Finding]:
-    """Partitions and settings of every topic against the contracts' table."""
+    """Compare partitions and settings of every topic with the contracts' table."""
     area, do = (
         "topics",
         "`coinmesh deploy topics` sets settings; partitions need a new topic version",
@@ -147,7 +147,7 @@ def topic_settings(mesh: Mesh) -> Iterator[Finding]:
 
 
 def schemas(mesh: Mesh) -> Iterator[Finding]:
-    """Whether every contract is registered under its subject."""
+    """Check that every contract is registered under its subject."""
     endpoint = mesh.endpoints()["registry"]
     missing: list[str] = []
     subjects = [contract.subject for contract in contracts()]
@@ -173,7 +173,7 @@ def schemas(mesh: Mesh) -> Iterator[Finding]:
 
 
 def growth(mesh: Mesh, report: Report, now: float) -> Iterator[Finding]:
-    """How fast the data grows since the last look, and when the disk is full at that pace."""
+    """Estimate the data's growth since the previous check and when the disk will be full."""
     if report.disk is None:
         return
     path = mesh.home.run / "doctor.json"

@@ -1,4 +1,4 @@
-"""`coinmesh dlq`: what could not be processed, why, and how it is put back."""
+"""`coinmesh dlq`: list, show and replay records that could not be processed."""
 
 import asyncio
 import base64
@@ -33,20 +33,20 @@ Reason = Annotated[str | None, typer.Option("--reason", help="Only those with th
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the group of commands to `parent`."""
+    """Add the command group to `parent`."""
     parent.add_typer(app, name="dlq")
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter and where it stands in the dead letter topic."""
+    """A dead letter and its position in the dead letter topic."""
 
     id: str
     letter: DeadLetter
 
     @property
     def origin(self) -> str:
-        """`topic partition@offset`, or connection and number of input that never reached one."""
+        """Return `topic partition@offset`, or the id of an input that was never on a topic."""
         one = self.letter
         if not one.origin_topic:
             return f"input {one.event_id.removeprefix('dlq:')}"
@@ -54,7 +54,12 @@ class Letter:
 
 
 def read(ids: list[str] | None, topic: str | None, reason: str | None) -> Iterator[Letter]:
-    """The dead letters that match all that is stated; NotFound when a named one is not there."""
+    """Yield the dead letters that match all conditions.
+
+    Raises:
+        InvalidArgument: An id is malformed.
+        NotFound: A named dead letter does not exist.
+    """
     missing = set(ids or ())
     for one in missing:
         if not all(part.isdigit() for part in one.split(":")) or one.count(":") != 1:
@@ -101,7 +106,7 @@ def list_letters(
 
 @app.command()
 def show(ids: Ids = None, topic: Topic = None, reason: Reason = None) -> None:
-    """Show dead letters whole, the value in base64 and decoded where that is possible."""
+    """Show complete dead letters, with the value in base64 and decoded where possible."""
     for one in read(ids, topic, reason):
         value = one.letter.value
         facts = _facts(one) | {"value": base64.b64encode(value).decode(), "size": len(value)}
@@ -120,10 +125,10 @@ def replay(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also what was replayed before.")] = False,
 ) -> None:
-    """Put records back: the original key and bytes to the topic that they came from.
+    """Replay records: the original key and bytes to their original topic.
 
-    Each replay goes on record in the audit log first, and isn't done without; a second one of the
-    same dead letter is refused unless --force is given.
+    Each replay is first recorded in the audit log and otherwise not executed; a second replay of
+    the same dead letter is rejected unless --force is given.
     """
     if not (ids or topic or reason or every):
         raise InvalidArgument("NOTHING_CHOSEN", "name dead letters, --topic, --reason or --all")
@@ -149,7 +154,7 @@ async def _replay(letters: list[Letter], *, named: bool, dry: bool, force: bool)
                     raise FailedPrecondition("DEAD_LETTER_TRUNCATED", cut)
                 print(f"{cut}; left out")
             else:
-                # Given up twice, e.g. by a consumer that restarted, it is still one record.
+                # A record rejected twice, e.g. by a consumer that restarted, is still one record.
                 chosen.setdefault(one.letter.event_id, one)
         if dry:
             for one in chosen.values():
@@ -206,7 +211,7 @@ def _time(letter: DeadLetter) -> str:
 
 
 def _decoded(letter: DeadLetter) -> Any:
-    """The value as an event of its topic, else as text, else None."""
+    """Return the value as an event of its topic, else as text, else None."""
     topic = topics.BY_NAME.get(letter.origin_topic)
     if topic is not None and topic.message is not None:
         try:

@@ -1,4 +1,4 @@
-"""`coinmesh doctor`: checks this machine and the running mesh, and says what to do."""
+"""`coinmesh doctor`: check this machine and the running mesh and suggest remedies."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The findings for programs.")] = False,
 ) -> None:
-    """Check this machine and, where one runs, the mesh; say what to do for each finding.
+    """Check this machine and, if one runs, the mesh; suggest a remedy for each finding.
 
-    Exit status: 0 nothing found, 1 warnings, 2 something must be mended.
+    Exit status: 0 nothing found, 1 warnings, 2 errors.
     """
     mesh = Mesh.recorded(Home.from_environment())
     sections = {"machine": list(machine.check(mesh))}
@@ -50,7 +50,7 @@ def doctor(
 
 
 def table(name: str, findings: list[Finding]) -> Table:
-    """Findings under a heading; what to do stands below what was found."""
+    """Return findings below a heading, each with its remedy on the next line."""
     result = Table(box=None, pad_edge=False, show_header=False, title=name, title_justify="left")
     result.add_column(no_wrap=True)
     result.add_column(no_wrap=True)

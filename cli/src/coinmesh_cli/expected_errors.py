@@ -1,4 +1,4 @@
-"""Errors of the command line that a person can act on."""
+"""Errors of the command line that a user can resolve."""
 
 from coinmesh_access.login import VaultUnavailableError
 from coinmesh_access.users import UserError
@@ -12,7 +12,7 @@ from coinmesh_local.steps.errors import StepError
 from meshkit.errors import MeshError
 from meshkit.settings import SettingsError
 
-#: Printed as one line; anything else is a defect and shows its traceback.
+#: Printed as one line; any other exception is a defect and shows its traceback.
 EXPECTED = (
     SearchError,
     SupervisorError,

@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""Findings of `coinmesh doctor` and their remedies."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,5 +13,5 @@ class Finding:
     area: str
     level: Level
     what: str
-    #: The way out; empty when all is well.
+    #: The remedy; empty when nothing is wrong.
     do: str = ""

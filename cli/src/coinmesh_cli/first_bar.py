@@ -1,4 +1,4 @@
-"""Waits until the mesh serves a new bar to a visitor, as a visitor would ask for it."""
+"""Wait until the mesh serves a new bar through its public listener."""
 
 import time
 from typing import Any
@@ -15,9 +15,10 @@ DEADLINE = 600.0
 
 
 def wait_for_first_bar(mesh: Mesh, progress: Progress) -> None:
-    """Poll `/v1/instruments`, then their bars; SupervisorError when none comes in ten minutes.
+    """Poll `/v1/instruments`, then their bars; SupervisorError when none appears in ten minutes.
 
-    A bar that was there at the first look may be an earlier run's: a newer or a grown one counts.
+    A bar that exists at the first poll may be from an earlier run: only a newer or updated one
+    counts.
     """
     deadline = time.monotonic() + DEADLINE
     earlier: dict[str, tuple[str, int]] | None = None
@@ -52,7 +53,7 @@ def wait_for_first_bar(mesh: Mesh, progress: Progress) -> None:
 
 
 def _newest_bars(client: httpx.Client) -> dict[str, dict[str, Any]]:
-    """The newest one-minute bar of each of the first instruments."""
+    """Return the newest one-minute bar of each of the first instruments."""
     listed = client.get("/v1/instruments", params={"page_size": 5}).raise_for_status().json()
     newest: dict[str, dict[str, Any]] = {}
     for instrument in listed["instruments"]:

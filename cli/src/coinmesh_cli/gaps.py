@@ -1,4 +1,4 @@
-"""`coinmesh gaps`: gaps in the collected streams, and their repair on request."""
+"""`coinmesh gaps`: list gaps in the collected streams and retry their repair."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ app = typer.Typer(no_args_is_help=True, help="Gaps in the collected streams: lis
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the group of commands to `parent`."""
+    """Add the command group to `parent`."""
     parent.add_typer(app, name="gaps")
 
 
@@ -69,7 +69,7 @@ def list_gaps(
 def retry(
     gap_id: Annotated[str, typer.Argument(help="The gap's id; `coinmesh gaps list` shows it.")],
 ) -> None:
-    """Repeat the repair of a gap that is open or was given up."""
+    """Retry the repair of a gap that is open or was given up."""
     gap = latest().get(gap_id)
     if gap is None:
         raise NotFound("GAP_NOT_FOUND", f"there is no gap {gap_id!r}; see `coinmesh gaps list`")
@@ -82,7 +82,7 @@ def retry(
 
 
 def latest() -> dict[str, pb.Gap]:
-    """The record with the highest revision of each gap, by its id."""
+    """Return the record with the highest revision of each gap, by its id."""
     newest: dict[str, pb.Gap] = {}
     for gap in _records():
         known = newest.get(gap.gap_id)
@@ -92,7 +92,7 @@ def latest() -> dict[str, pb.Gap]:
 
 
 def http_client(mesh: Mesh) -> httpx.Client:
-    """A client of the public REST listener, with the local user's token."""
+    """Return a client of the public REST listener, with the local user's token."""
     rest = mesh.endpoints()["rest"]
     return httpx.Client(
         base_url=str(rest["url"]),
@@ -106,7 +106,8 @@ def request_repair(client: httpx.Client, gap: pb.Gap) -> None:
     """Call RetryGap of the gap's collector, which has the name of its source.
 
     Raises:
-        NotFound: The collector does not know the gap, or is not part of the mesh.
+        NotFound: The collector has no such gap, or is not part of the mesh.
+        FailedPrecondition: The collector rejects the repair in the gap's current state.
         PermissionDenied: The local user is no editor.
         Unauthenticated: The local user's token or key is invalid.
         Unavailable: Envoy or the collector is unreachable.
@@ -141,7 +142,7 @@ def _records() -> Iterator[pb.Gap]:
 
 
 def _problem(answer: httpx.Response) -> tuple[str, str]:
-    """Reason and message of an error's body, which is google.rpc.Status as JSON."""
+    """Return reason and message of an error's body, which is google.rpc.Status as JSON."""
     try:
         body = answer.json()
         return str(body["details"][0]["reason"]), str(body["message"])
@@ -154,7 +155,7 @@ def _state(gap: pb.Gap) -> str:
 
 
 def _name(kind: Any, number: int, prefix: str) -> str:
-    """An enumerator without its prefix, in lower case; the number of one that is unknown here."""
+    """Return an enumerator without its prefix, in lower case; the number of an unknown one."""
     if number not in kind.values():
         return str(number)
     return str(kind.Name(number)).removeprefix(prefix).lower()

@@ -1,6 +1,6 @@
-"""The state of a running mesh, gathered from what its components tell; nothing here prints.
+"""The state of a running mesh, gathered from its components; nothing here prints.
 
-Each source may fail by itself: its part of the report is then None and `missing` says why.
+Each source may fail separately: its part of the report is then None and `missing` has the reason.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from coinmesh_local.steps.errors import StepError
 from meshkit.errors import MeshError
 from meshkit.settings import KafkaSettings
 
-#: The report's own version: fields are added to it, none is removed or changes its meaning.
+#: Version of the report's schema: fields are added, none is removed or changes its meaning.
 SCHEMA_VERSION = 1
 MAX_LAG_SECONDS = 30.0
 #: The archive writes once a minute.
 MAX_ARCHIVE_LAG_SECONDS = 300.0
 MAX_AGE_SECONDS = 60.0
-#: Of a certificate's life; the agent renews at a third left.
+#: Share of a certificate's lifetime; the agent renews at one third remaining.
 MIN_LIFE_LEFT = 0.2
 MIN_FREE = 2 << 30
 
 Health = Literal["healthy", "degraded", "down"]
 EXIT_STATUS: dict[Health, int] = {"healthy": 0, "degraded": 1, "down": 2}
 T = TypeVar("T")
-#: Name, labels and value of what an instance tells; of our own metrics only.
+#: Name, labels and value of an instance's samples, of our own metrics only.
 Samples = list[tuple[str, dict[str, str], float]]
-#: By which a source fails to answer.
+#: Exceptions by which a source fails.
 FAILURES = (
     httpx.HTTPError,
     OSError,
@@ -60,12 +60,12 @@ FAILURES = (
 
 @dataclass
 class Report:
-    """What `coinmesh status --json` prints (cli/README.md tells the fields)."""
+    """The output of `coinmesh status --json` (fields: cli/README.md)."""
 
     health: Health = "healthy"
-    #: Why it isn't healthy, worst first; empty when it is.
+    #: Reasons for a state other than healthy, worst first.
     reasons: list[str] = field(default_factory=list)
-    #: Sources that didn't answer, with the reason.
+    #: Unavailable sources, with the reason.
     missing: list[str] = field(default_factory=list)
     components: list[dict[str, Any]] = field(default_factory=list)
     endpoints: dict[str, Any] = field(default_factory=dict)
@@ -80,12 +80,12 @@ class Report:
     version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return asdict(self)
 
 
 def gather(mesh: Mesh) -> Report:
-    """Ask everything once; raises nothing for what doesn't answer."""
+    """Query every source once; a source that fails raises nothing."""
     report = Report(time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
     report.endpoints = mesh.endpoints()
     report.components = _components(mesh, report)
@@ -131,9 +131,10 @@ def _components(mesh: Mesh, report: Report) -> list[dict[str, Any]]:
 
 
 def metrics_urls(mesh: Mesh) -> dict[str, str]:
-    """Where each instance of the mesh's own services shows its metrics.
+    """Return the metrics URL of each instance of the mesh's own services.
 
-    The others (the JVMs', Envoy's) let Prometheus alone read, and tell nothing that is used here.
+    Metrics of other components (the JVMs', Envoy's) are readable by Prometheus only and not needed
+    here.
     """
     return {
         target["instance"]: target["url"]
@@ -145,7 +146,7 @@ def metrics_urls(mesh: Mesh) -> dict[str, str]:
 def _scrape(url: str, mesh: Mesh) -> Samples:
     with http_client({"url": url, "ca": str(mesh.home.ca)}, mesh.home.tls) as client:
         text = client.get(url).raise_for_status().text
-    # What Python tells of itself isn't used, and parsing is what takes the time.
+    # Python's own metrics aren't used, and parsing takes most of the time.
     own = "".join(line for line in text.splitlines(True) if line.startswith("coinmesh_"))
     return [
         (sample.name, dict(sample.labels), sample.value)
@@ -159,7 +160,7 @@ def _named(samples: Samples, *names: str) -> Samples:
 
 
 def _streams(collectors: dict[str, Samples]) -> list[dict[str, Any]] | None:
-    """Events, duplicates and gaps of each collected stream since its collector's start."""
+    """Return events, duplicates and gaps of each collected stream since its collector's start."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for service, samples in collectors.items():
         for what in ("events", "duplicates", "gaps"):
@@ -180,7 +181,7 @@ def _open_gaps(collectors: dict[str, Samples]) -> int | None:
 
 
 def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
-    """Records and seconds behind the topics' ends, summed and at most over a topic's partitions."""
+    """Return the lag per topic: the sum of records and the maximum of seconds over partitions."""
     rows: dict[tuple[str, str | None, str], dict[str, Any]] = {}
     for service, found in samples.items():
         for name, labels, value in _named(
@@ -202,7 +203,7 @@ def _lag(samples: dict[str, Samples]) -> list[dict[str, Any]] | None:
 
 
 def is_late(row: dict[str, Any]) -> bool:
-    """Whether a row of `lag` is further behind than it may be."""
+    """Return whether a row of `lag` exceeds its limit."""
     archive = (row["query"] or "").startswith("archive-")
     most = MAX_ARCHIVE_LAG_SECONDS if archive else MAX_LAG_SECONDS
     return (row["seconds"] or 0) > most
@@ -211,9 +212,9 @@ def is_late(row: dict[str, Any]) -> bool:
 def _freshness(
     samples: dict[str, Samples], now: float, *, played: bool
 ) -> list[dict[str, Any]] | None:
-    """How old the newest record of each live topic is in each gateway, and the bars' newest trade.
+    """Return the newest record's age per live topic and gateway, and the newest folded trade's.
 
-    The latter's time is the exchange's: `played` leaves it out.
+    The trade has the exchange's time and is omitted if `played`.
     """
     found = [
         (service, labels["topic"], value)
@@ -232,14 +233,14 @@ def _freshness(
 
 
 def _plays_in_its_own_time(mesh: Mesh) -> bool:
-    """Whether the simulated exchange keeps a capture's times, which may be years ago."""
+    """Return whether the simulated exchange keeps a capture's times, which may be years ago."""
     return mesh.options.source == "sim" and mesh.environment.get("COINMESH_SIM_TIME") == "kept"
 
 
 def dead_letters(mesh: Mesh) -> int:
-    """Records in the dead letter topic; those that were replayed stay there until they expire.
+    """Return the number of records in the dead letter topic, including replayed ones.
 
-    Raises what `TopicReader` does, and StepError where a setting is missing.
+    Raises the errors of `TopicReader`, and StepError for a missing setting.
     """
     settings = dispatch.read(KafkaSettings, mesh.settings(client=IDENTITY))
     with closing(TopicReader(settings, topics.DEAD_LETTERS.name)) as reader:
@@ -247,7 +248,7 @@ def dead_letters(mesh: Mesh) -> int:
 
 
 def certificates(mesh: Mesh, now: float, samples: dict[str, Samples]) -> list[dict[str, Any]]:
-    """Every identity's certificate on disk, and how often its component failed to use that one.
+    """Return every identity's certificate on disk and its component's failed hook attempts.
 
     Certificates in memory are renewed from disk.
     """
@@ -278,7 +279,7 @@ def certificates(mesh: Mesh, now: float, samples: dict[str, Samples]) -> list[di
 
 
 def disk(root: Path) -> dict[str, Any]:
-    """What the home takes by component, and what its file system has left."""
+    """Return the home's disk use by component, and the free space of its file system."""
     usage = shutil.disk_usage(root)
     parts = {
         entry.name: _size(entry)
@@ -296,7 +297,7 @@ def disk(root: Path) -> dict[str, Any]:
 
 
 def _size(directory: Path) -> int:
-    """Bytes that the files take; one that is deleted meanwhile counts nothing."""
+    """Return the disk use of all files in bytes, without files that are deleted meanwhile."""
     total = 0
     for path in directory.rglob("*"):
         try:
@@ -308,7 +309,7 @@ def _size(directory: Path) -> int:
 
 
 def judge(report: Report) -> None:
-    """The verdict, with a reason for everything that isn't as it should be."""
+    """Set the report's health and a reason for each problem."""
     services = [row for row in report.components if row["kind"] == "service"]
     wrong = [row for row in services if not row["ready"]]
     vital = [row["name"] for row in wrong if row["vital"]]

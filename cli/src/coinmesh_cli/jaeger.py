@@ -1,4 +1,4 @@
-"""Traces as Jaeger's HTTP API gives them, and what they tell of the services."""
+"""Traces from Jaeger's HTTP API, and the calls between services derived from them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Span:
 
     @property
     def peer(self) -> str:
-        """The component on its other side that makes no spans itself; "" if there is none."""
+        """Return the component on its other side that creates no spans itself; "" if none."""
         return str(self.attributes.get(tracing.PEER, ""))
 
     @classmethod
     def parse(cls, found: dict[str, Any], processes: dict[str, Any]) -> Span:
-        """From the API's JSON."""
+        """Return a span from the API's JSON."""
         trace_id, parent, links = found["traceID"].zfill(32), "", []
         for reference in found.get("references") or ():
             other = reference["traceID"].zfill(32)
@@ -70,17 +70,17 @@ class Jaeger:
         self._client = httpx.Client(base_url=url, verify=tls or True, timeout=10)
 
     def services(self) -> list[str]:
-        """The services that have sent spans."""
+        """Return the services that have sent spans."""
         return sorted(self._get("/api/services").get("data") or ())
 
     def trace(self, trace_id: str) -> list[Span]:
-        """A trace's spans; empty when Jaeger doesn't have it."""
+        """Return a trace's spans; empty when Jaeger doesn't have it."""
         return _spans(self._get(f"/api/traces/{trace_id}"))
 
     def search(
         self, service: str, limit: int = 20, tags: Mapping[str, str] | None = None
     ) -> list[Span]:
-        """The spans of a service's newest traces, of those with all tags."""
+        """Return the spans of a service's newest traces that have all `tags`."""
         now = time.time_ns() // 1000
         query = {
             "service": service,
@@ -93,7 +93,7 @@ class Jaeger:
         return _spans(self._get("/api/traces", query))
 
     def of_event(self, event_id: str) -> str:
-        """The id of the oldest trace in which an event is told.
+        """Return the id of the oldest trace that contains an event.
 
         Raises:
             NotFound: There is none.
@@ -115,8 +115,8 @@ class Jaeger:
     def last_of_an_event(self) -> str:
         """Return the id of the newest complete trace of an event.
 
-        Complete is a trace that has all its parents and reaches as many services as any of the
-        newest: one that is still on its way, or was cut off, reaches fewer.
+        A complete trace has all its parents and reaches as many services as any of the newest: a
+        trace that is incomplete or was truncated reaches fewer.
 
         Raises:
             NotFound: No event has been traced yet.
@@ -145,7 +145,7 @@ class Jaeger:
         return max(complete, key=rank)
 
     def whole(self, trace_id: str) -> list[Span]:
-        """A trace and what linked traces tell of the same work, as one tree.
+        """Return a trace with the linked traces of the same work, as one tree.
 
         Raises:
             NotFound: Jaeger doesn't have it.
@@ -177,7 +177,7 @@ class Jaeger:
 
 
 def edges(spans: Iterable[Span]) -> set[tuple[str, str]]:
-    """Who called or told whom: pairs of services, components without spans of their own too."""
+    """Return pairs of calling and called service, including components without own spans."""
     known = list(spans)
     services = {(span.trace_id, span.span_id): span.service for span in known}
     found: set[tuple[str, str]] = set()
@@ -201,7 +201,7 @@ def _spans(answer: dict[str, Any]) -> list[Span]:
 
 
 def _grafted(spans: list[Span], twin: Span, onto: Span) -> list[Span]:
-    """What stands below `twin`, as if it stood below `onto`."""
+    """Return the spans below `twin`, moved below `onto`."""
     wanted, found = {twin.span_id}, []
     for span in sorted(spans, key=lambda one: one.start):
         if span.parent_id in wanted:

@@ -1,4 +1,4 @@
-"""Finds log lines across components: in the log store when it runs, and in the files."""
+"""Search log lines across components: in the log store when it runs, and in the files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from coinmesh_local.mesh import Mesh
 from meshkit import log_lines
 from meshkit.logs import timestamp
 
-#: The store's indices, one a day (deploy/local/config/rsyslog.conf names them so).
+#: The store's indices, one per day (named by deploy/local/config/rsyslog.conf).
 INDICES = "coinmesh-logs-*"
 PAGE = 1000
-#: Vault's second audit device records what the first one does; the store is without it, too.
+#: Vault's second audit device duplicates the first one; the store excludes it too.
 REPEATED = "openbao-audit-2"
 _SPAN = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -31,12 +31,12 @@ Line = dict[str, Any]
 
 
 class SearchError(Exception):
-    """What was asked for can't be searched; the message says how to ask."""
+    """Raised when a query is invalid; the message states the valid form."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which lines; None stands for no condition."""
+    """Conditions for log lines; None stands for no condition."""
 
     trace_id: str | None = None
     #: A service, component or replica.
@@ -48,7 +48,7 @@ class Wanted:
     def parse(
         cls, trace: str | None, service: str | None, since: str | None, grep: str | None
     ) -> Wanted:
-        """From a command line's words; SearchError for a malformed one."""
+        """Parse command line arguments; raise SearchError for a malformed one."""
         if trace is not None and not re.fullmatch(r"[0-9a-f]{32}", trace):
             raise SearchError(f"a trace id is 32 lower-case hexadecimal digits, not {trace!r}")
         try:
@@ -58,7 +58,7 @@ class Wanted:
         return cls(trace, service, _moment(since) if since else None, pattern)
 
     def matches(self, line: Line) -> bool:
-        """Whether the line fulfils every condition."""
+        """Return whether the line fulfils every condition."""
         if self.trace_id is not None and line.get("trace_id") != self.trace_id:
             return False
         if self.service is not None and self.service not in (line["service"], line["instance"]):
@@ -83,9 +83,10 @@ def _moment(text: str) -> datetime:
 
 
 def search(mesh: Mesh, wanted: Wanted, limit: int) -> tuple[str, list[Line]]:
-    """Where was searched ("store", "files" or both) and the newest `limit` matching lines, by time.
+    """Return the searched sources and the newest `limit` matching lines, sorted by time.
 
-    A store with fewer than `limit` may be behind, or its shipper dead: the files tell the rest.
+    Sources are "store", "files" or both. A store with fewer than `limit` matches may lag, or its
+    shipper may be dead: the files supply the rest.
     """
     stored = from_store(mesh, wanted, limit)
     if stored is not None and len(stored) >= limit:
@@ -95,11 +96,11 @@ def search(mesh: Mesh, wanted: Wanted, limit: int) -> tuple[str, list[Line]]:
 
 
 def merged(stored: list[Line], written: Iterable[Line]) -> list[Line]:
-    """The store's lines and those of the files that it lacks, by time.
+    """Return the store's lines and those of the files that the store lacks, sorted by time.
 
-    The store has a line that is the same in time, instance and message. One without a time of its
-    own has that of its shipping there, in the files that of the line before: it is the same as a
-    later one with its message that no other line of the files is.
+    Lines match if time, instance and message are equal. A line without a timestamp has its shipping
+    time in the store, but in the files the time of the preceding line: it matches the first later
+    store line with its message that no other line of the files matches.
     """
     unmatched = Counter((line["ts"], line["instance"], line["message"]) for line in stored)
     unknown: list[Line] = []
@@ -124,7 +125,7 @@ def merged(stored: list[Line], written: Iterable[Line]) -> list[Line]:
 
 
 def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:
-    """Matching lines of every log file, rotated ones too, file by file."""
+    """Yield matching lines of every log file, including rotated ones, file by file."""
     rotated = [path for path in directory.glob("*.log.*") if log_files.number(path)]
     rotated.sort(key=lambda path: (path.stem, log_files.number(path)))
     for path in (*rotated, *sorted(directory.glob("*.log"))):
@@ -138,7 +139,7 @@ def from_files(directory: Path, wanted: Wanted) -> Iterator[Line]:
 
 
 def matching(texts: Iterable[str], instance: str, wanted: Wanted) -> Iterator[Line]:
-    """The lines of one log that match; one without a time has that of the line before it."""
+    """Yield matching lines of one log; a line without a time gets that of the preceding line."""
     moment = datetime.fromtimestamp(0, UTC)
     for text in texts:
         if wanted.trace_id is not None and wanted.trace_id not in text:
@@ -150,7 +151,7 @@ def matching(texts: Iterable[str], instance: str, wanted: Wanted) -> Iterator[Li
 
 
 def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line] | None:
-    """The same from the log store; None when the mesh has none or it doesn't answer."""
+    """Return the same from the log store; None when the mesh has none or it is unreachable."""
     store = mesh.endpoints().get("log-store")
     if store is None:
         return None
@@ -175,7 +176,7 @@ def from_store(mesh: Mesh, wanted: Wanted, limit: int) -> list[Line] | None:
 
 
 def _newest(client: httpx.Client, query: dict[str, Any], wanted: Wanted, limit: int) -> list[Line]:
-    """Page through the query's hits, newest first, until `limit` lines match; by time."""
+    """Page through the hits, newest first, until `limit` lines match; return them by time."""
     lines: list[Line] = []
     while len(lines) < limit:
         answer = client.post(f"/{INDICES}/_search", json=query)
@@ -188,7 +189,7 @@ def _newest(client: httpx.Client, query: dict[str, Any], wanted: Wanted, limit: 
 
 
 def show(line: Line) -> str:
-    """A line for people: time, level, who, what, and the fields beside them."""
+    """Return a line as text: time, level, instance, message and the other fields."""
     known = {"ts", "level", "service", "instance", "logger", "message", "exception", "trace_id"}
     rest = " ".join(f"{k}={v}" for k, v in line.items() if k not in known and v is not None)
     text = f"{line['ts'][11:23]} {line['level']:<8} {line.get('instance', line['service']):<18} "

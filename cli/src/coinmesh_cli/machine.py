@@ -1,4 +1,4 @@
-"""Checks of the machine: what the mesh needs and finds here. Nothing is changed."""
+"""Checks of the machine against the mesh's requirements. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from coinmesh_local.provision import java, system
 GIB = 1 << 30
 MIN_DISK = 10 * GIB
 MIN_FILES = 4096
-#: What OpenSearch and Cassandra check for when they start: both map many files.
+#: The minimum that OpenSearch and Cassandra check at their start: both map many files.
 MIN_MAPS = 262_144
-#: adjtimex's answer while the clock isn't synchronized (adjtimex(2)).
+#: Result of adjtimex while the clock isn't synchronized (adjtimex(2)).
 TIME_ERROR = 5
 
 
 def check(mesh: Mesh) -> Iterator[Finding]:
-    """All checks of the machine, for the components that `mesh` has."""
+    """Yield the findings of all checks of the machine, for the components of `mesh`."""
     yield from programs(mesh)
     yield from memory(mesh)
     yield from disk(mesh)
@@ -37,7 +37,7 @@ def check(mesh: Mesh) -> Iterator[Finding]:
 
 
 def programs(mesh: Mesh) -> Iterator[Finding]:
-    """Python, JDKs, and the commands that components are provisioned with or built by."""
+    """Check Python, JDKs, and the commands that provision or build components."""
     found = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding("python", "ok", f"{found} at {sys.executable}")
     wanted = {what for one in mesh.definitions.values() for what in one.provision}
@@ -60,7 +60,7 @@ def programs(mesh: Mesh) -> Iterator[Finding]:
 
 
 def memory(mesh: Mesh) -> Iterator[Finding]:
-    """Whether what the components take at most fits beside what runs here already."""
+    """Check that the components' maximum memory is available beside other processes."""
     wanted = sum(one.memory * mesh.replicas[name] for name, one in mesh.definitions.items())
     found = psutil.virtual_memory()
     running = processes.find(mesh.home.root)
@@ -72,7 +72,7 @@ def memory(mesh: Mesh) -> Iterator[Finding]:
 
 
 def disk(mesh: Mesh) -> Iterator[Finding]:
-    """Free space where data and downloads lie."""
+    """Check the free space for data and downloads."""
     for area, path in (("disk: data", mesh.home.root), ("disk: cache", cache_directory())):
         place = next(one for one in (path, *path.parents) if one.is_dir())
         free = shutil.disk_usage(place).free
@@ -83,7 +83,7 @@ def disk(mesh: Mesh) -> Iterator[Finding]:
 
 
 def limits() -> Iterator[Finding]:
-    """Open files and memory maps."""
+    """Check the limits of open files and memory maps."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     short = soft != resource.RLIM_INFINITY and soft < MIN_FILES
     do = f"ulimit -n {MIN_FILES} (the hard limit is {hard})" if short else ""
@@ -98,8 +98,8 @@ def limits() -> Iterator[Finding]:
 
 
 def clock() -> Finding:
-    """Whether the kernel's clock is kept in step: event ages and certificates depend on it."""
-    # struct timex begins with `modes`; zero asks only. 208 bytes on 64-bit Linux.
+    """Check that the clock is synchronized: event ages and certificates depend on it."""
+    # struct timex begins with `modes`; zero only reads. 208 bytes on 64-bit Linux.
     state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(256))
     if state == TIME_ERROR:
         do = "run chrony or systemd-timesyncd (in a virtual machine the host may keep it)"
@@ -108,7 +108,7 @@ def clock() -> Finding:
 
 
 def taken_ports(mesh: Mesh) -> Iterator[Finding]:
-    """Ports of components that don't run, held by somebody else."""
+    """Check for ports of stopped components that are in use."""
     running = set(processes.find(mesh.home.root))
     conflicts = 0
     for component in mesh.closure():

@@ -1,4 +1,4 @@
-"""Runs a Coinmesh mesh on this machine and looks into it."""
+"""Run and inspect a Coinmesh mesh on this machine."""
 
 import signal
 import sys

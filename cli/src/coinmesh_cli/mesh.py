@@ -1,5 +1,4 @@
-"""The commands that run the mesh: up, down, reset, restart, logs, endpoints, provision,
-deploy."""
+"""Commands that run the mesh."""
 
 import json
 import os
@@ -35,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def wanted_mesh(
     ha: bool | None = None, gateways: int | None = None, profile: Profile | None = None
 ) -> Mesh:
-    """The mesh this call asks for: what it states, else what the home has recorded."""
+    """Return the requested mesh: options of this call override those recorded in the home."""
     home = Home.from_environment()
     recorded = Mesh.recorded(home)
     options = Options(
@@ -89,7 +88,7 @@ def down() -> None:
 
 
 def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Stop the mesh and drop its data, logs and secrets."""
+    """Stop the mesh and delete its data, logs and secrets."""
     home = Home.from_environment()
     if not yes:
         typer.confirm(f"drop everything in {home.root}?", abort=True)
@@ -107,9 +106,9 @@ def restart(names: list[str]) -> None:
 
 
 def rotate() -> None:
-    """New static credentials for all services, and a new key for users' tokens; nothing stops.
+    """Replace all services' static credentials and the key of users' tokens without downtime.
 
-    What was valid before still is until the next time: after something was seen, run it twice.
+    Previous credentials stay valid until the next rotation: after a leak, run it twice.
     """
     for what in static_credentials.rotate(Mesh.recorded(Home.from_environment())):
         print(f"replaced {what}")
@@ -127,9 +126,9 @@ def logs(  # noqa: PLR0917 (typer makes options of arguments)
     grep: Annotated[str | None, typer.Option(help="Lines that match a regular expression.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines as they are stored.")] = False,
 ) -> None:
-    """Show a component's log as it is written; with a condition, lines of all logs by time.
+    """Follow or print a component's log; with conditions, search all logs, sorted by time.
 
-    Conditions are asked of the log store (PROFILE=full); the files tell what it hasn't.
+    Conditions are evaluated by the log store (PROFILE=full) and supplemented from the files.
     """
     mesh = Mesh.recorded(Home.from_environment())
     if trace or service or since or grep or as_json:
@@ -148,7 +147,7 @@ def logs(  # noqa: PLR0917 (typer makes options of arguments)
 
 
 def endpoints(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Print every address, with the CA file that vouches for it where there is one."""
+    """Print every address."""
     mesh = Mesh.recorded(Home.from_environment())
     if as_json:
         print(json.dumps(mesh.endpoints(), indent=2))
@@ -157,7 +156,7 @@ def endpoints(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
 
 
 def provision(until: Until = None) -> None:
-    """Download and install what components need, start nothing."""
+    """Download and install the components' dependencies; start nothing."""
     with Progress() as progress:
         operations.provide(wanted_mesh(), until or [], progress.note)
 
@@ -165,7 +164,7 @@ def provision(until: Until = None) -> None:
 def deploy(
     steps: Annotated[list[str], typer.Argument(help="Of: topics, schemas, migrations, bucket.")],
 ) -> None:
-    """Run deploy steps against the mesh that COINMESH_… settings name, by default the local one."""
+    """Run deploy steps against the mesh named by COINMESH_… settings, by default the local one."""
     settings = Mesh.recorded(Home.from_environment()).settings() | caller_environment()
     for step in steps:
         dispatch.run(step, settings)

@@ -1,4 +1,4 @@
-"""What `coinmesh up` prints while it works: one line per change, a spinner on a terminal."""
+"""Progress output of `coinmesh up`: one line per change, a spinner on a terminal."""
 
 import time
 from types import TracebackType
@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-#: States whose lines stay on the screen; the others show beside the spinner only.
+#: States whose lines stay on the screen; the others appear beside the spinner only.
 LASTING = {"ready": "green", "done": "green", "failed": "red", "crashed": "red", "stopped": "dim"}
 
 
 class Progress:
-    """Prints elapsed time, component and state; works on terminals and in log files."""
+    """Print elapsed time, component and state; for terminals and log files."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -35,7 +35,7 @@ class Progress:
         self._spinner.stop()
 
     def note(self, text: str) -> None:
-        """Something that goes on for a while; a text that begins alike replaces the last one."""
+        """Show ongoing work; a text with the same prefix before ":" replaces the previous one."""
         stem = text.partition(":")[0]
         if self._console.is_terminal and stem == self._last_note:
             self._spinner.update(text)
@@ -46,7 +46,7 @@ class Progress:
             self._last_note = stem
 
     def event(self, event: dict[str, Any]) -> None:
-        """A state change from the supervisor."""
+        """Show a state change from the supervisor."""
         if event["event"] != "state":
             return
         name, state, detail = event["name"], event["state"], event["detail"]

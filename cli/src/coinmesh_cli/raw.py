@@ -1,4 +1,4 @@
-"""`coinmesh raw`: what the raw archive has, whether it is complete, and how losses are recorded."""
+"""`coinmesh raw`: content and completeness of the raw archive, and recording of losses."""
 
 import sys
 import time
@@ -28,13 +28,13 @@ Topics = Annotated[list[str] | None, typer.Argument(help="Topics; all by default
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the group of commands to `parent`."""
+    """Add the command group to `parent`."""
     parent.add_typer(app, name="raw")
 
 
 @app.command("list")
 def list_days(topics: Topics = None) -> None:
-    """List the days of topics: records, objects, bytes, and what is absent or skipped."""
+    """List the days of topics: records, objects, bytes, absent and skipped offsets."""
     for manifest in _manifests(_store(), topics):
         parts = [part for one in manifest.incarnations for part in one.partitions.values()]
         objects = [item for part in parts for item in part.objects]
@@ -61,9 +61,9 @@ def verify(
         bool, typer.Option("--objects", help="Also read every object and check its digest.")
     ] = False,
 ) -> None:
-    """Prove from the manifests that each offset is accounted for; exit status 1 for faults.
+    """Verify by the manifests that each offset is accounted for; exit status 1 for faults.
 
-    Losses that an operator has recorded are listed and are no faults.
+    Losses recorded by an operator are listed and are no faults.
     """
     from coinmesh_archive.verification import history_faults
 
@@ -93,7 +93,7 @@ def export(
     directory: Annotated[Path, typer.Argument(help="A new or empty directory.", file_okay=False)],
     date: Annotated[str | None, typer.Option(help="Only this day, YYYY-MM-DD.")] = None,
 ) -> None:
-    """Copy archived records to parquet files, which `collector-binance replay` reads."""
+    """Copy archived records to parquet files for `collector-binance replay`."""
     import pyarrow.parquet as pq
 
     from coinmesh_archive.reader import read_day
@@ -111,9 +111,9 @@ def export(
 
 @app.command()
 def index(topics: Topics = None) -> None:
-    """Write manifests, once, for the objects of an archive that had none.
+    """Write manifests, once, for the objects of an archive that has none.
 
-    Stop spark-stream, or start it after this. If this is interrupted, run it again.
+    Stop spark-stream, or start it after this. After an interruption, run it again.
     """
     from coinmesh_archive.index import UNKNOWN_ID, Indexer, is_unfinished
 
@@ -140,10 +140,11 @@ def skip(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Record that records are lost, so that the archive of their topic resumes after them.
+    """Record a loss of records, so that the archive of their topic resumes after them.
 
-    The last resort: retention has deleted what wasn't archived, the topic was created again or
-    truncated, or a range (--partition, --until) can't be read. It goes on record in the audit log.
+    The last resort: retention has deleted records before they were archived, the topic was created
+    again or truncated, or a range (--partition, --until) can't be read. It is recorded in the audit
+    log.
     """
     from coinmesh_archive import topic_log
 
@@ -199,7 +200,7 @@ def _logs() -> "TopicLogs":
 
 
 def _manifests(store: "ArchiveStore", topics: list[str] | None) -> "Iterator[Manifest]":
-    """The manifests of topics, by topic and day."""
+    """Yield the manifests of topics, by topic and day."""
     for topic in topics or store.topics():
         for date in store.dates(topic):
             if (stored := store.load(topic, date)) is not None:
@@ -209,7 +210,7 @@ def _manifests(store: "ArchiveStore", topics: list[str] | None) -> "Iterator[Man
 def _readable(
     store: "ArchiveStore", topics: list[str] | None
 ) -> "tuple[list[Manifest], list[str]]":
-    """The manifests of topics, by topic and day, and a line for each that can't be read."""
+    """Return the manifests of topics, by topic and day, and a line for each unreadable one."""
     from coinmesh_archive.manifest import ManifestError
 
     manifests: list[Manifest] = []
@@ -226,7 +227,7 @@ def _readable(
 
 
 def _losses(manifest: "Manifest") -> Iterator[str]:
-    """Recorded losses, a line each."""
+    """Yield a line for each recorded loss."""
     for one in manifest.incarnations:
         if one.ended is not None:
             yield f"{manifest.topic} {manifest.date}: {one.ended.actor} ended {one.topic_id}: " + (
@@ -241,7 +242,7 @@ def _losses(manifest: "Manifest") -> Iterator[str]:
 
 
 def _damages(store: "ArchiveStore", manifest: "Manifest") -> Iterator[str]:
-    """Objects that are missing or don't have the digest of their manifest."""
+    """Yield a line for each object that is missing or has another digest than in the manifest."""
     from coinmesh_archive.reader import read_object
 
     for one in manifest.incarnations:

@@ -1,4 +1,4 @@
-"""Reading records of a topic between two moments, for commands that look into Kafka."""
+"""Reading of a topic's records, for commands that inspect Kafka."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -18,16 +18,21 @@ S = TypeVar("S", bound=MeshSettings)
 
 
 def settings_of(kind: type[S]) -> S:
-    """What `kind` holds: from the environment, else as the local mesh has it for operators."""
+    """Return settings from the environment, by default those of the local mesh for operators."""
     defaults = Mesh.recorded(Home.from_environment()).settings(client="cli")
     return dispatch.read(kind, defaults | caller_environment())
 
 
 class TopicReader:
-    """Reads one topic by assignment: no group, nothing is committed."""
+    """Read one topic by assignment: no group, nothing is committed."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        """Raises Unavailable when Kafka does not answer, NotFound when it has no such topic."""
+        """Connect and read the bounds of the topic's partitions.
+
+        Raises:
+            Unavailable: Kafka is unreachable.
+            NotFound: Kafka has no such topic.
+        """
         self._consumer = tail_consumer(settings, "coinmesh-cli", {"log_level": 0})
         try:
             metadata = self._consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
@@ -43,7 +48,7 @@ class TopicReader:
         self.bounds = {key: bounds(self._consumer, key, TIMEOUT) for key in partitions}
 
     def existing(self, last: int | None = None) -> Iterator[Message]:
-        """Records that were there when the reader was made, of each partition the `last` only."""
+        """Yield the records that existed on construction, or only the `last` of each partition."""
         starts = {
             key: low if last is None else max(low, high - last)
             for key, (low, high) in self.bounds.items()
@@ -53,7 +58,7 @@ class TopicReader:
             yield from records
 
     def following(self) -> Iterator[Message]:
-        """Records that come after the reader was made, for ever."""
+        """Yield the records written after construction, indefinitely."""
         self._consumer.assign(
             [TopicPartition(*key, high) for key, (_, high) in self.bounds.items()]
         )
@@ -63,5 +68,5 @@ class TopicReader:
                 yield message
 
     def close(self) -> None:
-        """Leave the connections."""
+        """Close the consumer."""
         self._consumer.close()

@@ -1,4 +1,4 @@
-"""Which dead letters were replayed: the audit log knows, on whichever machine it was done."""
+"""Replays of dead letters, read from the audit log, which covers replays from any machine."""
 
 import fcntl
 from collections.abc import Generator
@@ -13,7 +13,7 @@ EVENT_ID = "dead_letter_event_id"
 
 @contextmanager
 def locked(home: Home) -> Generator[None]:
-    """Keep this machine's other replays out: two at a time could send one record twice."""
+    """Exclude concurrent replays on this machine, which could send one record twice."""
     home.data.mkdir(parents=True, exist_ok=True)
     with open(home.data / "dlq-replay.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -21,7 +21,7 @@ def locked(home: Home) -> Generator[None]:
 
 
 def replayed() -> dict[str, str]:
-    """When each dead letter was last replayed, by its event id."""
+    """Return the time of each dead letter's last replay, by its event id."""
     found: dict[str, str] = {}
     for _, event in audit.events():
         if event.action == pb.AUDIT_ACTION_DEAD_LETTER_REPLAY:

@@ -1,4 +1,4 @@
-"""`coinmesh status`: one screen of what an operator wants to know first."""
+"""`coinmesh status`: an overview for operators on one screen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coinmesh_local.mesh import Mesh
 from coinmesh_local.paths import Home
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
-#: Below this many columns the tables leave out what is nice to have.
+#: Below this width in columns the tables omit secondary columns.
 NARROW = 100
 
 
@@ -56,7 +56,7 @@ def status(
 
 
 def view(report: Report, width: int) -> RenderableType:
-    """The report for a terminal `width` columns wide."""
+    """Return the report for a terminal `width` columns wide."""
     head = Text()
     head.append(f"{report.health}", f"bold {COLOURS[report.health]}")
     head.append(f"   {report.time}", "dim")
@@ -89,11 +89,11 @@ def _components(report: Report, width: int) -> Table:
     wide = width >= NARROW
     extra = ("pid", "ports") if wide else ()
     table = _table("component", "version", "state", "up", "MiB", "restarts", *extra)
-    # A Go module's may be a whole commit's name.
+    # A Go module's version may contain a whole commit hash.
     table.columns[1].max_width = 9
     table.columns[1].overflow = "ellipsis"
     if wide:
-        # The other columns are never cut for it.
+        # The other columns are never truncated for this one.
         table.columns[-1].max_width = width - 84
         table.columns[-1].overflow = "ellipsis"
     done = [row["name"] for row in report.components if row["state"] == "done"]
@@ -120,7 +120,7 @@ def _components(report: Report, width: int) -> Table:
 
 
 def _freshness(report: Report) -> Table:
-    """Of several replicas the one that is furthest behind."""
+    """Show the maximum age over replicas."""
     table = _table("newest", "s", title="freshness")
     ages: dict[str, float] = {}
     for row in report.freshness or ():
@@ -131,7 +131,7 @@ def _freshness(report: Report) -> Table:
 
 
 def _lag(report: Report) -> Table:
-    """Per service and, in Spark, query; a topic of its own only when it lags."""
+    """Show a row per service and Spark query; a topic has its own row only when it lags."""
     table = _table("service", "topic", "records", "s", title="lag")
     parts: dict[str, list[dict[str, Any]]] = {}
     for row in report.lag or ():

@@ -1,4 +1,4 @@
-"""`coinmesh tail`: the last events of a topic in the minimal JSON form, then those that come."""
+"""`coinmesh tail`: the last events of a topic as minimal JSON, then new ones."""
 
 import sys
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from coinmesh_contracts.minimal import render
 from meshkit.errors import InvalidArgument
 from meshkit.settings import KafkaSettings
 
-#: How far back records of one key are looked for, per partition.
+#: Number of records per partition that are searched for a key.
 LOOK_BACK = 20_000
 
 

@@ -1,4 +1,4 @@
-"""`coinmesh trace`: the way of an event or a request through the services, drawn to scale."""
+"""`coinmesh trace`: the path of an event or request through the services, drawn to scale."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trace(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Draw the way of an event or a request through the services, with each hop's latency."""
+    """Draw the path of an event or request through the services, with each hop's latency."""
     if last == bool(what):
         raise typer.BadParameter("name an event or a trace, or pass --last")
     jaeger = connect(Mesh.recorded(Home.from_environment()))
@@ -58,14 +58,14 @@ def trace(
 
 
 def connect(mesh: Mesh) -> Jaeger:
-    """The mesh's Jaeger."""
+    """Return a client of the mesh's Jaeger."""
     url = str(mesh.endpoints()["jaeger"]["url"])
     settings = MeshSettings(tls_dir=mesh.home.tls / IDENTITY)
     return Jaeger(url, client_ssl_context(settings) if url.startswith("https") else None)
 
 
 def document(trace_id: str, spans: list[Span]) -> dict[str, object]:
-    """The trace for programs: its spans as a tree read from the top."""
+    """Return the trace as JSON values: its spans as a tree in depth-first order."""
     start, end = _bounds(spans)
     rows = [
         asdict(span) | {"depth": depth, "offset": span.start - start} for depth, span in tree(spans)
@@ -74,7 +74,7 @@ def document(trace_id: str, spans: list[Span]) -> dict[str, object]:
 
 
 def draw(console: Console, trace_id: str, spans: list[Span]) -> None:
-    """Print a line per span: whose it is, when it began, how long it took, and both as a bar."""
+    """Print a line per span: service, start, duration, and both as a bar."""
     start, end = _bounds(spans)
     table = Table(box=None, pad_edge=False)
     table.add_column("service", no_wrap=True)
@@ -98,7 +98,7 @@ def draw(console: Console, trace_id: str, spans: list[Span]) -> None:
 
 
 def tree(spans: Iterable[Span]) -> Iterator[tuple[int, Span]]:
-    """Each span below its parent, with its depth; siblings in the order of their start."""
+    """Yield each span below its parent, with its depth; siblings ordered by start."""
     ordered = sorted(spans, key=lambda span: span.start)
     ids = {span.span_id for span in ordered}
 
@@ -108,7 +108,7 @@ def tree(spans: Iterable[Span]) -> Iterator[tuple[int, Span]]:
                 yield depth, span
                 yield from below(span.span_id, depth + 1)
 
-    # A parent that Jaeger hasn't got, such as a caller's, leaves its children at the top.
+    # Without a parent in Jaeger, such as a client's span, children are at the top.
     for span in ordered:
         if span.parent_id not in ids:
             yield 0, span

@@ -1,4 +1,4 @@
-"""`coinmesh user` and `coinmesh token`: who may come through the public listener."""
+"""`coinmesh user` and `coinmesh token`: users of the public listener."""
 
 import sys
 from collections.abc import Generator
@@ -44,14 +44,14 @@ def add(
     role: Annotated[str, typer.Option(help="viewer, editor or admin")] = "viewer",
     tier: Annotated[str, typer.Option(help="the quota: free, pro or unlimited")] = "free",
 ) -> None:
-    """Make a user, or a new key for one; print its API key, which is shown only here."""
+    """Create a user or a new key for a user; print the API key, which is not stored."""
     with _administering() as client:
         print(accounting.add_user(settings_of(AuditSettings), client, name, role, tier))
 
 
 @user_app.command()
 def remove(name: str) -> None:
-    """Take a user's key and logins away; a token that it holds ends within 15 minutes."""
+    """Remove a user's key and logins; its tokens expire within 15 minutes."""
     with _administering() as client:
         accounting.remove_user(settings_of(AuditSettings), client, name)
 
@@ -69,6 +69,6 @@ def token(
         bool, typer.Option("--stdin", help="Read the API key there, not the local user's.")
     ] = False,
 ) -> None:
-    """Print a token of 15 minutes for `Authorization: Bearer …`."""
+    """Print a token for `Authorization: Bearer …`, valid for 15 minutes."""
     mesh = Mesh.recorded(Home.from_environment())
     print(local_user.token(mesh, sys.stdin.readline().strip() if stdin else None))

