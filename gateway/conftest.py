@@ -1,4 +1,4 @@
-"""Runs a real Envoy with the generated configuration."""
+"""Fixtures that run a real Envoy with the generated configuration."""
 
 import ssl
 import subprocess
@@ -20,12 +20,12 @@ from coinmesh_gateway.settings import Settings
 from meshkit.settings import Address
 
 WAIT_SECONDS = 120
-#: The services that stand behind Envoy in its own tests.
+#: The services behind Envoy in its own tests.
 TREE = Path(__file__).parent / "tests" / "tree"
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
-    """Waits until a condition holds."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"not so after {WAIT_SECONDS} s: {what}"
@@ -44,12 +44,12 @@ class Envoy:
     backends: Mapping[str, list[Any]]
 
     def healthy(self, service: str) -> int:
-        """How many replicas of a service Envoy holds for healthy."""
+        """Return the number of a service's replicas that Envoy considers healthy."""
         return int(self.stat(f"cluster.{service}.membership_healthy"))
 
     @staticmethod
     def wait(what: str, condition: Callable[[], bool]) -> None:
-        """Waits until the condition holds."""
+        """Wait until the condition holds."""
         eventually(what, condition)
 
     def stat(self, name: str) -> int:
@@ -62,13 +62,13 @@ EnvoyFactory = Callable[..., Envoy]
 
 @pytest.fixture(name="eventually", scope="session")
 def eventually_fixture() -> Callable[[str, Callable[[], bool]], None]:
-    """`eventually(what, condition)` waits until the condition holds."""
+    """Return `eventually(what, condition)`, which waits until the condition holds."""
     return eventually
 
 
 @pytest.fixture(scope="session")
 def start_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyFactory]:
-    """Starts Envoy before the given backends; what the factory starts ends with the session."""
+    """Yield a function that starts Envoy in front of backends, for the session."""
     with ExitStack() as cleanup:
 
         def start(
@@ -134,7 +134,7 @@ def _connect(
     def ready() -> bool:
         try:
             return there() and admin.get("/ready").is_success and "public" in listening()
-        except httpx.ConnectError:  # the socket is made before it is listened on
+        except httpx.ConnectError:  # the socket is created before it is listened on
             return False
 
     eventually("Envoy listens", ready)

@@ -1,4 +1,4 @@
-"""Services to stand behind Envoy: real gRPC servers with the contracts' stubs."""
+"""Services behind Envoy: real gRPC servers with the contracts' stubs."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +43,7 @@ GOLDEN_TIME = timestamp_pb2.Timestamp(seconds=1_723_161_255, nanos=342_000_000)
 
 
 def status(code: int, reason: str, message: str) -> status_pb2.Status:
-    """An error as the services make it."""
+    """Return an error in the services' format."""
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="coinmesh"))
     return status_pb2.Status(code=code, message=message, details=[detail])
@@ -58,7 +58,7 @@ ERRORS = {
 
 
 def bar(index: int) -> bar_pb2.Bar:
-    """A bar with values that differ from bar to bar; the first is empty of trades."""
+    """Return a bar with values that depend on the index; the first has no trades."""
     return bar_pb2.Bar(
         start_time=timestamp_pb2.Timestamp(seconds=1_723_161_240 + 60 * index),
         open="61837.63000000",
@@ -73,7 +73,7 @@ def bar(index: int) -> bar_pb2.Bar:
 
 
 class Market(market_grpc.MarketServiceServicer):
-    """Answers with what it was asked, and misbehaves for certain instruments."""
+    """Record requests, and return errors for certain instruments."""
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
@@ -178,7 +178,7 @@ class Events(events_grpc.EventServiceServicer):
 
 
 class Sessions(session_grpc.SessionServiceServicer):
-    """Keeps the metadata of its last call."""
+    """Record the metadata of the last call."""
 
     def __init__(self) -> None:
         self.told: dict[str, str] = {}
@@ -232,7 +232,7 @@ class Collector(collector_grpc.CollectorServiceServicer):
 
 
 def wait_until_left(context: grpc.ServicerContext) -> None:
-    """Returns when the caller has left."""
+    """Wait until the caller has disconnected."""
     left = Event()
     if context.add_callback(left.set):
         assert left.wait(WAIT_SECONDS), "the caller never left"
@@ -255,7 +255,7 @@ def serve(
     port: int = 0,
     credentials: grpc.ServerCredentials | None = None,
 ) -> Backend:
-    """Starts a gRPC server with health and reflection."""
+    """Start a gRPC server with health and reflection."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_send_message_length", 64 << 20)]
     server = grpc.server(ThreadPoolExecutor(16), options=options)
     for register in add.values():
@@ -316,19 +316,19 @@ def serve_collector(credentials: grpc.ServerCredentials | None = None) -> Backen
 
 @pytest.fixture(scope="session")
 def start_gateway() -> Callable[..., Backend]:
-    """Starts a replica of query-gateway: `start_gateway(name, port=0, credentials=None)`."""
+    """Return `start_gateway(name, port=0, credentials=None)`: a replica of query-gateway."""
     return serve_gateway
 
 
 @pytest.fixture(scope="session")
 def start_collector() -> Callable[..., Backend]:
-    """Starts a collector: `start_collector(credentials=None)`."""
+    """Return `start_collector(credentials=None)`: a collector."""
     return serve_collector
 
 
 @pytest.fixture(scope="session")
 def envoy(start_envoy: Callable[..., Any]) -> Iterator[Any]:
-    """Envoy before one replica of each service."""
+    """Yield an Envoy in front of one replica of each service."""
     backends = {"query-gateway": [serve_gateway("1")], "collector-binance": [serve_collector()]}
     yield start_envoy(backends)
     for replicas in backends.values():

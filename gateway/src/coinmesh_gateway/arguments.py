@@ -1,4 +1,4 @@
-"""The arguments of `coinmesh-envoy-config` and the settings that follow from them."""
+"""The arguments of `coinmesh-envoy-config` and the resulting settings."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from meshkit.settings import Address, TelemetrySettings, read
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; exits with status 2 when the usage is wrong."""
+    """Return the options; exit with status 2 when the usage is wrong."""
     return _parser().parse_args(arguments)
 
 
 def settings(options: argparse.Namespace, catalogue: Catalogue) -> Settings:
-    """Return the settings of the options; CatalogueError when one is wrong."""
+    """Return the settings of the options; raise CatalogueError when one is wrong."""
     return Settings(
         listen=parse_address("--listen", options.listen),
         admin=socket_path(options.admin.absolute()),

@@ -1,4 +1,4 @@
-"""The contracts' HTTP bindings: what `google.api.http` says of each RPC.
+"""The contracts' HTTP bindings: the `google.api.http` option of each RPC.
 
 Source of the rules: google/api/http.proto.
 """
@@ -22,15 +22,15 @@ _HTTP_BODY = ".google.api.HttpBody"
 
 @dataclass(frozen=True)
 class Binding:
-    """One HTTP method and path by which an RPC can be called.
+    """An HTTP method and path by which an RPC can be called.
 
     Attributes:
         rpc: The RPC's full name, e.g. "coinmesh.market.v1.MarketService.ListBars".
         method: The HTTP method.
         template: The path template, e.g. "/v1/instruments/{instrument}/bars".
-        streams: Whether the RPC answers with a stream.
+        streams: Whether the RPC returns a stream.
         raw: Whether the service renders the body itself (google.api.HttpBody).
-        open: Whether it needs no token.
+        open: Whether it requires no token.
     """
 
     rpc: str
@@ -41,7 +41,7 @@ class Binding:
     open: bool = False
 
     def path_regex(self, bind: Mapping[str, str]) -> str:
-        """The RE2 pattern of its paths, with the variables in `bind` at their only value."""
+        """Return the RE2 pattern of its paths, with the variables in `bind` at their value."""
         pattern, end = "", 0
         for match in _VARIABLE.finditer(self.template):
             pattern += re.escape(self.template[end : match.start()])
@@ -52,7 +52,7 @@ class Binding:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The path's variables, in order."""
+        """Return the path's variables, in order."""
         return tuple(match["name"] for match in _VARIABLE.finditer(self.template))
 
 
@@ -62,7 +62,7 @@ def _segments(pattern: str) -> str:
 
 
 def bindings(descriptor_set: bytes, services: Iterable[str]) -> list[Binding]:
-    """All bindings of gRPC services that users may call, the more specific paths first.
+    """Return all bindings of user-callable RPCs of gRPC services, more specific paths first.
 
     Raises:
         CatalogueError: A service is not in the descriptor set.
@@ -81,7 +81,7 @@ def bindings(descriptor_set: bytes, services: Iterable[str]) -> list[Binding]:
 
 
 def _specific_first(binding: Binding) -> tuple[int, int, str, str]:
-    # A verb after a variable ({collector}:drain) would otherwise be taken as part of its value.
+    # A verb after a variable ({collector}:drain) would otherwise match as part of its value.
     has_verb = ":" in binding.template.rpartition("/")[2]
     return (0 if has_verb else 1, len(binding.variables), binding.template, binding.method)
 

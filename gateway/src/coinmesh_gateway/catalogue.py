@@ -1,4 +1,4 @@
-"""The service catalogue: which services run behind Envoy, from their manifests."""
+"""The service catalogue: the services behind Envoy, read from their manifests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from coinmesh_manifests.discovery import CHECKOUT, ManifestError, discover
 
 
 class CatalogueError(ValueError):
-    """The catalogue contradicts itself, the contracts or what the command was told."""
+    """Raised when the catalogue contradicts itself, the contracts or the arguments."""
 
 
 class Service(BaseModel):
@@ -28,7 +28,7 @@ Catalogue = Mapping[str, Service]
 
 
 def declared(tree: Path = CHECKOUT) -> dict[str, Service]:
-    """The services of a tree that serve gRPC; CatalogueError when a manifest is wrong."""
+    """Return the services of a tree that serve gRPC; CatalogueError for an invalid manifest."""
     try:
         manifests = discover(tree)
     except ManifestError as error:
@@ -47,7 +47,7 @@ def declared(tree: Path = CHECKOUT) -> dict[str, Service]:
 
 
 def servers(catalogue: Catalogue) -> dict[str, list[str]]:
-    """Which services of the catalogue serve each gRPC service."""
+    """Return the names of the catalogue's services that serve each gRPC service."""
     found: dict[str, list[str]] = {}
     for name, service in catalogue.items():
         for grpc in service.grpc:

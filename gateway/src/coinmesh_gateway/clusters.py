@@ -12,12 +12,12 @@ _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProt
 
 
 def authority(service: str) -> str:
-    """The name by which gRPC clients choose a service behind Envoy."""
+    """Return the :authority by which gRPC clients select a service behind Envoy."""
     return f"{service}.coinmesh"
 
 
 def plain_cluster(name: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
-    """HTTP/2 to a server of the mesh: round robin over its replicas."""
+    """Return an HTTP/2 cluster for a server of the mesh: round robin over its replicas."""
     return {
         **_reached(name, endpoints),
         "lb_policy": "ROUND_ROBIN",
@@ -37,10 +37,11 @@ def plain_cluster(name: str, endpoints: Sequence[Address], tls: Tls | None) -> d
 
 
 def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict[str, Any]:
-    """One service's cluster: round robin over the replicas that are healthy."""
+    """Return a service's cluster: round robin over the healthy replicas."""
     return {
         **plain_cluster(service, endpoints, tls),
-        # When none is healthy all are tried: a service that lacks one store can say so itself.
+        # When none is healthy, all are tried: a service without one of its stores can return its
+        # own error.
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
         "health_checks": [
             {
@@ -53,8 +54,7 @@ def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict
                 "grpc_health_check": {"authority": authority(service)},
             }
         ],
-        # Only what happens on the way counts: an error that a service answers with is no reason
-        # to leave it out.
+        # Only transport failures count: an error returned by a service is no reason to eject it.
         "outlier_detection": {
             "split_external_local_origin_errors": True,
             "consecutive_local_origin_failure": 3,
@@ -78,7 +78,7 @@ def cluster(service: str, endpoints: Sequence[Address], tls: Tls | None) -> dict
 
 
 def http_cluster(name: str, address: Address, ca: ServerCa) -> dict[str, Any]:
-    """A server outside the mesh that speaks HTTP under TLS, known by `ca` and its address."""
+    """Return the cluster of an HTTPS server outside the mesh, verified by `ca` and its address."""
     kind = "IP_ADDRESS" if _is_ip(address.host) else "DNS"
     return {
         **_reached(name, [address]),
@@ -87,7 +87,7 @@ def http_cluster(name: str, address: Address, ca: ServerCa) -> dict[str, Any]:
 
 
 def mutual_cluster(name: str, address: Address, service: str, tls: Tls) -> dict[str, Any]:
-    """A server of the mesh that speaks HTTP/1.1 under mutual TLS: it must be `service`."""
+    """Return the cluster of `service`, HTTP/1.1 under mutual TLS; its identity is verified."""
     return {
         **_reached(name, [address]),
         "typed_extension_protocol_options": {
@@ -102,12 +102,12 @@ def mutual_cluster(name: str, address: Address, service: str, tls: Tls) -> dict[
 
 
 def loopback_cluster(name: str, address: Address) -> dict[str, Any]:
-    """A server on this machine that speaks HTTP/1.1 without TLS."""
+    """Return the cluster of a server on this machine, HTTP/1.1 without TLS."""
     return _reached(name, [address])
 
 
 def socket_cluster(name: str, path: Path) -> dict[str, Any]:
-    """A server that speaks HTTP/1.1 on a Unix socket."""
+    """Return the cluster of a server on a Unix socket, HTTP/1.1."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": str(path)}}}}
     return {
         "name": name,

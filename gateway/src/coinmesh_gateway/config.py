@@ -1,4 +1,4 @@
-"""The whole configuration: a pure function of catalogue, contracts and settings."""
+"""The complete configuration: a pure function of catalogue, contracts and settings."""
 
 import json
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from coinmesh_gateway.tls import ServerCa, Tls
 from coinmesh_gateway.transcoder import transcoder
 from meshkit.files import write_atomically
 
-#: `cluster.<name>.grpc.14` is one of the counters `envoy_cluster_grpc` with a label.
+#: Extracts the status as a label: `cluster.<name>.grpc.14` becomes a counter `envoy_cluster_grpc`.
 _GRPC_STATUS = r"^cluster\..+\.grpc(\.(\d+))$"
 _STATS = ("cluster.", "http.public.", "listener.", "server.", "overload.", "cluster_manager.")
 
 
 def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) -> dict[str, Any]:
-    """Envoy's bootstrap configuration.
+    """Return Envoy's bootstrap configuration.
 
     Raises:
         CatalogueError: The catalogue contradicts itself, the contracts or the settings.
@@ -81,7 +81,7 @@ def generate(catalogue: Catalogue, descriptor_set: bytes, settings: Settings) ->
 
 
 def secured(settings: Settings) -> Tls | None:
-    """The transport security of the settings; None for plaintext."""
+    """Return the transport security of the settings; None for plaintext."""
     if settings.tls_dir is None:
         return None
     if settings.secrets_dir is None:
@@ -90,7 +90,7 @@ def secured(settings: Settings) -> Tls | None:
 
 
 def vault_ca(settings: Settings) -> ServerCa | None:
-    """The CAs of Vault's listener; None without Vault."""
+    """Return the CAs of Vault's listener; None without Vault."""
     if settings.vault is None:
         return None
     if settings.secrets_dir is None:
@@ -99,7 +99,7 @@ def vault_ca(settings: Settings) -> ServerCa | None:
 
 
 def write_all(out: Path, document: Mapping[str, Any], *sources: Tls | ServerCa | None) -> None:
-    """Writes a configuration, and before it the files by which Envoy follows renewals."""
+    """Write the SDS files by which Envoy follows renewals, then the configuration."""
     for source in sources:
         for path, secret in (source.secrets() if source else {}).items():
             write(path, secret)
@@ -107,7 +107,7 @@ def write_all(out: Path, document: Mapping[str, Any], *sources: Tls | ServerCa |
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a document as JSON (which is YAML too) for its user alone; replaces it at once."""
+    """Write a document as JSON (also valid YAML) for its owner only, replacing it atomically."""
     write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 

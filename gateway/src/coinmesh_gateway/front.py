@@ -1,7 +1,7 @@
-"""The command `coinmesh-envoy-front`: an Envoy before a server that can't tell services apart.
+"""The command `coinmesh-envoy-front`: an Envoy for a server without per-service access control.
 
-Such a server listens on the loopback interface only; the mesh comes by the Envoy before it, which
-asks for a certificate and lets each service do what the table's `http.<server>` says.
+The server listens on the loopback interface only; clients connect to Envoy, which requires a
+certificate and permits each service the requests in the table's `http.<server>`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from meshkit import logs
 from meshkit.settings import Address
 from meshkit.tls import is_loopback
 
-#: Whom a server knows by a password.
+#: The user name of this Envoy at a server with password authentication.
 USER = "front"
 
 
@@ -38,20 +38,21 @@ def generate(
     password: str | None = None,
     upstream: str | None = None,
 ) -> dict[str, Any]:
-    """Envoy's bootstrap configuration.
+    """Return Envoy's bootstrap configuration.
 
     Args:
-        server: Its name in the table.
-        listen: Where services connect.
-        routes: Path prefixes with the loopback address, or the Unix socket, that answers them; the
-            first that fits.
-        tls: The front's own certificate, and who signs those of the others.
-        escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
-        password: By which the server knows the front, as its user `front`.
-        upstream: The service that the server must be, where it speaks mutual TLS; else plaintext.
+        table: The access table.
+        server: The server's name in the table.
+        listen: The address for services.
+        routes: Path prefixes with the loopback address or the Unix socket of the server; the first
+            match applies.
+        tls: Envoy's own certificate and the trusted CA.
+        escaped_slashes: Whether a path may contain `%2F`; otherwise such a request is rejected.
+        password: The password of the user `front` at the server.
+        upstream: The expected service identity of a server with mutual TLS; None for plaintext.
 
     Raises:
-        AccessError: Nobody may ask this server anything.
+        AccessError: The table permits no request to this server.
     """
     targets = [
         {"match": {"prefix": prefix}, "route": {"cluster": str(address), "timeout": "60s"}}
@@ -122,7 +123,7 @@ def _permission(allowed: HttpAccess) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit status: 2 when what it was told is wrong."""
+    """Run the command and return its exit status: 2 when an argument is wrong."""
     options = _parser().parse_args(arguments)
     out = Path(options.out).absolute()
     tls = Tls(options.tls_dir.absolute(), out.parent)

@@ -1,4 +1,4 @@
-"""Envoy's public listener: the filters that every request passes, and its limits."""
+"""Envoy's public listener: the filters for every request, and its limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def listener(
     transcoding: Mapping[str, Any],
     tls: Tls | None,
 ) -> dict[str, Any]:
-    """The listener for users."""
+    """Return the public listener."""
     manager = _connection_manager(settings, virtual_hosts, transcoding)
     if tls is not None:
         manager["common_http_protocol_options"] |= tls.connection()
@@ -35,7 +35,7 @@ def listener(
     return {
         "name": "public",
         "address": {"socket_address": {"address": host, "port_value": port}},
-        # A port that another process listens on is an error, not a port to share.
+        # Another process on the same port is an error; the port must not be shared.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": settings.limits.request_bytes,
         "filter_chains": [chain],
@@ -67,14 +67,14 @@ def _connection_manager(
         "common_http_protocol_options": {
             "idle_timeout": _seconds(limits.idle_seconds),
             "max_headers_count": limits.headers,
-            # x_coinmesh_roles would become x-coinmesh-roles in what some library makes of it.
+            # Some libraries would convert x_coinmesh_roles to x-coinmesh-roles.
             "headers_with_underscores_action": "REJECT_REQUEST",
         },
         "http2_protocol_options": {
             "max_concurrent_streams": limits.streams_per_connection,
             "initial_stream_window_size": 65_536,
             "initial_connection_window_size": 1 << 20,
-            # A reader that is gone without a word is noticed.
+            # Detects clients that vanished without closing the connection.
             "connection_keepalive": {"interval": "30s", "timeout": "10s"},
         },
         "delayed_close_timeout": f"{_LINGER_S}s",
@@ -92,7 +92,7 @@ def _connection_manager(
 
 def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[str, Any]]:
     limits = settings.limits
-    # gRPC fails with HTTP status 200: its own status is counted apart.
+    # gRPC errors have HTTP status 200: the gRPC status is counted separately.
     counted = http_filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=False)
     filters = [http_filter("cors", "cors.v3.Cors"), _health(), counted]
     if settings.vault is not None:
@@ -101,9 +101,9 @@ def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[st
         filters.append(web.role_filter())
     if settings.ratelimit:
         filters.append(quotas.rate_limit_filter())
-    # Of those that a client accepts alike, the one chosen first in this order is used.
+    # Of the encodings that a client accepts equally, the first in this order is used.
     filters += [_compressor(kind, limits) for kind in ("gzip", "brotli", "zstd")]
-    # The transcoder passes a body on while it reads it: what is too long is found out here.
+    # The transcoder forwards a body while reading it; this filter detects excessive length.
     filters.append(
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.request_bytes)
     )
@@ -113,7 +113,7 @@ def _filters(settings: Settings, transcoding: Mapping[str, Any]) -> list[dict[st
 
 
 def http_filter(name: str, kind: str, **config: Any) -> dict[str, Any]:
-    """A filter of Envoy's own, `kind` below envoy.extensions.filters.http."""
+    """Return one of Envoy's own filters, `kind` below envoy.extensions.filters.http."""
     return {
         "name": f"envoy.filters.http.{name}",
         "typed_config": {"@type": f"{_HTTP}{kind}", **config},
@@ -149,7 +149,7 @@ def _compressor(kind: str, limits: Limits) -> dict[str, Any]:
     }
 
 
-# Replies are made once and read once: speed before the last percent of size.
+# Replies are compressed once and read once: prefer speed to size.
 _FAST: dict[str, dict[str, Any]] = {
     "gzip": {"compression_level": "BEST_SPEED"},
     "brotli": {"quality": 3},

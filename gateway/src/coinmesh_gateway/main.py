@@ -1,4 +1,4 @@
-"""The command `coinmesh-envoy-config`: writes Envoy's configuration to a file."""
+"""The command `coinmesh-envoy-config`: write Envoy's configuration to a file."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Listeners for services: mutual TLS, and who may ask what. Envoy's own numbers go by one."""
+"""Listeners for services: mutual TLS and access control. One of them serves Envoy's metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _MANAGER = (
     "HttpConnectionManager"
 )
 _ADMIN = "admin"
-#: What is passed on to Envoy's own interface, which could also stop it and tell its secrets.
+#: The only exposed paths of Envoy's admin interface, which could also stop it and reveal secrets.
 _SHOWN = ("/ready", "/stats/prometheus")
 
 
@@ -30,16 +30,16 @@ def listener(
     headers: Iterable[Mapping[str, Any]] = (),
     escaped_slashes: bool = False,
 ) -> dict[str, Any]:
-    """HTTP/1.1 for services that show their certificate.
+    """Return an HTTP/1.1 listener for services with client certificates.
 
     Args:
-        name: Of the listener, in what Envoy counts too.
-        listen: Where services connect.
-        tls: Its own certificate, and who signs those of the others.
-        policies: Made by `policy`, by any name; whom none lets ask is refused with 403.
-        routes: Of requests that are let through; the first that fits.
-        headers: Put into each of these.
-        escaped_slashes: Whether a path may hold `%2F`; else such a request is refused.
+        name: The listener's name, also in Envoy's statistics.
+        listen: The address for services.
+        tls: The listener's own certificate and the trusted CA.
+        policies: Policies created by `policy`, by any name; a client without one gets 403.
+        routes: Routes of permitted requests; the first match applies.
+        headers: Headers added to each of these requests.
+        escaped_slashes: Whether a path may contain `%2F`; otherwise such a request is rejected.
     """
     rules = {"action": "ALLOW", "policies": dict(policies)}
     manager = {
@@ -81,13 +81,13 @@ def listener(
 
 
 def policy(identity: str, permissions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a SPIFFE identity may ask."""
+    """Return the policy with the permissions of a SPIFFE identity."""
     principal = {"authenticated": {"principal_name": {"exact": identity}}}
     return {"principals": [principal], "permissions": list(permissions)}
 
 
 def metrics(listen: Address, admin: Path, tls: Tls) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Listener and cluster by which SCRAPERS read Envoy's numbers and whether it is ready."""
+    """Return listener and cluster through which SCRAPERS read Envoy's metrics and readiness."""
     anything = {"any": True}
     found = listener(
         "metrics",
@@ -96,5 +96,5 @@ def metrics(listen: Address, admin: Path, tls: Tls) -> tuple[dict[str, Any], dic
         {name: policy(f"{SERVICE_PREFIX}{name}", [anything]) for name in sorted(SCRAPERS)},
         [{"match": {"path": path}, "route": {"cluster": _ADMIN}} for path in _SHOWN],
     )
-    # Its numbers are wanted most when the public listener is full.
+    # Metrics matter most when the public listener has reached its limit.
     return {**found, "ignore_global_conn_limit": True}, socket_cluster(_ADMIN, admin)

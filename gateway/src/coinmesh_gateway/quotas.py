@@ -1,4 +1,4 @@
-"""Quotas: what Envoy asks envoyproxy/ratelimit about a request, and what that is told to allow."""
+"""Quotas: the descriptors that Envoy sends to envoyproxy/ratelimit, and its configuration."""
 
 import tomllib
 from importlib.resources import files
@@ -16,7 +16,7 @@ _FILTER = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLi
 
 
 class Quota(BaseModel):
-    """So many requests in a unit of time."""
+    """A number of requests per unit of time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ class Quota(BaseModel):
 
 
 class Quotas(BaseModel):
-    """What each tier's users may ask, and how often an address may try to log in."""
+    """Quotas of each tier's users, and of login attempts from one address."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,13 +41,13 @@ class Quotas(BaseModel):
 
 
 def shipped() -> Quotas:
-    """The mesh's own quotas."""
+    """Return the mesh's own quotas."""
     text = files("coinmesh_gateway").joinpath("quotas.toml").read_text()
     return Quotas.model_validate(tomllib.loads(text))
 
 
 def configuration(quotas: Quotas) -> dict[str, Any]:
-    """ratelimit's own configuration."""
+    """Return the configuration of envoyproxy/ratelimit."""
     default = _limit(quotas.tiers[quotas.default])
     tiers = [{"key": "tier", "value": name, **_limit(q)} for name, q in quotas.tiers.items()]
     users = {"key": "user", **default, "descriptors": [*tiers, {"key": "tier", **default}]}
@@ -62,7 +62,10 @@ def configuration(quotas: Quotas) -> dict[str, Any]:
 
 
 def rate_limit_filter() -> dict[str, Any]:
-    """Envoy's filter. Without an answer the request goes on: `cluster.*.ratelimit.error` counts."""
+    """Return Envoy's filter.
+
+    Requests pass while ratelimit is unreachable: `cluster.*.ratelimit.error` counts them.
+    """
     return {
         "name": "envoy.filters.http.ratelimit",
         "typed_config": {
@@ -83,7 +86,7 @@ def rate_limit_filter() -> dict[str, Any]:
 
 
 def for_users() -> list[dict[str, Any]]:
-    """What is asked about a user's request."""
+    """Return the rate limit descriptors of a user's request."""
     unlimited = {"name": TIER_HEADER, "string_match": {"exact": UNLIMITED}}
     counted = {
         "descriptor_key": _KEY,
@@ -105,7 +108,7 @@ def for_users() -> list[dict[str, Any]]:
 
 
 def for_logins() -> list[dict[str, Any]]:
-    """What is asked about an attempt to log in."""
+    """Return the rate limit descriptors of a login attempt."""
     login = {"descriptor_key": _KEY, "descriptor_value": _LOGINS}
     return [{"actions": [{"generic_key": login}, {"remote_address": {}}]}]
 

@@ -1,10 +1,11 @@
-"""The command `coinmesh-ratelimit`: runs envoyproxy/ratelimit as a service of the mesh.
+"""The command `coinmesh-ratelimit`: run envoyproxy/ratelimit as a service of the mesh.
 
-It is told where Redis is and who it is there by the mesh's own settings. It doesn't take up a
-renewed certificate or password towards Redis, so it is started anew then; Envoy lets requests pass
+The address and credentials of Redis come from the mesh's settings. The program does not reload a
+certificate or password for Redis, so it is restarted after a renewal; Envoy lets requests pass
 meanwhile.
-Its lines are brought into the mesh's form here, and what it shows on Unix sockets (numbers, health)
-is shown under mutual TLS to those who scrape.
+
+Its log lines are converted to the mesh's schema here, and its metrics and health on Unix sockets
+are served to scrapers under mutual TLS.
 """
 
 import argparse
@@ -37,17 +38,19 @@ from meshkit.tls import certificate_files
 _log = logging.getLogger(__name__)
 KEY_PREFIX = "rl:"
 QUOTAS = "quotas"
-#: Its sockets in the run directory; `curl --unix-socket` asks the last, too.
+#: Its sockets in the run directory; `curl --unix-socket` can query the last one too.
 HTTP, METRICS, DEBUG = "http.sock", "metrics.sock", "debug.sock"
-#: What is shown beyond them. HTTP would count requests, too.
+#: The exposed paths. HTTP would also accept requests to count.
 _SHOWN = {"/healthcheck": HTTP, "/metrics": METRICS}
 
 
 def environment(settings: RedisSettings, grpc: Address, run: Path) -> dict[str, str]:
-    """What ratelimit, as it is built for the mesh, is told; all but gRPC is on sockets in `run`.
+    """Return the environment of the mesh's build of ratelimit; only gRPC uses a port.
+
+    Everything else is on sockets in `run`.
 
     Raises:
-        CatalogueError: The directory's name is too long for them.
+        CatalogueError: The directory's path is too long for a socket.
     """
     http, numbers, debug = (str(socket_path(run / name)) for name in (HTTP, METRICS, DEBUG))
     redis = urlsplit(settings.redis_url)
@@ -89,7 +92,7 @@ def environment(settings: RedisSettings, grpc: Address, run: Path) -> dict[str, 
 
 
 def shown(run: Path) -> Callable[[Any, Any], list[bytes]]:
-    """The WSGI application that passes on what ratelimit tells of itself; 503 while it is away."""
+    """Return a WSGI application that serves ratelimit's metrics and health; 503 if unreachable."""
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
@@ -111,7 +114,10 @@ def shown(run: Path) -> Callable[[Any, Any], list[bytes]]:
 
 
 async def run(program: str, settings: RedisSettings, tell: Callable[[], dict[str, str]]) -> int:
-    """Runs it, each time with what `tell` gives, until a signal or its own end; its exit status."""
+    """Run the program until a termination signal or its exit; return the exit status.
+
+    Each start uses the environment returned by `tell`.
+    """
     stopping, renewed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,7 +136,7 @@ async def run(program: str, settings: RedisSettings, tell: Callable[[], dict[str
             )
             assert child.stdout is not None
             passing = asyncio.create_task(_pass_on(child.stdout))
-            # The first call tells of what it starts with.
+            # `follow` reports the initial version first; discard that.
             await asyncio.sleep(0)
             renewed.clear()
             waits = [asyncio.create_task(step()) for step in (stopping.wait, renewed.wait)]
@@ -156,7 +162,7 @@ async def _pass_on(output: asyncio.StreamReader) -> None:
     while True:
         try:
             text = await output.readline()
-        except ValueError:  # longer than asyncio takes (64 KiB): left out, the rest goes on
+        except ValueError:  # longer than asyncio's limit (64 KiB): skip this line only
             continue
         if not text:
             return
@@ -167,7 +173,7 @@ async def _pass_on(output: asyncio.StreamReader) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; exit status 2 for a wrong setting."""
+    """Run the command; exit status 2 for an invalid setting."""
     parser = argparse.ArgumentParser(
         prog="coinmesh-ratelimit", description="Runs envoyproxy/ratelimit."
     )
@@ -187,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load(RedisSettings)
         directory = given.run.absolute()
         tell = partial(environment, settings, given.grpc, directory)
-        tell()  # a wrong setting is told of now
+        tell()  # reports an invalid setting now
         write(directory / QUOTAS / "config" / "quotas.yaml", quotas.configuration(quotas.shipped()))
         if given.metrics is not None:
             files = certificate_files(settings)

@@ -11,11 +11,11 @@ from coinmesh_gateway.clusters import authority
 _ROUTE = "type.googleapis.com/envoy.config.route.v3."
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http."
 _GRPC_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
-# Nothing has reached the service: trying again is safe for any call.
+# The request has not reached the service: a retry is safe for any call.
 _SAFE_RETRIES = "connect-failure,refused-stream,reset-before-request"
 _GET_RETRIES = f"{_SAFE_RETRIES},reset,unavailable"
 _DISABLED = {"@type": f"{_ROUTE}FilterConfig", "disabled": True}
-# Tokens stay here: services are told who it is.
+# Tokens are not forwarded: services receive the user's identity in headers.
 _WITHOUT_COOKIES = {"request_headers_to_remove": ["cookie"]}
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 
@@ -27,12 +27,12 @@ def virtual_hosts(
     origins: str,
     more: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """One virtual host for each service's gRPC authority, and one for everything else.
+    """Return a virtual host for each service's gRPC authority, and one for everything else.
 
-    `more` are routes of that one, after those of the contracts.
+    `more` are additional routes of the latter, after those of the contracts.
 
     Raises:
-        CatalogueError: Two services would answer at the same REST path.
+        CatalogueError: Two services would serve the same REST path.
     """
     by_authority = [
         {
@@ -71,9 +71,9 @@ def _grpc_by_path(catalogue: Catalogue) -> Iterable[dict[str, Any]]:
 def _grpc(prefix: str, name: str, service: Service) -> dict[str, Any]:
     return {
         "match": {"prefix": prefix, "grpc": {}},
-        # A stream's requests are passed on as they come.
+        # A stream's requests are forwarded without buffering.
         "typed_per_filter_config": {"envoy.filters.http.buffer": _DISABLED},
-        # The caller's deadline holds, which the service knows of; a stream has none.
+        # The service enforces the caller's deadline; a stream has none.
         "route": {
             "cluster": name,
             "timeout": "0s",
@@ -137,7 +137,7 @@ def _rpc(
         yield {"match": match, "route": action, **_WITHOUT_COOKIES}
         return
     action["idle_timeout"] = _seconds(service.idle)
-    # Compressed, a stream's messages would wait for one another.
+    # Compression would delay a stream's messages until the next ones.
     filters: dict[str, Any] = {"envoy.filters.http.compressor": _no_compression()}
     if not binding.raw:
         accepts = {"name": "accept", "string_match": {"contains": "text/event-stream"}}
@@ -156,7 +156,7 @@ def _rpc(
 
 
 def _preflight(cluster: str) -> dict[str, Any]:
-    """CORS preflights: the filter answers them before the route is used, but wants one."""
+    """Match CORS preflights: the filter answers them before the route is used, but needs one."""
     headers = [
         {"name": ":method", "string_match": {"exact": "OPTIONS"}},
         {"name": "origin", "present_match": True},
@@ -166,7 +166,7 @@ def _preflight(cluster: str) -> dict[str, Any]:
 
 
 def _foreign_origin(origins: str) -> dict[str, Any]:
-    """A page of another origin can send some requests without asking (CORS): refuse changes."""
+    """Reject changes by pages of other origins, which can send some requests without preflight."""
     methods = {"safe_regex": {"regex": "|".join(_CHANGING)}}
     headers = [
         {"name": "origin", "present_match": True},

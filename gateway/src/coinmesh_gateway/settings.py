@@ -1,4 +1,4 @@
-"""What differs from one Envoy to another: addresses, certificates, origins, limits."""
+"""Settings of one Envoy: addresses, certificates, origins, limits."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,26 +10,26 @@ from coinmesh_gateway.tracing import Tracing
 from coinmesh_gateway.users import Vault
 from meshkit.settings import Address
 
-#: What `sun_path` holds without the byte that ends it (unix(7)).
+#: The size of `sun_path` without the terminating byte (unix(7)).
 _SOCKET_BYTES = 107
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one Envoy takes at most; how long a service may take stands in the catalogue.
+    """Limits of one Envoy; timeouts of services are in the catalogue.
 
     Attributes:
-        request_bytes: Of a request's body, and of what is buffered for one connection.
-        response_bytes: Of a reply that is transcoded in one piece.
-        headers_kib: Of all of a request's headers together.
-        headers: Their number.
-        headers_seconds: Until a request's headers are there.
-        request_seconds: Until a request is there as a whole.
-        silent_seconds: How long a request or reply may stand still, where no route says otherwise.
-        idle_seconds: How long a connection may have nothing to do.
-        streams_per_connection: Requests at a time on an HTTP/2 connection.
-        connections: At a time, to the public listener.
+        request_bytes: Size of a request's body, and of a connection's buffer.
+        response_bytes: Size of a reply that is transcoded as a whole.
+        headers_kib: Total size of a request's headers.
+        headers: Number of headers.
+        headers_seconds: Time to receive a request's headers.
+        request_seconds: Time to receive a complete request.
+        silent_seconds: Idle time of a request or reply, unless a route overrides it.
+        idle_seconds: Idle time of a connection.
+        streams_per_connection: Concurrent requests on an HTTP/2 connection.
+        connections: Concurrent connections to the public listener.
         compressed_from_bytes: Smaller replies aren't compressed.
     """
 
@@ -48,23 +48,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """One Envoy.
+    """Settings of one Envoy.
 
     Attributes:
-        listen: Where users connect; port 0 asks the system for a free one.
-        admin: The Unix socket of Envoy's own interface, for its user alone.
+        listen: The public address; port 0 selects a free one.
+        admin: The Unix socket of Envoy's admin interface, accessible to its user only.
         endpoints: The replicas of each service of the catalogue.
-        web: The Envoys before HTTP servers; users find each below /<its name>.
-        metrics: Where Prometheus reads Envoy's numbers under mutual TLS; None for nowhere.
+        web: The Envoys in front of HTTP servers; each is reachable below /<its name>.
+        metrics: The address of Envoy's metrics under mutual TLS; None for no listener.
         tls_dir: The directory whose current/ holds tls.key, tls.crt and ca.crt; None for plaintext
             on the listener and on every connection to a service.
-        secrets_dir: Where the files are written that make Envoy follow renewals in `tls_dir`
+        secrets_dir: The directory of the SDS files, by which Envoy follows renewals in `tls_dir`
             and of Vault's CA.
-        origins: The web origins (an RE2 pattern of all of them) whose pages may call.
-        limits: What it takes at most.
-        vault: Whose tokens users show; None lets everybody in, as nobody: for tests of the rest.
+        origins: The web origins (an RE2 pattern of all of them) whose pages may send requests.
+        limits: The limits.
+        vault: The issuer of users' tokens; None disables authentication, for tests of the rest.
         ratelimit: The replicas of envoyproxy/ratelimit; empty: no quotas.
-        tracing: Where spans go; None for nowhere.
+        tracing: The destination of spans; None for no tracing.
     """
 
     listen: Address
@@ -82,7 +82,7 @@ class Settings:
 
 
 def parse_address(flag: str, text: str) -> Address:
-    """An address given to the command; CatalogueError names the flag."""
+    """Return the address in an argument; raise CatalogueError with the flag if it is invalid."""
     try:
         return Address.parse(text)
     except ValueError as error:
@@ -90,7 +90,7 @@ def parse_address(flag: str, text: str) -> Address:
 
 
 def socket_path(path: Path) -> Path:
-    """Where a Unix socket is to be; CatalogueError when a socket's address can't hold the path."""
+    """Return the path of a Unix socket; CatalogueError when it exceeds a socket address."""
     if len(os.fsencode(path)) > _SOCKET_BYTES:
         raise CatalogueError(
             f"the path of a Unix socket has at most {_SOCKET_BYTES} bytes, and {path} has "
@@ -100,7 +100,7 @@ def socket_path(path: Path) -> Path:
 
 
 def parse_web(options: Iterable[str]) -> dict[str, Address]:
-    """Reads `NAME=HOST:PORT`, several to an option; CatalogueError when one is malformed."""
+    """Parse `NAME=HOST:PORT`, several per option; CatalogueError when one is malformed."""
     found: dict[str, Address] = {}
     for option in " ".join(options).split():
         name, equals, address = option.partition("=")
@@ -111,10 +111,10 @@ def parse_web(options: Iterable[str]) -> dict[str, Address]:
 
 
 def parse_endpoints(catalogue: Catalogue, options: Iterable[str]) -> dict[str, tuple[Address, ...]]:
-    """Reads `NAME=HOST:PORT[,HOST:PORT…]`, several to an option, for all of the catalogue.
+    """Parse `NAME=HOST:PORT[,HOST:PORT…]`, several per option, for the whole catalogue.
 
     Raises:
-        CatalogueError: One is malformed, unknown, given twice or missing.
+        CatalogueError: One is malformed, unknown, repeated or missing.
     """
     found: dict[str, tuple[Address, ...]] = {}
     for option in " ".join(options).split():

@@ -1,7 +1,7 @@
-"""The one place where Envoy's listener and its connections to servers are secured.
+"""TLS configuration of Envoy's listeners and of its connections to servers.
 
 `tls_dir/current/` holds tls.key, tls.crt and ca.crt; `current` is a symbolic link swapped by a
-rename. Envoy reads them through files of its own (SDS) that name them and the directory to watch.
+rename. Envoy reads them through SDS files that contain their paths and the directory to watch.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,28 @@ from meshkit.tls import SERVICE_PREFIX, CertificateFiles
 
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _IDENTITY, _ROOTS = "identity", "roots"
-# By itself Envoy speaks at most TLS 1.2 to services, and 1.2, too, to clients.
+# By default Envoy offers at most TLS 1.2 to services and also accepts 1.2 from clients.
 _PARAMS = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
 
 
 class Tls:
-    """Transport sockets for one `tls_dir`, with the secrets' files in `secrets_dir`."""
+    """Transport sockets for one `tls_dir`, with the SDS files in `secrets_dir`."""
 
     def __init__(self, tls_dir: Path, secrets_dir: Path) -> None:
         self._tls_dir, self._secrets_dir = tls_dir, secrets_dir
 
     def connection(self) -> dict[str, str]:
-        """How long a connection may last, for `common_http_protocol_options`: it ends before its
-        certificate, or one of an hour while there is none yet.
+        """Return the maximum duration of a connection, for `common_http_protocol_options`.
+
+        A connection ends before its certificate expires. While there is none yet, a certificate of
+        one hour is assumed.
         """
         files = CertificateFiles(self._tls_dir)
         seconds = files.read().connection_seconds if files.chain.exists() else 900.0
         return {"max_connection_duration": f"{seconds:.3f}s"}
 
     def secrets(self) -> dict[Path, dict[str, Any]]:
-        """The SDS files to be written, by path."""
+        """Return the SDS files to write, by path."""
         current = self._tls_dir / "current"
         identity = {
             "tls_certificate": {
@@ -47,7 +49,7 @@ class Tls:
         }
 
     def downstream(self) -> dict[str, Any]:
-        """The listener's transport socket: Envoy shows its certificate and asks users for none."""
+        """Return the public listener's transport socket: no client certificate is requested."""
         return _socket(
             "DownstreamTlsContext",
             {
@@ -60,7 +62,7 @@ class Tls:
         )
 
     def mutual(self) -> dict[str, Any]:
-        """A transport socket for services: both sides show who they are; HTTP/1.1 within."""
+        """Return a listener's transport socket for services: mutual TLS with HTTP/1.1."""
         return _socket(
             "DownstreamTlsContext",
             {
@@ -75,7 +77,7 @@ class Tls:
         )
 
     def upstream(self, service: str, protocol: str = "h2") -> dict[str, Any]:
-        """A cluster's transport socket: both sides show who they are, and it must be `service`."""
+        """Return a cluster's transport socket: mutual TLS; the server must be `service`."""
         return _socket(
             "UpstreamTlsContext",
             {
@@ -108,12 +110,12 @@ class Tls:
 
 @dataclass(frozen=True)
 class ServerCa:
-    """The CA file of a server outside the mesh; Envoy reads it again when it is replaced.
+    """The CA file of a server outside the mesh; Envoy reloads it when it is replaced.
 
     Attributes:
-        name: The server's.
-        file: The CAs, PEM. It, or a link on the way to it, is swapped in its directory by a rename.
-        secrets_dir: Where the file is written that names `file` to Envoy.
+        name: The server's name.
+        file: The CAs, PEM. The file, or a link to it, is replaced in its directory by a rename.
+        secrets_dir: The directory of the SDS file that refers to `file`.
     """
 
     name: str
@@ -121,11 +123,11 @@ class ServerCa:
     secrets_dir: Path
 
     def secrets(self) -> dict[Path, dict[str, Any]]:
-        """The SDS file to be written, by path."""
+        """Return the SDS file to write, by path."""
         return {self._path: _secret(self._secret, _trusted(self.file, self.file.parent))}
 
     def upstream(self, kind: str, name: str) -> dict[str, Any]:
-        """A transport socket to the server, which must be `name` and asks for no certificate."""
+        """Return a transport socket without client certificate; the server must be `name`."""
         matcher = {"san_type": kind, "matcher": {"exact": name}}
         return _socket(
             "UpstreamTlsContext",

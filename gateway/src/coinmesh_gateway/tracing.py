@@ -1,4 +1,4 @@
-"""Envoy's own spans: one for each request of a user, sent by OTLP beside its services' spans."""
+"""Envoy's own spans: one for each user request, sent by OTLP like the services' spans."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +10,18 @@ from meshkit.settings import Address, TelemetrySettings
 
 CLUSTER = "jaeger"
 SERVICE = "envoy"
-#: The span's attribute of a request whose user is known; Jaeger drops Envoy's spans without it.
+#: Span attribute of a request whose user is authenticated; Jaeger drops Envoy's spans without it.
 TIER = "coinmesh.tier"
 _SAMPLERS = "type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3."
 
 
 @dataclass(frozen=True)
 class Tracing:
-    """Where spans go, and the share of new traces that is kept.
+    """The destination of spans and the sampling ratio of new traces.
 
-    A request whose `traceparent` says that it is sampled is always kept when its user is known.
-    Envoy decides before it looks at tokens, so strangers' spans leave it, too, but none is stored.
+    A request whose `traceparent` is sampled is always retained when its user is authenticated.
+    Envoy decides before it checks tokens, so spans of unauthenticated clients are sent too, but not
+    stored.
     """
 
     collector: Address
@@ -28,21 +29,21 @@ class Tracing:
 
     @classmethod
     def of(cls, settings: TelemetrySettings) -> "Tracing | None":
-        """What the settings say; None where no endpoint is set."""
+        """Return the tracing of the settings; None where no endpoint is set."""
         if settings.otlp_endpoint is None:
             return None
         collector = Address.parse(settings.otlp_endpoint.rpartition("//")[2])
         return cls(collector, settings.trace_sampling_ratio)
 
     def cluster(self, tls: Tls | None) -> dict[str, Any]:
-        """The connection to the collector: spans are lost while there is none."""
+        """Return the collector's cluster: spans are lost while it is unreachable."""
         return plain_cluster(CLUSTER, [self.collector], tls)
 
     def connection_manager(self) -> dict[str, Any]:
-        """The connection manager's part."""
+        """Return the tracing part of the connection manager."""
         return {
             "client_sampling": {"value": 0},
-            # The sampler below decides, which knows the caller's decision.
+            # The sampler below decides; it respects the caller's decision.
             "random_sampling": {"value": 100},
             "spawn_upstream_span": False,
             "custom_tags": [{"tag": TIER, "request_header": {"name": TIER_HEADER}}],

@@ -1,4 +1,4 @@
-"""The filter that turns REST into gRPC and back."""
+"""The filter that transcodes between REST and gRPC."""
 
 import base64
 from collections.abc import Iterable
@@ -13,11 +13,10 @@ _TYPE = "type.googleapis.com/envoy.extensions.filters.http.grpc_json_transcoder.
 def transcoder(
     descriptor_set: bytes, services: Iterable[str], limits: Limits, *, sse: bool = False
 ) -> dict[str, Any]:
-    """The filter's configuration; streams are lines of JSON, or server-sent events with `sse`.
+    """Return the filter's configuration; streams are JSON lines, or server-sent events with `sse`.
 
     JSON is proto3's: lowerCamelCase names, 64-bit integers as strings. Fields at their default are
-    printed too, so that a reader sees `"final": false`. A query parameter that the RPC doesn't
-    know is refused.
+    printed too, e.g. `"final": false`. Unknown query parameters are rejected.
     """
     return {
         "@type": f"{_TYPE}GrpcJsonTranscoder",
@@ -27,7 +26,7 @@ def transcoder(
             "always_print_primitive_fields": True,
             "stream_sse_style_delimited" if sse else "stream_newline_delimited": True,
         },
-        # The route chosen by the REST path stays: several backends may serve one gRPC service.
+        # The route selected by the REST path stays: several backends may serve one gRPC service.
         "match_incoming_request_route": True,
         # Errors keep their details, whose types are in the descriptor set.
         "convert_grpc_status": True,

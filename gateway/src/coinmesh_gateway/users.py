@@ -1,8 +1,8 @@
-"""Users at the public listener: services are told who they are, and none is put up to anything.
+"""Authentication of users at the public listener, and protection from forged requests.
 
-A user shows a JWT of Vault's, as a bearer token or in a browser's cookie. Envoy checks it against
-Vault's published keys, which it fetches again and again, and states the claims in headers of its
-own; whatever a client put there is gone before.
+A user sends a JWT issued by Vault, as a bearer token or in a browser's cookie. Envoy verifies it
+with Vault's published keys, which it fetches periodically, and forwards the claims in its own
+headers; the same headers of a client are removed first.
 """
 
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ JWT_FILTER = "envoy.filters.http.jwt_authn"
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _VAULT = "vault"
 _AUDIENCE = "coinmesh"
-#: Where the claims are in the metadata of JWT_FILTER, for filters that come later.
+#: Key of the claims in the metadata of JWT_FILTER, for later filters.
 PAYLOAD = "user"
 _CLAIMS = {"name": USER_HEADER, "roles": ROLES_HEADER, "tier": TIER_HEADER}
 
 
 @dataclass(frozen=True)
 class Vault:
-    """Whose tokens are taken.
+    """The issuer of accepted tokens.
 
     Attributes:
-        url: `https://host:port`, which is also how the tokens name their issuer.
-        ca: The authority of its listener's certificate, PEM.
-        refresh_seconds: How often its keys are fetched. It publishes a key one rotation before it
-            signs by it, so this may be as long as the time between two rotations.
+        url: `https://host:port`, also the prefix of the tokens' issuer.
+        ca: The CA certificate of its listener, PEM.
+        refresh_seconds: Interval between fetches of its keys. A key is published one rotation
+            before it is used, so this may be as long as the time between two rotations.
     """
 
     url: str
@@ -44,12 +44,12 @@ class Vault:
 
     @property
     def issuer(self) -> str:
-        """The `iss` of its tokens."""
+        """Return the `iss` of its tokens."""
         return f"{self.url}/v1/identity/oidc"
 
     @property
     def address(self) -> Address:
-        """Where it listens; CatalogueError when the URL isn't one of TLS."""
+        """Return its address; raise CatalogueError when the URL isn't https://HOST:PORT."""
         parts = urlsplit(self.url)
         if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
             raise CatalogueError(f"--vault {self.url!r}: expected https://HOST:PORT")
@@ -57,7 +57,7 @@ class Vault:
 
 
 def filters(vault: Vault) -> list[dict[str, Any]]:
-    """The filters that every request passes before any other that acts on it."""
+    """Return the filters that precede any other filter acting on a request."""
     source = {"default_source_code": {"inline_string": _FORGED}}
     lua = {"@type": f"{_HTTP}lua.v3.Lua", **source}
     jwt = {"@type": f"{_HTTP}jwt_authn.v3.JwtAuthentication", **_authentication(vault)}
@@ -68,22 +68,22 @@ def filters(vault: Vault) -> list[dict[str, Any]]:
 
 
 def vault_ca(vault: Vault, secrets_dir: Path) -> ServerCa:
-    """The CAs of Vault's listener, with the SDS file in `secrets_dir`."""
+    """Return the CAs of Vault's listener, with the SDS file in `secrets_dir`."""
     return ServerCa(_VAULT, vault.ca, secrets_dir)
 
 
 def cluster(vault: Vault, ca: ServerCa) -> dict[str, Any]:
-    """The way to Vault."""
+    """Return the cluster of Vault."""
     return http_cluster(_VAULT, vault.address, ca)
 
 
 def without_token() -> dict[str, Any]:
-    """What a route is given that is open to everybody."""
+    """Return the per-route configuration of a route that requires no token."""
     return {JWT_FILTER: {"@type": f"{_HTTP}jwt_authn.v3.PerRouteConfig", "disabled": True}}
 
 
 def no_spoofing() -> list[dict[str, Any]]:
-    """Removes what only Envoy may state, before anything looks at the request."""
+    """Remove headers reserved for Envoy before any other processing of the request."""
     mutation = {"remove_on_match": {"key_matcher": {"prefix": "x-coinmesh-"}}}
     kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return [
@@ -120,7 +120,7 @@ def _authentication(vault: Vault) -> Mapping[str, Any]:
                         "timeout": "5s",
                     },
                     "cache_duration": f"{vault.refresh_seconds:g}s",
-                    # In the background: keys that were fetched serve until Vault gives new ones.
+                    # In the background: fetched keys stay in use until Vault returns new ones.
                     "async_fetch": {"failed_refetch_duration": "1s"},
                 },
                 "jwt_cache_config": {"jwt_cache_size": 1000},
@@ -130,8 +130,8 @@ def _authentication(vault: Vault) -> Mapping[str, Any]:
     }
 
 
-# A browser sends cookies by itself, so what changes something must also repeat the CSRF token,
-# which no other site can read. Who sends a bearer token does so on purpose.
+# Browsers send cookies automatically, so a change must also repeat the CSRF token, which no other
+# site can read. A bearer token is always sent on purpose.
 _FORGED = f"""
 local reading = {{GET = true, HEAD = true, OPTIONS = true}}
 function envoy_on_request(handle)

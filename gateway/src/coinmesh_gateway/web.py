@@ -1,7 +1,7 @@
-"""Third-party HTTP servers for users: below a path of their own, by the Envoys before them.
+"""Third-party HTTP servers for users, each below its own path and behind its own Envoy.
 
-A user of any role may read there; what changes something takes an editor or an admin. The server is
-told who it is in the same headers as services are; users' tokens stay here, and so do all cookies.
+Users of any role may read there; changes require an editor or an admin. The server receives the
+user's identity in the same headers as services; tokens and all cookies are not forwarded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _EDITORS = ("editor", "admin")
 
 
 def routes(servers: Mapping[str, Address]) -> Iterator[dict[str, Any]]:
-    """A route to each server, by the first part of the path."""
+    """Yield a route to each server, by the first part of the path."""
     for name in servers:
         yield {
             "match": {"path_separated_prefix": f"/{name}"},
@@ -32,13 +32,13 @@ def routes(servers: Mapping[str, Address]) -> Iterator[dict[str, Any]]:
 
 
 def clusters(servers: Mapping[str, Address], tls: Tls) -> Iterator[dict[str, Any]]:
-    """The cluster of each; its certificate must have its name."""
+    """Yield the cluster of each server, whose certificate must have its name."""
     for name, address in servers.items():
         yield mutual_cluster(name, address, name, tls)
 
 
 def role_filter() -> dict[str, Any]:
-    """Let every request through unless a route overrides it."""
+    """Return a filter that permits every request unless a route overrides it."""
     return {"name": RBAC_FILTER, "typed_config": {"@type": f"{_HTTP}rbac.v3.RBAC"}}
 
 
