@@ -1,4 +1,4 @@
-"""The cases beside the tests are imported by name."""
+"""Makes the case files beside the tests importable by name."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: alerts grouped by name, handed to one webhook."""
+"""Alertmanager's configuration: alerts grouped by name, sent to one webhook."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """`COINMESH_ALERT_…`."""
+    """Settings from `COINMESH_ALERT_…`."""
 
     model_config = SettingsConfigDict(env_prefix="COINMESH_ALERT_")
 
@@ -25,9 +25,10 @@ class Settings(BaseSettings):
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """The whole configuration.
+    """Return the whole configuration.
 
-    A target that is down hides its own tickets, a budget that burns fast that it burns slowly.
+    A target that is down inhibits its own tickets; a fast burn of an error budget inhibits its slow
+    burn.
     """
     receiver: dict[str, Any] = {"name": "operator"}
     if settings.webhook_url is not None:

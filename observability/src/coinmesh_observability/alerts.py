@@ -1,4 +1,4 @@
-"""Alert rules from `alerts.toml`, `slos.toml` and the manifests, as Prometheus reads them."""
+"""Prometheus alert rules from `alerts.toml`, `slos.toml` and the manifests."""
 
 import tomllib
 from functools import cache
@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from coinmesh_manifests.discovery import discover
 
-#: Where each alert has its section; relative to the repository, which a setting may not know.
+#: The page with a section per alert, relative to the repository.
 RUNBOOK = "docs/operations/runbook.md"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-#: Below so many events in an hour one failure alone would page.
+#: With fewer events per hour a single failure would page.
 FEWEST_EVENTS = 30
 HERE = Path(__file__).parent
 
@@ -26,14 +26,14 @@ class Alert(BaseModel):
     name: str
     group: str
     expr: str
-    #: How long it must hold, as Prometheus writes durations.
+    #: How long `expr` must hold, as a Prometheus duration.
     lasts: str = "0s"
     severity: str
     summary: str
     section: str = ""
 
     def rule(self) -> dict[str, Any]:
-        """As a rule of Prometheus."""
+        """Return the Prometheus rule."""
         return {
             "alert": self.name,
             "expr": self.expr,
@@ -47,7 +47,7 @@ class Alert(BaseModel):
 
 
 class Objective(BaseModel):
-    """A promise, and the rates of all events and of those that break it over `$w`."""
+    """A service level objective, with the rates over `$w` of all events and of bad ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,14 +59,14 @@ class Objective(BaseModel):
 
 @cache
 def objectives() -> dict[str, Objective]:
-    """By name."""
+    """Return the objectives by name."""
     table = tomllib.loads((HERE / "slos.toml").read_text())
     return {name: Objective(**each) for name, each in table.items()}
 
 
 @cache
 def alerts() -> tuple[Alert, ...]:
-    """All alerts: the mesh's, each service's under its name, those of the objectives."""
+    """Return all alerts: the mesh's, each service's under its name, those of the objectives."""
     table = tomllib.loads((HERE / "alerts.toml").read_text())
     found = [
         Alert(name=name, group=group, **each)
@@ -82,14 +82,14 @@ def alerts() -> tuple[Alert, ...]:
 
 
 def burns(factor: float, window: str) -> str:
-    """The budget burns more than `factor` times faster than it may over the window."""
+    """Return an expression for a burn rate above `factor` times the budget over the window."""
     return f"coinmesh:slo_bad:ratio{window} > on (slo) ({factor:g} * coinmesh:slo_budget)"
 
 
 def burn_alerts() -> list[Alert]:
-    """One alert for people to wake up for and one for the day, each for every objective.
+    """Return a paging and a ticket alert, each for every objective.
 
-    The short window of each pair ends an alert soon after the trouble.
+    The short window of each pair resolves an alert soon after recovery.
     """
 
     def both(factor: float, long: str, short: str) -> str:
@@ -121,7 +121,7 @@ def burn_alerts() -> list[Alert]:
 
 
 def recordings() -> list[dict[str, Any]]:
-    """Budget, events of an hour, and the share of bad events over each window, by objective."""
+    """Return recording rules by objective: budget, hourly events, and bad share per window."""
     rules: list[dict[str, Any]] = []
     for name, each in objectives().items():
 
@@ -140,7 +140,7 @@ def recordings() -> list[dict[str, Any]]:
 
 
 def rule_files() -> dict[str, dict[str, Any]]:
-    """The rule files by name."""
+    """Return the rule files by name."""
     groups: dict[str, list[dict[str, Any]]] = {"objectives": recordings()}
     for alert in alerts():
         groups.setdefault(alert.group, []).append(alert.rule())

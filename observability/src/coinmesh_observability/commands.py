@@ -1,6 +1,6 @@
-"""Commands of `coinmesh-observability`: write what Prometheus, Alertmanager and Grafana read.
+"""Commands of `coinmesh-observability`: write files for Prometheus, Alertmanager and Grafana.
 
-Everything is written as JSON, which their YAML readers take as it is.
+All files are JSON, which is valid YAML.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Dashboards of what the mesh stands on."""
+"""Dashboards of the third-party components."""
 
 from coinmesh_observability.panels import Dashboard, Panel
 from coinmesh_observability.queries import (

@@ -1,4 +1,4 @@
-"""All dashboards: one for each question that an operator asks, and one for each service."""
+"""All dashboards: one for each question of an operator, and one for each service."""
 
 from pathlib import Path
 from typing import Final
@@ -22,5 +22,5 @@ ALL: Final[tuple[Dashboard, ...]] = (
 
 
 def dashboards(tree: Path = CHECKOUT) -> tuple[Dashboard, ...]:
-    """Those of `ALL`, and one for each service that a manifest of the tree declares."""
+    """Return those of `ALL`, and one for each service declared by a manifest of the tree."""
     return (*ALL, *of_manifests(tree))

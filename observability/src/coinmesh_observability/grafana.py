@@ -1,4 +1,4 @@
-"""Grafana's provisioning: data sources, where dashboards lie, and the alerts as Grafana's own.
+"""Grafana's provisioning: data sources, the dashboards' directory, and alerts as Grafana rules.
 
 https://grafana.com/docs/grafana/latest/administration/provisioning/
 """
@@ -9,12 +9,12 @@ from typing import Any
 from coinmesh_observability.alerts import Alert, alerts
 
 PROMETHEUS, JAEGER = "coinmesh-prometheus", "coinmesh-jaeger"
-#: Grafana runs a group of rules this often.
+#: Grafana evaluates a group of rules at this interval.
 INTERVAL = "30s"
 
 
 def files(prometheus_url: str, jaeger_url: str) -> dict[str, Any]:
-    """The provisioning files by path."""
+    """Return the provisioning files by path."""
     groups = groupby(alerts(), key=lambda alert: alert.group)
     return {
         "provisioning/datasources/coinmesh.yaml": {
@@ -50,9 +50,9 @@ def files(prometheus_url: str, jaeger_url: str) -> dict[str, Any]:
 
 
 def datasources(prometheus_url: str, jaeger_url: str) -> list[dict[str, Any]]:
-    """Prometheus, whose exemplars lead to Jaeger's traces.
+    """Return the data sources: Prometheus, with links from exemplars to traces, and Jaeger.
 
-    The client certificates come from Grafana's environment: they are not ours to write down.
+    The client certificates come from Grafana's file system and are not written here.
     """
     tls = {
         "jsonData": {"tlsAuth": True, "tlsAuthWithCACert": True},
@@ -90,7 +90,7 @@ def datasources(prometheus_url: str, jaeger_url: str) -> list[dict[str, Any]]:
 
 
 def rule(alert: Alert) -> dict[str, Any]:
-    """An alert as Grafana's own rule: a query, and the condition that it gives anything."""
+    """Return an alert as a Grafana rule: a query, and the condition that it returns anything."""
     window = {"from": 600, "to": 0}
     made = alert.rule()
     return {
@@ -101,7 +101,7 @@ def rule(alert: Alert) -> dict[str, Any]:
         "noDataState": "OK",
         "execErrState": "Error",
         "labels": made["labels"],
-        # Grafana's $value is a text about all queries.
+        # In Grafana, $value is a text about all queries.
         "annotations": {
             name: text.replace("$value", "$values.A.Value")
             for name, text in made["annotations"].items()
@@ -117,7 +117,7 @@ def rule(alert: Alert) -> dict[str, Any]:
                 "refId": "B",
                 "relativeTimeRange": window,
                 "datasourceUid": "__expr__",
-                # The query's comparison has filtered: whatever is left, 0 included, is an alert.
+                # The query's comparison has filtered: any remaining value, 0 included, is an alert.
                 "model": {"refId": "B", "type": "math", "expression": "$A || 1"},
             },
         ],

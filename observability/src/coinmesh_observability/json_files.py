@@ -1,4 +1,4 @@
-"""The files that components read, written as JSON."""
+"""Configuration files written as JSON."""
 
 import json
 from pathlib import Path
@@ -8,5 +8,5 @@ from meshkit.files import write_atomically
 
 
 def write(path: Path, content: Any, mode: int = 0o644) -> None:
-    """Replace a file by JSON, its directory made if need be."""
+    """Replace a file by JSON, creating its directory if necessary."""
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", mode)

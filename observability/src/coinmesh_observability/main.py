@@ -1,6 +1,6 @@
-"""The command `coinmesh-observability`: writes what Prometheus, Alertmanager and Grafana read.
+"""The command `coinmesh-observability`: write files for Prometheus, Alertmanager and Grafana.
 
-Everything is written as JSON, which their YAML readers take as it is.
+All files are JSON, which is valid YAML.
 """
 
 import typer
@@ -14,5 +14,5 @@ commands.register(app)
 
 @app.callback()
 def coinmesh_observability() -> None:
-    """What Prometheus, Alertmanager and Grafana read."""
+    """Write files for Prometheus, Alertmanager and Grafana."""
     logs.configure_command()

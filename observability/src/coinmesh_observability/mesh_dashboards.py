@@ -1,4 +1,4 @@
-"""Dashboards of what the mesh is for: data that flows, complete, fresh and right."""
+"""Dashboards of the data flow: throughput, completeness, freshness and correctness."""
 
 from coinmesh_observability.alerts import objectives
 from coinmesh_observability.panels import Dashboard, Panel

@@ -1,4 +1,4 @@
-"""Dashboards as data, and their JSON as Grafana 10 and later take it.
+"""Dashboards as data, and their JSON for Grafana 10 and later.
 
 https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """
@@ -16,7 +16,8 @@ COLUMNS, HEIGHT = 24, 8
 class Panel:
     """One graph. `queries` are PromQL by legend; `unit` is Grafana's name of a unit.
 
-    `limit` draws a line at what must not be crossed. `exemplars` shows points that lead to traces.
+    `limit` draws a line at a value that must not be exceeded. `exemplars` shows points with links
+    to traces.
     """
 
     title: str
@@ -30,7 +31,7 @@ class Panel:
     text: str = ""
 
     def model(self, number: int, x: int, y: int) -> dict[str, Any]:
-        """As JSON, at a place of the grid."""
+        """Return the panel as JSON, at a position in the grid."""
         thresholds: list[dict[str, Any]] = [{"color": "green", "value": None}]
         if self.limit is not None:
             thresholds.append({"color": "red", "value": self.limit})
@@ -74,7 +75,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Rows of panels; `variables` are label values to choose from, by name: a PromQL selector."""
+    """Rows of panels; `variables` are selectable labels by name, each with a PromQL selector."""
 
     uid: str
     title: str
@@ -84,12 +85,12 @@ class Dashboard:
 
     @property
     def panels(self) -> Iterator[Panel]:
-        """All panels in order."""
+        """Yield all panels in order."""
         for row in self.rows.values():
             yield from row
 
     def model(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the dashboard as JSON."""
         placed: list[dict[str, Any]] = []
         y = 0
         for title, row in self.rows.items():

@@ -1,4 +1,4 @@
-"""Prometheus's configuration: a scrape per component of the mesh that shows metrics."""
+"""Prometheus's configuration: a scrape per component of the mesh that exports metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """`COINMESH_PROMETHEUS_…`."""
+    """Settings from `COINMESH_PROMETHEUS_…`."""
 
     model_config = SettingsConfigDict(env_prefix="COINMESH_PROMETHEUS_")
 
@@ -19,21 +19,21 @@ class Settings(BaseSettings):
 
 
 class Target(BaseModel):
-    """One process that shows metrics; `job` is its component."""
+    """One process that exports metrics; `job` is its component."""
 
     job: str
     instance: str
     url: str
-    #: Holds the password of the user `prometheus`, where the exporter asks for one.
+    #: Holds the password of the user `prometheus`, where the exporter requires one.
     password_file: str | None = None
 
 
 def configuration(
     settings: Settings, targets: list[Target], alertmanager: str, tls: Path | None = None
 ) -> dict[str, Any]:
-    """The whole configuration; without `alertmanager` alerts are only shown by Prometheus.
+    """Return the whole configuration; without `alertmanager` only Prometheus shows alerts.
 
-    `tls` holds the certificate that Prometheus shows (files of `client_files`).
+    `tls` holds Prometheus's client certificate (files of `client_files`).
     """
     secured = {"scheme": "https", "tls_config": client_files(tls)} if tls else {}
     return {
@@ -57,7 +57,7 @@ def configuration(
 
 
 def client_files(tls: Path) -> dict[str, str]:
-    """The certificate to show and the authority to trust; read again for every connection."""
+    """Return the paths of certificate, key and CA; they are reread for every connection."""
     current = tls / "current"
     return {
         "ca_file": str(current / "ca.crt"),
@@ -67,7 +67,7 @@ def client_files(tls: Path) -> dict[str, str]:
 
 
 def listener(tls: Path | None) -> dict[str, Any]:
-    """How Prometheus and Alertmanager listen: TLS 1.3 with client certificates of the mesh.
+    """Return the listener of Prometheus and Alertmanager: TLS 1.3 with client certificates.
 
     https://prometheus.io/docs/prometheus/latest/configuration/https/
     """
@@ -86,7 +86,7 @@ def listener(tls: Path | None) -> dict[str, Any]:
 
 
 def scrape(job: str, replicas: list[Target], tls: Path | None) -> dict[str, Any]:
-    """The scrape of one component; its replicas differ in their addresses only."""
+    """Return the scrape of one component; its replicas differ in their addresses only."""
     first = urlsplit(replicas[0].url)
     found: dict[str, Any] = {
         "job_name": job,

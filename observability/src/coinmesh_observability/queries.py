@@ -1,4 +1,4 @@
-"""Queries and panels that several dashboards show."""
+"""Queries and panels shared by several dashboards."""
 
 from typing import Final
 
@@ -8,18 +8,18 @@ RATE: Final = "$__rate_interval"
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
-    """The summed rate of a counter, by labels."""
+    """Return the summed rate of a counter, by labels."""
     selected = f"{metric}{{{where}}}" if where else metric
     return f"sum{f' by ({by}) ' if by else ''}(rate({selected}[{RATE}]))"
 
 
 def stat(title: str, unit: str, expr: str, limit: float | None = None, text: str = "") -> Panel:
-    """One number."""
+    """Return a panel with one number."""
     return Panel(title, unit, {title: expr}, "stat", width=6, limit=limit, text=text)
 
 
 def quantiles(metric: str, by: str = "", where: str = "", legend: str = "") -> dict[str, str]:
-    """The queries for median and 99th percentile of a histogram, by labels."""
+    """Return the queries for median and 99th percentile of a histogram, by labels."""
     labels = f"{by}, le" if by else "le"
     selected = f"{metric}_bucket{{{where}}}" if where else f"{metric}_bucket"
     return {
@@ -31,12 +31,12 @@ def quantiles(metric: str, by: str = "", where: str = "", legend: str = "") -> d
 
 
 def increase(counter: str, by: str, over: str = "1h") -> str:
-    """What a counter grew by, by labels."""
+    """Return the increase of a counter, by labels."""
     return f"sum by ({by}) (increase({counter}[{over}]))"
 
 
 def newest(metric: str, how: str = "sum", by: str = "instance") -> str:
-    """The present values of a gauge, put together by labels."""
+    """Return the present values of a gauge, aggregated by labels."""
     return f"{how} by ({by}) ({metric})"
 
 

@@ -1,4 +1,4 @@
-"""What Redis tells of itself (INFO), as metrics: the command `coinmesh-redis-exporter`."""
+"""Metrics of Redis from INFO: the command `coinmesh-redis-exporter`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meshkit.service import configure, run, serve
 from meshkit.settings import RedisSettings, ServiceSettings
 
 TIMEOUT_SECONDS: Final = 2.0
-#: INFO's field → metric, as https://redis.io/docs/latest/commands/info describes it.
+#: INFO's field → metric, as described by https://redis.io/docs/latest/commands/info.
 GAUGES: Final = {
     "connected_clients": "connected_clients",
     "used_memory": "memory_used_bytes",
@@ -34,22 +34,21 @@ COUNTERS: Final = {
 
 
 class ExporterSettings(ServiceSettings, RedisSettings):
-    """The exporter's settings."""
+    """Settings of the exporter."""
 
 
 class RedisInfo(Collector):
-    """Asks Redis whenever metrics are asked for, over a connection of its own each time:
-    credentials and certificates are those of the moment."""
+    """Query Redis on each scrape, over a new connection with the current credentials."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering doesn't ask Redis."""
+        """Return nothing: registration doesn't query Redis."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """The values now; `redis_up` alone while Redis doesn't answer."""
+        """Yield the current values; only `redis_up` while Redis is unreachable."""
         try:
             found = self._ask()
         except (RedisError, OSError):
@@ -72,12 +71,12 @@ class RedisInfo(Collector):
 
 
 async def export(settings: ExporterSettings) -> int:
-    """Runs the exporter; its exit status."""
+    """Run the exporter until shutdown and return the exit status."""
     metrics = Metrics()
     metrics.registry.register(RedisInfo(settings))
     return await serve(settings, metrics=metrics)
 
 
 def main() -> None:
-    """The command `coinmesh-redis-exporter`."""
+    """Run the command `coinmesh-redis-exporter`."""
     raise SystemExit(run(export(configure(ExporterSettings))))

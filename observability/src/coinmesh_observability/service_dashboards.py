@@ -1,4 +1,4 @@
-"""Dashboards of the services: their calls and processes, and what goes wrong."""
+"""Dashboards of the services: calls, processes and failures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from coinmesh_manifests.manifest import Manifest
 from coinmesh_observability.panels import Dashboard, Panel
 from coinmesh_observability.queries import RPC_SECONDS, quantiles, rate
 
-#: Kinds that are processes of `meshkit.service`, and those that show a process's metrics as well.
+#: Kinds that run as `meshkit.service`, and those that also export process metrics.
 CHASSIS = frozenset({"service", "collector"})
 SCRAPED = CHASSIS | {"stream"}
 
@@ -170,7 +170,7 @@ def _answers(where: str) -> Panel:
 
 
 def _component(where: str) -> list[Panel]:
-    """Panels for a process without metrics of its own, from the supervisor."""
+    """Return panels from the supervisor's metrics, for a process without its own."""
     use = rate("coinmesh_component_cpu_seconds_total", "replica", where)
     return [
         Panel("CPU", "percentunit", {"{{replica}}": use}, limit=1),
@@ -187,13 +187,13 @@ def _component(where: str) -> list[Panel]:
 
 
 def of_manifest(manifest: Manifest) -> Dashboard:
-    """The dashboard of one service; its kind decides what is measured of it."""
+    """Return the dashboard of one service; its kind determines the panels."""
     rows = dict(_rows(manifest))
     return Dashboard(f"service-{manifest.name}", manifest.name, manifest.description, rows)
 
 
 def of_manifests(tree: Path = CHECKOUT) -> tuple[Dashboard, ...]:
-    """A dashboard for each manifest of a tree."""
+    """Return a dashboard for each manifest of a tree."""
     return tuple(of_manifest(manifest) for manifest in discover(tree).values())
 
 

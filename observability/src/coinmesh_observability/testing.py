@@ -1,6 +1,6 @@
-"""Cases of alerts: series that make an alert fire, and similar ones that must not.
+"""Alert test cases: series that make an alert fire, and similar ones that must not.
 
-The cases of a service's alerts are in `tests/rule_cases.py` beside its manifest: `CASES`, one by
+The cases of a service's alerts are in `tests/rule_cases.py` beside its manifest: `CASES`, one per
 alert, and `OTHERS`, further ones of alerts with more than one reason to fire.
 """
 
@@ -16,25 +16,25 @@ Series = dict[str, str]
 
 
 def held(value: float, samples: int = 40) -> str:
-    """A series that stays the same, as promtool writes it."""
+    """Return a constant series in promtool's notation."""
     return f"{value}+0x{samples}"
 
 
 def growing(step: float, samples: int = 40) -> str:
-    """A counter that grows by `step` every 30 s."""
+    """Return a counter that grows by `step` every 30 s."""
     return f"0+{step}x{samples}"
 
 
 def steps(*values: float) -> str:
-    """A series value by value."""
+    """Return a series from its values."""
     return " ".join(map(str, values))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Series by name, when to look, and for which labels of the alert.
+    """Series by name, the evaluation time, and the expected labels of the alert.
 
-    Without series that fire, only the quiet ones are tested.
+    Without firing series, only the quiet ones are tested.
     """
 
     fires: Series
@@ -44,19 +44,19 @@ class Case:
 
 
 def one(series: str, fires: str, quiet: str, at: str = "20m") -> Case:
-    """A case of one series."""
+    """Return a case of one series."""
     return Case({series: fires}, {series: quiet}, at)
 
 
 class Cases(NamedTuple):
-    """The cases of a file: one by alert, and further ones."""
+    """The cases of a file: one per alert, and further ones."""
 
     first: Mapping[str, Case]
     others: Sequence[tuple[str, Case]] = ()
 
 
 def service_cases(tree: Path = CHECKOUT) -> dict[Path, Cases]:
-    """The cases beside the manifests of a tree, by file; manifests without alerts have none."""
+    """Return the cases beside a tree's manifests, by file; manifests without alerts have none."""
     files = {
         manifest.path.parent / "tests" / "rule_cases.py"
         for manifest in discover(tree).values()
@@ -66,7 +66,7 @@ def service_cases(tree: Path = CHECKOUT) -> dict[Path, Cases]:
 
 
 def without_cases(tree: Path = CHECKOUT) -> list[str]:
-    """A line for each alert of a manifest that has no case, and for each case without an alert."""
+    """Return a line for each manifest alert without a case, and for each case without an alert."""
     cases = service_cases(tree)
     alerts = {
         (manifest.path.parent / "tests" / "rule_cases.py", alert): manifest.name
