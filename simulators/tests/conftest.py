@@ -29,7 +29,7 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
 @pytest.fixture
 def capture_file(tmp_path: Path, bench) -> CaptureFile:
-    """Two symbols, 20 market seconds, with an inline snapshot of each after the first frames."""
+    """Return a capture: two symbols, 20 market seconds, with inline snapshots near the start."""
     made = bench("BTCUSDT,XRPUSDT", 7)
     for _ in range(10):
         made.step(50_000)
@@ -55,7 +55,7 @@ def capture_file(tmp_path: Path, bench) -> CaptureFile:
 
 @pytest.fixture
 def recorded() -> Path:
-    """The recorded capture of the real exchange."""
+    """Return the recorded capture of the real exchange."""
     folder = Path(os.environ.get("COINMESH_RECORDED", "../shared/recorded"))
     path = folder / "binance" / "spot_btcusdt_20240808.gz"
     if not path.exists():
@@ -65,14 +65,14 @@ def recorded() -> Path:
 
 @pytest.fixture
 async def simulator(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
-    """Starts simulators, each a process of its own."""
+    """Yield a function that starts simulators, each in a separate process."""
     async with starting(Simulator, tmp_path) as start:
         yield start
 
 
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
-    """Starts simulators in the test's own process, for all that needs no kill and no speed."""
+    """Yield a function that starts simulators in the test's process: no kill, no high speed."""
     async with starting(LocalSimulator, tmp_path) as start:
         yield start
 

@@ -1,1 +1,1 @@
-"""Stand-ins for the outside world; they depend on none of the platform's own packages."""
+"""Simulators of external systems; they depend on none of the platform's services."""

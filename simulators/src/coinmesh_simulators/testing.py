@@ -29,7 +29,7 @@ BEGIN = 1_723_161_298_000_000  # µs, two seconds before a full minute
 
 
 class Listener:
-    """A subscriber that keeps what it is sent, decoded."""
+    """A subscriber that stores received frames, decoded."""
 
     def __init__(self, hub: Hub, streams: list[str], *, micro: bool = True) -> None:
         self.micro = micro
@@ -40,7 +40,7 @@ class Listener:
         hub.subscribe(self, streams)
 
     def queue(self, frame: bytes) -> None:
-        """Take a frame apart again."""
+        """Decode a frame and store it."""
         size = frame[1]
         message = frame[2 if size < 126 else 4 if size == 126 else 10 :]
         decoded = json.loads(message)
@@ -48,18 +48,18 @@ class Listener:
         self.frames.append((decoded["stream"], decoded["data"]))
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: no frame is buffered."""
 
 
 class LocalBook:
-    """A client's book, by the venue's procedure."""
+    """A client's book, maintained by the venue's procedure."""
 
     def __init__(self, snapshot: dict[str, Any]) -> None:
         self.update_id = snapshot["lastUpdateId"]
         self.sides: list[dict[str, str]] = [dict(snapshot[side]) for side in ("bids", "asks")]
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Take a depth event; one that doesn't join fails."""
+        """Apply a depth event; fail on a gap."""
         if event["u"] <= self.update_id:
             return
         assert event["U"] <= self.update_id + 1, "a gap"
@@ -71,7 +71,7 @@ class LocalBook:
         self.update_id = event["u"]
 
     def top(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Best bid and ask, each with its size."""
+        """Return best bid and ask, each with its size."""
         bid = max(self.sides[0], key=float)
         ask = min(self.sides[1], key=float)
         return (bid, self.sides[0][bid]), (ask, self.sides[1][ask])
@@ -97,7 +97,7 @@ class Bench:
             self.generator.populate(market)
 
     def step(self, microseconds: int) -> None:
-        """One event that much later, after the tenths of a second in between."""
+        """Generate one event after `microseconds`, and the tenths of a second in between."""
         self.now += microseconds
         while (self._tenths + 1) * 100_000 <= self.now:
             self._tenths += 1
@@ -112,7 +112,7 @@ class Bench:
 
 
 class CaptureFile:
-    """A capture on disk with its own frames for comparison."""
+    """A capture on disk, with its frames for comparison."""
 
     def __init__(self, path: Path, lines: list[bytes], symbols: list[str]) -> None:
         self.path = path
@@ -125,7 +125,7 @@ class CaptureFile:
         ]
 
     def payloads(self, kind: str) -> list[dict[str, Any]]:
-        """The payloads of all streams of a kind."""
+        """Return the payloads of all streams of a kind."""
         decoded = [json.loads(frame) for frame in self.frames]
         return [frame["data"] for frame in decoded if frame["stream"].endswith("@" + kind)]
 
@@ -178,7 +178,7 @@ class Simulator:
         return ports
 
     async def end(self, number: int) -> None:
-        """Send a signal and wait for the end."""
+        """Send a signal and wait until the process has exited."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
             await asyncio.to_thread(self._process.wait)
@@ -188,24 +188,24 @@ class Simulator:
         await self.session.close()
 
     async def restart(self, number: int = signal.SIGKILL) -> None:
-        """End the process and start it on the same state; its ports are new ones."""
+        """Stop the process and start it on the same state; its ports change."""
         await self.end(number)
         await self.start()
 
     async def get(self, path: str, **params: Any) -> tuple[int, Any, dict[str, str]]:
-        """Status, body and headers of a GET below /api/v3, or of a whole URL."""
+        """Return status, body and headers of a GET below /api/v3, or of a complete URL."""
         url = path if path.startswith("http") else f"{self.base}/api/v3/{path}"
         async with self.session.get(url, params=params) as response:
             return response.status, await response.json(), dict(response.headers)
 
     async def json(self, path: str, **params: Any) -> Any:
-        """The body of a GET that must succeed."""
+        """Return the body of a GET that must succeed."""
         status, body, _ = await self.get(path, **params)
         assert status == 200, body
         return body
 
     async def truth(self, symbol: str) -> dict[str, Any]:
-        """What the simulator knows of a symbol."""
+        """Return the simulator's own state of a symbol."""
         return await self.json(f"{self.admin}/admin/market/{symbol}")
 
     async def listing(self, symbol: str, **change: Any) -> dict[str, Any]:
@@ -216,17 +216,17 @@ class Simulator:
             return await response.json()
 
     async def status(self) -> dict[str, Any]:
-        """Phase, position, connections."""
+        """Return phase, position and connections."""
         return await self.json(f"{self.admin}/admin/status")
 
     async def fault(self, **request: Any) -> dict[str, Any]:
-        """Ask for a fault."""
+        """Request a fault."""
         async with self.session.post(f"{self.admin}/admin/faults", json=request) as response:
             assert response.status == 201, await response.text()
             return await response.json()
 
     async def faults(self) -> list[dict[str, Any]]:
-        """Faults with their counters."""
+        """Return the faults with their counters."""
         return (await self.json(f"{self.admin}/admin/faults"))["faults"]
 
     async def clear(self) -> None:
@@ -235,7 +235,7 @@ class Simulator:
             assert response.status == 200
 
     def connect(self, path: str, **options: Any) -> Any:
-        """A WebSocket connection, as a context manager."""
+        """Return a WebSocket connection, as a context manager."""
         return self.session.ws_connect(self.ws + path, **options)
 
 
@@ -258,7 +258,7 @@ class LocalSimulator(Simulator):
         self._running = asyncio.create_task(server.run(self._stop.wait()))
 
     async def end(self, number: int) -> None:
-        """Stop it, as a signal would."""
+        """Stop it, like a signal would."""
         self._stop.set()
         await self._running
         await self.session.close()

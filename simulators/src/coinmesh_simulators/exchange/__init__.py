@@ -1,1 +1,1 @@
-"""A spot exchange that speaks Binance's market-data protocol, one market behind all answers."""
+"""A spot exchange with Binance's market-data protocol; one market is behind all responses."""

@@ -1,4 +1,4 @@
-"""The admin endpoint: faults on request, and the truth for tests."""
+"""The admin endpoint: fault injection, and the exchange's true state for tests."""
 
 import asyncio
 from typing import Literal, Self
@@ -16,7 +16,7 @@ from coinmesh_simulators.exchange.websockets import WebSocketServer
 
 
 class ListingRequest(BaseModel):
-    """The body of `POST /admin/market/{symbol}`: a new status, or something else, not both."""
+    """The body of `POST /admin/market/{symbol}`: either a new status or an action."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class ListingRequest(BaseModel):
         return self
 
     def change(self) -> ListingChange:
-        """What is to be done."""
+        """Return the requested change."""
         change = self.status or self.action
         assert change is not None
         return change

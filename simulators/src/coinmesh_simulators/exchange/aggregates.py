@@ -9,7 +9,7 @@ from coinmesh_simulators.exchange.store import Store, TradeRow
 
 
 class Aggregates:
-    """Gives each trade its aggregate, and publishes aggregates when their order is filled."""
+    """Assign each trade to an aggregate, and publish aggregates when their order is filled."""
 
     def __init__(
         self, key: int, instrument: Instrument, hub: Hub, store: Store, last_id: int
@@ -24,7 +24,7 @@ class Aggregates:
         self._recorded = (0, 1, 0)  # id, first and last trade
 
     def assign(self, trade: TradeRow, now: int) -> TradeRow:
-        """A generated trade with its aggregate's id."""
+        """Return a generated trade with its aggregate's id."""
         if not self._open or not _same_order(self._open[-1], trade):
             self.flush(now)
             self.last_id += 1
@@ -33,19 +33,19 @@ class Aggregates:
         return row
 
     def assign_recorded(self, trade: TradeRow) -> TradeRow:
-        """A trade of a capture that has aggregates itself, with the id of the last if it fits."""
+        """Return a capture's trade with the id of the last recorded aggregate, or -1."""
         aggregate, first, last = self._recorded
         return trade._replace(aggregate=aggregate if first <= trade.id <= last else -1)
 
     def flush(self, now: int) -> None:
-        """Publish the open aggregate trade: the order that made it is filled."""
+        """Publish the open aggregate trade, whose order is filled."""
         if self._open:
             rows, self._open = self._open, []
             build = partial(payloads.aggregate, self._symbol, rows, now)
             self._hub.publish(self._stream, build)
 
     def pass_on(self, aggregate: int, first: int, last: int, payload: Payload) -> None:
-        """Take a recorded aggregate trade and pass it on."""
+        """Record an aggregate trade of a capture and publish it."""
         self._recorded = (aggregate, first, last)
         self._store.set_aggregate(self._key, aggregate, first, last)
         self.last_id = aggregate
@@ -53,7 +53,7 @@ class Aggregates:
 
 
 def _same_order(one: TradeRow, other: TradeRow) -> bool:
-    """Whether two trades count as fills of one taker order: same time, price and side."""
+    """Return whether two trades are fills of one taker order: same time, price and side."""
     return (one.time, one.price, one.buyer_is_maker) == (
         other.time,
         other.price,

@@ -5,9 +5,10 @@ ONE = 10**SCALE
 
 
 def to_units(text: str) -> int:
-    """`"61837.63"` as 6183763000000 units of 10^-8.
+    """Return `"61837.63"` as 6183763000000 units of 10^-8.
 
-    Raises ValueError when the text is not a plain non-negative decimal of at most 8 decimals.
+    Raises:
+        ValueError: The text is not a plain non-negative decimal with at most 8 decimals.
     """
     whole, _, fraction = text.partition(".")
     if len(fraction) != SCALE:
@@ -19,22 +20,22 @@ def to_units(text: str) -> int:
 
 
 def to_text(units: int) -> str:
-    """Units of 10^-8 in the venue's form, always eight decimals: `"61837.63000000"`."""
+    """Return units of 10^-8 in the venue's format with eight decimals: `"61837.63000000"`."""
     return f"{units // ONE}.{units % ONE:08d}"
 
 
 def quote_amount(price: int, quantity: int) -> int:
-    """Price times size in units of 10^-16, cut to the eight decimals that the venue keeps."""
+    """Return price times size in units of 10^-16, truncated to the venue's eight decimals."""
     return price * quantity // ONE * ONE
 
 
 def quote_text(units: int) -> str:
-    """A quote amount (units of 10^-16) with eight decimals, as the venue prints all amounts."""
+    """Return a quote amount (units of 10^-16) with eight decimals, like all venue amounts."""
     return to_text(units // ONE)
 
 
 def power_of_ten_below(divisor: int) -> int:
-    """The largest power of ten that divides every observed amount (`divisor` is their gcd)."""
+    """Return the largest power of ten that divides every observed amount (`divisor`: their gcd)."""
     step = 1
     while divisor and divisor % (step * 10) == 0:
         step *= 10

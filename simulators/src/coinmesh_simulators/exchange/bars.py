@@ -1,4 +1,4 @@
-"""Klines: exact sums over trades, for every interval the venue offers."""
+"""Klines: exact sums over trades, for every interval of the venue."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,9 +32,9 @@ INTERVALS: dict[str, int] = {
 
 
 def window(interval: str, at: int, zone: int = 0) -> tuple[int, int]:
-    """Start and end (exclusive) in µs of the interval's window that holds the time `at` (µs).
+    """Return start and end (exclusive) in µs of the interval's window that contains `at` (µs).
 
-    `zone` is how far the clock that windows follow is ahead of UTC, in µs.
+    `zone` is the windows' offset from UTC, in µs.
     """
     if zone:
         start, end = window(interval, at + zone)
@@ -72,11 +72,11 @@ class Bar:
 
     @classmethod
     def flat(cls, start: int, end: int, price: int) -> "Bar":
-        """A window without trades: all prices are the last close."""
+        """Return the bar of a window without trades: all prices are the last close."""
         return cls(start, end, price, price, price, price)
 
     def add(self, trade_id: int, price: int, quantity: int, buyer_is_maker: bool) -> None:
-        """Count one trade; trades come in id order."""
+        """Add one trade; trades arrive in id order."""
         if self.trades:
             self.high = max(self.high, price)
             self.low = min(self.low, price)
@@ -94,7 +94,7 @@ class Bar:
             self.taker_quote += amount
 
     def extended(self, later: "Bar") -> "Bar":
-        """This bar followed by a later one of the same window, as one bar."""
+        """Return this bar combined with a later one of the same window."""
         if not later.trades:
             return replace(self)
         if not self.trades:
@@ -133,7 +133,7 @@ class Bar:
         ]
 
     def event(self, symbol: str, interval: str, closed: bool, at: int, per_unit: int) -> bytes:
-        """The payload of a `<symbol>@kline_<interval>` event published at `at` (µs)."""
+        """Return the payload of a `<symbol>@kline_<interval>` event published at `at` (µs)."""
         return (
             f'{{"e":"kline","E":{at // per_unit},"s":"{symbol}","k":{{'
             f'"t":{self.start // per_unit},"T":{(self.end - 1) // per_unit},"s":"{symbol}",'

@@ -42,15 +42,15 @@ class OrderBook:
         self.asks: SortedDict = SortedDict()  # price to quantity, ascending
 
     def levels(self, side: Side) -> SortedDict:
-        """One side's levels, ascending by price."""
+        """Return one side's levels, ascending by price."""
         return self.asks if side else self.bids
 
     def quantity(self, side: Side, price: int) -> int:
-        """The quantity at a price, 0 when the level is absent."""
+        """Return the quantity at a price, 0 when the level is absent."""
         return self.levels(side).get(price, 0)
 
     def set(self, change: Change) -> None:
-        """Put or remove one level; removing an absent level is normal."""
+        """Set or remove one level; removing an absent level is normal."""
         levels = self.asks if change.side else self.bids
         if change.quantity:
             levels[change.price] = change.quantity
@@ -66,20 +66,20 @@ class OrderBook:
         self.update_id = update_id
 
     def best(self, side: Side) -> int:
-        """Best price of a side, 0 when it is empty."""
+        """Return the best price of a side, 0 when it is empty."""
         levels = self.asks if side else self.bids
         if not levels:
             return 0
         return _peek(levels, side)[0]
 
     def top(self) -> Top:
-        """Best bid and ask."""
+        """Return best bid and ask."""
         bid = _peek(self.bids, Side.BID) if self.bids else (0, 0)
         ask = _peek(self.asks, Side.ASK) if self.asks else (0, 0)
         return Top(*bid, *ask)
 
     def ladder(self, side: Side, limit: int) -> list[tuple[str, str]]:
-        """The best `limit` levels of a side as text, best first (the form of REST depth)."""
+        """Return the best `limit` levels of a side as text, best first, as in REST depth."""
         levels = self.levels(side)
         prices = levels.keys()
         chosen = prices[:limit] if side else list(reversed(prices[-limit:]))

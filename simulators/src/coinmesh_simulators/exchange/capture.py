@@ -1,8 +1,8 @@
 """Captures: `<receive ns> <frame>` lines, gzipped or plain, read as a stream.
 
-Frames are combined-stream messages; an inline REST depth snapshot is a line of its own. A first
-pass (`survey`) checks every line and derives what the exchange must know before it can play the
-file: symbols, tick and lot, streams, snapshots and the clocks' offset.
+Frames are combined-stream messages; an inline REST depth snapshot is a separate line. A first pass
+(`survey`) validates every line and derives the properties needed for playback: symbols, tick and
+lot, streams, snapshots and the clocks' offset.
 """
 
 import gzip
@@ -26,7 +26,7 @@ Level = tuple[str, str]
 
 
 class CaptureError(ValueError):
-    """A capture that can't be played; the message names file, line and reason."""
+    """Raised when a capture can't be played; the message has file, line and reason."""
 
 
 class _Line(msgspec.Struct):
@@ -91,7 +91,7 @@ class _OtherData(msgspec.Struct):
 
 
 class SnapshotData(msgspec.Struct):
-    """An inline REST depth snapshot; `symbol` is empty where the line doesn't tell it."""
+    """An inline REST depth snapshot; `symbol` is empty where the line doesn't contain it."""
 
     update_id: int
     bids: list[Level]
@@ -99,7 +99,7 @@ class SnapshotData(msgspec.Struct):
     symbol: str = ""
 
     def changes(self) -> Iterator[Change]:
-        """The snapshot's levels."""
+        """Return the snapshot's levels."""
         return level_changes(self.bids, self.asks)
 
 
@@ -133,7 +133,7 @@ class Frame:
 
 @dataclass(slots=True)
 class SymbolSurvey:
-    """What a capture holds for one symbol."""
+    """The content of a capture for one symbol."""
 
     symbol: str
     kinds: set[str] = field(default_factory=set)
@@ -146,10 +146,10 @@ class SymbolSurvey:
     snapshots: list[SnapshotData] = field(default_factory=list)
 
     def instrument(self) -> Instrument:
-        """Tick and lot: the largest power of ten that divides everything observed.
+        """Return the instrument, whose tick and lot are derived from the observed amounts.
 
-        The lot comes from trades and best quotes: deep in a real book rest odd sizes from times
-        when the lot was another.
+        Each is the largest power of ten that divides all of them. The lot is derived from trades
+        and best quotes: deep levels of a real book contain sizes from times with another lot.
         """
         return Instrument(
             self.symbol,
@@ -159,12 +159,12 @@ class SymbolSurvey:
         )
 
     def observe(self, price: str, size: str) -> None:
-        """Take a trade or a best quote into account."""
+        """Include a trade or a best quote."""
         self.price_divisor = math.gcd(self.price_divisor, to_units(price))
         self.size_divisor = math.gcd(self.size_divisor, to_units(size))
 
     def observe_levels(self, levels: list[Level]) -> None:
-        """Take the levels of a depth event into account."""
+        """Include the levels of a depth event."""
         for price, size in levels:
             self.price_divisor = math.gcd(self.price_divisor, to_units(price))
             self.depth_size_divisor = math.gcd(self.depth_size_divisor, to_units(size))
@@ -172,7 +172,7 @@ class SymbolSurvey:
 
 @dataclass(slots=True)
 class Survey:
-    """A checked capture. `offset_us` is what the exchange's clock is ahead of the receive clock."""
+    """A validated capture. `offset_us` is the exchange's clock minus the receive clock."""
 
     path: Path
     symbols: dict[str, SymbolSurvey]
@@ -183,17 +183,17 @@ class Survey:
 
     @property
     def begin_us(self) -> int:
-        """The exchange's clock at the first frame."""
+        """Return the exchange's clock at the first frame."""
         return self.first_ns // 1000 + self.offset_us
 
     @property
     def end_us(self) -> int:
-        """The exchange's clock at the last frame."""
+        """Return the exchange's clock at the last frame."""
         return self.last_ns // 1000 + self.offset_us
 
 
 def level_changes(bids: list[Level], asks: list[Level]) -> Iterator[Change]:
-    """Levels of a message as changes of the book."""
+    """Yield a message's levels as changes of the book."""
     for price, size in bids:
         yield Change(Side.BID, to_units(price), to_units(size))
     for price, size in asks:
@@ -201,9 +201,10 @@ def level_changes(bids: list[Level], asks: list[Level]) -> Iterator[Change]:
 
 
 def frames(path: Path) -> Iterator[Frame]:
-    """All frames of a capture in file order; control replies and shutdown notices are left out.
+    """Yield all frames of a capture in file order, without control replies and shutdown notices.
 
-    Raises CaptureError with the line number at the first line that is not of the format.
+    Raises:
+        CaptureError: A line is malformed; the message has its number.
     """
     number = 0
     try:
@@ -241,9 +242,10 @@ def _parse(number: int, line: bytes) -> Frame | None:
 
 
 def identity(path: Path) -> str:
-    """What tells a capture from another: its beginning and its size.
+    """Return an identifier of a capture: a digest of its beginning, and its size.
 
-    Raises CaptureError when it can't be read.
+    Raises:
+        CaptureError: The capture can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -254,7 +256,11 @@ def identity(path: Path) -> str:
 
 
 def survey(path: Path) -> Survey:
-    """Read a capture once. Raises CaptureError when it is malformed or holds no frames."""
+    """Read a capture once.
+
+    Raises:
+        CaptureError: It is malformed or contains no frames.
+    """
     symbols: dict[str, SymbolSurvey] = {}
     unattributed: list[SnapshotData] = []
     first = last = 0
@@ -306,7 +312,7 @@ def _observe(entry: SymbolSurvey, data: Payload) -> None:
 
 
 def _attribute(snapshot: SnapshotData, symbols: dict[str, SymbolSurvey]) -> None:
-    """Give a snapshot to its symbol: by name, else by update id range and nearness in price."""
+    """Assign a snapshot to its symbol: by name, else by update id range and nearest price."""
     named = symbols.get(snapshot.symbol.upper())
     if named is not None:
         named.snapshots.append(snapshot)

@@ -1,4 +1,4 @@
-"""One WebSocket connection: its queue of frames, its pings and what cuts it.
+"""One WebSocket connection: its queue of frames, its pings and its termination.
 
 Rules: https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md
 """
@@ -31,9 +31,16 @@ class Connection:
         micro: bool,
         abrupt: bool,
     ) -> None:
-        """`latency`: seconds that frames may wait, so that connections differ in what they got.
+        """Create the connection.
 
-        `abrupt`: after its lifetime it is cut, without a closing handshake.
+        Args:
+            request: The handshake's request.
+            settings: Limits of the connection.
+            lifetime: Seconds until the connection is terminated.
+            latency: Seconds that frames may wait, so that connections differ in received frames.
+            combined: Whether frames have the combined-stream envelope.
+            micro: Whether times are in microseconds.
+            abrupt: Whether it is cut after its lifetime without a closing handshake.
         """
         self.combined = combined
         self.micro = micro
@@ -56,11 +63,11 @@ class Connection:
         self._awaited: dict[bytes, float] = {}
 
     def queue(self, frame: bytes) -> None:
-        """Keep a frame for the next flush."""
+        """Queue a frame for the next flush."""
         self._out.append(frame)
 
     def flush(self) -> None:
-        """Write what was queued, at once or when the connection's latency has passed."""
+        """Write the queued frames, immediately or after the connection's latency."""
         if not self.latency:
             self._write()
         elif self._later is None:
@@ -68,7 +75,7 @@ class Connection:
             self._later = loop.call_later(self.latency, self._write)
 
     def _write(self) -> None:
-        # The same bytes for every subscriber, past aiohttp's writer.
+        # The same bytes for every subscriber, bypassing aiohttp's writer.
         if self._later is not None:
             self._later.cancel()
             self._later = None
@@ -84,12 +91,12 @@ class Connection:
         self._transport.write(b"".join(out))
 
     def reply(self, message: dict[str, object]) -> None:
-        """Answer a control message."""
+        """Send the response to a control message."""
         self.queue(text_frame(json.dumps(message, separators=(",", ":")).encode()))
         self.flush()
 
     def _control_frame(self, opcode: int, payload: bytes) -> None:
-        # Not by aiohttp's ping and pong: they wait while a slow reader's buffer is full.
+        # Not by aiohttp's ping and pong: they wait while a slow client's buffer is full.
         self.queue(bytes((opcode, len(payload))) + payload)
         self.flush()
 
@@ -98,7 +105,7 @@ class Connection:
         self._transport.abort()
 
     def too_many_messages(self) -> bool:
-        """Count an incoming message; true above the limit per second."""
+        """Count an incoming message; return whether the limit per second is exceeded."""
         now = time.monotonic()
         self._incoming.append(now)
         while self._incoming[0] <= now - 1:
@@ -110,13 +117,13 @@ class Connection:
         self._control_frame(0x8A, payload)
 
     def pong(self, payload: bytes) -> None:
-        """Take a pong: one that answers a ping of ours keeps the connection alive."""
+        """Process a pong: one that answers a ping of ours keeps the connection alive."""
         if payload in self._awaited:
             answered = self._awaited[payload]
             self._awaited = {p: at for p, at in self._awaited.items() if at > answered}
 
     async def check(self, now: float) -> None:
-        """Ping when it is time; cut what doesn't answer or has lived its time."""
+        """Send a ping when due; close an unresponsive or expired connection."""
         if now >= self._expires and self._abrupt:
             self.abort()
         elif now >= self._expires:
@@ -130,7 +137,7 @@ class Connection:
             self._control_frame(0x89, payload)
 
     async def close(self, code: int, reason: str) -> None:
-        """Close; a peer that doesn't answer the handshake is cut."""
+        """Close the connection; cut it when the peer doesn't complete the handshake."""
         self._write()
         try:
             async with asyncio.timeout(1):

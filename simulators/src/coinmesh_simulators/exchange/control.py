@@ -1,9 +1,10 @@
 """Control messages: SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS, SET_PROPERTY, GET_PROPERTY.
 
-Rules and error texts: web-socket-streams.md, "Live Subscribing/Unsubscribing to streams". What is
-not in it was seen by clients: any stream name is acknowledged and then silent (JKorf/Binance.Net
-#620), too many streams are error 4 (LUCIT-Systems-and-Development/unicorn-binance-websocket-api
-#17), a message that is too long is ignored (altangent/ccxws#161).
+Rules and error texts: web-socket-streams.md, "Live Subscribing/Unsubscribing to streams".
+Undocumented behaviour was observed by clients: any stream name is acknowledged and then silent
+(JKorf/Binance.Net #620), too many streams are error 4
+(LUCIT-Systems-and-Development/unicorn-binance-websocket-api #17), a message that is too long is
+ignored (altangent/ccxws#161).
 """
 
 import json
@@ -30,12 +31,12 @@ class _InvalidRequest(Exception):
 
 
 def canonical(stream: str) -> str:
-    """A stream's name as it is published: `@depth@1000ms` is `@depth`."""
+    """Return a stream's published name: `@depth@1000ms` is `@depth`."""
     return stream.removesuffix("@1000ms")
 
 
 class Control:
-    """Answers the control messages of all connections."""
+    """Process the control messages of all connections."""
 
     def __init__(self, hub: Hub, settings: SimulatorSettings) -> None:
         self._hub = hub
@@ -43,13 +44,13 @@ class Control:
         self._settings = settings
 
     def subscribe(self, connection: Subscriber, streams: list[str]) -> None:
-        """Add streams to a connection; those it has already stay as they are."""
+        """Add streams to a connection; its existing ones are unchanged."""
         added = [stream for stream in streams if stream not in connection.streams]
         connection.streams.update(dict.fromkeys(added))
         self._hub.subscribe(connection, added)
 
     def answer(self, connection: Subscriber, text: str | bytes) -> dict[str, object] | None:
-        """The answer to a control message; None when it is ignored."""
+        """Return the response to a control message; None when the message is ignored."""
         limit = self._settings.control_bytes
         if limit and len(text) > limit:
             return None
@@ -72,7 +73,7 @@ class Control:
             return self._error(error.code, str(error), identity)
 
     def _error(self, code: int, message: str, identity: object) -> dict[str, object]:
-        """As documented: flat, and with the id in one case only; error 4 is known nested."""
+        """Return the error as documented (flat, an id for code 0 only); error 4 is nested."""
         if not self._settings.flat_errors or code == _TOO_MANY:
             return {"error": {"code": code, "msg": message}, "id": identity}
         answer: dict[str, object] = {"code": code, "msg": message}

@@ -1,4 +1,4 @@
-"""When a capture may begin: once somebody listens to each of its streams."""
+"""The start condition of a capture: each of its streams has had a subscriber."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from coinmesh_simulators.exchange.market import SymbolMarket
 
 
 class Coverage:
-    """Watches subscriptions until the streams of all markets' captures are covered."""
+    """Watch subscriptions until the streams of all markets' captures are covered."""
 
     def __init__(self, hub: Hub, markets: dict[str, SymbolMarket]) -> None:
         self._hub = hub
@@ -15,14 +15,14 @@ class Coverage:
         self._complete = asyncio.Event()
 
     async def wait(self) -> None:
-        """Wait until every required stream has a subscriber; it counts once it had."""
+        """Wait until every required stream has had a subscriber."""
         self._hub.on_subscribed = self._check
         self._check()
         await self._complete.wait()
         self._hub.on_subscribed = lambda: None
 
     def required(self) -> list[tuple[str, ...]]:
-        """The streams that a capture waits for: of each group one must be subscribed to."""
+        """Return the streams required by a capture: one of each group must be subscribed to."""
         groups: list[tuple[str, ...]] = []
         for market in self._markets.values():
             name = market.instrument.stream

@@ -29,12 +29,15 @@ _PRUNE_EVERY = 60.0  # wall seconds
 
 
 class Exchange:
-    """One market behind all answers, kept in the state directory."""
+    """One market behind all responses, stored in the state directory."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
         """Load the state, or start a new one.
 
-        Raises CaptureError, StateError or ValueError naming what is wrong and the way out.
+        Raises:
+            CaptureError: The capture can't be played.
+            StateError: The state directory is unusable or has another market; with the remedy.
+            ValueError: The settings name no valid symbols.
         """
         self._settings = settings
         self.store = Store(settings.state_dir)
@@ -96,7 +99,7 @@ class Exchange:
         return max(wall, kept or 0)
 
     def _prepare_capture(self, line: int) -> None:
-        """Play the lines of an earlier run silently: nobody is subscribed yet."""
+        """Replay the lines of an earlier run silently: no client is subscribed yet."""
         assert self._survey is not None
         if self._shift is None and self._settings.time is TimeMode.KEPT:
             self._shift = 0
@@ -122,7 +125,7 @@ class Exchange:
     # -- listings -------------------------------------------------------------------------------
 
     def change_listing(self, symbol: str, change: ListingChange) -> None:
-        """List, delist, start over or change the status of a symbol. Raises ListingError."""
+        """List, delist, start over or change the status of a symbol, or raise ListingError."""
         if self.phase != "generated":
             raise ListingError("a capture is playing: its symbols can't be changed")
         match change:
@@ -171,7 +174,7 @@ class Exchange:
         self._end_capture()
 
     def _begin_playback(self, capture: Survey) -> Playback:
-        """Start the clock where the next frame is due."""
+        """Start the clock at the time of the next frame."""
         if self._shift is None:
             self._shift = (time.time_ns() // 1000 - capture.begin_us) // 1000 * 1000
             self._playback = Playback(capture, self.markets, self._shift)
@@ -222,7 +225,7 @@ class Exchange:
                 self._prune()
 
     def _tenths_until(self, time_us: int) -> None:
-        """Let the tenths of a second up to a market time pass."""
+        """Process the tenths of a second up to a market time."""
         while (self._tenths + 1) * TENTH <= time_us:
             self._tenths += 1
             now = self._tenths * TENTH
@@ -239,7 +242,7 @@ class Exchange:
                 self._all_tickers(now)
 
     def _all_tickers(self, now: int) -> None:
-        """Publish `!miniTicker@arr`: only symbols that changed are in it."""
+        """Publish `!miniTicker@arr`, which contains only symbols that changed."""
         if self.hub.wanted("!miniTicker@arr"):
             traded = [
                 market.klines for market in self.markets.values() if market.klines.is_news(now)
@@ -253,7 +256,7 @@ class Exchange:
             self.hub.publish("!miniTicker@arr", build)
 
     def _commit(self, *, force: bool = False) -> None:
-        """Keep what happened, then let its frames leave."""
+        """Commit the state, then send the frames."""
         dirty = False
         for market in self.markets.values():
             if market.dirty:

@@ -1,4 +1,4 @@
-"""Faults on request: what goes wrong, for which streams or paths, how often and how long."""
+"""Fault injection: kinds of faults, their streams or paths, count and duration."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from coinmesh_simulators.exchange.refusals import Body
 
 
 class Kind(StrEnum):
-    """What a fault does; the README lists them with their parameters."""
+    """The effect of a fault; the README lists them with their parameters."""
 
     DROP = "drop"
     DUPLICATE = "duplicate"
@@ -40,7 +40,7 @@ class Kind(StrEnum):
 
 
 FRAME_KINDS = (Kind.DROP, Kind.DUPLICATE, Kind.REORDER, Kind.DELAY, Kind.MALFORMED)
-#: Faults of a whole REST answer, whatever the route.
+#: Faults of a whole REST response, whatever the route.
 ANSWER_KINDS = (
     Kind.RATE_LIMIT,
     Kind.BAN,
@@ -52,7 +52,7 @@ ANSWER_KINDS = (
     Kind.HALF_BODY,
     Kind.EMPTY_LIST,
 )
-#: Of these, the ones that refuse; a WebSocket's handshake, too, when a fault's `path` names it.
+#: Those of them that reject a request; also a WebSocket handshake if a fault's `path` names it.
 REFUSING_KINDS = (Kind.RATE_LIMIT, Kind.BAN, Kind.STATUS, Kind.TIMEOUT, Kind.RESET)
 _CONNECTION_KINDS = (Kind.STALL, Kind.SKEW)
 
@@ -61,8 +61,8 @@ class FaultRequest(BaseModel):
     """The body of `POST /admin/faults`.
 
     `stream`, `path` and `host` are shell patterns; `symbol` a venue symbol. A fault ends after
-    `count` effects or `duration_s` wall seconds, whichever comes first; `probability` (with
-    `seed`) thins it out. `skip` lets that many matching frames or requests pass first.
+    `count` effects or `duration_s` wall seconds, whichever comes first; `probability` (with `seed`)
+    applies it to a random share. `skip` lets that many matching frames or requests pass first.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -102,7 +102,7 @@ class Fault:
 
     @property
     def over(self) -> bool:
-        """Whether its count or duration is used up."""
+        """Return whether its count or duration is used up."""
         if self._finished:
             return True
         if self.request.count is not None and self.applied >= self.request.count:
@@ -110,7 +110,7 @@ class Fault:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def covers(self, stream: str) -> bool:
-        """Whether its filters let a stream in."""
+        """Return whether its filters match a stream."""
         symbol, _, _ = stream.partition("@")
         request = self.request
         return (request.symbol == "*" or request.symbol.lower() == symbol) and fnmatchcase(
@@ -118,7 +118,7 @@ class Fault:
         )
 
     def strikes(self) -> bool:
-        """Count a match; true when the fault takes effect on it."""
+        """Count a match; return whether the fault takes effect on it."""
         if self.over:
             return False
         self.matched += 1
@@ -128,11 +128,11 @@ class Fault:
         return True
 
     def struck(self) -> None:
-        """A blow at connections is done: it is not repeated unless a count or duration says so."""
+        """Finish a fault of connections that has no count or duration: it is not repeated."""
         self._finished = self.request.count is None and self.request.duration_s is None
 
     def report(self) -> dict[str, object]:
-        """The fault as `GET /admin/faults` shows it."""
+        """Return the fault in the format of `GET /admin/faults`."""
         return {
             "id": self.number,
             **self.request.model_dump(),
@@ -143,7 +143,7 @@ class Fault:
 
 
 class Faults:
-    """All faults asked for since the last clearing."""
+    """All faults requested since the last clearing."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -161,7 +161,7 @@ class Faults:
         return fault
 
     def clear(self, number: int | None = None) -> int:
-        """End one fault, or all; returns how many were ended."""
+        """End one fault, or all; return the number of ended faults."""
         before = len(self._faults)
         self._faults = [
             fault for fault in self._faults if number is not None and fault.number != number
@@ -171,11 +171,11 @@ class Faults:
         return before - len(self._faults)
 
     def report(self) -> list[dict[str, object]]:
-        """All faults with their counters."""
+        """Return all faults with their counters."""
         return [fault.report() for fault in self._faults]
 
     def fates(self, stream: str) -> dict[str, float]:
-        """What happens to the next frame of a stream: kind to delay in seconds (0 if none)."""
+        """Return the effects on a stream's next frame: kind to delay in seconds (0 if none)."""
         return {
             fault.request.kind.value: fault.request.delay_ms / 1000
             for fault in self._faults
@@ -183,16 +183,16 @@ class Faults:
         }
 
     def stalls(self, streams: dict[str, None]) -> bool:
-        """Whether a connection with these streams gets nothing at present."""
+        """Return whether a connection with these streams receives nothing at present."""
         return self._covering(Kind.STALL, streams) is not None
 
     def skew(self, streams: dict[str, None]) -> float:
-        """Seconds by which every second connection with these streams gets everything later."""
+        """Return the delay in seconds for every second connection with these streams."""
         fault = self._covering(Kind.SKEW, streams)
         return fault.request.delay_ms / 1000 if fault is not None else 0.0
 
     def unanswered(self, streams: list[str]) -> bool:
-        """Whether a control message that names these streams gets no answer."""
+        """Return whether a control message with these streams gets no response."""
         return any(
             fault.request.kind is Kind.UNANSWERED
             and (fault.covers("*") or any(fault.covers(stream) for stream in streams))
@@ -201,7 +201,7 @@ class Faults:
         )
 
     def _covering(self, kind: Kind, streams: dict[str, None]) -> Fault | None:
-        """The fault of a kind that is in force and covers one of the streams."""
+        """Return the active fault of a kind that covers one of the streams."""
         for fault in self._faults:
             if fault.request.kind is not kind or fault.over:
                 continue
@@ -211,7 +211,7 @@ class Faults:
         return None
 
     def repeating(self) -> list[Fault]:
-        """Disconnections that go on."""
+        """Return disconnect faults that are not over."""
         return [
             fault
             for fault in self._faults
@@ -221,7 +221,7 @@ class Faults:
     def request_fault(
         self, kinds: tuple[Kind, ...], path: str, symbol: str = "*", host: str = ""
     ) -> Fault | None:
-        """The fault that strikes a request, if one does; `path` is without a host's name."""
+        """Return the fault that affects a request, if any; `path` is without a host's name."""
         for fault in self._faults:
             request = fault.request
             fits = (

@@ -1,4 +1,4 @@
-"""The flow of a generated market's events, drawn slot by slot of market time."""
+"""The events of a generated market, drawn in slots of market time."""
 
 import random
 from itertools import accumulate
@@ -12,12 +12,19 @@ _SLOT = 10_000  # µs of market time that are generated at once
 
 
 class EventFlow:
-    """Spreads events over time and over the markets, whose activity falls with their rank."""
+    """Distribute events over time and over the markets, whose activity decreases with rank."""
 
     def __init__(
         self, markets: dict[str, SymbolMarket], rate: float, seed: int, slots: int
     ) -> None:
-        """`rate` is events per market second; `slots` is how many were drawn in earlier runs."""
+        """Create the flow.
+
+        Args:
+            markets: The listed markets by symbol.
+            rate: Events per market second.
+            seed: Seed of the random source.
+            slots: Number of slots drawn in earlier runs.
+        """
         self.slots = slots
         self._markets = markets
         self._expected = rate * _SLOT / SECOND
@@ -29,27 +36,27 @@ class EventFlow:
         self.rank()
 
     def rank(self) -> None:
-        """Take over the markets that are listed now."""
+        """Update the ranking to the currently listed markets."""
         self._by_rank = list(self._markets.values())
         self._weights = list(accumulate(1 / rank for rank in range(1, len(self._markets) + 1)))
 
     def populate(self, market: SymbolMarket, levels: int = 0) -> None:
-        """Fill a book that has none."""
+        """Fill an empty book."""
         self._generator.populate(market, levels)
 
     def begin(self, now: int, trade_from: int) -> None:
-        """Go on from a market time (µs); the first trade comes at `trade_from` or later."""
+        """Start at a market time (µs); the first trade occurs at `trade_from` or later."""
         self._start = now // _SLOT * _SLOT
         self._trade_from = trade_from
         self._plan()
 
     @property
     def due(self) -> int:
-        """When the next step is due (market time in µs): at a tenth of a second or earlier."""
+        """Return when the next step is due (market time in µs): at the next tenth at latest."""
         return self._start + _SLOT
 
     def step(self) -> int:
-        """Make the events until `due`; returns how many."""
+        """Generate the events until `due` and return their number."""
         times, published = self._times, self.due
         for at in times if self._by_rank else ():
             market = self._random.choices(self._by_rank, cum_weights=self._weights)[0]
@@ -64,7 +71,7 @@ class EventFlow:
         self.slots += 1
 
     def _plan(self) -> None:
-        """Draw the times of the next slot that has events; one that ends a tenth may have none."""
+        """Draw the times of the next slot with events; a slot that ends a tenth may have none."""
         while True:
             count = int(self._expected + self._random.random())
             begin, end = self._start, self.due

@@ -1,7 +1,7 @@
-"""How far behind the stream the routes are that read the venue's database.
+"""Delay of the REST routes that read the venue's database.
 
-rest-api.md, "Data Sources": those that read memory are ahead of those that read the database
-(historicalTrades, aggTrades), whose delay is normal and has no documented size.
+rest-api.md, "Data Sources": routes that read memory are ahead of those that read the database
+(historicalTrades, aggTrades), whose delay is normal and not quantified there.
 """
 
 import time
@@ -13,16 +13,16 @@ _SPACING = 0.05
 
 
 class DatabaseView:
-    """The newest trade id that the database knew at each moment of the last minute."""
+    """The newest trade id in the database at each moment of the last minute."""
 
     def __init__(self, last: int, now: Callable[[], float] = time.monotonic) -> None:
-        """`last` is the id known from the beginning."""
+        """Create the view; `last` is the initial id."""
         self._oldest = last
         self._now = now
         self._notes: deque[tuple[float, int]] = deque()
 
     def note(self, last: int) -> None:
-        """The newest id at present, at most each twentieth of a second."""
+        """Record the present newest id, at most once per twentieth of a second."""
         now = self._now()
         notes = self._notes
         if notes and now - notes[-1][0] < _SPACING:
@@ -33,7 +33,7 @@ class DatabaseView:
             self._oldest = notes.popleft()[1]
 
     def last_id(self, lag: float) -> int:
-        """The newest id of `lag` seconds ago."""
+        """Return the newest id of `lag` seconds ago."""
         until = self._now() - lag
         found = self._oldest
         for at, last in self._notes:

@@ -16,14 +16,16 @@ _GRAIN = 5e-6  # distance of neighbouring levels as a fraction of the price
 
 
 class Generator:
-    """Makes one event after another in a symbol's market."""
+    """Generate one event after another in a symbol's market."""
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
 
     def populate(self, market: SymbolMarket, levels: int = 0) -> None:
-        """Fill the sides of a book that has none, around the last price; `levels` if that is more
-        than usual."""
+        """Fill the empty sides of a book around the last price.
+
+        `levels` applies if it exceeds the usual number.
+        """
         price = market.last_price or market.instrument.price or 100 * ONE
         tick = market.instrument.tick
         middle = max(price // tick, 1_000) * tick
@@ -45,9 +47,10 @@ class Generator:
         market.last_price = price
 
     def event(self, market: SymbolMarket, time: int, published: int, trading: bool) -> None:
-        """One event at `time` (µs): a trade, a change at the top, or one deeper in the book.
+        """Generate an event at `time` (µs): a trade, a change at the top, or a deeper one.
 
-        `published` is when its frames leave: a trade's event time E, which is not its time T.
+        `published` is when its frames are sent: a trade's event time E, which differs from its time
+        T.
         """
         draw = self._random.random()
         if draw < 0.3 and trading:
@@ -58,7 +61,7 @@ class Generator:
             self._move_deep(market)
 
     def _take(self, market: SymbolMarket, time: int, published: int) -> None:
-        """A market order fills the best resting orders."""
+        """Fill the best resting orders by a market order."""
         side = self._side()
         book = market.book
         wanted = self._quantity(market, book.best(side))
@@ -79,7 +82,7 @@ class Generator:
                 break
 
     def _fill(self, market: SymbolMarket, order: TradeRow, published: int) -> None:
-        """Publish the trades of an order: several resting orders make one level, each its own."""
+        """Publish an order's trades: several resting orders at a level yield one trade each."""
         lot, quantity = market.instrument.lot, order.quantity
         while quantity:
             part = quantity
@@ -97,7 +100,7 @@ class Generator:
         wide = inside > 2 * self._grain(market, best)
         draw = self._random.random()
         if inside > 0 and draw < (0.9 if wide else 0.35):
-            # A wide spread draws orders that close most of it, so that the price wanders slowly.
+            # In a wide spread most orders close most of it, so that the price moves slowly.
             step = self._random.randint(inside // 2 + 1 if wide else 1, inside) * tick
             price = best + (-step if side else step)
             market.change([Change(side, price, self._quantity(market, price))])
@@ -149,7 +152,7 @@ class Generator:
         return self._random.randint(1, 2 * self._grain(market, price)) * market.instrument.tick
 
     def _grain(self, market: SymbolMarket, price: int) -> int:
-        """The typical distance of neighbouring levels, in ticks."""
+        """Return the typical distance of neighbouring levels, in ticks."""
         return max(1, round(price / market.instrument.tick * _GRAIN))
 
     def _quantity(self, market: SymbolMarket, price: int) -> int:

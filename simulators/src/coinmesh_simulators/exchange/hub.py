@@ -13,7 +13,7 @@ Payload = Callable[[bool], bytes]
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A complete unmasked WebSocket text frame (RFC 6455, section 5.2)."""
+    """Return a complete unmasked WebSocket text frame (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
         return b"\x81" + bytes((size,)) + payload
@@ -23,28 +23,28 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def envelope(stream: str, payload: bytes) -> bytes:
-    """A combined-stream message; the payload's bytes are left as they are."""
+    """Return a combined-stream message with the payload's bytes unchanged."""
     return b'{"stream":"' + stream.encode() + b'","data":' + payload + b"}"
 
 
 class Subscriber(Protocol):
-    """A connection as the hub sees it."""
+    """The hub's interface of a connection."""
 
     micro: bool
     combined: bool
     streams: dict[str, None]
 
     def queue(self, frame: bytes) -> None:
-        """Keep a frame for the next `flush`."""
+        """Queue a frame for the next `flush`."""
         ...
 
     def flush(self) -> None:
-        """Write what was queued; a connection whose buffer is full is cut."""
+        """Write the queued frames; cut a connection whose buffer is full."""
         ...
 
 
 class Hub:
-    """Who is subscribed to what, and the delivery of frames to them."""
+    """Subscriptions of connections to streams, and the delivery of frames."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
@@ -55,7 +55,7 @@ class Hub:
         self.on_subscribed: Callable[[], None] = lambda: None
 
     def subscribe(self, subscriber: Subscriber, streams: Iterable[str]) -> None:
-        """Add a connection to streams, in the form it has now."""
+        """Subscribe a connection to streams, in its current form."""
         form = (subscriber.micro, subscriber.combined)
         for stream in streams:
             members = self._subscribers.setdefault(stream, {}).setdefault(form, set())
@@ -63,7 +63,7 @@ class Hub:
         self.on_subscribed()
 
     def unsubscribe(self, subscriber: Subscriber, streams: Iterable[str]) -> None:
-        """Take a connection off streams."""
+        """Unsubscribe a connection from streams."""
         form = (subscriber.micro, subscriber.combined)
         for stream in streams:
             forms = self._subscribers.get(stream, {})
@@ -76,11 +76,11 @@ class Hub:
                         del self._subscribers[stream]
 
     def wanted(self, stream: str) -> bool:
-        """Whether anybody listens to a stream."""
+        """Return whether a stream has subscribers."""
         return stream in self._subscribers
 
     def publish(self, stream: str, payload: Payload) -> None:
-        """Queue an event for everybody who listens to its stream."""
+        """Queue an event for all subscribers of its stream."""
         forms = self._subscribers.get(stream)
         if not forms:
             return
@@ -138,7 +138,7 @@ class Hub:
                 self._dirty.add(subscriber)
 
     def flush(self) -> None:
-        """Write everything queued."""
+        """Write all queued frames."""
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, set()

@@ -1,4 +1,4 @@
-"""Instruments the exchange lists: names, assets and the filters of exchangeInfo."""
+"""Instruments of the exchange: names, assets and the filters of exchangeInfo."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A spot symbol; `tick`, `lot` and `price` (a reference to start from) are 10^-8 units."""
+    """A spot symbol; `tick`, `lot` and `price` (an initial reference) are 10^-8 units."""
 
     symbol: str
     tick: int
@@ -39,11 +39,11 @@ class Instrument:
 
     @property
     def stream(self) -> str:
-        """The symbol's form in stream names."""
+        """Return the symbol's form in stream names."""
         return self.symbol.lower()
 
     def assets(self) -> tuple[str, str]:
-        """Base and quote asset, split at the longest known quote asset."""
+        """Return base and quote asset, split at the longest known quote asset."""
         for quote in sorted(_QUOTES, key=len, reverse=True):
             if self.symbol.endswith(quote) and self.symbol != quote:
                 return self.symbol.removesuffix(quote), quote
@@ -51,7 +51,7 @@ class Instrument:
         return self.symbol[:cut], self.symbol[cut:] or self.symbol
 
     def info(self, status: str = "TRADING") -> dict[str, object]:
-        """The symbol's entry in `GET /api/v3/exchangeInfo`."""
+        """Return the symbol's entry in `GET /api/v3/exchangeInfo`."""
         base, quote = self.assets()
         return {
             "symbol": self.symbol,
@@ -81,7 +81,7 @@ class Instrument:
         }
 
     def _filters(self) -> list[dict[str, object]]:
-        """Its filters, in an order that differs from symbol to symbol: none is documented."""
+        """Return its filters, in an order that differs between symbols: none is documented."""
         tick, lot = to_text(self.tick), to_text(self.lot)
         most = to_text(90_000_000 * ONE)
         filters: list[dict[str, object]] = [
@@ -112,9 +112,10 @@ class Instrument:
 
 
 def listed(request: str) -> list[Instrument]:
-    """Instruments for `COINMESH_SIM_SYMBOLS`: a number of them, or names separated by commas.
+    """Return instruments for `COINMESH_SIM_SYMBOLS`: a number, or names separated by commas.
 
-    Raises ValueError when the request names none.
+    Raises:
+        ValueError: The request names no symbol, or one twice.
     """
     known = {
         symbol: Instrument(symbol, to_units(tick), to_units(lot), to_units(price))

@@ -1,4 +1,4 @@
-"""The live klines of one symbol: the second and minute being built, and everything above them."""
+"""The live klines of one symbol: the open second and minute, and all longer intervals."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ class Klines:
         self._last_time = 0
 
     def resume(self, now: int) -> None:
-        """Rebuild the open bars from the kept trades; trades of an older minute close it."""
+        """Rebuild the open bars from the stored trades, and close them up to `now`."""
         last = self._store.last_trades(self._key, 1)
         if not last:
             return
@@ -43,7 +43,7 @@ class Klines:
         self.roll(now, now)
 
     def add(self, row: TradeRow) -> None:
-        """Count a trade; `roll` to its time comes first."""
+        """Add a trade; call `roll` with its time first."""
         if self._second is None or self._minute is None:
             self._second = Bar(*window("1s", row.time))
             self._minute = Bar(*window("1m", row.time))
@@ -71,7 +71,7 @@ class Klines:
         self._second, self._minute = second, minute
 
     def _close_minutes(self, minute: Bar, until: int, now: int) -> Bar:
-        """Close the minutes that end at or before `until`; returns the open one."""
+        """Close the minutes that end at or before `until`; return the open one."""
         wanted = [name for name in INTERVALS if self._hub.wanted(self._prefix + name)]
         while minute.end <= until:
             if minute.trades:
@@ -90,7 +90,7 @@ class Klines:
         return minute
 
     def _so_far(self, interval: str, minute: Bar) -> Bar:
-        """The interval's bar up to and with the given minute."""
+        """Return the interval's bar up to and including the given minute."""
         start, end = window(interval, minute.start)
         merged = self._merged.get(interval)
         if merged is None or merged.start != start or self._merged_to[interval] != minute.start:
@@ -113,7 +113,7 @@ class Klines:
         )
 
     def second(self, now: int, recorded: set[str]) -> None:
-        """A market second passed: publish open bars (every 2 s) and the mini ticker."""
+        """Publish open bars (every 2 s) and the mini ticker after a market second."""
         if "miniTicker" not in recorded and self._hub.wanted(self._ticker):
             self._hub.publish(self._ticker, partial(self.mini_ticker, now))
         minute = self._minute
@@ -127,21 +127,21 @@ class Klines:
             if changed and self._hub.wanted(self._prefix + interval):
                 self._sent[interval] = self._last_trade
                 bar = minute if interval == "1m" else self._so_far(interval, minute)
-                # A copy: the bar goes on changing while the frame may still be held.
+                # A copy: the bar continues to change while the frame may still be held.
                 self._publish(interval, bar.extended(Bar(bar.end, bar.end)), False, now)
 
     def latest(self, interval: str, zone: int = 0) -> int:
-        """Start (µs) of the newest window; before the first trade 0."""
+        """Return the start (µs) of the newest window; 0 before the first trade."""
         newest = self._second if interval == "1s" else self._minute
         return window(interval, newest.start, zone)[0] if newest else 0
 
     def rows(
         self, interval: str, start: int, end: int, limit: int, *, last: int = MOST, zone: int = 0
     ) -> list[Bar]:
-        """Up to `limit` bars with start <= bar start < end, oldest first, of the trades up to the
-        id `last`. `zone` is how far the clock that windows follow is ahead of UTC, in µs.
+        """Return up to `limit` bars with start <= bar start < end, oldest first.
 
-        Windows without trades between the first trade and now are flat bars, as the venue's are.
+        Only trades up to the id `last` count. `zone` is the windows' offset from UTC, in µs.
+        Windows without trades between the first trade and now are flat bars, like the venue's.
         """
         newest = self._second if interval == "1s" else self._minute
         oldest = self._store.first_time(self._key, seconds=interval == "1s")
@@ -169,7 +169,7 @@ class Klines:
         return bars
 
     def _parts(self, interval: str, start: int, end: int, last: int) -> list[Bar]:
-        """Bars of the interval's parts, newest first: seconds of trades, or minutes."""
+        """Return bars of the interval's parts, newest first: seconds with trades, or minutes."""
         if interval != "1s":
             minutes = self._store.minutes(self._key, start, end)
             if self._minute is not None and start <= self._minute.start < end:
@@ -188,7 +188,7 @@ class Klines:
         return seconds[::-1]
 
     def _known(self, minute: Bar, last: int) -> Bar:
-        """A minute's bar of the trades up to an id."""
+        """Return a minute's bar of the trades up to an id."""
         bar = Bar(minute.start, minute.end)
         for row in self._store.trades_between(self._key, minute.start, minute.end):
             if row.id <= last:
@@ -202,11 +202,11 @@ class Klines:
         return minute.close if minute else 0
 
     def is_news(self, now: int) -> bool:
-        """Whether there was a trade since a second before `now` (µs)."""
+        """Return whether there was a trade in the second before `now` (µs)."""
         return self._last_time >= now - SECOND
 
     def mini_ticker(self, now: int, micro: bool) -> bytes:
-        """The payload of `<symbol>@miniTicker` over the last 24 h."""
+        """Return the payload of `<symbol>@miniTicker` over the last 24 h."""
         minute = self._minute or Bar.flat(now, now, self._price)
         if self._day is None or self._day[0] != minute.start:
             opened = window("1m", now - DAY)[0]

@@ -1,8 +1,8 @@
-"""Limits per IP, whatever host is requested: weights, raw requests, connections, bans.
+"""Limits per IP over all hosts: weights, raw requests, connections, bans.
 
-Above a limit 429, for those who go on 418, both with Retry-After; bans grow from 2 minutes to 3
-days (rest-api.md, "IP Limits"). WebSocket connections cut for too many messages may lead to a ban,
-too (web-socket-streams.md, "WebSocket Limits"); how many is not documented.
+Above a limit the status is 429, after further requests 418, both with Retry-After; bans grow from 2
+minutes to 3 days (rest-api.md, "IP Limits"). WebSocket connections cut for too many messages may
+also lead to a ban (web-socket-streams.md, "WebSocket Limits"); the number is not documented.
 """
 
 import time
@@ -57,7 +57,7 @@ class Limits:
         self._clients: dict[str, _Client] = {}
 
     def charge(self, address: str, weight: int) -> Verdict:
-        """Count a request and its weight."""
+        """Charge a request with its weight."""
         banned = self.banned(address)
         if banned is not None:
             return banned
@@ -97,7 +97,7 @@ class Limits:
         client.banned_until = self._now() + seconds
 
     def banned(self, address: str) -> Verdict | None:
-        """The refusal of an address that is banned at present."""
+        """Return the rejection of an address that is banned at present."""
         client, now = self._clients.get(address), self._now()
         if client is None or now >= client.banned_until:
             return None
@@ -111,12 +111,12 @@ class Limits:
         return Verdict(418, client.used, int(client.banned_until - now) + 1, message)
 
     def connect(self, address: str) -> bool:
-        """Count a connection attempt; false when there were too many in five minutes."""
+        """Count a connection attempt; return False when there were too many in five minutes."""
         attempts = self._clients.setdefault(address, _Client()).connections
         return self._count(attempts) <= self._connections
 
     def cut(self, address: str) -> None:
-        """Count a connection that was cut for too many messages; repeated ones lead to a ban."""
+        """Count a connection cut for too many messages; repeated ones lead to a ban."""
         cuts = self._clients.setdefault(address, _Client()).cuts
         if self._count(cuts) > _CUTS:
             cuts.clear()

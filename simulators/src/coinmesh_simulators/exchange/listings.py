@@ -1,4 +1,4 @@
-"""The symbols that the exchange lists: loading them, listing, halting, delisting, starting over."""
+"""The exchange's symbols: loading, listing, halting, delisting, starting over."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _DELISTED = {"status": "DELISTED"}
 
 
 class ListingError(ValueError):
-    """A change of the listing that isn't possible; the message gives the reason."""
+    """Raised when a listing can't be changed; the message has the reason."""
 
 
 class Listings:
@@ -25,9 +25,9 @@ class Listings:
         self._keys: dict[str, int] = {}  # of delisted symbols, too
 
     def load(self, configured: str, survey: Survey | None, *, generated: bool) -> None:
-        """Take the kept symbols, then those configured (or of the capture to play).
+        """Load the stored symbols, then those configured (or of the capture to play).
 
-        `generated` is true when the kept state is that of a generated market.
+        `generated` is true when the stored state is that of a generated market.
         """
         for key, symbol, state in self._store.symbols():
             self._keys[symbol] = key
@@ -49,7 +49,7 @@ class Listings:
                 self._add(self._new_key(instrument.symbol), instrument, {})
 
     def add(self, symbol: str) -> SymbolMarket:
-        """List a symbol; one that was listed before starts over. Raises ListingError."""
+        """List a symbol; a formerly listed one starts over. Raise ListingError if it is listed."""
         if symbol in self.markets:
             raise ListingError(f"{symbol} is listed already")
         key = self._keys.get(symbol)
@@ -60,7 +60,7 @@ class Listings:
         return self._add(key, listed(symbol)[0], {})
 
     def delist(self, symbol: str) -> None:
-        """Remove a symbol and its history; its streams are silent from now on."""
+        """Remove a symbol and its history; its streams become silent."""
         market = self._market(symbol)
         self._store.forget(market.key)
         self._store.set_state(market.key, _DELISTED)
@@ -68,7 +68,7 @@ class Listings:
         del self.markets[symbol]
 
     def start_over(self, symbol: str) -> SymbolMarket:
-        """Drop a symbol's book and history: its ids begin at 1 again, as on a testnet's reset."""
+        """Delete a symbol's book and history: its ids restart at 1, as after a testnet's reset."""
         market = self._market(symbol)
         self._store.forget(market.key)
         return self._add(market.key, market.instrument, {})

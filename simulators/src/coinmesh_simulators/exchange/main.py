@@ -1,4 +1,4 @@
-"""`coinmesh-sim-exchange`: settings in, served until a signal comes."""
+"""`coinmesh-sim-exchange`: read the settings and serve until a signal arrives."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ async def serve(settings: SimulatorSettings) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command; exit with status 1 on a startup error."""
     try:
         settings = SimulatorSettings()
         logs.configure("sim-exchange", settings.log_level.upper())

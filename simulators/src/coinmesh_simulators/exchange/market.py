@@ -1,8 +1,8 @@
-"""One symbol's market: its book, trades and bars, and the streams that follow from them.
+"""One symbol's market: its book, trades and bars, and the streams derived from them.
 
-Everything the exchange answers about a symbol is read from here (or from the store behind it), so
-snapshots, trades, klines and streams agree. A stream that a capture being played holds itself
-(`recorded`) is passed on as it was; all others are derived.
+All responses about a symbol are based on this state (or on the store behind it), so that snapshots,
+trades, klines and streams agree. A stream contained in the capture being played (`recorded`) is
+published unchanged; all others are derived.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PARTIAL_DEPTHS = (5, 10, 20)
 
 
 class SymbolStatus(StrEnum):
-    """The statuses of a symbol that enums.md and the change log name."""
+    """The statuses of a symbol in enums.md and the change log."""
 
     TRADING = "TRADING"
     END_OF_DAY = "END_OF_DAY"
@@ -35,7 +35,7 @@ class SymbolStatus(StrEnum):
 
 
 class SymbolMarket:
-    """The state of one symbol; every change publishes what its streams owe."""
+    """The state of one symbol; every change publishes the events of its streams."""
 
     def __init__(
         self, key: int, instrument: Instrument, hub: Hub, store: Store, state: dict[str, Any]
@@ -74,7 +74,7 @@ class SymbolMarket:
     # -- trades ---------------------------------------------------------------------------------
 
     def trade(self, trade: TradeRow, event_time: int, payload: Payload | None = None) -> None:
-        """Take a trade without its aggregate's id, and publish it; `payload` is a recorded one."""
+        """Add and publish a trade without its aggregate's id; `payload` is a recorded one."""
         self.klines.roll(trade.time, event_time)
         if "aggTrade" in self.recorded:
             row = self.aggregates.assign_recorded(trade)
@@ -92,7 +92,7 @@ class SymbolMarket:
     def recorded_aggregate(
         self, aggregate: int, first: int, last: int, price: int, payload: Payload
     ) -> None:
-        """Take a recorded aggregate trade and pass it on."""
+        """Record an aggregate trade of a capture and publish it."""
         self.last_trade = max(self.last_trade, last)
         self.last_price = price
         self.dirty = self.touched = True
@@ -119,7 +119,7 @@ class SymbolMarket:
         self.book.set(change)
 
     def opened(self) -> None:
-        """The book as it is now is the beginning: no depth event tells of what made it."""
+        """Make the present book the initial one: no depth event covers its creation."""
         self.opening_levels = max(len(self.book.levels(side)) for side in Side)
         for changes in (self._fast, self._slow, self._past):
             changes.clear()
@@ -135,7 +135,7 @@ class SymbolMarket:
             )
 
     def recorded_quote(self, update_id: int, top: Top, payload: Payload) -> None:
-        """Take a recorded bookTicker and pass it on."""
+        """Record a bookTicker of a capture and publish it."""
         self._top = top
         self._quote_id = update_id
         self._hub.publish(self._prefix + "bookTicker", payload)
@@ -143,7 +143,7 @@ class SymbolMarket:
     def recorded_depth(
         self, kind: str, first: int, last: int, changes: list[Change], payload: Payload
     ) -> None:
-        """Take a recorded depth event: pass it on, and apply what the book doesn't hold yet."""
+        """Publish a recorded depth event, and apply it if it is newer than the book."""
         if not self.depth_id:
             self.depth_id = self._slow_id = first - 1
         if last > self.depth_id:
@@ -161,8 +161,10 @@ class SymbolMarket:
             self._quote()
 
     def end_capture(self) -> None:
-        """The capture is over: take over the last quote (it may be newer than the last depth
-        event) and keep the whole book."""
+        """End the capture: apply the last quote and store the whole book.
+
+        The last quote may be newer than the last depth event.
+        """
         self.recorded = set()
         if not self.depth_id:
             self.depth_id = self._slow_id = max(self._quote_id, self.book.update_id)
@@ -185,10 +187,11 @@ class SymbolMarket:
         self.dirty = self.touched = True
 
     def snapshot(self, limit: int, events_ago: int | None = None) -> dict[str, object]:
-        """The answer of `GET /api/v3/depth`: the book as it is now, which may be between two depth
-        events, or as it was after the last one (`events_ago` 0) or one before it.
+        """Return the response of `GET /api/v3/depth`.
 
-        While a capture plays the book may be ahead of the stream, by the snapshot it begins with.
+        It is the present book, which may be between two depth events, or the book after the last
+        event (`events_ago` 0) or an earlier one. While a capture plays, the book may be ahead of
+        the stream, by the capture's first snapshot.
         """
         update_id, before = self.book.update_id, {}
         if events_ago is not None:
@@ -214,7 +217,7 @@ class SymbolMarket:
     # -- time -----------------------------------------------------------------------------------
 
     def tenth(self, now: int) -> None:
-        """A tenth of a market second passed: publish the fast depth streams."""
+        """Publish the fast depth streams after a tenth of a market second."""
         self.touched = False
         self.database.note(self.last_trade)
         self.aggregates.flush(now)
@@ -226,7 +229,7 @@ class SymbolMarket:
         self._partial("@100ms")
 
     def second(self, now: int) -> None:
-        """A market second passed: publish the slow streams."""
+        """Publish the slow streams after a market second."""
         if self._slow and "depth" not in self.recorded and self.depth_id > self._slow_id:
             changes, self._slow = self._slow, {}
             self._depth("depth", self._slow_id + 1, self.depth_id, changes, now)
@@ -250,7 +253,7 @@ class SymbolMarket:
     # -- state ----------------------------------------------------------------------------------
 
     def save(self, *, whole: bool) -> None:
-        """Keep the state with the next commit; while a capture plays, the capture is the state."""
+        """Store the state with the next commit; while a capture plays, the capture is the state."""
         self.dirty = False
         if not whole:
             return
@@ -274,7 +277,7 @@ class SymbolMarket:
         )
 
     def truth(self) -> dict[str, object]:
-        """What `GET /admin/market/{symbol}` tells."""
+        """Return the response of `GET /admin/market/{symbol}`."""
         top = self.book.top()
         return {
             "symbol": self.instrument.symbol,

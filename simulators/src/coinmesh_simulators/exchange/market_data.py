@@ -1,4 +1,4 @@
-"""The answers of `GET /api/v3/…`: the market of the streams.
+"""The responses of `GET /api/v3/…`, from the same market as the streams.
 
 Rules: https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md
 """
@@ -18,13 +18,13 @@ from coinmesh_simulators.exchange.past_books import MOST_EVENTS
 from coinmesh_simulators.exchange.settings import SimulatorSettings
 from coinmesh_simulators.exchange.store import TradeRow
 
-#: How often a snapshot is how many depth events old; None is the book of now, between two events.
+#: Weights of snapshots' ages in depth events; None is the present book, between two events.
 _AGES: dict[int | None, int] = {None: 70, 0: 20, 1: 7, 3: 2, MOST_EVENTS: 1}
 _ZONE = re.compile(r"([+-]?)(\d{1,2})(?::([0-5]\d))?", re.ASCII)
 
 
 class MarketData:
-    """Answers requests whose parameters are checked."""
+    """Build responses to requests with checked parameters."""
 
     def __init__(self, exchange: Exchange, settings: SimulatorSettings, limits: Limits) -> None:
         self._exchange = exchange
@@ -34,11 +34,11 @@ class MarketData:
         self._stale: dict[str, dict[str, object]] = {}
 
     def time(self, query: Query) -> object:
-        """`time`."""
+        """Return `time`."""
         return {"serverTime": self._exchange.clock.now() // query.per_unit}
 
     def info(self, query: Query) -> object:
-        """`exchangeInfo`; symbols in another status than requested are left out."""
+        """Return `exchangeInfo`; symbols in another status than requested are omitted."""
         one, several, status = query.text("symbol"), query.text("symbols"), query.status()
         if sum(value is not None for value in (one, several, status)) > 1:
             raise ApiError(-1128, "Combination of optional parameters invalid.")
@@ -67,13 +67,13 @@ class MarketData:
         }
 
     def freeze(self, symbol: str) -> None:
-        """Keep present snapshots for the stale-snapshot fault (`*` is every symbol)."""
+        """Save present snapshots for the stale-snapshot fault (`*` is every symbol)."""
         for name, market in self._exchange.markets.items():
             if symbol in ("*", name):
                 self._stale[name] = market.snapshot(5000)
 
     def depth(self, query: Query) -> object:
-        """`depth`: at most 5000 levels a side, read from memory that may lag a little."""
+        """Return `depth`: at most 5000 levels per side, from memory that may lag slightly."""
         market = query.market()
         limit = query.limit(100, 5000)
         name = market.instrument.symbol
@@ -88,13 +88,13 @@ class MarketData:
         return market.snapshot(limit, events_ago)
 
     def trades(self, query: Query) -> object:
-        """`trades`: the newest, from memory."""
+        """Return `trades`: the newest, from memory."""
         market = query.market()
         rows = self._exchange.store.last_trades(market.key, query.limit(500, 1000))
         return [_trade(row, query.per_unit) for row in rows]
 
     def historical_trades(self, query: Query) -> object:
-        """`historicalTrades`: from the database; from a later id when the requested one is gone."""
+        """Return `historicalTrades` from the database; a pruned `fromId` is replaced."""
         market = query.market()
         limit = query.limit(500, 1000)
         first = query.integer("fromId")
@@ -108,7 +108,7 @@ class MarketData:
         return [_trade(row, query.per_unit) for row in rows if row.id <= last]
 
     def aggregates(self, query: Query) -> object:
-        """`aggTrades`: from the database."""
+        """Return `aggTrades` from the database."""
         market = query.market()
         limit = query.limit(500, 1000)
         first = query.integer("fromId")
@@ -140,7 +140,7 @@ class MarketData:
         return answer
 
     def klines(self, query: Query) -> object:
-        """`klines` and `uiKlines`: from the database; `timeZone` moves the bars."""
+        """Return `klines` and `uiKlines` from the database; `timeZone` shifts the bars."""
         market = query.market()
         interval = query.mandatory("interval")
         if interval not in INTERVALS:
@@ -160,7 +160,7 @@ class MarketData:
         return [bar.row(query.per_unit) for bar in rows]
 
     def _newest(self, query: Query, market: SymbolMarket) -> int:
-        """The newest trade that the database shows."""
+        """Return the newest trade id visible in the database."""
         lag = self._settings.database_lag
         fault = self._fault(Kind.HISTORY_LAG, query, market)
         if fault is not None:
@@ -168,11 +168,11 @@ class MarketData:
         return market.database.last_id(lag) if lag else market.last_trade
 
     def _oldest(self, market: SymbolMarket) -> int:
-        """The oldest trade that is kept, whether older ones have been pruned yet or not."""
+        """Return the oldest retained trade id, whether older ones have been pruned yet or not."""
         return market.last_trade - self._settings.history + 1
 
     def _oldest_aggregate(self, market: SymbolMarket) -> int:
-        """The oldest aggregate whose trades are all kept."""
+        """Return the oldest aggregate whose trades are all retained."""
         oldest = self._oldest(market)
         kept = self._exchange.store.trades_from(market.key, oldest, 1)
         return kept[0].aggregate + (kept[0].id == oldest) if kept else 0
@@ -188,7 +188,7 @@ class MarketData:
 
 
 def _zone(text: str) -> int:
-    """`-1:00`, `05:45`, `8`: microseconds ahead of UTC, from -12:00 to +14:00."""
+    """Return the offset from UTC in µs of `-1:00`, `05:45`, `8`; from -12:00 to +14:00."""
     parts = _ZONE.fullmatch(text)
     if parts is not None:
         sign, hours, minutes = parts.groups()

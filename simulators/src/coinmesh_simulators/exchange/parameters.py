@@ -1,4 +1,4 @@
-"""The parameters of a REST request, checked as the venue checks them, with its error codes."""
+"""The parameters of a REST request, validated like the venue does, with its error codes."""
 
 import re
 
@@ -13,7 +13,7 @@ _SYMBOL = re.compile(r"(?:[A-Z0-9\-._]|[^\x00-\x7f]){1,50}")
 
 
 class ApiError(Exception):
-    """An error in the venue's form: `{"code": …, "msg": …}`."""
+    """An error in the venue's format: `{"code": …, "msg": …}`."""
 
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -22,10 +22,10 @@ class ApiError(Exception):
 
 
 class Query:
-    """The checked parameters of one request.
+    """The validated parameters of one request.
 
-    The order of the checks is the one of captured answers: duplicates, too many, characters,
-    mandatory ones, and last those that nobody reads (`check_read`).
+    The order of the checks is that of recorded responses: duplicates, too many, characters,
+    mandatory ones, and last unknown ones (`check_read`).
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Query:
         path: str = "",
         host: str = "",
     ) -> None:
-        """`path` and `host` are those that faults select requests by."""
+        """Check duplicates and counts; faults select requests by `path` and `host`."""
         self.path = path
         self.host = host
         self._exchange = exchange
@@ -60,7 +60,7 @@ class Query:
                 raise ApiError(-1105, f"Parameter '{name}' was empty.")
 
     def check_read(self) -> None:
-        """Refuse parameters that the endpoint doesn't have."""
+        """Reject parameters that the endpoint doesn't have."""
         sent = len(self._values)
         read = len(self._names & set(self._values))
         if read != sent:
@@ -71,11 +71,11 @@ class Query:
             )
 
     def text(self, name: str) -> str | None:
-        """An optional parameter."""
+        """Return an optional parameter."""
         return self._values.get(name)
 
     def mandatory(self, name: str) -> str:
-        """A parameter that must be there."""
+        """Return a mandatory parameter."""
         value = self._values.get(name)
         if value is None:
             raise ApiError(
@@ -85,14 +85,14 @@ class Query:
         return value
 
     def market(self) -> SymbolMarket:
-        """The market of the mandatory parameter `symbol`, in the requested status."""
+        """Return the market of the mandatory parameter `symbol`, in the requested status."""
         market = self.market_of(self.mandatory("symbol"))
         if self.status() not in (None, market.status):
             raise ApiError(-1220, "The symbol's status does not match the requested symbolStatus.")
         return market
 
     def market_of(self, symbol: str) -> SymbolMarket:
-        """A symbol's market."""
+        """Return a symbol's market."""
         if not _SYMBOL.fullmatch(symbol):
             raise ApiError(
                 -1100,
@@ -105,7 +105,7 @@ class Query:
         return market
 
     def status(self) -> SymbolStatus | None:
-        """The optional parameter `symbolStatus`."""
+        """Return the optional parameter `symbolStatus`."""
         value = self._values.get("symbolStatus")
         if value is None:
             return None
@@ -115,7 +115,7 @@ class Query:
             raise ApiError(-1122, "Invalid symbolStatus.") from error
 
     def integer(self, name: str) -> int | None:
-        """An optional whole number."""
+        """Return an optional integer."""
         value = self._values.get(name)
         if value is None:
             return None
@@ -130,14 +130,14 @@ class Query:
         return int(value)
 
     def limit(self, default: int, most: int) -> int:
-        """The parameter `limit`; more than the most is the most."""
+        """Return the parameter `limit`, at most `most`."""
         value = self.integer("limit")
         if value == 0:
             raise ApiError(-1130, "Data sent for parameter 'limit' is not valid.")
         return min(default if value is None else value, most)
 
     def times(self) -> tuple[int | None, int | None]:
-        """`startTime` and `endTime` (inclusive) in µs, whichever unit they were sent in."""
+        """Return `startTime` and `endTime` (inclusive) in µs, whichever unit they were sent in."""
         start, end = self.integer("startTime"), self.integer("endTime")
         if start is not None and start < 10**14:
             start *= 1000

@@ -1,6 +1,6 @@
-"""The payloads of a symbol's streams, as the venue writes them (web-socket-streams.md).
+"""The payloads of a symbol's streams, in the venue's format (web-socket-streams.md).
 
-Times are µs; `micro` chooses the unit that is published. Prices and sizes are units of 10^-8.
+Times are µs; `micro` selects the published unit. Prices and sizes are units of 10^-8.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class DepthEvent(NamedTuple):
 
 
 def per_unit(micro: bool) -> int:
-    """Microseconds per published unit of time."""
+    """Return the microseconds per published unit of time."""
     return 1 if micro else 1000
 
 
@@ -32,7 +32,7 @@ def _pairs(changes: Iterable[tuple[int, int]]) -> str:
 
 
 def trade(symbol: str, row: TradeRow, event_time: int, micro: bool) -> bytes:
-    """`<symbol>@trade`."""
+    """Return the payload of `<symbol>@trade`."""
     unit = per_unit(micro)
     return (
         f'{{"e":"trade","E":{event_time // unit},"s":"{symbol}",'
@@ -42,7 +42,7 @@ def trade(symbol: str, row: TradeRow, event_time: int, micro: bool) -> bytes:
 
 
 def aggregate(symbol: str, rows: list[TradeRow], event_time: int, micro: bool) -> bytes:
-    """`<symbol>@aggTrade`: the fills of one order at one price."""
+    """Return the payload of `<symbol>@aggTrade`: the fills of one order at one price."""
     unit = per_unit(micro)
     first = rows[0]
     return (
@@ -55,7 +55,7 @@ def aggregate(symbol: str, rows: list[TradeRow], event_time: int, micro: bool) -
 
 
 def quote(symbol: str, top: Top, update_id: int, _micro: bool) -> bytes:
-    """`<symbol>@bookTicker`: it has no time."""
+    """Return the payload of `<symbol>@bookTicker`, which has no time."""
     return (
         f'{{"u":{update_id},"s":"{symbol}",'
         f'"b":"{to_text(top.bid)}","B":"{to_text(top.bid_quantity)}",'
@@ -64,7 +64,7 @@ def quote(symbol: str, top: Top, update_id: int, _micro: bool) -> bytes:
 
 
 def depth(symbol: str, event: DepthEvent, now: int, micro: bool) -> bytes:
-    """`<symbol>@depth` and `@depth@100ms`."""
+    """Return the payload of `<symbol>@depth` and `@depth@100ms`."""
     items = sorted(event.changes.items())
     bids = _pairs((price, size) for (side, price), size in reversed(items) if not side)
     asks = _pairs((price, size) for (side, price), size in items if side)
@@ -75,7 +75,7 @@ def depth(symbol: str, event: DepthEvent, now: int, micro: bool) -> bytes:
 
 
 def partial_depth(book: OrderBook, limit: int, _micro: bool) -> bytes:
-    """`<symbol>@depth<limit>`: it names no symbol."""
+    """Return the payload of `<symbol>@depth<limit>`, which contains no symbol."""
     bids, asks = (
         ",".join(f'["{price}","{size}"]' for price, size in book.ladder(side, limit))
         for side in Side

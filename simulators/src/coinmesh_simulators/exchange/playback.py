@@ -1,4 +1,4 @@
-"""Playing a capture: each recorded frame changes its symbol's market and is passed on."""
+"""Playback of a capture: each recorded frame changes its symbol's market and is published."""
 
 import re
 from functools import partial
@@ -23,7 +23,7 @@ _KLINE_TIMES = re.compile(rb'"([EtT])":\s*(\d{13,16})(?=\s*[,}])')
 
 
 class Playback:
-    """Applies a capture's frames, with event times moved by `shift` (µs)."""
+    """Apply a capture's frames, with event times shifted by `shift` (µs)."""
 
     def __init__(self, survey: Survey, markets: dict[str, SymbolMarket], shift: int) -> None:
         self._survey = survey
@@ -33,14 +33,14 @@ class Playback:
         self._snapshots = {name: list(entry.snapshots) for name, entry in survey.symbols.items()}
         for name, entry in survey.symbols.items():
             market = markets[name]
-            # Bars keep to the minute, which a shift would break: then they are derived.
+            # Bars are aligned to the minute, which a shift would break: then they are derived.
             market.recorded = {
                 kind for kind in entry.kinds if not (shift and kind.startswith("kline_"))
             }
             self._take_snapshot(market, 0)
 
     def _take_snapshot(self, market: SymbolMarket, at_least: int) -> None:
-        """Set the book from the next snapshot that isn't older than an update id."""
+        """Set the book from the next snapshot with at least the given update id."""
         waiting = self._snapshots[market.instrument.symbol]
         while waiting:
             snapshot = waiting.pop(0)
@@ -49,14 +49,14 @@ class Playback:
                 return
 
     def market_time(self, frame: Frame) -> int:
-        """When a frame is due on the exchange's clock (µs)."""
+        """Return when a frame is due on the exchange's clock (µs)."""
         return frame.receive_ns // 1000 + self._survey.offset_us + self._shift
 
     def apply(self, frame: Frame) -> None:
-        """Take one frame."""
+        """Apply one frame."""
         data = frame.data
         if isinstance(data, SnapshotData):
-            return  # known since the survey: REST answers with it from the beginning
+            return  # known since the survey: REST returns it from the start
         name = getattr(data, "s", "") or frame.stream.partition("@")[0].upper()
         market = self._markets[name]
         payload = partial(self._payload, frame.raw, frame.kind)

@@ -1,4 +1,4 @@
-"""Host profiles: what each host that the venue documents serves.
+"""Host profiles: the endpoints of each host documented by the venue.
 
 Sources, all in https://github.com/binance/binance-spot-api-docs: rest-api.md ("General API
 Information"), web-socket-streams.md ("General WSS information"), faqs/market_data_only.md.
@@ -20,9 +20,9 @@ _SPOT = _MARKET_DATA_ONLY | frozenset(
 
 @dataclass(frozen=True, slots=True)
 class HostProfile:
-    """What one host serves: `routes` below `/api/v3/`, and WebSocket streams or not.
+    """The endpoints of one host: `routes` below `/api/v3/`, and WebSocket streams or not.
 
-    `failing` is the share of its REST requests that end in a 5xx.
+    `failing` is the share of its REST requests that fail with a 5xx.
     """
 
     host: str
@@ -31,7 +31,7 @@ class HostProfile:
     failing: float = 0.0
 
 
-#: Requests that name no documented host: the venue's main hosts for REST and streams in one.
+#: For requests to no documented host: the venue's main hosts for REST and streams in one.
 LOCAL = HostProfile("", _SPOT, streams=True)
 #: Permissive mode: every host serves everything.
 EVERYTHING = HostProfile("*", _SPOT, streams=True)
@@ -53,12 +53,12 @@ _PREFIX = "/{host:" + "|".join(re.escape(host) for host in HOSTS) + "}"
 
 
 def paths(path: str) -> tuple[str, str]:
-    """The router's patterns for a path: on its own, and below a documented host's name."""
+    """Return the router's patterns for a path: plain, and below a documented host's name."""
     return path, _PREFIX + path
 
 
 def profile_of(request: web.Request, *, permissive: bool) -> HostProfile:
-    """The profile of the host named by the path's first segment, or by the Host header."""
+    """Return the profile of the host in the path's first segment, or in the Host header."""
     if permissive:
         return EVERYTHING
     named = request.match_info.get("host") or request.host.partition(":")[0].lower()

@@ -1,8 +1,8 @@
-"""Answers that refuse: the venue's own JSON, and what its firewall and proxies send instead.
+"""Error responses: the venue's JSON, and the bodies of its firewall and proxies.
 
 Codes and texts: errors.md of binance/binance-spot-api-docs. Bodies that are not JSON were captured
-by clients: 403 JKorf/Binance.Net#115, 404 and 502 sammchardy/python-binance#1316 and #1198,
-451 ccxt/ccxt#16044.
+by clients: 403 JKorf/Binance.Net#115, 404 and 502 sammchardy/python-binance#1316 and #1198, 451
+ccxt/ccxt#16044.
 """
 
 import json
@@ -13,7 +13,7 @@ from aiohttp import web
 
 
 class Body(StrEnum):
-    """The form of a refusal's body."""
+    """The format of an error response's body."""
 
     JSON = "json"
     NESTED = "nested"  # {"error": {"code": …, "msg": …}}
@@ -64,13 +64,13 @@ _USUALLY_HTML = (403, 404, 502)
 
 
 def respond(body: object, status: int, headers: dict[str, str]) -> web.Response:
-    """An answer in JSON."""
+    """Return a JSON response."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return web.Response(text=text, status=status, headers=headers, content_type="application/json")
 
 
 def error(code: int, message: str, status: int, headers: dict[str, str]) -> web.Response:
-    """The venue's error, `{"code": …, "msg": …}`."""
+    """Return the venue's error, `{"code": …, "msg": …}`."""
     return respond({"code": code, "msg": message}, status, headers)
 
 
@@ -80,7 +80,7 @@ def refusal(
     code: int | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.Response:
-    """An answer with an error status; without `body` in the form the venue usually gives it."""
+    """Return a response with an error status; without `body` in the venue's usual format."""
     form = body or (Body.HTML if status in _USUALLY_HTML else Body.JSON)
     fields = headers or {}
     usual = _CODES.get(status, _UNKNOWN_CODE)

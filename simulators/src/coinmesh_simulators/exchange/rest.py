@@ -1,4 +1,4 @@
-"""`/api/v3`: routes by host profile, request weights, and what goes wrong with an answer.
+"""`/api/v3`: routes by host profile, request weights, and faulty responses.
 
 Rules: https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md
 """
@@ -23,7 +23,7 @@ from coinmesh_simulators.exchange.settings import SimulatorSettings
 
 _DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 _WEAK_HOST_ERRORS = (500, 502, 503, 504)
-# "403 when the WAF Limit has been violated": SQL words in a query are known to do it.
+# "403 when the WAF Limit has been violated": known to be triggered by SQL words in a query.
 _ATTACK = re.compile(r"\b(union|select|insert|drop|delete)\b.*\b(select|from|into|table)\b|<script")
 
 Answer = Callable[[Query], object]
@@ -40,7 +40,7 @@ class Route:
 
     @property
     def path(self) -> str:
-        """Its path, without a host's name."""
+        """Return its path, without a host's name."""
         return f"/api/v3/{self.name}"
 
 
@@ -55,7 +55,7 @@ class RestApi:
         self.data = MarketData(exchange, settings, limits)
 
     def add_routes(self, app: web.Application) -> None:
-        """Register the endpoints; every path that no one registered before is unknown."""
+        """Register the endpoints; every path not registered before is unknown."""
         data = self.data
         recent = {"symbol", "limit"}
         past = recent | {"fromId", "startTime", "endTime"}
@@ -91,7 +91,7 @@ class RestApi:
         profile = profiles.profile_of(request, permissive=self._settings.permissive)
         served = route.name in profile.routes
         weight = _depth_weight(request) if route.weight is None else route.weight
-        # Before all else: who is banned gets nothing but 418, whatever the host and path.
+        # First of all: banned clients get nothing but 418, whatever the host and path.
         verdict = self._limits.charge(request.remote or "", weight if served else 0)
         used = str(verdict.used)
         headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
@@ -110,7 +110,7 @@ class RestApi:
         return self._answer(request, route, profile, headers)
 
     async def _fail(self, headers: dict[str, str]) -> web.Response:
-        """A 5xx of a less stable host; 504 is its time-out of the servers behind it."""
+        """Return a 5xx of a less stable host; 504 follows its backends' timeout."""
         status = self._random.choice(_WEAK_HOST_ERRORS)
         if status == 504:
             await asyncio.sleep(self._settings.backend_timeout)
@@ -152,13 +152,13 @@ class RestApi:
 
 
 def limited(verdict: Verdict, headers: dict[str, str]) -> web.Response:
-    """The refusal of a request above a limit, or of a banned address."""
+    """Return the rejection of a request above a limit, or of a banned address."""
     headers["Retry-After"] = str(verdict.retry_after)
     return error(-1003, verdict.message, verdict.status, headers)
 
 
 def refuse(request: web.Request, fault: Fault, headers: dict[str, str]) -> web.Response:
-    """The answer of a fault that refuses; a reset cuts the connection instead of an answer."""
+    """Return the response of a rejecting fault; a reset cuts the connection."""
     wanted = fault.request
     status = {Kind.RATE_LIMIT: 429, Kind.BAN: 418, Kind.TIMEOUT: 504}.get(
         wanted.kind, wanted.status
@@ -176,7 +176,7 @@ def _cut(request: web.Request) -> None:
 
 
 async def _truncated(request: web.Request, answer: web.Response) -> web.StreamResponse:
-    """Send half of an answer that promises the whole, then reset the connection."""
+    """Send half of a response with the full content length, then reset the connection."""
     whole = (answer.text or "").encode()
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     response.content_length = len(whole)

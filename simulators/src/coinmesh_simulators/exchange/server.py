@@ -1,4 +1,4 @@
-"""The exchange on its two listeners, public and admin."""
+"""The exchange with its two listeners, public and admin."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class Server:
     """An exchange with the settings' limits and listeners."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
-        """Load the exchange's state. Raises what `Exchange` raises."""
+        """Load the exchange's state; raise the errors of `Exchange`."""
         self._settings = settings
         self._exchange = Exchange(settings)
         limits = Limits(
@@ -45,7 +45,7 @@ class Server:
         self._runners: list[web.AppRunner] = []
 
     async def listen(self) -> list[int]:
-        """Open the listeners; the ports of the public and the admin one."""
+        """Open the listeners and return the ports of the public and the admin one."""
         for app, address in (
             (self._public, self._settings.listen),
             (self._admin, self._settings.admin_listen),
@@ -69,7 +69,7 @@ class Server:
 
 
 async def listen(app: web.Application, address: str, settings: SimulatorSettings) -> web.AppRunner:
-    """Open a listener; every one of the simulator is opened here, with TLS when it is set."""
+    """Open a listener, with TLS if configured; all of the simulator's are opened here."""
     host, port = split_address(address)
     tls: ssl.SSLContext | None = None
     if settings.tls_dir is not None:
@@ -85,7 +85,7 @@ async def listen(app: web.Application, address: str, settings: SimulatorSettings
 
 
 def _only(clients: frozenset[str]) -> Middleware:
-    """Lets in whose certificate names one of `clients`."""
+    """Return a middleware that admits only clients whose certificate names one of `clients`."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

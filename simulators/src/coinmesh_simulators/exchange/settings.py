@@ -21,7 +21,7 @@ class TimeMode(StrEnum):
 
 
 class SimulatorSettings(BaseSettings):
-    """What the simulator serves, where it listens and which limits it enforces.
+    """Market, listeners and limits of the simulator.
 
     Durations are wall-clock seconds; `speed` is market seconds per wall second.
     """
@@ -42,7 +42,7 @@ class SimulatorSettings(BaseSettings):
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    #: As part of a mesh: the directory of our certificate, and the services that may come in.
+    #: In a mesh: the directory of the simulator's certificate, and the admitted services.
     tls_dir: Path | None = None
     clients: str = ""
 
@@ -56,7 +56,7 @@ class SimulatorSettings(BaseSettings):
     raw_requests_per_5m: int = Field(default=300_000, ge=1)
     buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
 
-    #: The venue's refusals and delays off, those below that are not set included.
+    #: Disables the venue's rejections and delays, including those below that are not set.
     permissive: bool = False
     backend_timeout: float = Field(default=10.0, gt=0, le=600)
     database_lag: float = Field(default=1.0, ge=0, le=LONGEST_LAG)
@@ -87,7 +87,7 @@ class SimulatorSettings(BaseSettings):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port` as a pair. Raises ValueError naming the text when it is something else."""
+    """Return `host:port` as a pair; raise ValueError with the text when it is malformed."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"{address!r} is not an address: write host:port, e.g. 127.0.0.1:9443")

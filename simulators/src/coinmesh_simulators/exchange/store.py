@@ -1,7 +1,7 @@
-"""What survives a restart: SQLite in the state directory, one transaction per tick.
+"""State that survives a restart: SQLite in the state directory, one transaction per tick.
 
-Every tick is committed before its frames leave, so no id is ever given to two contents: after
-`kill -9` the market goes on right behind the last committed trade and update.
+Every tick is committed before its frames are sent, so that no id is ever used for different
+content: after `kill -9` the market resumes directly after the last committed trade and update.
 """
 
 import json
@@ -35,11 +35,11 @@ _TRADE_COLUMNS = "id, price, quantity, time, buyer_is_maker, aggregate"
 
 
 class StateError(RuntimeError):
-    """The state directory can't be used; the message says why and what to do."""
+    """Raised when the state directory is unusable; the message has the reason and the remedy."""
 
 
 class TradeRow(NamedTuple):
-    """A trade as kept: price and quantity in 10^-8 units, time in µs."""
+    """A stored trade: price and quantity in 10^-8 units, time in µs."""
 
     id: int
     price: int
@@ -50,16 +50,16 @@ class TradeRow(NamedTuple):
 
 
 class Store:
-    """The state directory. Changes gather in memory until `commit`."""
+    """The state directory. Changes are collected in memory until `commit`."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or create the state. Raises StateError when the directory can't be used."""
+        """Open or create the state; raise StateError when the directory is unusable."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(directory / "exchange.sqlite3", isolation_level=None)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
-            # Survives the process, which is the promise; not the machine's loss of power.
+            # Survives the death of the process, as guaranteed, but not a power failure.
             self._db.execute("PRAGMA synchronous=OFF")
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN IMMEDIATE")
@@ -87,23 +87,23 @@ class Store:
         self._db.close()
 
     def meta(self) -> dict[str, Any]:
-        """All values kept with `set_meta`."""
+        """Return all values stored with `set_meta`."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT * FROM meta")}
 
     def set_meta(self, **values: object) -> None:
-        """Keep JSON values with the next commit; those that are kept already cost nothing."""
+        """Store JSON values with the next commit; unchanged ones are skipped."""
         for key, value in values.items():
             text = json.dumps(value)
             if self._kept_meta.get(key) != text:
                 self._kept_meta[key] = self._meta[key] = text
 
     def symbols(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Key, name and state of every symbol."""
+        """Return key, name and state of every symbol."""
         rows = self._db.execute("SELECT id, symbol, state FROM symbols ORDER BY id")
         return [(key, symbol, json.loads(state)) for key, symbol, state in rows]
 
     def add_symbol(self, symbol: str) -> int:
-        """Give a symbol its key."""
+        """Add a symbol and return its key."""
         self.commit()
         cursor = self._db.execute("INSERT INTO symbols (symbol, state) VALUES (?, '{}')", (symbol,))
         if cursor.lastrowid is None:
@@ -111,39 +111,39 @@ class Store:
         return cursor.lastrowid
 
     def forget(self, key: int) -> None:
-        """Drop a symbol's trades, book and bars; its name and key stay."""
+        """Delete a symbol's trades, book and bars; its name and key stay."""
         self.commit()
         for table in ("levels", "trades", "minutes"):
             self._db.execute(f"DELETE FROM {table} WHERE symbol=?", (key,))  # noqa: S608
 
     def set_state(self, key: int, state: dict[str, Any]) -> None:
-        """Keep a symbol's state with the next commit."""
+        """Store a symbol's state with the next commit."""
         self._symbols[key] = json.dumps(state)
 
     def set_level(self, key: int, change: Change) -> None:
-        """Keep a level with the next commit."""
+        """Store a level with the next commit."""
         self._levels[(key, int(change.side), change.price)] = change.quantity
 
     def levels(self, key: int) -> Iterator[Change]:
-        """All kept levels of a symbol."""
+        """Return all stored levels of a symbol."""
         rows = self._db.execute("SELECT side, price, quantity FROM levels WHERE symbol=?", (key,))
         return (Change(Side(side), price, quantity) for side, price, quantity in rows)
 
     def add_trade(self, key: int, trade: TradeRow) -> None:
-        """Keep a trade with the next commit; one that is kept already stays as it is."""
+        """Store a trade with the next commit; an existing one is unchanged."""
         self._trades.append((key, *trade))
 
     def set_aggregate(self, key: int, aggregate: int, first: int, last: int) -> None:
-        """Give the trades of an id range their aggregate with the next commit."""
+        """Assign the trades of an id range to an aggregate with the next commit."""
         self._aggregates.append((aggregate, key, first, last))
 
     def add_minute(self, key: int, bar: Bar) -> None:
-        """Keep a closed one-minute bar with the next commit."""
+        """Store a closed one-minute bar with the next commit."""
         values = [getattr(bar, name) for name in Bar.__slots__]
         self._minutes.append((key, bar.start, json.dumps(values)))
 
     def commit(self) -> None:
-        """Write what gathered as one transaction."""
+        """Write the collected changes as one transaction."""
         if not (self._trades or self._levels or self._symbols or self._minutes or self._meta):
             return
         self._db.execute("BEGIN")
@@ -170,7 +170,7 @@ class Store:
             self._db.executemany(statement, rows)
 
     def prune(self, key: int, below: int) -> None:
-        """Forget trades with ids below a bound."""
+        """Delete trades with ids below a bound."""
         self._db.execute("DELETE FROM trades WHERE symbol=? AND id<?", (key, below))
 
     def _select(self, where: str, parameters: Iterable[object]) -> list[TradeRow]:
@@ -182,31 +182,31 @@ class Store:
         return [TradeRow(row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows]
 
     def trades_from(self, key: int, trade_id: int, limit: int) -> list[TradeRow]:
-        """Up to `limit` trades from an id on, oldest first."""
+        """Return up to `limit` trades from an id on, oldest first."""
         return self._select("id>=? ORDER BY id LIMIT ?", (key, trade_id, limit))
 
     def last_trades(self, key: int, limit: int, last: int = MOST) -> list[TradeRow]:
-        """The newest `limit` trades up to an id, oldest first."""
+        """Return the newest `limit` trades up to an id, oldest first."""
         return self._select("id<=? ORDER BY id DESC LIMIT ?", (key, last, limit))[::-1]
 
     def trades_between(self, key: int, start: int, end: int, limit: int = -1) -> list[TradeRow]:
-        """Trades with start <= time < end (µs), oldest first; -1 is no limit."""
+        """Return trades with start <= time < end (µs), oldest first; -1 is no limit."""
         return self._select(
             "time>=? AND time<? ORDER BY time, id LIMIT ?", (key, start, end, limit)
         )
 
     def aggregates(self, key: int, first: int, limit: int) -> list[TradeRow]:
-        """Trades of `limit` aggregates from aggregate id `first` on, oldest first."""
+        """Return the trades of `limit` aggregates from aggregate id `first` on, oldest first."""
         return self._select("aggregate>=? AND aggregate<? ORDER BY id", (key, first, first + limit))
 
     def trade_count(self, key: int) -> int:
-        """How many trades are kept for a symbol."""
+        """Return the number of a symbol's stored trades."""
         self.commit()
         row = self._db.execute("SELECT count(*) FROM trades WHERE symbol=?", (key,)).fetchone()
         return int(row[0])
 
     def minutes(self, key: int, start: int, end: int) -> list[Bar]:
-        """Closed one-minute bars with start <= bar start < end (µs)."""
+        """Return closed one-minute bars with start <= bar start < end (µs)."""
         self.commit()
         rows = self._db.execute(
             "SELECT bar FROM minutes WHERE symbol=? AND start>=? AND start<? ORDER BY start",
@@ -215,7 +215,7 @@ class Store:
         return [Bar(*json.loads(row[0])) for row in rows]
 
     def last_minute(self, key: int, before: int) -> Bar | None:
-        """The newest closed one-minute bar that starts before a time (µs)."""
+        """Return the newest closed one-minute bar that starts before a time (µs)."""
         self.commit()
         row = self._db.execute(
             "SELECT bar FROM minutes WHERE symbol=? AND start<? ORDER BY start DESC LIMIT 1",
@@ -224,7 +224,7 @@ class Store:
         return Bar(*json.loads(row[0])) if row else None
 
     def first_time(self, key: int, *, seconds: bool) -> int:
-        """Time (µs) of the oldest kept trade (`seconds`) or closed minute; far ahead if none."""
+        """Return the time (µs) of the oldest trade (`seconds`) or minute; `1 << 62` if none."""
         self.commit()
         column = ("min(time)", "trades") if seconds else ("min(start)", "minutes")
         row = self._db.execute(
@@ -234,7 +234,7 @@ class Store:
         return int(row[0]) if row[0] is not None else 1 << 62
 
     def price_before(self, key: int, time: int) -> int:
-        """Price of the last trade before a time (µs), 0 when there is none."""
+        """Return the price of the last trade before a time (µs), 0 when there is none."""
         self.commit()
         row = self._db.execute(
             "SELECT price FROM trades WHERE symbol=? AND time<? "
@@ -244,7 +244,7 @@ class Store:
         return int(row[0]) if row else 0
 
     def first_aggregate(self, key: int, time: int) -> int:
-        """Id of the first aggregate at or after a time (µs); far ahead when there is none."""
+        """Return the id of the first aggregate at or after a time (µs); `1 << 62` if none."""
         self.commit()
         row = self._db.execute(
             "SELECT aggregate FROM trades WHERE symbol=? AND time>=? ORDER BY time, id LIMIT 1",

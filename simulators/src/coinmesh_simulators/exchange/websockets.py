@@ -1,4 +1,4 @@
-"""The WebSocket side: handshakes, the watch over open connections, and faults that strike them.
+"""The WebSocket server: handshakes, supervision of open connections, and their faults.
 
 Rules: https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md
 """
@@ -21,12 +21,12 @@ from coinmesh_simulators.exchange.rest import limited, refuse
 from coinmesh_simulators.exchange.settings import SimulatorSettings
 from meshkit.tls import CertificateFiles
 
-#: Parts of the skew by which one connection after the other gets its frames later.
+#: Shares of the skew by which successive connections receive their frames later.
 _LATENCIES = (0.0, 1.0, 1 / 3, 2 / 3)
 
 
 class WebSocketServer:
-    """Handlers of `/ws…` and `/stream`, and the watch over open connections."""
+    """Handlers of `/ws…` and `/stream`, and the supervision of open connections."""
 
     def __init__(self, exchange: Exchange, settings: SimulatorSettings, limits: Limits) -> None:
         self._exchange = exchange
@@ -85,7 +85,7 @@ class WebSocketServer:
         return connection.socket
 
     def _refuse(self, request: web.Request, path: str) -> web.Response | None:
-        """An answer instead of the handshake: wrong host, a limit, or a fault."""
+        """Return an error instead of the handshake: wrong host, a limit, or a fault; None if OK."""
         address = request.remote or ""
         profile = profiles.profile_of(request, permissive=self._settings.permissive)
         banned = self._limits.banned(address)
@@ -99,7 +99,7 @@ class WebSocketServer:
         return refuse(request, fault, {}) if fault is not None else None
 
     def _lifetime(self) -> float:
-        """Seconds: the venue's day, or less, so that a connection ends before its certificate."""
+        """Return a lifetime in seconds: the venue's day, or less, within the certificate's."""
         if self._settings.tls_dir is None:
             return self._settings.connection_lifetime
         pair = CertificateFiles(self._settings.tls_dir).read()
@@ -129,7 +129,7 @@ class WebSocketServer:
                     pass
 
     async def close(self) -> None:
-        """Close all connections: the server goes away."""
+        """Close all connections because the server stops."""
         await asyncio.gather(
             *(c.close(WSCloseCode.GOING_AWAY, "server shutdown") for c in self.connections)
         )
@@ -137,7 +137,7 @@ class WebSocketServer:
     # -- watch and faults -----------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Ping and cut connections as the rules say, until cancelled."""
+        """Send pings and close connections according to the rules, until cancelled."""
         period = min(1.0, self._settings.ping_interval / 4, self._settings.connection_lifetime / 4)
         while True:
             await asyncio.sleep(period)
@@ -152,7 +152,7 @@ class WebSocketServer:
                     connection.abort()
 
     def hold_back(self) -> None:
-        """Let stall and skew faults take effect on the connections they cover."""
+        """Apply stall and skew faults to the connections that they cover."""
         faults = self._exchange.faults
         for place, (connection, latency) in enumerate(self.connections.items()):
             connection.stalled = faults.holding and faults.stalls(connection.streams)
@@ -160,7 +160,7 @@ class WebSocketServer:
             connection.latency = latency + (faults.skew(connection.streams) if skewed else 0.0)
 
     async def strike(self, fault: Fault) -> None:
-        """Carry out a fault that concerns connections: disconnect, or server shutdown."""
+        """Execute a fault of connections: disconnect, or server shutdown."""
         request = fault.request
         covered = [
             connection
