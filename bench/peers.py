@@ -1,4 +1,4 @@
-"""The peers' environments: each made once, kept in the user's cache."""
+"""The peers' environments: each created once, in the user's cache."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ BIN = CHECKOUT / ".venv/bin"
 
 
 def peer_python(directory: Path) -> Path:
-    """The interpreter with `directory`'s requirements.txt; the first call installs them."""
+    """Return the interpreter with `directory`'s requirements.txt; install them on first use."""
     wanted = (directory / "requirements.txt").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "coinmesh")
     place = cache / f"bench-{directory.name}-{hashlib.sha256(wanted).hexdigest()[:12]}"
@@ -27,7 +27,7 @@ def peer_python(directory: Path) -> Path:
 
 
 def main() -> None:
-    """Make every peer's environment."""
+    """Create every peer's environment."""
     for requirements in sorted(Path(__file__).parent.glob("*/requirements.txt")):
         print(f"{requirements.parent.name}: {peer_python(requirements.parent)}")
 

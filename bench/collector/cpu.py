@@ -1,9 +1,9 @@
-"""Collector: recorded frames → framed Kafka-ready bytes, CPU time per frame, against cryptofeed.
+"""Collector benchmark: CPU time per frame from recorded frames to Kafka-ready bytes.
 
     .venv/bin/python bench/collector/cpu.py [--rounds 5]
 
-Both sides take the same frames in turns within one run; the figure is the median of the rounds'
-ratios of CPU time.
+The peer is cryptofeed. Both sides process the same frames alternately within one run; the result is
+the median of the rounds' ratios of CPU time.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Side:
     command: str
 
     def start(self) -> None:
-        """Start the process; it then waits for commands."""
+        """Start the process, which then waits for commands."""
         self.process = subprocess.Popen(
             [self.python, HERE / self.script, capture_path()],
             stdin=subprocess.PIPE,
@@ -40,7 +40,7 @@ class Side:
         )
 
     def round(self) -> float:
-        """CPU microseconds per frame of one pass."""
+        """Return the CPU microseconds per frame of one pass."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{self.command}\n")
@@ -51,7 +51,7 @@ class Side:
 
 
 def main() -> None:
-    """Run and print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds: int = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""One pass per line on standard input: CPU seconds for all frames → framed Kafka-ready bytes.
+"""Run one pass per line on standard input: CPU seconds from frames to framed Kafka-ready bytes.
 
 With `recording` the frames are also batched for ingest.frames.v1, which cryptofeed doesn't do; with
 `compiled` the compiled core is used.
@@ -26,7 +26,7 @@ TARGET = "GET /api/v3/depth?symbol=BTCUSDT&limit=5000"
 def run(
     snapshot: bytes, frames: list[bytes], *, recording: bool, compiled: bool
 ) -> tuple[float, int]:
-    """CPU seconds and records of one pass with a new engine, the book's beginning included."""
+    """Return CPU seconds and records of one pass with a new engine, including the book's start."""
     fast = load() if compiled else None
     assert not compiled or fast is not None, "the compiled core was not built"
     engine = CaptureEngine(Headers.offline(), fast=fast)

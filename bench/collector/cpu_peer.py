@@ -1,6 +1,6 @@
 """The same for cryptofeed: its Binance feed with its Kafka callbacks, up to the JSON bytes.
 
-Its queue and its producer are left out, in its favour.
+Its queue and its producer are excluded, in its favour.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from frames import read
 
 
 class ToBytes:
-    """Takes what a callback would queue as far as the bytes that it would send."""
+    """Convert queued data to the bytes that a callback would send."""
 
     count = 0
 
     async def write(self, data: dict) -> None:
-        """Topic, key and value as `KafkaCallback.writer` makes them."""
+        """Build topic, key and value like `KafkaCallback.writer`."""
         self.topic(data)
         self._default_serializer(data)
         self._default_serializer(self.key)
@@ -41,18 +41,18 @@ class Tickers(ToBytes, TickerKafka):
 
 
 class Rest:
-    """Answers the feed's request for a snapshot."""
+    """Answer the feed's request for a snapshot."""
 
     def __init__(self, snapshot: bytes) -> None:
         self._snapshot = snapshot.decode()
 
     async def read(self, address: str, **_: object) -> str:
-        """The recorded snapshot."""
+        """Return the recorded snapshot."""
         return self._snapshot
 
 
 async def run(snapshot: bytes, frames: list[str]) -> float:
-    """CPU seconds of one pass with a new feed."""
+    """Return the CPU seconds of one pass with a new feed."""
     feed = Binance(
         symbols=["BTC-USDT"],
         channels=[TRADES, L2_BOOK, TICKER],

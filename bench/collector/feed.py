@@ -1,7 +1,7 @@
-"""An exchange that only sends: the capture's frames as fast as they are taken, for several symbols.
+"""An exchange that sends a capture's frames for several symbols as fast as the client reads.
 
-It answers what either side asks before: exchangeInfo, depth, time and SUBSCRIBE. Frames go out when
-`GET /go` is called; each further symbol is the first under another name.
+It answers the preceding requests of both sides: exchangeInfo, depth, time and SUBSCRIBE. Frames are
+sent after `GET /go`; each further symbol is a renamed copy of the first.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ CHUNK = 200
 
 
 def framed(payload: bytes) -> bytes:
-    """A whole WebSocket text frame."""
+    """Return a complete WebSocket text frame."""
     size = len(payload)
     if size < 126:
         return bytes((0x81, size)) + payload
@@ -27,7 +27,7 @@ def framed(payload: bytes) -> bytes:
 
 
 def symbols(count: int, part: int) -> list[str]:
-    """As many names of the same length; part 0 begins with the recorded one."""
+    """Return `count` names of the same length; part 0 begins with the recorded one."""
     names = [f"{chr(ord('C') + part)}{n:02d}USDT" for n in range(count)]
     return names if part else ["BTCUSDT", *names[1:]]
 
@@ -53,7 +53,7 @@ class Feed:
         self.go = asyncio.Event()
 
     async def info(self, _: web.Request) -> web.Response:
-        """ExchangeInfo."""
+        """Return exchangeInfo."""
         entry: dict[str, Any] = {
             "status": "TRADING",
             "quoteAsset": "USDT",
@@ -63,20 +63,20 @@ class Feed:
         return web.json_response({"symbols": entries, "rateLimits": []})
 
     async def depth(self, _: web.Request) -> web.Response:
-        """The recorded snapshot."""
+        """Return the recorded snapshot."""
         return web.Response(body=self.snapshot, content_type="application/json")
 
     async def time(self, _: web.Request) -> web.Response:
-        """Some time."""
+        """Return a constant time."""
         return web.json_response({"serverTime": 1})
 
     async def start(self, _: web.Request) -> web.Response:
-        """Begin to send."""
+        """Start sending."""
         self.go.set()
         return web.Response()
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
-        """Answer SUBSCRIBE; send everything once told to."""
+        """Answer SUBSCRIBE; send all frames once started."""
         socket = web.WebSocketResponse(compress=False, autoping=True)
         await socket.prepare(request)
         sending = asyncio.create_task(self.send(request))
@@ -88,7 +88,7 @@ class Feed:
         return socket
 
     async def send(self, request: web.Request) -> None:
-        """Write whole chunks, waiting while the reader is behind."""
+        """Write whole chunks, waiting while the client is behind."""
         await self.go.wait()
         transport = request.transport
         assert transport is not None
@@ -102,7 +102,7 @@ class Feed:
 
 
 async def main() -> None:
-    """Serve on a free port, which is printed."""
+    """Serve on a free port and print it."""
     feed = Feed(int(sys.argv[1]), int(sys.argv[2]), aggregated=sys.argv[3] == "aggregated")
     app = web.Application()
     app.router.add_get("/api/v3/exchangeInfo", feed.info)

@@ -1,4 +1,4 @@
-"""The recorded capture as what an exchange sends, in our streams' form and in cryptofeed's."""
+"""The recorded capture as an exchange sends it, with our streams and with cryptofeed's."""
 
 import gzip
 import json
@@ -9,16 +9,17 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def capture_path() -> Path:
-    """The recorded capture."""
+    """Return the path of the recorded capture."""
     default = CHECKOUT.parent / "shared" / "recorded"
     folder = Path(os.environ.get("COINMESH_RECORDED", default))
     return folder / "binance" / "spot_btcusdt_20240808.gz"
 
 
 def read(path: Path, *, aggregated: bool) -> tuple[bytes, list[bytes]]:
-    """The depth snapshot and the frames.
+    """Return the depth snapshot and the frames.
 
-    cryptofeed takes trades from aggTrade: for it each trade becomes an aggregate of itself.
+    cryptofeed reads trades from aggTrade: with `aggregated` each trade becomes an aggregate of
+    itself.
     """
     snapshot = b""
     frames: list[bytes] = []

@@ -1,11 +1,11 @@
-"""Collector: socket → acknowledged by Kafka (acks=all), against cryptofeed's Kafka backend.
+"""Collector benchmark: socket → acknowledged by Kafka (acks=all), against cryptofeed's backend.
 
     .venv/bin/python bench/collector/socket_kafka.py [--rounds 3]
 
-Each side is one process that is sent the recorded frames as fast as it takes them; the clock runs
-from the first frame to the moment at which the topics hold every trade (and, of cryptofeed, every
-quote). The sides take turns within one run; ours is sent the capture for several symbols, since it
-takes so little time.
+Each side is one process that receives the recorded frames as fast as it reads them; the time is
+measured from the first frame until the topics hold every trade (and, for cryptofeed, every quote).
+The sides alternate within one run; ours receives the capture for several symbols because it is so
+fast.
 """
 
 import argparse
@@ -36,26 +36,26 @@ from peers import BIN, peer_python  # noqa: E402 (beside this folder)
 
 SYMBOLS = 5
 PEER_TOPICS = ["trades-BINANCE-BTC-USDT", "ticker-BINANCE-BTC-USDT", "book-BINANCE-BTC-USDT"]
-# Of quotes, newer ones may replace older ones while Kafka has no room: they are counted apart.
+# Newer quotes may replace older ones while Kafka has no room: they are counted separately.
 OUR_TOPICS = ["market.trades.v1"]
 OUR_QUOTES = ["market.quotes.v1"]
 
 
 class Ends:
-    """How many records topics hold."""
+    """Record counts of topics."""
 
     def __init__(self, kafka: dict[str, Any]) -> None:
         self._consumer = Consumer({**kafka, "group.id": "bench"}, logger=client_log())
 
     def total(self, topics: list[str]) -> int:
-        """Records in all partitions."""
+        """Return the number of records in all partitions."""
         known = self._consumer.list_topics().topics
         parts = [TopicPartition(name, n) for name in topics for n in known[name].partitions]
         return sum(self._consumer.get_watermark_offsets(part)[1] for part in parts)
 
 
 def start_feed(count: int, part: int, kind: str) -> tuple["subprocess.Popen[str]", str]:
-    """The sender and its port."""
+    """Return the sender and its port."""
     arguments = [sys.executable, HERE / "feed.py", str(count), str(part), kind]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -65,7 +65,7 @@ def start_feed(count: int, part: int, kind: str) -> tuple["subprocess.Popen[str]
 def measure(
     ends: Ends, topics: list[str], expected: int, port: str, process: Any
 ) -> tuple[float, float]:
-    """Seconds until `expected` more records are there, and the process's CPU seconds."""
+    """Return seconds until `expected` more records exist, and the process's CPU seconds."""
     before = ends.total(topics)
     watched = psutil.Process(process.pid)
     cpu = sum(watched.cpu_times()[:2])
@@ -79,7 +79,10 @@ def measure(
 def run_ours(
     settings: dict[str, str], ends: Ends, counts: tuple[int, ...], log: Path, part: int
 ) -> Any:
-    """Frames per second and CPU µs per frame of a collector; each round has its own symbols."""
+    """Return frames/s, CPU µs per frame and published share of quotes of a collector.
+
+    Each round has its own symbols.
+    """
     frames, trades, quotes = counts
     before = ends.total(OUR_QUOTES)
     feed, port = start_feed(SYMBOLS, part, "trades")
@@ -107,7 +110,7 @@ def run_ours(
 
 
 def run_peer(kafka: dict[str, Any], ends: Ends, counts: tuple[int, ...]) -> Any:
-    """The same of cryptofeed."""
+    """Return frames/s and CPU µs per frame of cryptofeed."""
     frames, trades, quotes = counts
     feed, port = start_feed(1, 0, "aggregated")
     process = subprocess.Popen(
@@ -133,7 +136,7 @@ def run_peer(kafka: dict[str, Any], ends: Ends, counts: tuple[int, ...]) -> Any:
 
 
 def main() -> None:
-    """Run and print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds: int = parser.parse_args().rounds

@@ -13,10 +13,10 @@ from cryptofeed.defines import L2_BOOK, TICKER, TRADES
 from cryptofeed.exchanges import Binance
 
 port, ours = sys.argv[1], json.loads(sys.argv[2])
-# Kafka wants a certificate of both sides.
+# Kafka requires mutual TLS.
 tls = ssl.create_default_context(cafile=ours["ssl.ca.location"])
 tls.load_cert_chain(ours["ssl.certificate.location"], ours["ssl.key.location"])
-# It insists on wss; plaintext is in its favour, and what the other side has.
+# cryptofeed requires wss; plaintext is in its favour, and equal to the other side.
 connect = connection.connect
 connection.connect = lambda address, **more: connect(address.replace("wss:", "ws:"), **more)
 Binance.websocket_endpoints = [WebsocketEndpoint(f"wss://127.0.0.1:{port}")]
@@ -44,6 +44,6 @@ handler.add_feed(
         },
     )
 )
-# Its own switch to uvloop asks for a loop before there is one.
+# cryptofeed's own switch to uvloop requires an event loop before one exists.
 asyncio.set_event_loop(uvloop.new_event_loop())
 handler.run()

@@ -1,9 +1,10 @@
-"""Collector: what a start reads of its checkpoints, with many symbols and a long history.
+"""Collector benchmark: reading checkpoints at a start, with many symbols and a long history.
 
     .venv/bin/python bench/collector/startup.py [--symbols 1500] [--gaps 100000] [--trades 1000000]
 
-Kafka gets a year's repaired gaps, trades of before the last round, rounds of checkpoints of all
-symbols, and the trades of ten seconds after the last round. Then it is read three times.
+Kafka is filled with a year's repaired gaps, trades from before the last round, rounds of
+checkpoints of all symbols, and the trades of ten seconds after the last round. The start is then
+measured three times.
 """
 
 import argparse
@@ -34,13 +35,13 @@ TAIL_SECONDS, TRADES_PER_SECOND = 10, 1000
 
 
 class Log:
-    """Writes events of symbols as the collector does, without their inputs."""
+    """Write events of symbols like the collector, without their inputs."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._producer = Producer(client_config(settings, COLLECTOR) | dict(PRODUCER_CONFIG))
 
     def put(self, topic: topics.Topic, key: str, event: Any) -> None:
-        """Queue an event; waits for room."""
+        """Queue an event; wait while the queue is full."""
         value = framing.header(1) + event.SerializeToString()
         while True:
             try:
@@ -54,7 +55,7 @@ class Log:
 
 
 def names(number: int) -> dict[str, str]:
-    """The event fields of a symbol."""
+    """Return the event fields of a symbol."""
     return {
         "source": "binance",
         "symbol": f"S{number}USDT",
@@ -74,7 +75,7 @@ def fill(log: Log, symbols: int, gaps: int, trades: int) -> None:
         put_trade(log, number % symbols, number // symbols + 1)
     log.flush()
     last = trades // symbols
-    # The margin of differing clocks: what is older than it is not read.
+    # The margin for clock differences: older records are not read.
     time.sleep(checkpoints.MARGIN.total_seconds() + 1)
     for _ in range(ROUNDS):
         for number in range(symbols):
@@ -99,7 +100,7 @@ def put_trade(log: Log, number: int, trade_id: int) -> None:
 
 
 async def start(settings: CollectorSettings) -> tuple[float, float, int]:
-    """Wall seconds, CPU seconds and symbols of one restored checkpoint."""
+    """Return wall seconds, CPU seconds and symbols of one restored checkpoint."""
     began, cpu = time.perf_counter(), time.process_time()
     saved = await checkpoints.read(settings, "binance", COLLECTOR)
     restored = await restore(settings, saved)

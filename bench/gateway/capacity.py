@@ -1,9 +1,9 @@
-"""How many instruments and subscribers one gateway process serves, at one quote a second each.
+"""Number of instruments and subscribers per gateway process, at one quote a second each.
 
 Kafka, Redis, Cassandra and the gateway are real. The quotes are published by this process and read
-by another one, over gRPC with mutual TLS as from Envoy. The figure is the gateway's CPU time per
-update and per delivery, which depends little on what else the machine does; capacity is what
-fits into 70 % of a core.
+by another one, over gRPC with mutual TLS like Envoy's. The result is the gateway's CPU time per
+update and per delivery, which depends little on other load; capacity is the number that fits into
+70 % of a core.
 
     .venv/bin/python bench/gateway/capacity.py [--seconds 20]
 """
@@ -42,7 +42,7 @@ RUNS = ((500, 0), (2000, 0), (2000, 500), (2000, 1000))
 
 
 def credentials(tls: Path) -> grpc.ChannelCredentials:
-    """Envoy's."""
+    """Return Envoy's credentials."""
     pair = CertificateFiles(tls).read()
     return grpc.ssl_channel_credentials(pair.roots, pair.key, pair.chain)
 
@@ -79,7 +79,7 @@ async def read(address: str, tls: Path, names: list[str]) -> None:
 
 
 class Market:
-    """Publishes a quote of each instrument, evenly over each second."""
+    """Publish a quote of each instrument, evenly over each second."""
 
     def __init__(self, mesh: TestMesh) -> None:
         registry = Registry(mesh.read(RegistrySettings))
@@ -92,7 +92,7 @@ class Market:
         self.published = 0
 
     def run(self, names: list[str], seconds: float) -> None:
-        """Publish for some seconds."""
+        """Publish for `seconds` seconds."""
         start = time.monotonic()
         for second in range(round(seconds)):
             self._update += 1
@@ -133,7 +133,7 @@ class Readers:
         )
 
     def events(self) -> int:
-        """How many events they have read."""
+        """Return the number of events read so far."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")

@@ -1,9 +1,9 @@
-"""Chart view of 500 bars through Envoy: the gateway against FastAPI + orjson doing the same work.
+"""Chart view of 500 bars through Envoy: the gateway against FastAPI + orjson for the same work.
 
-Both stand behind one Envoy, read one Cassandra and one Redis, and are asked in turns: cold (each
-request another end, a minute apart, so that nothing is cached) and warm (one URL). What counts is
-the ratio of requests per second, and of CPU time per request of server and Envoy together, which
-other work on the machine disturbs less.
+Both are behind one Envoy, read one Cassandra and one Redis, and are measured alternately: cold
+(each request has another end, a minute apart, so that nothing is cached) and warm (one URL). The
+result is the ratio of requests per second, and of CPU time per request of server and Envoy
+together, which other load on the machine affects less.
 
     .venv/bin/python bench/gateway/chart.py [--rounds 5] [--seconds 3]
 """
@@ -37,7 +37,7 @@ DAYS = 14
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Return a port that is free now."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def envoy_config(path: Path, public: int, gateway: str, peer: int, tls_dir: Path) -> None:
-    """The mesh's own configuration, with a route to the peer in front of the others."""
+    """Write the mesh's own configuration, with a route to the peer before the others."""
     command = [
         BIN / "coinmesh-envoy-config", "--out", path, "--listen", f"127.0.0.1:{public}",
         "--admin", path.with_name("admin.sock"), "--service", f"query-gateway={gateway}",
@@ -65,13 +65,13 @@ def envoy_config(path: Path, public: int, gateway: str, peer: int, tls_dir: Path
             },
         }
     )
-    # The load generator speaks plaintext; to the gateway Envoy speaks TLS, to the peer it doesn't.
+    # The load generator uses plaintext; Envoy uses TLS to the gateway, but not to the peer.
     del resources["listeners"][0]["filter_chains"][0]["transport_socket"]
     off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     names = {one["name"] for one in manager["http_filters"]}
     disabled = [name for name in names if "transcoder" in name or "buffer" in name]
-    # Tokens aren't measured: Envoy checks them alike for whatever stands behind it.
+    # Token verification isn't measured: it is the same for any service behind Envoy.
     known = [
         {"append": {"header": {"key": key, "value": value}}}
         for key, value in stated(User("bench", ("viewer",), "bench"))
@@ -96,7 +96,7 @@ def envoy_config(path: Path, public: int, gateway: str, peer: int, tls_dir: Path
 
 
 def cpu(processes: list[psutil.Process]) -> float:
-    """CPU seconds of processes so far."""
+    """Return the processes' CPU seconds so far."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
@@ -111,7 +111,7 @@ def measure(
     seconds: float,
     servers: list[psutil.Process],
 ) -> Figures:
-    """One stretch of load: its counts, with CPU milliseconds per request."""
+    """Run one interval of load; return its counts, with CPU milliseconds per request."""
     before = cpu(servers)
     command = [
         sys.executable, HERE / "load.py", "--port", str(port), "--prefix", prefix,
@@ -125,7 +125,7 @@ def measure(
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -> None:
-    """The servers, the data, the rounds."""
+    """Run the servers, write the data and measure the rounds."""
     end = int(time.time() * 1000) // DAY_MS * DAY_MS
     begin = end - DAYS * DAY_MS
     minutes = enumerate(range(begin, end, MINUTE_MS))
@@ -162,7 +162,7 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
         command = [BIN / "envoy", "-c", config, "--concurrency", "1", "--disable-hot-restart"]
         with (root / "envoy.log").open("w") as log:
             children.append(subprocess.Popen([*command, "--log-level", "error"], stdout=log))
-        ends = DAYS * 1440 - 500  # so many charts of 500 bars there are
+        ends = DAYS * 1440 - 500  # the number of charts of 500 bars
         times = [datetime.fromtimestamp((end - n * MINUTE_MS) / 1000, UTC) for n in range(ends)]
         warm, cold = root / "warm.txt", root / "cold.txt"
         cold.write_text("\n".join(f"{QUERY}{at:%Y-%m-%dT%H:%M:%SZ}" for at in times))
@@ -192,7 +192,7 @@ def run(mesh: TestMesh, root: Path, python: Path, rounds: int, seconds: float) -
 
 
 def check(public: int, path: str) -> None:
-    """Both give the same chart."""
+    """Verify that both return the same chart."""
 
     def get(prefix: str) -> dict | None:
         try:
@@ -209,7 +209,7 @@ def check(public: int, path: str) -> None:
 
 
 def report(results: dict[tuple[str, str], list[Figures]]) -> None:
-    """Medians, and the medians of the rounds' ratios."""
+    """Print medians, and the medians of the rounds' ratios."""
     names = {"ours": "query-gateway", "peer": "FastAPI + orjson"}
     print("| | requests/s | CPU ms/request (server + Envoy) | p50 ms | p99 ms |")
     print("| --- | --- | --- | --- | --- |")

@@ -1,8 +1,8 @@
-"""Exchange frame → quote on the live stream: how old a quote is when a reader has it.
+"""Exchange frame → quote on the live stream: age of a quote when a subscriber receives it.
 
-The simulated exchange, collector, Kafka, gateway and Envoy run as they do in the mesh; a quote
-carries the time at which the collector received its frame, and the reader takes the same machine's
-clock when it has parsed the message. The reader is a process of its own.
+The simulated exchange, collector, Kafka, gateway and Envoy run as in the mesh; a quote carries the
+time at which the collector received its frame, and the subscriber reads the same machine's clock
+after parsing the message. The subscriber is a separate process.
 
     .venv/bin/python bench/gateway/live.py [--rate 200] [--seconds 20]
 """
@@ -25,14 +25,14 @@ from coinmesh_local.testing import TestMesh, eventually
 
 
 def connect(address: str, ca: str) -> grpc.Channel:
-    """A channel to Envoy, with the token in COINMESH_TOKEN."""
+    """Return a channel to Envoy, with the token in COINMESH_TOKEN."""
     roots = grpc.ssl_channel_credentials(Path(ca).read_bytes())
     user = grpc.access_token_call_credentials(os.environ["COINMESH_TOKEN"])
     return grpc.secure_channel(address, grpc.composite_channel_credentials(roots, user))
 
 
 def read(address: str, ca: str, names: list[str], seconds: float) -> None:
-    """Prints the quotes' ages as JSON: count, p50, p99 and greatest in milliseconds."""
+    """Print the quotes' ages as JSON: count, p50, p99 and maximum in milliseconds."""
     with connect(address, ca) as channel:
         request = api.StreamMarketRequest(instruments=names, channels=["quote"])
         ages: list[float] = []
@@ -59,7 +59,7 @@ def read(address: str, ca: str, names: list[str], seconds: float) -> None:
 
 
 def main() -> None:
-    """Starts the mesh and prints a row for each round."""
+    """Start the mesh and print a row for each round."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=200, help="trades a second, all instruments")
     parser.add_argument("--seconds", type=float, default=20)
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def instruments(address: str, ca: str) -> list[str]:
-    """The names of all instruments, through Envoy."""
+    """Return the names of all instruments, through Envoy."""
     with connect(address, ca) as channel:
         found = MarketServiceStub(channel).ListInstruments(api.ListInstrumentsRequest())
         return [one.name for one in found.instruments]

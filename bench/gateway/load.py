@@ -1,6 +1,6 @@
-"""A bounded HTTP/1.1 load: some connections, each with one request at a time, for some seconds.
+"""A bounded HTTP/1.1 load: several connections, each with one request at a time.
 
-It runs in a process of its own, so that what it costs is not counted with the servers.
+It runs in a separate process, so that its cost is not counted with the servers.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import cast
 
 
 class Connection(asyncio.Protocol):
-    """Sends the next request when the reply is whole."""
+    """Send the next request when the response is complete."""
 
     def __init__(self, numbers: Iterator[int], build: Callable[[int], bytes]) -> None:
         self._numbers, self._build = numbers, build
@@ -24,7 +24,7 @@ class Connection(asyncio.Protocol):
         self.running = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins."""
+        """Start."""
         self._transport = cast(asyncio.Transport, transport)
         self._send()
 
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._build(next(self._numbers)))
 
     def data_received(self, data: bytes) -> None:
-        """Takes a piece of a reply."""
+        """Process a part of a response."""
         self._buffer += data
         if self._need < 0:
             end = self._buffer.find(b"\r\n\r\n")
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Prints the counts as JSON."""
+    """Print the counts as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--paths", type=Path, required=True, help="one a line, taken in turn")

@@ -1,4 +1,4 @@
-"""The market that the chart bench measures on: its events, its stored bars, and one gateway."""
+"""The market of the gateway benchmarks: its events, its stored bars, and one gateway."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def send(mesh: TestMesh, *events: Message) -> None:
 
 
 def store(mesh: TestMesh, name: str, interval: str, events: Iterable[Bar]) -> None:
-    """Write bars to Cassandra under the write timestamp that the schema prescribes."""
+    """Write bars to Cassandra with the write timestamp prescribed by the schema."""
     host, port = mesh.read(CassandraSettings).cassandra_addresses[0]
     cluster = Cluster(
         [host],

@@ -1,7 +1,7 @@
-"""The peer: FastAPI + orjson doing what ViewBars does, from the same Cassandra and the same Redis.
+"""The peer: FastAPI + orjson as an equivalent of ViewBars, with the same Cassandra and Redis.
 
-Written as one would by hand for speed: no response model, prepared statements, the driver's
-callbacks bridged to the event loop, one GET in Redis when the chart is there.
+Written by hand for speed: no response model, prepared statements, the driver's callbacks bridged to
+the event loop, one GET in Redis when the chart is cached.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ QUERY = (
 
 
 class Certified(Authenticator, AuthProvider):
-    """The certificate says who we are."""
+    """Authenticate by certificate."""
 
     def new_authenticator(self, host: Any) -> "Certified":
         return self
@@ -41,7 +41,7 @@ class Certified(Authenticator, AuthProvider):
 
 
 class State:
-    """What requests use."""
+    """Shared state of the requests."""
 
     redis: Redis
     session: Any
@@ -53,7 +53,7 @@ state = State()
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Connects."""
+    """Connect to Cassandra and Redis."""
     current = f"{os.environ['COINMESH_TLS_DIR']}/current"
     tls = ssl.create_default_context(cafile=f"{current}/ca.crt")
     tls.load_cert_chain(f"{current}/tls.crt", f"{current}/tls.key")
@@ -88,7 +88,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 async def fetch(*arguments: Any) -> list[tuple[Any, ...]]:
-    """The rows of one partition."""
+    """Return the rows of one partition."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
     future = state.session.execute_async(state.query, arguments)
@@ -103,7 +103,7 @@ async def fetch(*arguments: Any) -> list[tuple[Any, ...]]:
 async def view(
     instrument: str, interval: str = "1m", end_time: datetime | None = None, limit: int = 500
 ) -> Response:
-    """A chart's bars."""
+    """Return a chart's bars."""
     if interval != "1m" or not 0 < limit <= 5000:
         raise HTTPException(400)
     end = int((end_time or datetime.now(UTC)).timestamp() * 1000)

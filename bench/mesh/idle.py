@@ -2,8 +2,8 @@
 
 Starts the default profile against the simulated exchange's generated market (one instrument), waits
 until the first bar is served and the mesh has settled, then reads CPU time and proportional set
-size of every process from /proc. CPU time is what counts: it depends little on other load. The JVMs
-need minutes until what they repeat is compiled.
+size of every process from /proc. CPU time is the result because it depends little on other load.
+The JVMs need minutes until their repeated code is compiled.
 
     .venv/bin/python bench/mesh/idle.py [--seconds 120] [--settle 240] [--threads kafka]
 """
@@ -25,7 +25,7 @@ from coinmesh_local.testing import TestMesh
 
 
 def cpu_seconds(home: Path) -> dict[tuple[str, int], float]:
-    """User and system time by component instance and process."""
+    """Return user and system time by component instance and process."""
     used: dict[tuple[str, int], float] = {}
     for name, instance in processes.find(home).items():
         for pid in instance.members:
@@ -33,14 +33,14 @@ def cpu_seconds(home: Path) -> dict[tuple[str, int], float]:
                 times = psutil.Process(pid).cpu_times()
             except psutil.Error:
                 continue
-            # Short-lived children that were waited for count, too.
+            # Includes short-lived children that were waited for.
             own, children = times.user + times.system, times.children_user + times.children_system
             used[name, pid] = own + children
     return used
 
 
 def thread_seconds(home: Path, instance: str) -> Counter[str]:
-    """User and system time by thread name of one instance."""
+    """Return user and system time by thread name of one instance."""
     used: Counter[str] = Counter()
     for pid in processes.find(home)[instance].members:
         for thread in Path("/proc", str(pid), "task").iterdir():
@@ -54,7 +54,7 @@ def thread_seconds(home: Path, instance: str) -> Counter[str]:
 
 
 def proportional_bytes(home: Path) -> Counter[str]:
-    """Proportional set size by component instance: shared pages are divided among their users."""
+    """Return the proportional set size by component instance: shared pages are divided by users."""
     used: Counter[str] = Counter()
     for name, instance in processes.find(home).items():
         for pid in instance.members:

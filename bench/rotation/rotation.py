@@ -1,9 +1,9 @@
-"""Certificates of five minutes, renewed again and again under load: what fails, and what pauses.
+"""Repeated renewals of five-minute certificates under load: failures and pauses.
 
-REST requests come at a fixed rate whatever their answers take. Beside them one prober each looks
-five times a second at what must go on: trades that reach Kafka, bars that Spark publishes, Redis,
-the registry, the object store. A pause is the longest time that a prober had to wait. After each
-renewal the key of users' tokens, all Redis passwords and all S3 keys are rotated, too.
+REST requests are sent at a fixed rate regardless of response times. In addition one prober each
+checks five times a second that the following continue: trades in Kafka, bars published by Spark,
+Redis, the registry, the object store. A pause is the longest time that a prober had to wait. After
+each renewal the key of users' tokens, all Redis passwords and all S3 keys are rotated too.
 
     .venv/bin/python bench/rotation/rotation.py [--rate 200] [--renewals 3] [--life 300]
 """
@@ -55,23 +55,23 @@ PATHS = {
 
 @dataclass
 class Found:
-    """What the run has seen."""
+    """Observations of the run."""
 
     answers: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     pauses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     serials: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    #: What happened when: seconds since the start, and words.
+    #: Events: seconds since the start, and text.
     events: list[tuple[float, str]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     def note(self, what: str) -> None:
-        """Put it on record, so that it can be looked up in the logs."""
+        """Record an event with its time, to correlate it with the logs."""
         self.events.append((round(time.monotonic() - self.began, 1), what))
 
 
 class Prober(threading.Thread):
-    """Waits again and again until `moved` is true; its longest wait is the pause."""
+    """Check periodically until `moved` is true; its longest wait is the pause."""
 
     def __init__(self, name: str, moved: Callable[[], bool], found: Found) -> None:
         super().__init__(daemon=True)
@@ -79,7 +79,7 @@ class Prober(threading.Thread):
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Until `stop` is set."""
+        """Run until `stop` is set."""
         last = time.monotonic()
         while not self.stop.wait(LOOK_SECONDS):
             try:
@@ -95,7 +95,7 @@ class Prober(threading.Thread):
 
 
 def grows(mesh: TestMesh, topic: Topic) -> Callable[[], bool]:
-    """Whether a topic has more records than when it was last asked."""
+    """Return a check whether a topic has more records than at the previous check."""
     places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
     state: dict[str, Any] = {"serial": 0, "end": 0}
 
@@ -111,7 +111,7 @@ def grows(mesh: TestMesh, topic: Topic) -> Callable[[], bool]:
 
 
 def gaps(mesh: TestMesh) -> int:
-    """How many records of holes there are: each event that didn't come makes one."""
+    """Return the number of gap records: each missing event creates one."""
     config = client_config(mesh.read(KafkaSettings), "bench") | {"group.id": "bench"}
     consumer = Consumer(config, logger=client_log())
     places = [TopicPartition(topics.GAPS.name, n) for n in range(topics.GAPS.partitions)]
@@ -121,19 +121,19 @@ def gaps(mesh: TestMesh) -> int:
 
 
 def answers(mesh: TestMesh, url: str) -> Callable[[], bool]:
-    """Whether a new connection gets an answer."""
+    """Return a check whether a new connection gets a response."""
     return lambda: httpx.get(url, verify=mesh.tls(), timeout=2).is_success
 
 
 def pings(mesh: TestMesh) -> Callable[[], bool]:
-    """Whether Redis answers on the connection that is kept."""
+    """Return a check whether Redis responds on a persistent connection."""
     settings = mesh.read(RedisSettings)
     client = Redis.from_url(settings.redis_url, **redis_options(settings))
     return lambda: bool(client.ping())
 
 
 async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Found) -> None:
-    """Requests at a rate, each in a task of its own, until `ends`."""
+    """Send requests at a rate, each in a separate task, until `ends`."""
     pending: set[asyncio.Task[None]] = set()
     names = list(PATHS)
     tls = trusting_ssl_context(mesh.home.ca)
@@ -142,7 +142,7 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
     async def log_in() -> None:
         while True:
             await asyncio.sleep(TOKEN_SECONDS)
-            # The old one is good for ten minutes more.
+            # The old token is valid for ten more minutes.
             with contextlib.suppress(Unavailable):
                 token = await asyncio.to_thread(local_user.token, mesh.mesh)
                 headers["Authorization"] = f"Bearer {token}"
@@ -185,7 +185,7 @@ async def load(mesh: TestMesh, rate: float, ends: Callable[[], bool], found: Fou
 def watch(
     mesh: TestMesh, renewals: int, rotating: bool, found: Found, over: threading.Event
 ) -> None:
-    """Note what each listener serves until each has served so many new certificates."""
+    """Record each listener's certificates until each has served `renewals` new ones."""
     rotations = 0
     closed = listeners.closed(mesh)
     while not over.is_set():
@@ -206,7 +206,7 @@ def watch(
 
 
 def main() -> None:
-    """Prints what failed, how long what paused, and how many certificates were served."""
+    """Print failures, the longest pauses, and the number of served certificates."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=200, help="requests a second")
     parser.add_argument("--renewals", type=int, default=3)

@@ -1,10 +1,10 @@
-"""Vault stopped for ten minutes under load: what fails, and what pauses.
+"""Vault stopped for ten minutes under load: failures and pauses.
 
     .venv/bin/python bench/rotation/vault_away.py [--rate 20] [--seconds 600]
 
-Certificates live an hour, and tokens a quarter of one, so nothing is due in that time; who logs in
-meanwhile is told VAULT_UNAVAILABLE. Afterwards every component must have outlived it: the same
-processes, none restarted.
+Certificates are valid for an hour, and tokens for 15 minutes, so nothing is due in that time;
+logins meanwhile fail with VAULT_UNAVAILABLE. Afterwards every component must have survived the
+outage: the same processes, none restarted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from coinmesh_local.testing import TestMesh, eventually
 
 
 def main() -> None:
-    """Prints the answers, the holes, the longest pauses, and what was restarted."""
+    """Print the responses, the gaps, the longest pauses, and the restarted components."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=20, help="requests a second")
     parser.add_argument("--seconds", type=float, default=600, help="how long Vault is away")
@@ -43,7 +43,7 @@ def main() -> None:
         probers = [Prober(name, moved, found) for name, moved in seen.items()]
 
         def away() -> bool:
-            """Stops Vault when the first token has been fetched; True when the time is over."""
+            """Stop Vault after the first token is fetched; return True when the time is over."""
             if not begun:
                 begun.append(time.monotonic())
                 mesh.component("openbao").stop()
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def running(mesh: TestMesh) -> dict[str, object]:
-    """Component instances with their processes, Vault aside."""
+    """Return component instances with their processes, without Vault."""
     rows = operations.status(mesh.mesh)
     return {row["name"]: row["pid"] for row in rows if row["component"] != "openbao"}
 

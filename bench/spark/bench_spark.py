@@ -1,12 +1,12 @@
-"""The Spark stream's figures: sustained trades per second, and the delay from trade to bar.
+"""The Spark stream's performance: sustained trades per second, and the delay from trade to bar.
 
     .venv/bin/python bench/spark/bench_spark.py [--trades 2000000] [--live-seconds 60]
 
-Starts Kafka, the registry, Cassandra and S3 of its own. First a backlog is drained: trades of 50
+Starts a separate Kafka, registry, Cassandra and S3. First a backlog is drained: trades of 50
 instruments (zipf) over 30 minutes of event time in 4 partitions, 1 % of them duplicates; all
-intervals, indicators and both topics on, Cassandra on. Then trades come live at 1,000/s with a 1 s
-trigger, and one instrument's open bar in Cassandra is watched for each trade's arrival.
-Every bar count is checked: a figure of a wrong result is not printed.
+intervals, indicators, both topics and Cassandra are enabled. Then live trades are produced at
+1,000/s with a 1 s trigger, and one instrument's open bar in Cassandra is polled for each trade's
+arrival. Every bar count is verified: no figure of a wrong result is printed.
 """
 
 import argparse
@@ -106,7 +106,7 @@ class Bench:
                 return
 
     def backlog(self, count: int, begin_us: int) -> int:
-        """Produce the backlog; how many records it has."""
+        """Produce the backlog and return its number of records."""
         rng = random.Random(20240808)
         chosen = rng.choices(NAMES, WEIGHTS, k=count)
         recent: deque[tuple[str, bytes]] = deque(maxlen=3000)
@@ -139,7 +139,7 @@ class Bench:
             )
 
     def progress(self) -> tuple[int, int]:
-        """The newest batch and how many records are behind it."""
+        """Return the newest batch and the number of records processed up to it."""
         manifests = sorted((self.directory / "snapshots").glob("*.json"))
         if not manifests:
             return -1, 0
@@ -147,7 +147,7 @@ class Bench:
         return int(manifests[-1].stem), sum(part["next_offset"] for part in parts)
 
     def trade_counts(self, interval: str) -> Counter[str]:
-        """Trades by instrument over all bars of an interval."""
+        """Return the trades by instrument over all bars of an interval."""
         found: Counter[str] = Counter()
         rows = self.cassandra.execute(f"SELECT instrument, bar FROM bars_{interval}", timeout=120)
         for row in rows:
@@ -163,13 +163,13 @@ class Bench:
 
 
 def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The application's processes."""
+    """Return the application's processes."""
     root = psutil.Process(process.pid)
     return [root, *root.children(recursive=True)]
 
 
 def cpu(processes: list[psutil.Process], name: str) -> float:
-    """CPU seconds of those with a name."""
+    """Return the CPU seconds of those processes whose name starts with `name`."""
     total = 0.0
     for one in processes:
         try:
@@ -181,7 +181,7 @@ def cpu(processes: list[psutil.Process], name: str) -> float:
 
 
 def mesh_cpu(mesh: TestMesh) -> float:
-    """CPU seconds of Kafka and Cassandra."""
+    """Return the CPU seconds of Kafka and Cassandra."""
     total = 0.0
     for name in ("kafka", "cassandra"):
         times = psutil.Process(mesh.component(name).pids()[0]).cpu_times()
@@ -190,7 +190,7 @@ def mesh_cpu(mesh: TestMesh) -> float:
 
 
 def memory(processes: list[psutil.Process]) -> int:
-    """Resident memory; what processes share is counted once."""
+    """Return the resident memory; pages shared by processes are counted once."""
     total = 0
     for one in processes:
         try:
@@ -201,7 +201,7 @@ def memory(processes: list[psutil.Process]) -> int:
 
 
 def drain(bench: Bench, process: subprocess.Popen[bytes], total: int) -> dict[str, float]:
-    """The last three quarters of the backlog: by then compilers and caches are warm."""
+    """Measure the last three quarters of the backlog: by then compilers and caches are warm."""
 
     def warm() -> bool:
         assert process.poll() is None, "the application ended"
@@ -232,7 +232,7 @@ def drain(bench: Bench, process: subprocess.Popen[bytes], total: int) -> dict[st
 
 
 def live(bench: Bench, seconds: int, rate: int) -> dict[str, float]:
-    """Delay from producing a trade to its count in the open 1 d bar of one instrument."""
+    """Return the delay from producing a trade to its count in one instrument's open 1 d bar."""
     rng = random.Random(1)
     instrument = NAMES[0]
     select = bench.cassandra.prepare(

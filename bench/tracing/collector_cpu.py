@@ -1,10 +1,10 @@
-"""What tracing costs the collector: CPU of the whole process per frame, with and without it.
+"""Cost of tracing in the collector: CPU of the whole process per frame, with and without it.
 
     .venv/bin/python bench/tracing/collector_cpu.py [--rounds 5] [--seconds 30]
 
-A mesh of its own plays the generated market at about 2,000 frames/s. Two collectors take it in side
-by side, one with 1 % of the frames traced to a running Jaeger, one with tracing off, so that the
-machine's moods hit both alike; from round to round they change places.
+A separate mesh plays the generated market at about 2,000 frames/s. Two collectors receive it side
+by side, one with 1 % of the frames traced to a running Jaeger, one with tracing off, so that load
+on the machine affects both alike; they change places from round to round.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from coinmesh_local.paths import BIN
 from coinmesh_local.testing import TestMesh, eventually
 
 SETTLE_SECONDS = 8.0
-# A frame makes one event in nearly all cases.
+# A frame creates one event in nearly all cases.
 FRAMES = "coinmesh_source_events_total"
 
 
 class Collector:
-    """A collector of its own beside the mesh."""
+    """A separate collector beside the mesh."""
 
     def __init__(self, mesh: TestMesh, ratio: str) -> None:
         self._mesh, self.ratio = mesh, ratio
@@ -53,7 +53,7 @@ class Collector:
             return False
 
     def frames(self) -> float:
-        """How many it has taken in."""
+        """Return the number of collected frames."""
         url = f"https://127.0.0.1:{self._metrics}/metrics"
         text = httpx.get(url, verify=self._mesh.tls(), timeout=10).text
         return sum(
@@ -63,11 +63,11 @@ class Collector:
         )
 
     def cpu(self) -> float:
-        """CPU seconds so far."""
+        """Return the CPU seconds so far."""
         return sum(psutil.Process(self._process.pid).cpu_times()[:2])
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it in order."""
         self._process.terminate()
         self._process.wait(30)
 
@@ -81,7 +81,7 @@ def _free() -> int:
 
 @contextmanager
 def running(mesh: TestMesh, ratios: list[str]) -> Generator[list[Collector]]:
-    """Collectors with these sampling ratios, side by side."""
+    """Yield collectors with these sampling ratios, side by side."""
     collectors = [Collector(mesh, ratio) for ratio in ratios]
     try:
         time.sleep(SETTLE_SECONDS)
@@ -92,7 +92,7 @@ def running(mesh: TestMesh, ratios: list[str]) -> Generator[list[Collector]]:
 
 
 def turn(mesh: TestMesh, ratios: list[str], seconds: float) -> dict[str, tuple[float, float]]:
-    """CPU µs per frame and frames per second, by sampling ratio."""
+    """Return CPU µs per frame and frames per second, by sampling ratio."""
     with running(mesh, ratios) as collectors:
         before = [(each.frames(), each.cpu()) for each in collectors]
         time.sleep(seconds)
