@@ -1,4 +1,4 @@
-"""What the mesh is made of that isn't ours: packages of Python, jars, Go modules, with licences."""
+"""Third-party components of the mesh: Python packages, jars, Go modules, with licences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KNOWN = tomllib.loads((Path(__file__).parent / "licences.toml").read_text())
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """One component; its ecosystem is a purl type, its licence as its makers write it."""
+    """One component; its ecosystem is a purl type, its licence is named as by its authors."""
 
     ecosystem: str
     group: str
@@ -32,13 +32,13 @@ class Part:
 
     @property
     def purl(self) -> str:
-        """Its package URL."""
+        """Return its package URL."""
         path = "/".join(part for part in (self.group, self.name) if part)
         return f"pkg:{self.ecosystem}/{path}@{self.version}"
 
 
 def python() -> Iterator[Part]:
-    """Every package of the runtime's lock, with the hashes that it is pinned by."""
+    """Yield every package of the runtime's lock, with its pinned hashes."""
     text = (ROOT / "requirements" / "runtime.txt").read_text().replace("\\\n", " ")
     for line in text.splitlines():
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==(\S+)", line)
@@ -66,7 +66,7 @@ def _python_licence(name: str) -> str:
 
 
 def java() -> Iterator[Part]:
-    """Every jar that Maven brought, and those in Spark's wheel."""
+    """Yield every jar downloaded by Maven, and those in Spark's wheel."""
     folders = [maven.directory(name) for name in maven.PACKAGES]
     folders += list((Path(metadata.distribution("pyspark").locate_file("pyspark"))).glob("jars"))
     found = {_jar(path) for folder in folders for path in folder.rglob("*.jar")}
@@ -129,7 +129,7 @@ def _short(text: str) -> str:
 
 
 def go() -> Iterator[Part]:
-    """Every module that a tool built from Go is pinned to (go.sum)."""
+    """Yield every module that a tool built from Go is pinned to (go.sum)."""
     for path in sorted((ROOT / "deploy" / "local" / "provision").rglob("go.sum")):
         seen: set[tuple[str, str]] = set()
         for line in path.read_text().splitlines():
@@ -144,5 +144,5 @@ def go() -> Iterator[Part]:
 
 
 def everything() -> list[Part]:
-    """All of it, sorted, each once."""
+    """Return all components, sorted, without duplicates."""
     return sorted({*python(), *java(), *go()})

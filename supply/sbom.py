@@ -19,7 +19,7 @@ TITLES = {"pypi": "Python", "maven": "Java", "golang": "Go"}
 
 
 def bom(parts: Iterable[Part]) -> str:
-    """The bill of materials."""
+    """Return the bill of materials."""
     made = Bom()
     made.metadata.component = Component(name="coinmesh", type=ComponentType.APPLICATION)
     for part in parts:
@@ -39,7 +39,7 @@ def bom(parts: Iterable[Part]) -> str:
 
 
 def table(parts: Iterable[Part]) -> str:
-    """The page docs/licences.md."""
+    """Return the page docs/licences.md."""
     grouped: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for part in parts:
         label = f"{part.group}:{part.name}" if part.ecosystem == "maven" and part.group else ""
@@ -60,7 +60,7 @@ def table(parts: Iterable[Part]) -> str:
 
 
 def main() -> None:
-    """Write what was asked for."""
+    """Write the requested file."""
     parts = everything()
     if sys.argv[1:] == ["licences"]:
         path, text = ROOT / "docs" / "licences.md", table(parts)
