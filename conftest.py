@@ -1,4 +1,4 @@
-"""Fixtures that tests of several packages share."""
+"""Fixtures shared by the tests of several packages."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from coinmesh_local.testing import TestMesh, Workspace
 
 
 def pytest_configure() -> None:
-    """Property tests assert no wall time: beside a starting mesh an example takes seconds."""
+    """Disable Hypothesis's deadlines: beside a starting mesh an example takes seconds."""
     settings.register_profile(
         "any-load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
@@ -21,7 +21,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def workspace() -> Iterator[Workspace]:
-    """A directory for this run's meshes; what killed runs left running is stopped first."""
+    """Yield a directory for this run's meshes; processes of killed runs are stopped first."""
     place = Workspace()
     yield place
     place.close()
@@ -29,9 +29,9 @@ def workspace() -> Iterator[Workspace]:
 
 @pytest.fixture(scope="session")
 def mesh(workspace: Workspace) -> Iterator[TestMesh]:
-    """The mesh that tests share: `mesh.require("kafka", "schemas")` starts what is not up yet.
+    """Yield the shared mesh: `mesh.require("kafka", "schemas")` starts missing components.
 
-    With COINMESH_TEST_HOME it is the one of that directory, and stays up for the next run.
+    With COINMESH_TEST_HOME it is the one of that directory, and keeps running for the next run.
     """
     recorded = {k: v for k, v in caller_environment().items() if k == "COINMESH_RECORDED"}
     options = Options(ports="free", profile="full")
@@ -44,7 +44,7 @@ def mesh(workspace: Workspace) -> Iterator[TestMesh]:
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> None:
-    """Settings of a developer's shell must not leak into tests."""
+    """Remove settings of a developer's shell, which must not leak into tests."""
     for name in [k for k in os.environ if k.startswith("COINMESH_")]:
         if name not in ("COINMESH_RECORDED", "COINMESH_KEEP_TEST", "COINMESH_TEST_HOME"):
             del os.environ[name]

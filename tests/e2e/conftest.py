@@ -1,4 +1,4 @@
-"""One mesh that plays one capture after the other, from the exchange to REST."""
+"""One mesh that plays captures one after the other, from the exchange to REST."""
 
 import shutil
 import sys
@@ -27,11 +27,11 @@ RECORDING_LAG = 20_000_000  # µs
 
 @dataclass
 class Run:
-    """A capture that the mesh has played, and what it must have made of it.
+    """A capture that the mesh has played, and the expected result.
 
     `instruments` are the names of the capture's symbols, `trades` the capture's trades by symbol as
-    the reference reads them, `end` the first minute (s) in which the generated market may trade;
-    `played` is when it began and had ended, wall-clock µs since the epoch; `is_last` when the mesh
+    read by the reference, `end` the first minute (s) in which the generated market may trade;
+    `played` has its start and end, wall-clock µs since the epoch; `is_last` is true when the mesh
     plays no other after it.
     """
 
@@ -56,7 +56,7 @@ class Run:
         return httpx.Client(base_url=url, verify=self.mesh.tls(), timeout=30)
 
     def bars(self, symbol: str, interval: str, client: httpx.Client | None = None) -> dict:
-        """The API's bars of a symbol up to `end`, by start of window (s), page by page."""
+        """Return the API's bars of a symbol up to `end`, by start of window (s), page by page."""
         found: dict[str, dict[str, Any]] = {}
         first = self.trades[symbol][0][1] // 1_000_000 // 86_400 * 86_400
         query = {"interval": interval, "start_time": iso(first), "end_time": iso(self.end)}
@@ -72,7 +72,7 @@ class Run:
             query["page_token"] = page["nextPageToken"]
 
     def last_trade(self, symbol: str) -> int:
-        """The id of the trade that the exchange made last."""
+        """Return the id of the exchange's newest trade."""
         return int(get(self.admin, f"/admin/market/{symbol}")["lastTradeId"])
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Run:
 
 
 def iso(seconds: int) -> str:
-    """Seconds since the epoch as the API prints them."""
+    """Return seconds since the epoch in the API's format."""
     import datetime
 
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
@@ -89,7 +89,7 @@ def iso(seconds: int) -> str:
 
 
 def get(client: httpx.Client, path: str, **query: str) -> dict[str, Any]:
-    """A reply that must be 200."""
+    """Return the JSON of a response that must be 200."""
     response = client.get(path, params=query)
     assert response.status_code == 200, f"{response.url}: {response.text}"
     return response.json()
@@ -97,13 +97,13 @@ def get(client: httpx.Client, path: str, **query: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def call() -> Any:
-    """`call(client, path, **query)`: the JSON of a reply that must be 200."""
+    """Return `call(client, path, **query)`: the JSON of a response that must be 200."""
     return get
 
 
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
-    """The independent computation of bars."""
+    """Return the independent computation of bars."""
     import reference_bars
 
     return reference_bars
@@ -111,7 +111,7 @@ def reference() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The recorded capture where there is one, and one made here."""
+    """Return the recorded capture, if there is one, and a generated one."""
     made = tmp_path_factory.mktemp("captures") / "generated.gz"
     import generated_capture
 
@@ -127,7 +127,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
-    """A whole mesh of its own, with two gateways."""
+    """Yield a separate complete mesh, with two gateways."""
     environment = {
         "COINMESH_SIM_TIME": "kept",
         "COINMESH_SIM_SPEED": str(SPEED),
@@ -139,12 +139,12 @@ def end_to_end(workspace: Workspace) -> Iterator[TestMesh]:
         "COINMESH_COMPONENTS_INTERVAL_SECONDS": "5",
     }
     options = Options(ports="free", gateways=2, profile="full")
-    workspace.close_meshes()  # this one wants the machine for itself
+    workspace.close_meshes()  # this mesh needs the whole machine
     with workspace.mesh("e2e", options, environment) as mesh:
         yield mesh
 
 
-# The recorded capture is the older one: event time of what is played goes forward.
+# The recorded capture is older: the event time of played captures increases.
 @pytest.fixture(scope="session", params=["recorded", "generated"])
 def run(
     request: pytest.FixtureRequest,
@@ -152,7 +152,7 @@ def run(
     captures: dict[str, Path],
     reference: ModuleType,
 ) -> Iterator[Run]:
-    """The mesh after it has played a capture and gone on with the generated market."""
+    """Yield the mesh after it has played a capture and continued with the generated market."""
     capture = captures.get(request.param)
     if capture is None:
         pytest.skip("no recorded capture; COINMESH_RECORDED names the folder that holds them")
@@ -165,7 +165,7 @@ def run(
     played.instruments = {
         each["symbol"]: f"binance.{each['baseAsset']}-{each['quoteAsset']}" for each in listed
     }
-    # Twenty times the market's rate would take the CPU time from every test that follows.
+    # Twenty times the market's rate would take CPU time from every following test.
     played.admin.post("/admin/speed", json={"speed": 1}).raise_for_status()
     yield played
     played.close()
@@ -173,16 +173,17 @@ def run(
 
 @pytest.fixture(scope="session")
 def last_run(run: Run) -> Run:
-    """For what is asked once: the mesh with the last capture."""
+    """Return the mesh with the last capture, for tests that run once."""
     if not run.is_last:
         pytest.skip("asked once, with the last capture")
     return run
 
 
 def play(mesh: TestMesh, capture: Path) -> int:
-    """Lets the exchange play a capture from its beginning, with a collector that knows nothing.
+    """Play a capture from its beginning, with a collector without state.
 
-    Returns when the collector's session began, wall-clock µs since the epoch.
+    Returns:
+        The start of the collector's session, wall-clock µs since the epoch.
     """
     mesh.environment["COINMESH_SIM_CAPTURE"] = str(capture)
     components = ("collector-binance", "sim-exchange")
@@ -196,12 +197,12 @@ def play(mesh: TestMesh, capture: Path) -> int:
             mesh.component(name).start()
     else:
         begin = time.time_ns() // 1000
-        # All that reads what the collector writes is there before its first trade.
+        # All consumers of the collector's output start before its first trade.
         mesh.require("spark-stream", "envoy", "sim-exchange", "collector-binance")
     return begin
 
 
 def market_time(run: Run) -> float:
-    """The exchange's time (s) once the generated market goes on, else 0."""
+    """Return the exchange's time (s) once the generated market is active, else 0."""
     status = get(run.admin, "/admin/status")
     return status["marketTime"] / 1e6 if status["phase"] == "generated" else 0

@@ -1,4 +1,4 @@
-"""The repository as git has it."""
+"""The repository as tracked by git."""
 
 import subprocess
 from collections.abc import Callable
@@ -11,13 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout."""
+    """Return the checkout."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def tracked() -> Callable[..., list[Path]]:
-    """`tracked("*.py", …)`: the files that git tracks, or is about to, and that are there."""
+    """Return `tracked("*.py", …)`: existing files that git tracks or would track."""
 
     def listed(*patterns: str) -> list[Path]:
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--"]

@@ -1,4 +1,4 @@
-"""A mesh of the stream's own: its watermarks must not see other tests' trades."""
+"""A separate mesh for the stream: its watermarks must not include other tests' trades."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Waiting for a condition."""
+"""Fixture to wait for a condition."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,10 @@ import pytest
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Wait until a condition holds; the test's timeout is the limit."""
+    """Return a function that waits until a condition holds; the test's timeout is the limit."""
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
-        while not await condition():  # noqa: ASYNC110 - the condition is another task's doing
+        while not await condition():  # noqa: ASYNC110 - the condition is set by another task
             await asyncio.sleep(0.01)
 
     return wait

@@ -1,4 +1,4 @@
-"""An echo service without a contract, run by `serve()` inside the test; topics of a test's own."""
+"""An echo service without a contract, run by `serve()` in the test; separate topics per test."""
 
 import asyncio
 import sys
@@ -51,14 +51,14 @@ Serve = Callable[..., AbstractAsyncContextManager[Started]]
 
 
 class Part(Resource):
-    """A resource whose methods are given as functions; what isn't given does nothing."""
+    """A resource whose methods are passed as functions; missing methods do nothing."""
 
     def __init__(self, **methods: Callable[..., Any]) -> None:
         vars(self).update(methods)
 
 
 def echo(unary: Handler | None = None, stream: Handler | None = None) -> tuple[Any, object]:
-    """The pair that `serve()` takes, for handlers given as functions."""
+    """Return the pair for `serve()` from handlers passed as functions."""
 
     def add(_: object, server: Any) -> None:
         handlers = {}
@@ -76,7 +76,7 @@ def echo(unary: Handler | None = None, stream: Handler | None = None) -> tuple[A
 
 @pytest.fixture
 def service() -> Serve:
-    """`async with service(unary=…, stream=…, **arguments of serve) as started`."""
+    """Return `async with service(unary=…, stream=…, **arguments of serve) as started`."""
 
     @asynccontextmanager
     async def start(
@@ -118,10 +118,10 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Wait until a condition holds; the test's timeout is the limit."""
+    """Return a function that waits until a condition holds; the test's timeout is the limit."""
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
-        while not await condition():  # noqa: ASYNC110 - the condition is a server's answer
+        while not await condition():  # noqa: ASYNC110 - the condition is a server's response
             await asyncio.sleep(0.01)
 
     return wait

@@ -1,4 +1,4 @@
-"""What the collector's tests share: the recorded capture, and a collector with its exchange."""
+"""Shared fixtures of the collector's tests: the recorded capture, a collector with its exchange."""
 
 import asyncio
 import gzip
@@ -33,7 +33,7 @@ CHECKOUT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def capture() -> Path:
-    """The recorded BTCUSDT capture."""
+    """Return the recorded BTCUSDT capture."""
     folder = Path(os.environ.get("COINMESH_RECORDED", CHECKOUT.parent / "shared" / "recorded"))
     path = folder / "binance" / "spot_btcusdt_20240808.gz"
     if not path.exists():
@@ -43,20 +43,20 @@ def capture() -> Path:
 
 @pytest.fixture(scope="session")
 def capture_lines(capture: Path) -> list[bytes]:
-    """The recorded capture, line by line."""
+    """Return the recorded capture's lines."""
     with gzip.open(capture) as file:
         return file.read().splitlines()
 
 
 @pytest.fixture
 def replayed(tmp_path: Path) -> Path:
-    """A directory for a replay's output."""
+    """Return a directory for a replay's output."""
     return tmp_path / "out"
 
 
 @pytest.fixture
 def kafka(mesh: Any) -> dict[str, str]:
-    """The settings of a mesh with topics and schemas."""
+    """Return the settings of a mesh with topics and schemas."""
     mesh.require("topics", "schemas", "kafka-access")
     return mesh.settings_of("collector-binance")
 
@@ -65,7 +65,7 @@ def kafka(mesh: Any) -> dict[str, str]:
 async def world(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
-    """A world with a symbol that no other test has: the topics are shared."""
+    """Yield a world with a symbol used by no other test, because the topics are shared."""
     exchange = {"symbols": symbol(request, tmp_path), "rate": 40}
     async with running(mesh, tmp_path, exchange, kafka | {"COINMESH_BINANCE_MTLS": "0"}) as one:
         yield one
@@ -75,7 +75,7 @@ async def world(
 async def pair(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[World, World]]:
-    """Two symbols of one exchange, which one collector has on one connection."""
+    """Yield two symbols of one exchange, which one collector has on one connection."""
     first = symbol(request, tmp_path)
     second = f"SECOND{first}"
     exchange = {"symbols": f"{first},{second}", "rate": 60}
@@ -87,7 +87,7 @@ async def pair(
 async def short_lived(
     mesh: Any, kafka: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
-    """A world under TLS, in which both sides' certificates live for half a minute."""
+    """Yield a world under TLS, in which both sides' certificates are valid for half a minute."""
     table, place = access.load(), local_user.vault(mesh.mesh)
     places = [Place(name, tmp_path / name) for name in ("sim-exchange", "collector-binance")]
 
@@ -120,7 +120,7 @@ async def short_lived(
 
 
 def symbol(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A test's own symbol."""
+    """Return a symbol that is unique to the test."""
     digest = hashlib.sha256(f"{request.node.nodeid}{tmp_path}".encode()).hexdigest()
     return f"T{int(digest[:8], 16)}USDT"
 
@@ -133,9 +133,7 @@ async def running(
     environment: dict[str, str],
     context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[World]:
-    """An exchange with those settings and a collector with that environment, seen from the first
-    of the symbols.
-    """
+    """Yield an exchange and a collector with these settings, as seen from the first symbol."""
     exchange, symbols = Simulator(tmp_path / "exchange", settings, context), settings["symbols"]
     await exchange.start()
     environment = environment | {

@@ -1,4 +1,4 @@
-"""What the gateway's tests share: makers of events and rows, and an in-memory Cassandra."""
+"""Shared fixtures of the gateway's tests: a feeder of events, replicas, a collector."""
 
 import sys
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def feeder(mesh: TestMesh) -> Iterator[Feeder]:
 
 @pytest.fixture(scope="module")
 def gateways(mesh: TestMesh, feeder: Feeder, tmp_path_factory: Any) -> Iterator[list[Gateway]]:
-    """Two replicas over one market."""
+    """Yield two replicas over one market."""
     directory: Path = tmp_path_factory.mktemp("gateway")
     feeder.send(instrument("binance.BTC-USDT"), instrument("binance.ETH-USDT"))
     started = [Gateway(mesh, directory, name, reader_queue="50") for name in ("one", "two")]
@@ -49,7 +49,7 @@ def gateway(gateways: list[Gateway]) -> Gateway:
 def name(
     request: pytest.FixtureRequest, feeder: Feeder, gateways: list[Gateway], collector: Collector
 ) -> str:
-    """An instrument of the test's own, known to both replicas, that a collector covers."""
+    """Return an instrument unique to the test, present in both replicas and at a collector."""
     symbol = request.node.name.removeprefix("test_").upper().replace("_", "")
     name = f"binance.{symbol[:60]}-USDT"
     feeder.send(instrument(name))
