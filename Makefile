@@ -1,6 +1,6 @@
-# Two commands matter: `make up` starts the mesh, `make test` checks everything.
-# Beside .venv/, .coinmesh/ and the user's cache directory, only service, lock, licences and
-# contracts-accept change the tree (CONTRIBUTING.md).
+# Main commands: `make up` starts the mesh, `make test` runs all checks and tests.
+# Only service, lock, licences and contracts-accept change files outside .venv/, .coinmesh/ and the
+# user's cache directory (CONTRIBUTING.md).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -10,11 +10,11 @@ UV := $(BIN)/uv
 UV_VERSION := 0.11.8
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
-# Modules are compiled once, also where the caller's environment (a container's, often) forbids it:
-# each process of the tests compiles hundreds otherwise.
+# Write bytecode even if the caller's environment (often a container's) disables it: otherwise each
+# test process compiles hundreds of modules.
 export PYTHONDONTWRITEBYTECODE :=
-# Every package of the tree, installed editable. What has a lock of its own has an environment of its
-# own as well. LEFT_OUT names packages that stay as they are: a test doesn't compile them again.
+# Every package of the tree, installed editable. Packages with a separate lock have a separate
+# environment. LEFT_OUT excludes packages from reinstallation: a test doesn't compile them again.
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml deploy/*/pyproject.toml \
             */pyproject.toml services/*/pyproject.toml jobs/*/pyproject.toml))
 PACKAGES := $(filter-out $(patsubst %/requirements.txt,%,$(wildcard jobs/*/requirements.txt)) $(LEFT_OUT),$(PACKAGES))
@@ -25,7 +25,7 @@ COMPILED := services/collector-binance/src/collector_binance/core/_fast.pyx
 CONTRACTS := $(shell find proto -name '*.proto')
 
 .PHONY: help
-help: ## Lists the commands
+help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(UV):
@@ -48,34 +48,34 @@ $(PACKAGES_STAMP): $(RUNTIME_STAMP) $(CONTRACTS) $(addsuffix /pyproject.toml,$(P
 	@touch $@
 
 .PHONY: install
-install: $(PACKAGES_STAMP) ## Makes .venv with the mesh's commands
+install: $(PACKAGES_STAMP) ## Create .venv with the mesh's commands
 
 .PHONY: up down reset status logs
-up: install ## Starts the mesh and prints its URLs (HA=1: three brokers; GATEWAYS=2; PROFILE=full; COINMESH_SOURCE=live)
+up: install ## Start the mesh and print its URLs (HA=1: three brokers; GATEWAYS=2; PROFILE=full; COINMESH_SOURCE=live)
 	$(BIN)/coinmesh up $(if $(HA),--ha) $(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(PROFILE),--profile $(PROFILE))
 
-down: ## Stops the mesh, keeps its data
+down: ## Stop the mesh and keep its data
 	$(BIN)/coinmesh down
 
-reset: ## Stops the mesh and drops its data
+reset: ## Stop the mesh and delete its data
 	$(BIN)/coinmesh reset --yes
 
-status: ## Shows what runs
+status: ## Show the state of the mesh
 	$(BIN)/coinmesh status
 
-logs: ## Shows a component's log: make logs S=query-gateway
+logs: ## Show a component's log: make logs S=query-gateway
 	$(BIN)/coinmesh logs $(S)
 
 .PHONY: test built check check-secrets test-unit test-services test-stream test-components test-mesh
-# Two at a time: a third mesh on two cores makes the others miss their time limits.
-test: ## Runs every check and test
+# Two jobs at a time: with a third mesh on two cores the others exceed their time limits.
+test: ## Run all checks and tests
 	+$(MAKE) --no-print-directory -j2 UNIT_WORKERS=0 built check test-unit test-services test-stream test-mesh test-components
 
-# What is compiled is made before: no test's time is for that.
+# Compiled components are built first, outside the tests' time limits.
 built: install
 	$(BIN)/python -m coinmesh_local.provision jaeger ratelimit
 
-check: install $(DEV_STAMP) ## Lint, types and contracts
+check: install $(DEV_STAMP) ## Check formatting, lint, types and contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings
@@ -86,56 +86,56 @@ check: install $(DEV_STAMP) ## Lint, types and contracts
 	test -z "$$(gofmt -l deploy/local/provision)"
 	$(MAKE) --no-print-directory check-secrets
 
-# A false alarm is marked where it stands: "pragma: allowlist secret". Locks are all hashes.
-check-secrets: $(DEV_STAMP) ## Looks for secrets in every file that git tracks or is about to
+# False positives are marked in place: "pragma: allowlist secret". Locks contain only hashes.
+check-secrets: $(DEV_STAMP) ## Check for secrets in tracked and untracked files
 	git ls-files -z --cached --others --exclude-standard -- ':!requirements/*.txt' ':!*.binpb' \
 	  | xargs -0 $(BIN)/detect-secrets-hook
 
-# Two processes when it runs alone; beside another lane it has one core.
-test-unit: install $(DEV_STAMP) ## Tests that need no component and no seconds
+# Two processes when run alone; in `make test` it has one core.
+test-unit: install $(DEV_STAMP) ## Test without components or slow tests
 	$(BIN)/pytest -m 'not component and not e2e and not slow' -n $(or $(UNIT_WORKERS),2)
 
-test-services: built $(DEV_STAMP) ## Services, gateway and command on real components
+test-services: built $(DEV_STAMP) ## Test services, gateway and command with real components
 	$(BIN)/pytest -m '(component or slow) and not soak' --deselect=jobs --deselect=deploy
 
-test-stream: install $(DEV_STAMP) ## The Spark stream through kills and outages
+test-stream: install $(DEV_STAMP) ## Test the Spark stream with kills and outages
 	$(BIN)/pytest -m '(component or slow) and not soak' jobs
 
-test-components: install $(DEV_STAMP) ## The components themselves, and who may do what with them
+test-components: install $(DEV_STAMP) ## Test the components and their access control
 	$(BIN)/pytest -m '(component or slow) and not soak' deploy
 
-test-mesh: built $(DEV_STAMP) ## The whole mesh
+test-mesh: built $(DEV_STAMP) ## Test the whole mesh
 	$(BIN)/pytest -m 'e2e and not soak'
 
 .PHONY: service
-service: install $(DEV_STAMP) ## Makes a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
+service: install $(DEV_STAMP) ## Create a new service: NAME=onchain-indexer KIND=service|collector|job [ABOUT="a sentence"]
 	$(BIN)/python -m coinmesh_manifests.skeleton $(NAME) $(KIND) $(if $(ABOUT),"$(ABOUT)")
 	$(MAKE) --no-print-directory install
 	$(BIN)/coinmesh-access readme $(if $(filter job,$(KIND)),jobs,services)/$(NAME)/README.md README.md docs/architecture.md
 
 .PHONY: bench
-bench: install $(DEV_STAMP) ## Installs what the benchmarks need and lists them
+bench: install $(DEV_STAMP) ## Install the benchmarks' dependencies and list the benchmarks
 	$(BIN)/python bench/peers.py
 	@grep -hoE '^\.venv/bin/python bench/.*' bench/README.md
 
 .PHONY: soak fuzz
-soak: built $(DEV_STAMP) ## The long variants of tests: every point at which a process can be killed
+soak: built $(DEV_STAMP) ## Run the long variants of tests: every point at which a process can be killed
 	$(BIN)/pytest -m soak
 
-fuzz: install $(DEV_STAMP) ## Looks long for inputs that a decoder doesn't bear (EXAMPLES=5000 a test)
+fuzz: install $(DEV_STAMP) ## Search for inputs that break a decoder (EXAMPLES=5000 per test)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
 
 .PHONY: sbom licences
-sbom: install $(DEV_STAMP) ## Writes the bill of materials (CycloneDX) to .coinmesh/build
+sbom: install $(DEV_STAMP) ## Write the bill of materials (CycloneDX) to .coinmesh/build
 	$(BIN)/python supply/sbom.py
 
-licences: install $(DEV_STAMP) ## Writes docs/licences.md: run it after `make lock`
+licences: install $(DEV_STAMP) ## Write docs/licences.md; run it after `make lock`
 	$(BIN)/python supply/sbom.py licences
 
 .PHONY: lock contracts-accept
-lock: $(UV) ## Resolves requirements/*.in into hash-pinned locks
+lock: $(UV) ## Resolve requirements/*.in into hash-pinned locks
 	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt
 	$(UV) pip compile --quiet --no-header --generate-hashes --python-version 3.11 -c requirements/runtime.txt requirements/dev.in -o requirements/dev.txt
 
-contracts-accept: install $(DEV_STAMP) ## Takes today's contracts as the ones that must not break
+contracts-accept: install $(DEV_STAMP) ## Accept the current contracts as the compatibility baseline
 	$(BIN)/buf build -o proto/baseline.binpb --exclude-source-info
