@@ -107,7 +107,7 @@ def request_repair(client: httpx.Client, gap: pb.Gap) -> None:
 
     Raises:
         NotFound: The collector has no such gap, or is not part of the mesh.
-        FailedPrecondition: The collector rejects the repair in the gap's current state.
+        FailedPrecondition: The collector rejects the request.
         PermissionDenied: The local user is no editor.
         Unauthenticated: The local user's token or key is invalid.
         Unavailable: Envoy or the collector is unreachable.

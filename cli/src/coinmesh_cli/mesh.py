@@ -147,7 +147,7 @@ def logs(  # noqa: PLR0917 (typer makes options of arguments)
 
 
 def endpoints(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Print every address."""
+    """Print every address; with --json also the CA file that verifies it."""
     mesh = Mesh.recorded(Home.from_environment())
     if as_json:
         print(json.dumps(mesh.endpoints(), indent=2))

@@ -1,1 +1,1 @@
-"""Who may do what in the mesh: one table, and what makes every component hold to it."""
+"""Access control of the mesh: one table, and its application to every component."""

@@ -167,7 +167,7 @@ class Mesh:
         }
         self.home.write_json("mesh.json", state)
 
-    # -- what runs ------------------------------------------------------------------------------
+    # -- components and instances -------------------------------------------------------------
 
     def closure(self, targets: Iterable[str] = ()) -> list[str]:
         """Return `targets` (all components when none) and their dependencies, in start order."""

@@ -116,7 +116,7 @@ class Bar:
         )
 
     def row(self, per_unit: int) -> list[object]:
-        """The element of `GET /api/v3/klines`; `per_unit` is µs per unit of time (1000 for ms)."""
+        """Return the element of `GET /api/v3/klines`; `per_unit` is µs per unit (1000: ms)."""
         return [
             self.start // per_unit,
             to_text(self.open),
