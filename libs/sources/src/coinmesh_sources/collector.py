@@ -295,8 +295,7 @@ class Collector(Resource, Generic[E]):
             self.execute(command)
 
     async def _wake(self) -> None:
-        """Feed TICK inputs to the engine, except while Kafka accepts nothing: requests would pile
-        up."""
+        """Feed TICK inputs, except while Kafka accepts nothing: their requests would pile up."""
         assert self.engine is not None
         while True:
             await asyncio.sleep(TICK_SECONDS)

@@ -101,8 +101,7 @@ class Engine(Protocol):
 
     @property
     def deadline(self) -> int | None:
-        """Return the next time (ns) at which a TICK input changes the state; None if there is
-        none."""
+        """Return the next time (ns) at which a TICK input changes the state, or None."""
         ...
 
     def positions(self) -> Iterable[Position]:

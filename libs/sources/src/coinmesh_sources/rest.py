@@ -115,8 +115,7 @@ class Budget:
         return self._used
 
     def delay(self, cost: int, now: float) -> float:
-        """Return the seconds to wait before a request of that cost; if 0, count the cost as
-        used."""
+        """Return the seconds to wait before a request of that cost; if 0, count the cost."""
         used = self.used(now)
         if used and used + cost > self.limit * (1 - self._reserve):
             return self._seconds - now % self._seconds + 0.05

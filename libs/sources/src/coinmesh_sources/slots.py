@@ -39,8 +39,7 @@ class Carrier(Protocol):
 
 
 class Slot:
-    """Keeps its symbols on a connection: reconnects, and replaces the connection before it
-    expires."""
+    """Keeps its symbols on a connection; reconnects, and replaces it before it expires."""
 
     def __init__(self, connections: Carrier) -> None:
         self._all = connections
@@ -118,8 +117,7 @@ class Slot:
             shutdown.cancel()
 
     async def _replaced(self, old: Connection, backoff: Backoff) -> Connection | None:
-        """Open the new connection before the old one is closed; return None if the old one
-        ended."""
+        """Open the new connection before closing the old one; return None if the old one ended."""
         while not old.socket.ended.done():
             replacement = await self._opened(backoff)
             if replacement is None:
