@@ -266,8 +266,7 @@ class CheckpointWriter:
 
 
 def _state(position: Position) -> object:
-    """Return a position's state for comparison; a gap's missing ids only ever decrease in
-    number."""
+    """Return a position's comparable state; missing ids only ever decrease in number."""
     gaps = [
         (gap.gap_id, gap.revision, count(gap.missing), count(gap.lost)) for gap in position.gaps
     ]
