@@ -128,7 +128,7 @@ class Twins(Engine):
         return Engine(headers, fast=load())
 
     def apply(self, given: Input) -> list[Record]:
-        """As `Engine.apply`."""
+        """Process an input in both cores and return the events."""
         if given.kind == FrameKind.FRAME_KIND_MESSAGE:
             return self.process(given.payload, given.receive_ns, given.connection)
         if given.kind == FrameKind.FRAME_KIND_TICK:
@@ -137,7 +137,7 @@ class Twins(Engine):
         return self._equal(super().apply(given), self.twin.apply(given), known)
 
     def tick(self, now_ns: int) -> list[Record] | None:
-        """As `Engine.tick`."""
+        """Process expired deadlines in both cores and return the events."""
         known = len(self.commands)
         return self._equal(super().tick(now_ns), self.twin.tick(now_ns), known)
 

@@ -119,7 +119,7 @@ class Book:
         """Process a delta from the stream.
 
         Raises:
-            DecimalError: A level can't be held; the state is unchanged.
+            DecimalError: A level can't be represented; the state is unchanged.
         """
         self._on_applicable(read(data, scale, receive_ns), out)
 
@@ -163,7 +163,7 @@ class Book:
         self.watch(delta.receive_ns, out)
 
     def watch(self, receive_ns: int, out: list[Record]) -> None:
-        """After a delta, request a newer snapshot if the book becomes narrow; publish if due."""
+        """Request a newer snapshot if the book becomes narrow after a delta; publish if due."""
         assert self.last_id is not None
         bid, ask = self.bids.best()[0], self.asks.best()[0]
         if self.renewal is None and self._held.are_crossed(bid, ask):
@@ -246,7 +246,7 @@ class Book:
         """Process a book snapshot; `limit` is the requested number of levels per side, if known.
 
         Raises:
-            DecimalError: A level can't be held; the state is unchanged.
+            DecimalError: A level can't be represented; the state is unchanged.
         """
         last = snapshot.last_update_id
         if self.state is BookState.SYNCED and self.renewal is not None:
@@ -278,7 +278,7 @@ class Book:
             self._continue(receive_ns, out)
 
     def _continue(self, receive_ns: int, out: list[Record]) -> None:
-        """After a snapshot, close the gap before it and apply the deltas after it."""
+        """Close the gap before a new snapshot and apply the deltas after it."""
         last, buffer = self.last_id or 0, self._buffer
         if self.gap is not None:
             self.gap.end_time = self.gap.end_time or (buffer[0].time if buffer else None)
@@ -290,7 +290,7 @@ class Book:
             self._on_applicable(delta, out)
 
     def _hold(self, snapshot: BookSnapshot, limit: int | None) -> None:
-        """Replace the levels by a snapshot's; change nothing if a level can't be held."""
+        """Replace the levels by a snapshot's; change nothing if one can't be represented."""
         bids, asks = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
         if self.observer is not None:
             self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))

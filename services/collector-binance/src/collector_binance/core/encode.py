@@ -97,7 +97,7 @@ class Encoder:
         """Encode a trade from its stream; `scale` is the connection's time unit in microseconds.
 
         Raises:
-            DecimalError: Price or size can't be held.
+            DecimalError: Price or size can't be represented.
         """
         if data.price != self._price_text:
             self._price, self._price_text = parse(data.price), data.price
@@ -121,7 +121,7 @@ class Encoder:
         """Encode a trade that was read over REST.
 
         Raises:
-            DecimalError: Price or size can't be held.
+            DecimalError: Price or size can't be represented.
         """
         return self._odd_trade(data, data.trade_time * scale, receive_ns, None)
 
@@ -148,7 +148,7 @@ class Encoder:
         """Encode a quote; `units` are bid price and size, ask price and size at 10^-8.
 
         Raises:
-            DecimalError: A value can't be held.
+            DecimalError: A value can't be represented.
         """
         bid_price, bid_size, ask_price, ask_size = units
         message = self._quote
@@ -218,7 +218,7 @@ class Encoder:
         """Encode a delta or snapshot of the book; a side is its prices and its sizes at 10^-8.
 
         Raises:
-            DecimalError: A value can't be held.
+            DecimalError: A value can't be represented.
         """
         name = "delta" if kind == _DELTA else "snapshot"
         low, high = trusted

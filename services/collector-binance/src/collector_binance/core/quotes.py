@@ -28,7 +28,7 @@ class Quotes:
         """Process a quote from the stream; return False if it is not new.
 
         Raises:
-            DecimalError: A value can't be held; the state is unchanged.
+            DecimalError: A value can't be represented; the state is unchanged.
         """
         if data.update_id <= self.last_id:
             self.duplicates += 1

@@ -76,7 +76,7 @@ class Trades:
         """Process a trade from the stream.
 
         Raises:
-            DecimalError: Price or size can't be held; the state is unchanged.
+            DecimalError: Price or size can't be represented; the state is unchanged.
         """
         record = self._encoder.trade(data, scale, receive_ns)
         number, time = data.trade_id, data.trade_time * scale
@@ -141,7 +141,7 @@ class Trades:
         ids.
 
         Raises:
-            DecimalError: A price or size can't be held.
+            DecimalError: A price or size can't be represented.
         """
         ordered = sorted(trades, key=lambda each: each.trade_id)
         records = [self._encoder.past_trade(data, scale, receive_ns) for data in ordered]

@@ -29,7 +29,7 @@ Levels = tuple[list[int], list[int]]
 
 
 class DecimalError(ValueError):
-    """A price or size is not a plain decimal number, or can't be held."""
+    """A price or size is not a plain decimal number, or can't be represented."""
 
 
 def parse(text: str) -> int:
