@@ -122,8 +122,10 @@ def _combine(
 
 
 def vwap(quote_volume: Decimal, volume: Decimal, price_scale: int) -> str:
-    """Return quote volume / volume, rounded half-even at the price's scale + 8, or "" if
-    undefined."""
+    """Return quote volume / volume; "" without volume.
+
+    The result is rounded half-even at the price's scale + 8.
+    """
     if not volume:
         return ""
     # Computed from integers so that it is rounded only once.

@@ -109,8 +109,7 @@ class DayFigures:
         return day.figures(self.clock_ms) if day else Figures(Decimal(0), Decimal(0), 0, None)
 
     def ranking(self, leaderboard: str) -> list[tuple[str, Decimal]]:
-        """Return all instruments that traded in the day and their value, best first, ties by
-        name."""
+        """Return the day's traded instruments and their value, best first, ties by name."""
         ranked: list[tuple[Decimal, str, Decimal]] = []
         for instrument in self._days:
             value = _figure(leaderboard, self.of(instrument))

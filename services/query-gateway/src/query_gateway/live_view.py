@@ -112,8 +112,7 @@ class Series:
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that changes with every bar: the newest version and the last late
-        change."""
+        """Return a text that changes with every bar: newest version and last late change."""
         newest = self.rows.get(self.newest_ms)
         version = f"{newest.start_ms}.{newest.layer}.{newest.revision}" if newest else ""
         return f"{version}:{self.late}"
