@@ -35,8 +35,10 @@ class RegistryClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Create a client; `request_seconds` limits an attempt, `transport` and `sleep` are for
-        tests."""
+        """Create a client.
+
+        `request_seconds` limits one attempt; `transport` and `sleep` are for tests.
+        """
         self.url = settings.schema_registry_url
         self._wait_seconds = settings.schema_registry_wait_seconds
         self._sleep = sleep

@@ -143,12 +143,12 @@ class RenewingContext(ssl.SSLContext):
         return self
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As `SSLContext.wrap_socket`."""
+        """Wrap a socket with the current certificate files."""
         self.renewed()
         return super().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As `SSLContext.wrap_bio`."""
+        """Wrap memory buffers with the current certificate files."""
         self.renewed()
         return super().wrap_bio(*args, **kwargs)
 
@@ -285,15 +285,15 @@ class FollowingContext(ssl.SSLContext):
         self._current = trusting_ssl_context(ca)
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
-        """As `SSLContext.set_alpn_protocols`."""
+        """Set the ALPN protocols of all later contexts."""
         self._protocols = list(alpn_protocols)
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As `SSLContext.wrap_socket`."""
+        """Wrap a socket with the current CA file."""
         return self._latest().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As `SSLContext.wrap_bio`."""
+        """Wrap memory buffers with the current CA file."""
         return self._latest().wrap_bio(*args, **kwargs)
 
     def _latest(self) -> ssl.SSLContext:
