@@ -79,7 +79,7 @@ class Changes:
         admitted: Number of trades added to bars.
         duplicates: Number of trades whose id had been seen.
         late: Number of trades that were too late for the stream.
-        rejected: Rows that can't be held in their instrument's units, with the reason.
+        rejected: Rows that can't be represented in their instrument's units, with the reason.
     """
 
     bars: list[ChangedBar] = field(default_factory=list)
