@@ -120,7 +120,7 @@ class Indexer:
         return stored.manifest
 
     def _manifests(self, dates: list[str]) -> Iterator[Manifest]:
-        """Yield the manifests of all days up to the first of `dates`, the days that have one."""
+        """Yield the manifests of all days; `dates` are the days that already have one."""
         days: dict[str, list[tuple[str, int, int, int, str]]] = defaultdict(list)
         for key, _ in self.store.objects(self.topic):
             if match := _KEY.fullmatch(key):

@@ -262,7 +262,7 @@ class AuditLog(Resource):
             await asyncio.to_thread(self._writer.close)
 
     async def _until_ready(self) -> None:
-        """Wait for something to write; meanwhile replace connections with an old certificate."""
+        """Wait for something to write; meanwhile release connections with an old certificate."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rotation.CHECK_SECONDS):

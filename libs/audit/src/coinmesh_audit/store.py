@@ -68,7 +68,7 @@ class AnchorStore:
         return self._client
 
     def create(self, days: int) -> None:
-        """Create the bucket, with a default retention of `days` that nobody can shorten."""
+        """Create the bucket with a default retention of `days` in compliance mode."""
         with _told(f"make the bucket {self.bucket} at {self._endpoint}"):
             make_bucket(self._s3, self.bucket, ObjectLockEnabledForBucket=True)
             rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}

@@ -253,7 +253,7 @@ def _serve_metrics(
 
 
 class _Renewal:
-    """Updates metrics after the service's certificate was renewed; gRPC reloads it by itself."""
+    """Updates metrics after the service's certificate was renewed; gRPC reloads it itself."""
 
     def __init__(self, files: CertificateFiles, metrics: Metrics) -> None:
         self._files = files

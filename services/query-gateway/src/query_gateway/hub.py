@@ -166,7 +166,7 @@ class Subscription:
             self._position[event.partition] = event.offset + 1
             taken.append(event.encoded)
         if not self._queue:
-            self._position.update(head)  # events outside the selection are also behind it
+            self._position.update(head)  # also passes events outside the selection
             self._ahead = {key: at for key, at in self._ahead.items() if head.get(key, 0) < at}
             self._position.update(self._ahead)
         return taken
