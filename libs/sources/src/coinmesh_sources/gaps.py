@@ -76,7 +76,7 @@ class OpenGap:
         failed_attempts: Failed repair attempts since the last successful one.
         refused_ns: Time of the first of these failures; 0 if there is none.
         retry_ns: Earliest time of the next attempt.
-        gap_id: Deterministic identity; set with the first record.
+        gap_id: Deterministic id; set with the first record.
         revision: Revision of the last record written.
         state: State of the repair.
     """
