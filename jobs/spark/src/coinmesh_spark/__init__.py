@@ -1,1 +1,1 @@
-"""Bars and indicators as a Spark stream, and the raw archive, over one pure fold."""
+"""Bars and indicators as a Spark stream, and the raw archive, built on one pure fold."""

@@ -45,11 +45,10 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "chain-social": ("chain.", "social."),
     "audit-alerts": ("audit.", "alerts."),
 }
-"""Topic groups by the prefixes of their topics: a group that fails or is behind stops no other."""
+"""Topic groups by topic prefix; a group that fails or is behind does not stop the others."""
 _ARROW_RECORDS: Final = "500"
-"""Records in an Arrow batch: Spark measures a batch after each record, and goes through the lengths
-of all headers in it each time.
-"""
+"""Records in an Arrow batch: Spark measures a batch after each record, and each time traverses the
+lengths of all its headers."""
 _GROUP_ID: Final = "spark-kafka-source"
 _COLUMNS: Final = (
     *("topic", "partition", "offset", "timestamp", "timestampType", "key", "value", "headers"),
@@ -59,7 +58,7 @@ Ranges = dict[tuple[str, int], Range]
 
 
 class Archive:
-    """All groups and what they share."""
+    """All groups and their shared resources."""
 
     def __init__(
         self, settings: StreamSettings, schemas: dict[str, int], metrics: StreamMetrics
@@ -79,7 +78,8 @@ class Archive:
     def start(self, session: SparkSession) -> None:
         """Start each group's thread."""
         self.pids["jvm"] = jvm_pid(session)
-        # The other half of the slots is always the bars', whatever the store and the registry do.
+        # The other half of the slots is always available to the bars, even if the store or the
+        # registry blocks.
         slots = max(1, session.sparkContext.defaultParallelism // 2)
         self.slots = threading.BoundedSemaphore(slots)
         for name in GROUPS:
@@ -135,7 +135,7 @@ class ArchiveGroup:
             wait = 0.0 if behind else max(0.0, began + trigger - time.time())
 
     def archive_once(self) -> bool:
-        """Archive at most a batch of records; whether there is more to archive now."""
+        """Archive at most a batch of records; return whether there are more to archive now."""
         archive, now = self._archive, datetime.now(UTC)
         logs = archive.logs.read(self._ledgers)
         found: Ranges = {}
@@ -195,7 +195,7 @@ class ArchiveGroup:
         rows = (
             self._session.read.format("kafka")
             .options(**kafka_options(archive.settings))
-            # By this name executors find the consumers of the batch before.
+            # With this group id executors reuse the consumers of the previous batch.
             .option("kafka.group.id", f"{_GROUP_ID}-{self.name}-{archive.generation}")
             .option("assign", json.dumps(partitions))
             .option("startingOffsets", json.dumps(starts))
@@ -210,11 +210,11 @@ class ArchiveGroup:
         return [msgspec.json.decode(bytes(row["report"]), type=Report) for row in rows]
 
     def _check(self, planned: Ranges, reports: list[Report], logs: dict[str, TopicLog]) -> None:
-        """Check that each range was read whole, from the topic that was planned.
+        """Check that each range was read completely, from the planned topic.
 
         Raises:
-            IncompleteReadError: It wasn't.
-            FailedPrecondition: The topic was deleted and created again.
+            IncompleteReadError: A range was not read completely.
+            FailedPrecondition: The topic was deleted and recreated.
         """
         failpoints.reach("collected", self._batch, self._archive.pids)
         for topic in {topic for topic, _ in planned}:
@@ -253,7 +253,7 @@ class ArchiveGroup:
 
 
 def _limited(found: Ranges, limit: int) -> Ranges:
-    """Of each range so much, in proportion, that all are about `limit` records at most."""
+    """Shorten each range in proportion, to about `limit` records in total."""
     total = sum(part.end - part.start for part in found.values())
     if total <= limit:
         return found

@@ -1,7 +1,7 @@
-"""Where the archive of a topic is: its newest manifest, extended batch by batch and day by day.
+"""The archive position of a topic: its newest manifest, extended by each batch and day.
 
-Manifests are the archive's only state. A batch counts once its manifest is written, and the next
-one begins after it, so a crash anywhere leaves at most objects that no manifest lists.
+Manifests are the archive's only state. A batch is effective once its manifest is written, and the
+next one begins after it, so a crash leaves at most objects that no manifest lists.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from coinmesh_spark.archive_task import Range, Report, Tail
 from meshkit.errors import FailedPrecondition
 
 GRACE_SECONDS: Final = 60
-"""How long after midnight a day is closed: Kafka's clock may be slower than this machine's."""
+"""Delay after midnight before a day is closed: Kafka's clock may be behind this machine's."""
 _TAIL: Final = 16
 _UNLISTED: Final = re.compile(r"\d+-\d{20}-\d{20}\.parquet")
 """An object of an archive without manifests."""
 
 
 class NotIndexed(FailedPrecondition):
-    """The topic has objects of an archive that had no manifests."""
+    """The topic has objects of an archive without manifests."""
 
 
 class Ledger:
-    """The newest manifest of one topic; every method raises what `ArchiveStore` raises."""
+    """The newest manifest of one topic; every method raises the errors of `ArchiveStore`."""
 
     def __init__(self, store: ArchiveStore, topic: str) -> None:
         self._store, self.topic = store, topic
@@ -55,17 +55,17 @@ class Ledger:
         self._manifest = None
 
     def position(self, number: int) -> int | None:
-        """The next offset of a partition that isn't archived; None while the topic is stopped."""
+        """Return the next offset of a partition to archive; None while the topic is stopped."""
         if self._manifest is None:
             return None
         return topic_log.next_offset(self._manifest.current, number)
 
     def open(self, logs: TopicLogs, log: TopicLog, now: datetime) -> Manifest:
-        """The newest manifest; a new one, of the day of Kafka's first record, for a new topic.
+        """Return the newest manifest; for a new topic one of the day of Kafka's first record.
 
         Raises:
             NotIndexed: There are objects, but no manifest.
-            LostRecords: Kafka no longer has what must be archived next.
+            LostRecords: Kafka no longer has the records to archive next.
         """
         if self._manifest is None:
             stored = self._store.newest(self.topic)
@@ -88,7 +88,10 @@ class Ledger:
     def ranges(
         self, logs: TopicLogs, log: TopicLog, now: datetime
     ) -> tuple[dict[tuple[str, int], Range], bool]:
-        """What is to be archived of the manifest's day, and whether the day is over; as `open`."""
+        """Return the ranges to archive for the manifest's day and whether the day is over.
+
+        Raises the errors of `open`.
+        """
         manifest = self.open(logs, log, now)
         ends = {number: end for number, (_, end) in log.bounds.items()}
         over = now >= _midnight(manifest.date, 1) + timedelta(seconds=GRACE_SECONDS)
@@ -107,11 +110,11 @@ class Ledger:
         return found, over
 
     def commit(self, planned: dict[int, Range], reports: Iterable[Report]) -> list[str]:
-        """List a batch's objects in the manifest; the keys of the objects that they replace.
+        """List a batch's objects in the manifest; return the keys of the objects they replace.
 
         Args:
             planned: The range of each partition of the batch.
-            reports: One of each partition that had records in its range.
+            reports: The report of each partition that had records in its range.
 
         Raises:
             ManifestChanged: Another process archives the topic.
@@ -161,7 +164,7 @@ class Ledger:
         self._put(manifest)
 
     def _taken(self) -> Manifest:
-        """The manifest to change: unless `_put` succeeds, it is read again before its next use."""
+        """Return the manifest to change; unless `_put` succeeds, the next use reads it again."""
         manifest, self._manifest = self._manifest, None
         assert manifest is not None, "opened before"
         return manifest
@@ -180,7 +183,7 @@ class Ledger:
                 )
         day = now.date()
         # Back to the day of the first record that Kafka has.
-        first = logs.offsets_at(log, 0)  # of a compacted topic not the first offset
+        first = logs.offsets_at(log, 0)  # not the first offset in a compacted topic
         while any(
             offset > first[number]
             for number, offset in logs.offsets_at(log, _micros(_midnight(day.isoformat()))).items()
@@ -193,7 +196,7 @@ class Ledger:
 
 
 def _with_statistics(item: RawObject, replaced: list[RawObject]) -> RawObject:
-    """`item` with the statistics of the objects that it replaces added to its own."""
+    """Return `item` with the statistics of the objects that it replaces added."""
     events = item.events
     for before in replaced:
         events = enclosing(events, before.events)
@@ -201,7 +204,7 @@ def _with_statistics(item: RawObject, replaced: list[RawObject]) -> RawObject:
 
 
 def _midnight(day: str, days: int = 0) -> datetime:
-    """The beginning of a day, or of one `days` later."""
+    """Return the start of a day, or of the day `days` later."""
     moment = date.fromisoformat(day) + timedelta(days=days)
     return datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
 

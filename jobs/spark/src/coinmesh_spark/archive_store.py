@@ -20,7 +20,7 @@ _MAX_SCHEMAS = 10_000
 
 
 class WorkerStore:
-    """The object store, the registry and Kafka, as a task uses them."""
+    """A task's connections to the object store, the registry and Kafka."""
 
     def __init__(self) -> None:
         self._settings = settings.read(ArchiveSettings)
@@ -37,12 +37,13 @@ class WorkerStore:
 
     @property
     def stale(self) -> bool:
-        """Whether the connections were made with a certificate or keys renewed since."""
+        """Return whether the certificate or keys were renewed after the connections were opened."""
         return self._renewals.pending() is not None
 
     def remember(self, before: WorkerStore) -> None:
-        """Take over the schema cache: requests to a registry that restarts for its own certificate
-        would keep the bars' tasks waiting.
+        """Copy the schema cache of `before`.
+
+        Requests to a registry that restarts for its own certificate would delay the bars' tasks.
         """
         self._known_schemas, self._accepted = before._known_schemas, before._accepted
 
@@ -56,7 +57,7 @@ class WorkerStore:
 
     @property
     def settings(self) -> ArchiveSettings:
-        """The task's settings."""
+        """Return the task's settings."""
         return self._settings
 
     @property
@@ -64,7 +65,7 @@ class WorkerStore:
         return self._settings.service_name
 
     def accepts(self, topic: str, schema_id: int) -> bool:
-        """Whether a schema id is one of a topic's.
+        """Return whether a schema id belongs to a topic.
 
         Raises:
             Unavailable: The registry doesn't answer.
@@ -86,7 +87,7 @@ class WorkerStore:
         """Write an object.
 
         Raises:
-            Unavailable: The store doesn't take it.
+            Unavailable: The store doesn't accept it.
         """
 
         def write() -> None:
@@ -96,7 +97,7 @@ class WorkerStore:
         object_store.answered(write, self._settings)
 
     def read(self, key: str) -> bytes | None:
-        """An object's bytes, None if there is no such object; errors as `put`."""
+        """Return an object's bytes, None if there is no such object; errors as `put`."""
 
         def read() -> bytes | None:
             try:
@@ -108,7 +109,7 @@ class WorkerStore:
         return object_store.answered(read, self._settings)
 
     def has(self, key: str) -> bool:
-        """Whether there is an object; errors as `put`."""
+        """Return whether an object exists; errors as `put`."""
         path = f"{self.bucket}/{key}"
 
         def query() -> Any:
@@ -118,7 +119,7 @@ class WorkerStore:
         return info.type == fs.FileType.File
 
     def keep_schema(self, schema_id: int) -> None:
-        """Store a schema's text unless it is there; ids that nobody registered are skipped."""
+        """Store a schema's text unless it is stored; skip ids that are not registered."""
         if schema_id in self._known_schemas:
             return
         key = object_store.schema_object(schema_id)
@@ -131,7 +132,7 @@ class WorkerStore:
 
 
 def worker_store() -> WorkerStore:
-    """This process's connections, replaced after a renewal of its certificate or keys."""
+    """Return this process's connections, replaced after a renewal of certificate or keys."""
     store = _kept_store()
     if store.stale:
         _kept_store.cache_clear()

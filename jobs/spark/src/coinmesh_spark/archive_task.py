@@ -1,9 +1,9 @@
-"""The archive's task: the records of Kafka partitions to objects, as they are.
+"""The archive's task: writes the records of Kafka partitions to objects, unchanged.
 
-The objects count once the driver has listed them in a manifest. A slice that is no smaller than
-half of the object before it is merged with it, so that a partition and day has few objects however
-small its slices are. What is not an event of its topic is archived like all else, and reported as a
-dead letter; the bars' query reports those of the trades.
+The objects are valid once the driver has listed them in a manifest. A slice at least half as large
+as the object before it is merged with it, so that a partition and day has few objects even if its
+slices are small. Records that aren't events of their topic are archived as well, and reported as
+dead letters; the bars' query reports those of the trades.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from coinmesh_spark.trades import Ints
 
 RESULT = "report binary"
 _RESULT = pa.schema([("report", pa.binary())])
-#: Its functions are created at import, where a type checker doesn't see them.
+# Functions of this module are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
 _REPORTED_ELSEWHERE = {topics.TRADES.name, topics.DEAD_LETTERS.name}
 
 
 class Tail(NamedTuple):
-    """An object that new records may be merged with."""
+    """An object with which new records may be merged."""
 
     key: str
     sha256: str
@@ -48,7 +48,7 @@ class Tail(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Offsets of a partition to archive: from `start` to before `end`; its newest objects last."""
+    """Offsets of a partition to archive, from `start` to before `end`, and its newest objects."""
 
     start: int
     end: int
@@ -61,9 +61,9 @@ class Plan:
 
     Attributes:
         batch: The batch's number since the start of the driver.
-        max_bytes: Bytes of keys and values in an object, at most (unless one record exceeds it).
+        max_bytes: Maximum bytes of keys and values in an object (unless one record exceeds it).
         schemas: Each topic's schema id of this release; others are looked up in the registry.
-        ranges: What to archive, by topic and partition.
+        ranges: The offsets to archive, by topic and partition.
         pids: Process ids of the driver and its JVM, for failpoints.
     """
 
@@ -75,7 +75,7 @@ class Plan:
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a task did for a partition.
+    """The result of a task for one partition.
 
     Attributes:
         topic: The topic.
@@ -101,12 +101,12 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def function(plan: Plan) -> Callable[[Iterator[arrow.RecordBatch]], Iterator[arrow.RecordBatch]]:
-    """`run` as mapInArrow requires it."""
+    """Return `run` in the form that mapInArrow requires."""
     return partial(run, plan)
 
 
 def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.RecordBatch]:
-    """Archive the records of some partitions, which come one after the other."""
+    """Archive the records of several partitions, which arrive one after the other."""
     store = worker_store()
     for (topic, partition), records in groupby(_runs(batches), key=itemgetter(0)):
         report = Report(topic=topic, partition=partition)
@@ -118,7 +118,7 @@ def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.Reco
 def _runs(
     batches: Iterator[arrow.RecordBatch],
 ) -> Iterator[tuple[tuple[str, int], arrow.RecordBatch]]:
-    """The records in pieces that are of one partition, with this."""
+    """Split the records into pieces of one partition each; yield them with topic and partition."""
     for batch in batches:
         begin = 0
         while begin < len(batch):
@@ -140,7 +140,7 @@ def _partition(
     """Archive a partition's records.
 
     Raises:
-        IncompleteReadError: Some that Kafka has weren't read.
+        IncompleteReadError: Records that Kafka has weren't read.
     """
     topic = report.topic
     planned = plan.ranges[topic, report.partition]
@@ -172,7 +172,7 @@ def _partition(
 
 
 def absent(topic: str, read: Ints, start: int, end: int) -> list[Absent]:
-    """The offsets from `start` to before `end` that aren't among the ascending `read`."""
+    """Return the offsets from `start` to before `end` that aren't among the ascending `read`."""
     reason = COMPACTED if topics.BY_NAME[topic].retention_days is None else CONTROL
     edges = np.concatenate([[start - 1], read, [end]])
     gaps = np.flatnonzero(np.diff(edges) > 1)
@@ -180,7 +180,7 @@ def absent(topic: str, read: Ints, start: int, end: int) -> list[Absent]:
 
 
 def _cut(batches: Iterator[arrow.RecordBatch], max_bytes: int) -> Iterator[arrow.Table]:
-    """The records in pieces of about `max_bytes`; the cuts depend on the records alone."""
+    """Yield the records in pieces of about `max_bytes`; the cuts depend on the records alone."""
     held: list[arrow.RecordBatch] = []
     size = 0
     for batch in batches:
@@ -205,7 +205,7 @@ def _archive(
     tail: list[Tail],
     max_bytes: int,
 ) -> RawObject:
-    """Write an object of `table` and of as many objects of the tail as it may be merged with."""
+    """Write an object of `table`, merged with as many objects of the tail as allowed."""
     statistics = objects.statistics(table.column("key"), facts)
     ids = objects.schema_ids(table)
     for schema_id in sorted({schema_id for schema_id in ids if schema_id is not None}):
@@ -226,7 +226,7 @@ def _archive(
 
 
 class Letter(NamedTuple):
-    """A record that isn't an event of its topic: its row and why."""
+    """A record that isn't an event of its topic: its row and the reason."""
 
     row: int
     reason: str
@@ -236,7 +236,7 @@ class Letter(NamedTuple):
 def _decode(
     store: WorkerStore, topic: str, table: arrow.Table, schemas: dict[str, int]
 ) -> tuple[list[objects.Fact], list[Letter]]:
-    """The records' facts, and those that are no events of their topic."""
+    """Return the records' facts, and the records that aren't events of their topic."""
     known = topics.BY_NAME[topic]
     letters: list[Letter] = []
     if topic in _REPORTED_ELSEWHERE:
@@ -246,7 +246,7 @@ def _decode(
         return facts, letters
     for row, value in enumerate(table.column("value").to_pylist()):
         if value is None and known.retention_days is None:
-            continue  # a compacted topic's way to forget a key
+            continue  # a tombstone of a compacted topic
         try:
             schema_id, payload = framing.split(value)
             if schema_id == schemas.get(topic) or store.accepts(topic, schema_id):
@@ -268,7 +268,7 @@ def _report(
     letters: list[Letter],
     schemas: dict[str, int],
 ) -> Counter[str]:
-    """Send dead letters; how many, by reason."""
+    """Send dead letters and return their number by reason."""
     header = framing.header(schemas[DEAD_LETTERS])
     for row, reason, detail in letters:
         key, letter = dead_letter(

@@ -1,4 +1,4 @@
-"""Bars: windows of trades with exact sums, and the decimals that they print as.
+"""Bars: windows of trades with exact sums.
 
 All amounts are whole units of a power of ten. Sums are Python integers: a day of a cheap coin's
 volume doesn't fit 64 bits.
@@ -43,7 +43,7 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
     last_id: int
 
     def add(self, other: Bar) -> None:
-        """Join the trades of `other`, which must be none of this bar's."""
+        """Add the trades of `other`, none of which may be in this bar."""
         if other.first_id < self.first_id:
             self.first_id, self.open = other.first_id, other.open
         if other.last_id > self.last_id:
@@ -57,7 +57,7 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
         self.trades += other.trades
 
     def starting(self, start: int) -> Bar:
-        """A copy as the bar of another window."""
+        """Return a copy as the bar of another window."""
         return msgspec.structs.replace(self, start=start)
 
     def rescale(self, price_factor: int, size_factor: int) -> None:
@@ -73,9 +73,9 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
         self.taker_buy_quote_volume *= both
 
     def revision(self, final: bool) -> int:
-        """Grows exactly when the bar's content changes."""
+        """Return a number that grows exactly if the bar's content changes."""
         return 2 * self.trades + final
 
     def vwap(self) -> int:
-        """quote volume / volume in units of 10^(price exponent - 8), rounded half-even."""
+        """Return quote volume / volume in units of 10^(price exponent - 8), rounded half-even."""
         return divide_half_even(self.quote_volume * 10**VWAP_EXTRA_DIGITS, self.volume)

@@ -29,7 +29,7 @@ SLOW_SECONDS: Final = 3.0
 
 
 def continuity(settings: StreamSettings) -> Continuity:
-    """How the query's checkpoint and snapshots agree."""
+    """Return the continuity check of the query's checkpoint and snapshots."""
     return Continuity(
         Checkpoint(settings.spark_checkpoint_dir.absolute() / NAME, topics.TRADES.name),
         Snapshots(settings.spark_snapshot_dir.absolute()),
@@ -38,7 +38,7 @@ def continuity(settings: StreamSettings) -> Continuity:
 
 
 class BarsQuery:
-    """Runs batches; `on_batch` is told what each one's tasks did."""
+    """Runs batches; `on_batch` is called with the reports of each batch's tasks."""
 
     patience = 0.5
 
@@ -58,7 +58,7 @@ class BarsQuery:
         self.gate = Gate()
 
     def check(self) -> None:
-        """Whether checkpoint and snapshots belong together.
+        """Check that checkpoint and snapshots belong together.
 
         Raises:
             SnapshotError: They don't.
@@ -66,7 +66,7 @@ class BarsQuery:
         self._continuity.check()
 
     def start(self, session: SparkSession) -> StreamingQuery:
-        """Start the query where its checkpoint stands."""
+        """Start the query at its checkpoint."""
         self._pids["jvm"] = jvm_pid(session)
         traced = functions.expr(traces.EXPRESSION).alias(traces.COLUMN)
         session.sparkContext.setLocalProperty("spark.scheduler.pool", BARS_POOL)
@@ -101,7 +101,7 @@ class BarsQuery:
         try:
             starts, ends = self._continuity.starts(batch), self._continuity.ends(batch)
         except SnapshotError as error:
-            # Running it again would not help.
+            # Running the batch again would not help.
             self.fatal = error
             raise
         plan = Plan(
@@ -133,7 +133,7 @@ class BarsQuery:
 
 
 def _longest(reports: Iterable[Report]) -> dict[str, float]:
-    """How long each step took in the partition where it took longest."""
+    """Return the duration of each step in the partition in which it took longest."""
     longest: dict[str, float] = {}
     for report in reports:
         for step, seconds in report.seconds.items():

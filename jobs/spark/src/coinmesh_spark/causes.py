@@ -1,4 +1,4 @@
-"""The line that names what went wrong, out of layers of Spark's and Python's traces."""
+"""Extracts the cause of a failure from layers of Spark's and Python's traces."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RESET: Final = (
 
 
 def cause(text: str, brokers: str) -> str:
-    """The cause in the text of an exception; Kafka's are preceded by the `brokers`."""
+    """Return the cause in the text of an exception; Kafka's are preceded by the `brokers`."""
     for pattern in (
-        # An exception of ours, raised in a worker or in the driver.
+        # An exception of this project, raised in a worker or in the driver.
         r"^((?:coinmesh|meshkit)[\w.]*: .*)$",
         r"Job aborted due to stage failure:.*?: ((?:[a-z]+\.)+\w+: .*)$",
         r"^((?:[a-zA-Z_]\w*\.)*\w*(?:Error|Exception): (?!An exception was thrown from).*)$",
@@ -33,7 +33,7 @@ def cause(text: str, brokers: str) -> str:
 
 
 def fold_cause(text: str, brokers: str) -> str:
-    """As `cause`, for the bars' query; with the remedy if Kafka no longer has its next records."""
+    """Return the cause for the bars' query, with the remedy if Kafka lost its next records."""
     if _LOSS.search(text) is None or _REPARTITIONED.search(text) is not None:
         return cause(text, brokers)
     reason = _LOSS_REASON.search(text)

@@ -1,6 +1,7 @@
-"""How snapshots and Spark's checkpoint agree, so that a batch starts from the state before it only.
+"""Agreement of snapshots and Spark's checkpoint: a batch starts only from the state before it.
 
-Spark writes a batch's offsets before it runs it, so a batch that is run again has the same records.
+Spark writes a batch's offsets before it runs the batch, so a batch that is run again has the same
+records.
 """
 
 from __future__ import annotations
@@ -35,31 +36,31 @@ _RULES: Final[tuple[tuple[str, Callable[[Rules], str]], ...]] = (
         lambda rules: ",".join(name for name in INTERVALS if name in rules.indicator_intervals),
     ),
 )
-"""Each rule's setting, and how it is written there."""
+"""Each rule's setting, and its format there."""
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Checkpoint:
-    """What Spark's checkpoint directory says about a query that reads one topic."""
+    """Reads Spark's checkpoint directory of a query with one topic."""
 
     def __init__(self, directory: Path, topic: str) -> None:
         self.directory, self.topic = directory, topic
 
     @property
     def id(self) -> str | None:
-        """The id that Spark gave the checkpoint; None before the first start."""
+        """Return the id that Spark assigned to the checkpoint; None before the first start."""
         try:
             return str(_OBJECT.decode((self.directory / "metadata").read_bytes())["id"])
         except FileNotFoundError:
             return None
 
     def next_batch(self) -> int:
-        """The batch that Spark will run next, be it for the first time or again."""
+        """Return the batch that Spark will run next, for the first time or again."""
         planned, done = self._newest("offsets"), self._newest("commits")
         return planned if planned > done else done + 1
 
     def ends(self, batch: int) -> dict[int, int] | None:
-        """The offset after the last one of each partition; None if the batch isn't known."""
+        """Return the offset after each partition's last record; None if the batch is unknown."""
         try:
             lines = (self.directory / "offsets" / str(batch)).read_bytes().splitlines()
         except FileNotFoundError:
@@ -68,7 +69,7 @@ class Checkpoint:
         return {int(partition): offset for partition, offset in offsets.items()}
 
     def initial(self) -> dict[int, int]:
-        """The offset from which the first batch reads each partition.
+        """Return the offset from which the first batch reads each partition.
 
         Raises:
             SnapshotError: Spark has recorded none.
@@ -87,22 +88,22 @@ class Checkpoint:
 
 
 class Continuity:
-    """Gives each batch its start, and records its end."""
+    """Provides each batch's start, and records its end."""
 
     def __init__(self, checkpoint: Checkpoint, snapshots: Snapshots, rules: Rules) -> None:
         self._checkpoint, self._snapshots, self._rules = checkpoint, snapshots, rules
 
     @property
     def checkpoint_id(self) -> str:
-        """The id that Spark gave the checkpoint; empty before the first start."""
+        """Return the id that Spark assigned to the checkpoint; empty before the first start."""
         return self._checkpoint.id or ""
 
     def check(self) -> None:
-        """Whether the query may start.
+        """Check that the query may start.
 
         Raises:
             SnapshotError: Checkpoint and snapshots don't belong together; the message names both
-                and the way out.
+                and the remedy.
         """
         checkpoint, directory = self._checkpoint, self._snapshots.directory
         batch = checkpoint.next_batch()
@@ -118,7 +119,7 @@ class Continuity:
             )
 
     def starts(self, batch: int) -> dict[int, PartitionState]:
-        """The state that a batch begins with: that after the one before, and no other.
+        """Return the state before a batch: exactly that after the previous batch.
 
         Raises:
             SnapshotError: There is none that agrees with the checkpoint.
@@ -140,7 +141,7 @@ class Continuity:
         return manifest.partitions
 
     def ends(self, batch: int) -> dict[int, int]:
-        """The offset after the last one of each partition of a batch that Spark has planned.
+        """Return the offset after each partition's last record of a batch that Spark has planned.
 
         Raises:
             SnapshotError: The checkpoint doesn't have it.
@@ -151,10 +152,10 @@ class Continuity:
         return ends
 
     def check_reset(self) -> None:
-        """Whether the topic may be folded anew.
+        """Check that the topic may be folded again from its first record.
 
         Raises:
-            SnapshotError: Its partition count has changed since the state was made.
+            SnapshotError: Its partition count has changed since the state was written.
         """
         batch = self._checkpoint.next_batch()
         manifest = self._snapshots.manifest(batch - 1)
@@ -162,7 +163,7 @@ class Continuity:
             self._check_partitions(manifest, batch)
 
     def record(self, batch: int, files: Mapping[int, str]) -> None:
-        """Make `files`, by partition, the state after a batch; other partitions keep theirs."""
+        """Record `files` by partition as the state after a batch; other partitions keep theirs."""
         checkpoint, snapshots = self._checkpoint, self._snapshots
         ends = self.ends(batch)
         before = {number: start.file for number, start in self.starts(batch).items()}
@@ -186,7 +187,7 @@ class Continuity:
             )
 
     def _check_rules(self, manifest: Manifest) -> None:
-        """Compare the rules with those that the state was made by (older states don't name any)."""
+        """Compare the rules with those of the state (older states don't record any)."""
         before = manifest.rules
         if before is None or before == self._rules:
             return

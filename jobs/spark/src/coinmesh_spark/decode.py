@@ -1,6 +1,6 @@
-"""From Kafka records to columns of trades: framing, schema, Protobuf and contents checked.
+"""Decodes Kafka records to columns of trades: checks framing, schema, Protobuf and contents.
 
-Nothing is dropped silently: a record is either a trade or a bad one with a reason.
+Nothing is dropped silently: a record is either a trade or a bad record with a reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coinmesh_spark import wire
 from coinmesh_spark.trades import MICROS, Flags, Ints, Trades
 
 AHEAD: Final = round(AHEAD_SECONDS * MICROS)
-#: Its functions are created at import, where a type checker doesn't see them.
+# Functions of this module are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
 _NUMBERS: Final = frozenset(
     {
@@ -50,7 +50,7 @@ _PADDING: Final = 16
 
 
 class Bad(NamedTuple):
-    """A record that is no trade: its row in the batch and why."""
+    """A record that is no trade: its row in the batch and the reason."""
 
     row: int
     reason: str
@@ -59,12 +59,12 @@ class Bad(NamedTuple):
 
 @dataclass
 class Decoded:
-    """What one record batch holds.
+    """The content of one record batch.
 
     Attributes:
         trades: The trades.
         rows: Each trade's row in the record batch.
-        bad: The records that are none.
+        bad: The records that are no trades.
     """
 
     trades: Trades
@@ -78,13 +78,13 @@ class Decoder:
     def __init__(
         self, schema_ids: set[int], accepts: Callable[[int], bool], ahead: int = AHEAD
     ) -> None:
-        """`accepts` is asked once about each id that isn't among `schema_ids`; `ahead` is in µs."""
+        """Create a decoder; `accepts` checks ids that aren't in `schema_ids`; `ahead` is in µs."""
         self._ahead = ahead
         self._headers = {framing.header(schema_id) for schema_id in schema_ids}
         self._accepts = accepts
 
     def decode(self, batch: arrow.RecordBatch) -> Decoded:
-        """The batch's trades and bad records."""
+        """Return the batch's trades and bad records."""
         data, begin, end = _layout(batch.column("value"))
         framed = self._framed(data, begin, end)
         fields = wire.read(
@@ -126,7 +126,7 @@ class Decoder:
         return _checked(trades, good, _Facts(matches, sided, appended + self._ahead), bad)
 
     def _framed(self, data: wire.Bytes, begin: Ints, end: Ints) -> Flags:
-        """Which values have one of the known headers."""
+        """Return which values have one of the known headers."""
         framed = np.zeros(len(begin), dtype=np.bool_)
         long_enough = end - begin >= framing.HEADER_SIZE
         for header in self._headers:
@@ -137,7 +137,7 @@ class Decoder:
         return framed
 
     def _event(self, row: int, value: bytes | None, bad: list[Bad]) -> Trade | None:
-        """One record's trade by the library; None, and a reason, if it is none."""
+        """Decode one record with the Protobuf library; add a reason and return None if invalid."""
         try:
             schema_id, payload = framing.split(value)
             if not self._knows(schema_id):
@@ -161,7 +161,7 @@ class Decoder:
 
 
 def _layout(values: arrow.Array) -> tuple[wire.Bytes, Ints, Ints]:
-    """The bytes of a binary column, and where each value begins and ends; nulls are empty."""
+    """Return a binary column's bytes, and the start and end of each value; nulls are empty."""
     values = pc.fill_null(values.cast(pa.binary()), b"")
     _, offsets, content = values.buffers()
     edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
@@ -175,7 +175,7 @@ def _layout(values: arrow.Array) -> tuple[wire.Bytes, Ints, Ints]:
 def _equal(
     data: wire.Bytes, begin: Ints, length: Ints, keys: list[bytes | None], codes: Ints
 ) -> Flags:
-    """Whether the string at each row equals the row's key."""
+    """Return whether the string at each row equals the row's key."""
     longest = max((len(key or b"") for key in keys), default=0)
     table = np.zeros((len(keys), longest), np.uint8)
     sizes = np.full(len(keys), -1, np.int64)
@@ -186,15 +186,15 @@ def _equal(
     size = sizes[codes]
     equal: Flags = length == size
     for at in range(longest):
-        # Beyond the string any byte will do.
+        # Bytes beyond the string are ignored.
         byte = data[np.minimum(begin + at, len(data) - 1)]
         equal &= (byte == table[codes, at]) | (at >= size)
     return equal
 
 
 def _fill(trades: Trades, row: int, event: Trade) -> None:
-    """Put an event into its row."""
-    # What exceeds 63 bits becomes negative, which no id is.
+    """Write an event into its row."""
+    # Values above 63 bits become negative, which is never a valid id.
     trades.trade_id[row] = np.array(event.trade_id, np.uint64).astype(np.int64)
     trades.event_time[row] = event.event_time
     trades.price[row], trades.size[row] = event.price_units, event.size_units
@@ -205,7 +205,7 @@ def _fill(trades: Trades, row: int, event: Trade) -> None:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of each record beside its trade.
+    """Further facts about each record.
 
     Attributes:
         key_matches: Whether the key is the event's instrument.
@@ -219,7 +219,7 @@ class _Facts:
 
 
 def _checked(trades: Trades, good: Flags, facts: _Facts, bad: list[Bad]) -> Decoded:
-    """The `good` trades whose contents hold; the others join the bad ones with the first reason."""
+    """Return the `good` trades with valid contents; add the others to `bad` with a reason."""
     named = np.array(
         [INSTRUMENT.fullmatch(name) is not None for name in trades.instruments], dtype=np.bool_
     )
@@ -236,7 +236,7 @@ def _checked(trades: Trades, good: Flags, facts: _Facts, bad: list[Bad]) -> Deco
             "FUTURE_EVENT_TIME",
             "the event time lies too far after the record's append (SPARK_AHEAD_SECONDS)",
         ),
-        # 0 is what an absent id reads as: all but the first such trade would be duplicates.
+        # An absent id reads as 0: all but the first such trade would be duplicates.
         (trades.trade_id > 0, "INVALID_TRADE_ID", "the trade id is absent, 0 or exceeds 63 bits"),
         (trades.price > 0, "INVALID_PRICE", "the price isn't positive"),
         (trades.size > 0, "INVALID_SIZE", "the size isn't positive"),

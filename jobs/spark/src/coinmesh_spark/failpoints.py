@@ -1,8 +1,8 @@
 """Points at which a test can kill a process; without its two variables they do nothing.
 
 COINMESH_SPARK_FAILPOINTS is a comma-separated list of `point:batch:victim`, with the victim one of
-worker, jvm and driver; COINMESH_SPARK_FAILPOINT_DIR remembers those that have struck, so each
-strikes once however often its batch is run again.
+worker, jvm and driver; COINMESH_SPARK_FAILPOINT_DIR records the triggered ones, so each triggers
+once even if its batch is run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ after a topic's manifest; retired: after the replaced objects were deleted."""
 
 
 def reach(point: str, batch: int, pids: dict[str, int]) -> None:
-    """Strike if a test wants this point of this batch; `pids` names driver and jvm."""
+    """Kill the victim if a test has set this point for this batch; `pids` are driver and jvm."""
     wanted = os.environ.get("COINMESH_SPARK_FAILPOINTS")
     if not wanted:
         return

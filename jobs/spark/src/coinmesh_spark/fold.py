@@ -1,13 +1,14 @@
-"""The fold: a partition's trades in, its state moved on, and what changed out.
+"""The fold: applies a partition's trades to its state and returns the changes.
 
-Pure: no clock, no I/O. The state after all trades, and so every bar's last revision, depends on the
-trades' order in the partition alone, not on how they were cut into batches. A partition holds all
-trades of its instruments, so the fold of one needs nothing of another.
+Pure: no clock, no I/O. The state after all trades, and so every bar's last revision, depends only
+on the trades' order in the partition, not on their division into batches. A partition has all
+trades of its instruments, so folds of partitions are independent.
 
 The watermark of an instrument is its newest event time less `disorder`, or its partition's newest
-less `idle`, whichever is later: an instrument that falls silent is closed by its neighbours.
-A window closes when the watermark reaches its end. A trade whose second ended more than `horizon`
-before the watermark is late: it is counted and left to the batch, which reads it from the archive.
+less `idle`, whichever is later: the windows of a silent instrument are closed by other instruments'
+trades. A window closes when the watermark reaches its end. A trade whose second ended more than
+`horizon` before the watermark is late: it is counted and left to the batch layer, which reads it
+from the archive.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from coinmesh_spark.trades import MICROS, Ints, Trades, second_bars
 
 @dataclass(frozen=True)
 class Rules:
-    """What the fold goes by.
+    """Parameters of the fold.
 
     Attributes:
-        disorder: How far behind its instrument's newest trade one may come without its second
-            having been closed, in microseconds.
+        disorder: How far behind its instrument's newest trade a trade may be before its second is
+            closed, in microseconds.
         idle: How far an instrument may lag behind its partition's newest trade before its windows
-            are closed for it, in microseconds.
-        horizon: How long after its end a closed window still takes trades, in microseconds.
-        indicator_intervals: Names of the intervals that indicators are computed for.
+            are closed, in microseconds.
+        horizon: How long after its end a closed window still accepts trades, in microseconds.
+        indicator_intervals: Names of the intervals for which indicators are computed.
     """
 
     disorder: int = 2 * MICROS
@@ -48,7 +49,7 @@ class Rules:
 
 
 class ChangedBar(NamedTuple):
-    """A bar with its present content."""
+    """A bar with its current content."""
 
     instrument: str
     price_exponent: int
@@ -70,15 +71,15 @@ class ChangedIndicators(NamedTuple):
 
 @dataclass
 class Changes:
-    """What a batch did.
+    """The changes of a batch.
 
     Attributes:
         bars: Bars that changed, with their content after the batch.
         indicators: Indicators that changed.
-        admitted: Number of trades that joined bars.
+        admitted: Number of trades added to bars.
         duplicates: Number of trades whose id had been seen.
-        late: Number of trades that came too late for the stream.
-        rejected: Rows that can't be held in their instrument's units, with the reason.
+        late: Number of trades that were too late for the stream.
+        rejected: Rows that can't be represented in their instrument's units, with the reason.
     """
 
     bars: list[ChangedBar] = field(default_factory=list)
@@ -90,7 +91,7 @@ class Changes:
 
 
 def apply(state: Partition, trades: Trades, rules: Rules) -> Changes:
-    """Move `state` on by `trades`, which follow those it has seen."""
+    """Apply `trades` to `state`; they follow the trades that it has seen."""
     normalized = normalize.normalize(state, trades)
     batch = _Batch(state, trades, rules, normalized)
     edges = sorted({0, len(trades), *(step.row for step in normalized.steps)})
@@ -114,7 +115,7 @@ class _Batch:
         self._detached = 0
 
     def run(self, begin: int, end: int) -> None:
-        """Move the state on by the trades [begin, end), in which no exponent changes."""
+        """Apply the trades [begin, end), in which no exponent changes."""
         state, rules = self._state, self._rules
         seconds = self._admit_all(begin, end) if end > begin else {}
         floor = state.newest - rules.idle
@@ -124,14 +125,14 @@ class _Batch:
             self._advance(name, instrument, seconds.get(name, []), watermark)
 
     def detach(self) -> None:
-        """Give the changes so far bars of their own: the state's are about to change."""
+        """Copy the bars in the changes so far: those of the state are about to change."""
         bars = self.changes.bars
         for at in range(self._detached, len(bars)):
             bars[at] = bars[at]._replace(bar=msgspec.structs.replace(bars[at].bar))
         self._detached = len(bars)
 
     def _admit_all(self, begin: int, end: int) -> dict[str, list[Bar]]:
-        """By instrument of these trades, the bars of one second that the new ones make."""
+        """Return the one-second bars of the new trades, by instrument of all these trades."""
         state, trades, normalized = self._state, self._trades, self._normalized
         newest = np.maximum.accumulate(np.maximum(trades.event_time[begin:end], state.newest))
         state.newest = int(newest[-1])
@@ -152,7 +153,7 @@ class _Batch:
         return seconds
 
     def _admit(self, instrument: Instrument, rows: Ints, floor: Ints) -> Ints:
-        """The rows that are new and in time; `floor` is the least watermark at each row."""
+        """Return the rows that are new and in time; `floor` is the least watermark at each row."""
         times = self._trades.event_time[rows]
         newest = np.maximum.accumulate(np.maximum(times, instrument.newest))
         watermark = np.maximum(newest - self._rules.disorder, floor)
@@ -170,7 +171,7 @@ class _Batch:
     def _advance(
         self, name: str, instrument: Instrument, seconds: Iterable[Bar], watermark: int
     ) -> None:
-        """Join bars of one second with the windows they are in, then close what has ended."""
+        """Add bars of one second to their windows, then close ended windows."""
         rules, changes = self._rules, self.changes
         exponents = instrument.price_exponent, instrument.size_exponent
         for interval, window in instrument.windows.items():
@@ -201,10 +202,10 @@ class _Batch:
                 )
             if ended:
                 window.evict(
-                    # Windows that end up to here take no trades any more.
+                    # Windows that end up to here accept no more trades.
                     settled=(watermark - rules.horizon) // MICROS - length,
                     lookback=indicators.LOOKBACK - 1 if has_indicators else 0,
-                    # The oldest that counts in a revision of indicators that may still change.
+                    # The oldest bar in a revision of indicators that may still change.
                     counted=(watermark - 2 * rules.horizon) // MICROS - length,
                 )
         instrument.watermark = watermark
@@ -213,11 +214,11 @@ class _Batch:
 def _indicators(
     window: Window, first: int, price_exponent: int, horizon: int
 ) -> Iterator[tuple[int, indicators.Values, int]]:
-    """Start, values and revision after the closed bar that starts at `first` and each later one.
+    """Yield start, values and revision from the closed bar that starts at `first` on.
 
     The revision is the sum of those of the bars that start within the horizon: only these can
-    change once the indicators are published, so it grows with every change, even when a trade
-    makes a bar where there was none and pushes another out of the look-back.
+    change once the indicators are published, so it grows with every change, even if a trade adds a
+    bar where there was none and removes another from the look-back.
     """
     bars = list(window.closed.values())
     begin = next(at for at, bar in enumerate(bars) if bar.start == first)

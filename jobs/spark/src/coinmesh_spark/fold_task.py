@@ -1,7 +1,8 @@
 """The task of one Kafka partition in one batch: decode, fold, write, snapshot.
 
-All effects can be repeated: rows and records are named and stamped by their content. The snapshot
-is written last; a batch that dies before its manifest is run again from the snapshot before it.
+All effects can be repeated: names and timestamps of rows and records are derived from their
+content. The snapshot is written last; a batch that fails before its manifest is run again from the
+previous snapshot.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from meshkit.tls import certificate_files
 from meshkit.tracing import Tracing
 
 RESULT = "report binary"
-"""The schema of what a task gives back: one row with its report."""
+"""The schema of a task's result: one row with its report."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the driver tells the tasks of a batch.
+    """Input of a batch's tasks, sent by the driver.
 
     Attributes:
         batch: The batch's number.
@@ -52,10 +53,10 @@ class Plan:
         starts: Each partition's state before it.
         ends: The offset after each partition's last one.
         directory: The snapshot directory.
-        rules: What the fold goes by.
+        rules: Parameters of the fold.
         schema_ids: The schema id of each topic that is read or written.
         pids: Process ids of the driver and its JVM, for failpoints.
-        begun_ns: When the driver began with the batch, nanoseconds since the Unix epoch.
+        begun_ns: When the driver started the batch, nanoseconds since the Unix epoch.
     """
 
     batch: int
@@ -70,7 +71,7 @@ class Plan:
 
 
 class Report(msgspec.Struct):
-    """What a task did.
+    """The result of a task.
 
     Attributes:
         partition: Its Kafka partition.
@@ -79,14 +80,14 @@ class Report(msgspec.Struct):
         appended: Append time of its newest record, milliseconds since the Unix epoch.
         newest: Newest event time of the partition, microseconds.
         records: Number of records.
-        trades: Trades that joined bars.
+        trades: Trades added to bars.
         duplicates: Trades seen before.
-        late: Trades that came too late.
+        late: Trades that were too late.
         dead: Dead letters by reason.
         bars: Bar rows written.
         indicators: Indicator rows written.
         instruments: Instruments in its state.
-        seconds: Duration of each step, the wait for a slot and a worker included.
+        seconds: Duration of each step, including the wait for a slot and a worker.
     """
 
     partition: int
@@ -106,7 +107,7 @@ class Report(msgspec.Struct):
 
 
 class _Sinks:
-    """What a worker process keeps between tasks."""
+    """The connections that a worker process keeps between tasks."""
 
     def __init__(self) -> None:
         configured = settings.read(WorkerSettings)
@@ -122,21 +123,21 @@ class _Sinks:
 
     @property
     def stale(self) -> bool:
-        """Whether the connections were made with a certificate that has been renewed since."""
+        """Return whether the certificate was renewed after the connections were opened."""
         return self._renewals.pending() is not None
 
     def close(self) -> None:
-        """Let go of the connections; between tasks nothing is on its way."""
+        """Close the connections; nothing is in flight between tasks."""
         self.cassandra.close()
         if self._registry is not None:
             self._registry.close()
 
     def visible_offsets(self, topic: str, partition: int, start: int, end: int) -> list[int]:
-        """As `reads.visible_offsets`."""
+        """Return the visible offsets, as `reads.visible_offsets`."""
         return visible_offsets(self._settings, topic, partition, start, end)
 
     def accepts(self, schema_id: int) -> bool:
-        """Whether a schema that was unknown at start belongs to the trades' topic."""
+        """Return whether a schema that was unknown at start belongs to the trades' topic."""
         if self._registry is None:
             self._registry = Registry(self._settings)
         return self._registry.accepts_now(topics.TRADES.name, schema_id)
@@ -144,7 +145,7 @@ class _Sinks:
 
 @cache
 def _tracing() -> Tracing:
-    """Its exporter follows renewals by itself, so that it outlives the sinks."""
+    """Return the process's tracing; its exporter follows renewals, so it outlives the sinks."""
     return Tracing(settings.read(WorkerSettings))
 
 
@@ -160,7 +161,7 @@ def _sinks() -> _Sinks:
 @cache
 def _kept_sinks() -> _Sinks:
     sinks = _Sinks()
-    # A batch makes many short-lived objects without cycles; what lives on is here already.
+    # A batch creates many short-lived objects without cycles; the long-lived ones exist already.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
@@ -174,7 +175,7 @@ def _decoder(schema_id: int) -> Decoder:
 
 
 def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.RecordBatch]:
-    """Process a partition's records and give back a report."""
+    """Process a partition's records and yield a report."""
     batch = next(batches, None)
     if batch is None:
         return
@@ -184,7 +185,7 @@ def run(plan: Plan, batches: Iterator[arrow.RecordBatch]) -> Iterator[arrow.Reco
 
 
 def function(plan: Plan) -> Callable[[Iterator[arrow.RecordBatch]], Iterator[arrow.RecordBatch]]:
-    """`run` as mapInArrow wants it."""
+    """Return `run` in the form that mapInArrow requires."""
     return partial(run, plan)
 
 
@@ -293,7 +294,7 @@ class _Task:
     def _dead_letters(
         self, records: list[arrow.RecordBatch], decoded: list[Decoded], changes: Changes
     ) -> None:
-        """Queue the records that are no trades, each with why."""
+        """Queue dead letters for the records that are no trades."""
         for batch, part in zip(records, decoded, strict=True):
             for bad in part.bad:
                 self._give_up(batch, bad.row, bad.reason, bad.detail)
@@ -341,5 +342,5 @@ def _rows(changes: Changes, run_name: bytes) -> Iterator[rows.Row]:
 
 
 def _newest_append(batch: arrow.RecordBatch) -> int:
-    """Milliseconds since the Unix epoch."""
+    """Return the newest append time, milliseconds since the Unix epoch."""
     return int(batch.column("timestamp").cast(pa.int64()).to_numpy().max()) // 1000

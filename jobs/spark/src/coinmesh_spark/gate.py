@@ -1,4 +1,4 @@
-"""Lets a query be stopped between two batches: killed tasks take their workers with them."""
+"""Stops a query between two batches: killed tasks would terminate their workers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class GateClosedError(Exception):
-    """The query is about to be stopped; the batch is run at its next start."""
+    """The query is being stopped; the batch is run at its next start."""
 
 
 class Gate:
-    """What each batch passes; closed while the query is stopped."""
+    """Entered by each batch; closed while the query is being stopped."""
 
     def __init__(self) -> None:
         self._batch = threading.Lock()
@@ -20,10 +20,10 @@ class Gate:
 
     @contextmanager
     def open(self) -> Generator[None]:
-        """Around a batch.
+        """Enter the gate for a batch.
 
         Raises:
-            GateClosedError: None may begin now.
+            GateClosedError: No batch may start now.
         """
         with self._batch:
             if self._closed:
@@ -32,7 +32,7 @@ class Gate:
 
     @contextmanager
     def closed(self, patience: float) -> Generator[None]:
-        """Begins when the batch that runs has ended or `patience` seconds are over."""
+        """Close the gate; wait for the running batch, at most `patience` seconds."""
         self._closed = True
         try:
             if self._batch.acquire(timeout=patience):

@@ -1,4 +1,4 @@
-"""A set of native ids as coalesced spans: its size grows with the holes, not with the ids."""
+"""A set of native ids as coalesced spans: its size grows with the gaps, not with the ids."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SPANS: Final = 4096
-"""Beyond this many spans the lowest are joined. What their holes held counts as seen from then on;
-holes so far back can only be filled by trades that are late anyway."""
+"""Beyond this many spans the lowest are joined. Ids in their gaps count as seen from then on; gaps
+so old can only be filled by trades that are late anyway."""
 
 _Ids = NDArray[np.int64]
 
 
 class IdSet:
-    """Ids seen so far, below 2^63, as sorted spans [first, last] that don't touch one another."""
+    """Ids seen so far, below 2^63, as sorted spans [first, last] that are not adjacent."""
 
     def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
         pairs = np.array(list(spans), dtype=np.int64).reshape(-1, 2)
@@ -25,11 +25,11 @@ class IdSet:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """The spans, lowest first."""
+        """Return the spans, lowest first."""
         return list(zip(self._first.tolist(), self._last.tolist(), strict=True))
 
     def admit(self, ids: _Ids) -> NDArray[np.bool_]:
-        """Add `ids`; True where an id is new, at its first occurrence only."""
+        """Add `ids`; return True for each new id, at its first occurrence only."""
         fresh = np.zeros(len(ids), dtype=np.bool_)
         unique, first_at = np.unique(ids, return_index=True)
         if len(self._first):
@@ -43,7 +43,7 @@ class IdSet:
         return fresh
 
     def _join(self, first: _Ids, last: _Ids) -> None:
-        """Add spans that overlap none of those held."""
+        """Add spans that don't overlap the existing ones."""
         all_first = np.concatenate([self._first, first])
         order = np.argsort(all_first, kind="stable")
         all_first = all_first[order]

@@ -1,15 +1,15 @@
 """Indicators as pure functions of the last k closed bars, exact until one rounding at the end.
 
-Each value is a fraction of integers, rounded half-even at scale 12, so it doesn't depend on how it
-is computed: sliding along a list of bars gives the digits that a single window gives.
+Each value is a fraction of integers, rounded half-even at scale 12, so it doesn't depend on the
+computation: sliding along a list of bars gives the same digits as a single window.
 
 - sma: mean of the last n closes.
 - ema: e = (c·2 + e·(n - 1)) / (n + 1) over the last 10·n closes, seeded by the first of them.
 - vwap: sum of quote volume / sum of volume of the last n bars.
 - rsi: 100·G / (G + L), where G and L are Wilder's averages (1/n) of the gains and losses between
-  the last 10·n closes, seeded by the first change; 50 when nothing moved.
+  the last 10·n closes, seeded by the first change; 50 if nothing moved.
   Source: J. W. Wilder, New Concepts in Technical Trading Systems, 1978.
-- bollinger: middle is the sma, lower and upper lie 2 population standard deviations away.
+- bollinger: middle is the sma, lower and upper are 2 population standard deviations away.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ VWAP: Final = 20
 RSI: Final = 14
 BOLLINGER: Final = 20
 WARM_UP: Final = 10
-"""EMA and RSI look this many periods back."""
+"""Look-back of EMA and RSI in periods."""
 LOOKBACK: Final = max(SMA, VWAP, BOLLINGER, WARM_UP * EMA, WARM_UP * RSI)
-"""How many closed bars the longest indicator needs."""
+"""Number of closed bars that the longest indicator needs."""
 
 
 class Output(NamedTuple):
-    """One value of one indicator: its name, period, and output ("" when there is only one)."""
+    """One value of one indicator: its name, period, and output ("" if there is only one)."""
 
     indicator: str
     period: int
@@ -46,7 +46,7 @@ class Output(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name in the store, e.g. "bollinger/20/upper"."""
+        """Return its name in the store, e.g. "bollinger/20/upper"."""
         return f"{self.indicator}/{self.period}/{self.output}"
 
 
@@ -59,16 +59,16 @@ MIDDLE_OUTPUT: Final = Output("bollinger", BOLLINGER, "middle")
 UPPER_OUTPUT: Final = Output("bollinger", BOLLINGER, "upper")
 
 Values = dict[Output, int]
-"""Units of 10^-12 of the indicators that are warm."""
+"""Values in units of 10^-12; only indicators with enough bars are present."""
 
 
 def series(bars: Sequence[Bar], price_exponent: int, begin: int) -> Iterator[Values]:
-    """The indicators after each of `bars[begin:]`, whose predecessors in `bars` are its past.
+    """Yield the indicators after each of `bars[begin:]`; earlier bars are the history.
 
     Args:
-        bars: Closed bars of one interval, oldest first, none left out.
+        bars: Closed bars of one interval, oldest first, without omissions.
         price_exponent: Decimal exponent of their prices.
-        begin: Index of the first bar that is asked for.
+        begin: Index of the first bar to compute.
     """
     closes = [bar.close for bar in bars]
     to_scale = _Scale(price_exponent)
@@ -103,7 +103,7 @@ def series(bars: Sequence[Bar], price_exponent: int, begin: int) -> Iterator[Val
 
 
 class _Scale:
-    """Turns fractions of price units into units of 10^-SCALE, rounded half-even."""
+    """Converts fractions of price units to units of 10^-SCALE, rounded half-even."""
 
     def __init__(self, price_exponent: int) -> None:
         shift = SCALE + price_exponent
@@ -114,16 +114,16 @@ class _Scale:
         return divide_half_even(numerator * self._up, denominator * self._down)
 
     def with_root(self, whole: int, sign: int, square: int, denominator: int) -> int:
-        """(whole + sign·√square) / denominator, rounded once though the root is irrational.
+        """Return (whole + sign·√square) / denominator, rounded once though the root is irrational.
 
-        The denominator must be even: then a half lies at an integer, and the root's fraction
-        only breaks ties.
+        The denominator must be even: then a half is at an integer, and the root's fraction only
+        breaks ties.
         """
         square *= self._up * self._up
         root = isqrt(square)
         exact = root * root == square
         denominator *= self._down
-        # The true numerator lies in [numerator, numerator + 1), and on its lower end if exact.
+        # The true numerator is in [numerator, numerator + 1), and at its lower end if exact.
         numerator = whole * self._up + (root if sign > 0 else -root - (not exact))
         quotient, rest = divmod(numerator, denominator)
         twice = 2 * rest
@@ -149,11 +149,11 @@ class _Smoothing:
         self._denominator: int = d ** (length - 1)
 
     def over(self, values: Sequence[int], begin: int) -> Iterator[Fraction | None]:
-        """The sum at `values[begin]` and each after it; None where the window isn't full."""
+        """Yield the sum at `values[begin]` and each after it; None where the window isn't full."""
         weights, a, d, last = self._weights, self._a, self._d, self._length - 1
         tail = 0
         slid_to = -1
-        # One before the first value is asked for when values are changes between bars.
+        # `begin` is one before the first requested value if values are changes between bars.
         for at in range(begin, len(values)):
             oldest = at - last
             if oldest < 0:

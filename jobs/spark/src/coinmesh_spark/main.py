@@ -17,7 +17,7 @@ from meshkit.settings import SettingsError, load
 
 
 def main() -> None:
-    """Run the command; the exit status is 1 when it failed and 2 when a setting is wrong."""
+    """Run the command; the exit status is 1 for a failure and 2 for a wrong setting."""
     parser = argparse.ArgumentParser(prog="coinmesh-spark", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("stream", help="fold trades into bars, and archive every topic")
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load(StreamSettings)
     logs.configure(settings.service_name, settings.log_level)
-    # What it tells is in the query's exception too, which the watch reports.
+    # Its messages are also in the query's exception, which the watch reports.
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     try:
         if arguments.command == "reset":

@@ -1,9 +1,9 @@
-"""One decimal exponent per instrument, whatever its single events use.
+"""Converts trades to one decimal exponent per instrument.
 
-A venue's exponent is constant, except that an amount too big for 64 bits comes with a smaller one.
-An instrument takes the finest exponent that its trades have needed so far; what then doesn't fit is
-rejected. Both depend on the trades' order alone, not on how it is cut into batches: trades before
-the one that needs a finer exponent are folded, closed and published at the coarser one.
+A venue's exponent is constant, except that an amount too big for 64 bits has a greater one. An
+instrument uses the finest exponent that its trades have needed so far; amounts that then don't fit
+are rejected. Both depend on the trades' order alone, not on their division into batches: trades
+before the one that needs a finer exponent are folded, closed and published at the coarser one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OUT_OF_RANGE: Final = "VALUE_OUT_OF_RANGE"
 _PRICE_LIMIT: Final = 1 << 63
 _SIZE_LIMIT: Final = 1 << 96
 _QUOTE_LIMIT: Final = 1 << 110
-"""A batch's sum of products below this fits 128 bits for 2^17 trades."""
+"""With each product below this, a batch's sum for 2^17 trades fits 128 bits."""
 _SURELY_BELOW: Final = 2.0**109
-"""A product that floats give as below this is below the limit."""
+"""A product whose floating-point result is below this is below the limit."""
 
 
 class Units:
-    """The trades' amounts in their instruments' units, where these differ from the trades' own."""
+    """The trades' amounts in their instruments' units, if these differ from the trades' own."""
 
     def __init__(self, trades: Trades) -> None:
         self._trades = trades
@@ -35,18 +35,18 @@ class Units:
         self._sizes: dict[int, int] = {}
 
     def set(self, row: int, price: int, size: int) -> None:
-        """Give a row's amounts."""
+        """Set a row's amounts."""
         if not self._sizes:
             self._prices = self._trades.price.copy()
         self._prices[row] = price
         self._sizes[row] = size
 
     def prices(self, rows: Ints) -> Ints:
-        """The prices of rows."""
+        """Return the prices of rows."""
         return self._prices[rows]
 
     def sizes(self, rows: Ints) -> Ints | list[int]:
-        """The sizes of rows, which may exceed 64 bits."""
+        """Return the sizes of rows, which may exceed 64 bits."""
         own = self._trades.size[rows]
         if not self._sizes:
             return own
@@ -55,7 +55,7 @@ class Units:
 
 
 class Step(NamedTuple):
-    """An instrument's exponents become finer at a row."""
+    """The row from which an instrument has finer exponents."""
 
     row: int
     instrument: str
@@ -65,13 +65,13 @@ class Step(NamedTuple):
 
 @dataclass
 class Normalized:
-    """What trades are in their instruments' units.
+    """Trades in their instruments' units.
 
     Attributes:
         units: The amounts, each at the exponents that its instrument has at its row.
         kept: Which rows fit.
         rejected: The others, each with the reason.
-        steps: Where exponents become finer, by row.
+        steps: The rows from which exponents become finer.
     """
 
     units: Units
@@ -81,7 +81,7 @@ class Normalized:
 
 
 def normalize(state: Partition, trades: Trades) -> Normalized:
-    """The trades in their instruments' units; new instruments get their exponents."""
+    """Return the trades in their instruments' units; set the exponents of new instruments."""
     found = Normalized(Units(trades), np.ones(len(trades), dtype=np.bool_))
     for code, rows in by_instrument(trades.instrument):
         name = trades.instruments[code]
@@ -94,7 +94,7 @@ def normalize(state: Partition, trades: Trades) -> Normalized:
 
 
 def by_instrument(instrument: Ints) -> Iterator[tuple[int, Ints]]:
-    """Each instrument's code and rows, in the partition's order."""
+    """Yield each instrument's code and rows, in the partition's order."""
     if not len(instrument):
         return
     order = np.argsort(instrument, kind="stable")
@@ -105,7 +105,7 @@ def by_instrument(instrument: Ints) -> Iterator[tuple[int, Ints]]:
 
 
 def _all_plain(instrument: Instrument, trades: Trades, rows: Ints) -> bool:
-    """Whether all rows surely fit and have their instrument's exponents, as nearly always."""
+    """Return whether all rows surely fit and have their instrument's exponents, the usual case."""
     prices = trades.price[rows]
     price_exponents, size_exponents = trades.price_exponent[rows], trades.size_exponent[rows]
     exponents = (
@@ -154,5 +154,5 @@ def _one_by_one(
 
 
 def _finest(exponent: int, amount: int, own: int) -> int:
-    """The exponent at which an amount is whole, not coarser than `exponent`."""
+    """Return the exponent at which an amount is whole, not coarser than `exponent`."""
     return own if own < exponent and amount % 10 ** (exponent - own) else exponent

@@ -1,4 +1,4 @@
-"""The raw archive's place on S3."""
+"""Access to the raw archive on S3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def connect(settings: S3Settings) -> Any:
     """Return pyarrow's client of the object store (it has no types)."""
     credentials = settings.s3_credentials()
     url = urlsplit(settings.s3_endpoint)
-    # The client library knows no client certificates: keys say who we are.
+    # The client library does not support client certificates: keys authenticate the client.
     files = certificate_files(settings)
     return fs.S3FileSystem(
         access_key=credentials.access_key,
@@ -32,7 +32,7 @@ def connect(settings: S3Settings) -> Any:
         scheme=url.scheme,
         region="us-east-1",
         connect_timeout=5,
-        # `answered` tries again.
+        # `answered` retries.
         request_timeout=10,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         force_virtual_addressing=False,
@@ -43,12 +43,12 @@ def connect(settings: S3Settings) -> Any:
 def answered(
     request: Callable[[], T], settings: S3Settings, away_seconds: float = AWAY_SECONDS
 ) -> T:
-    """What the store answers; as long as it restarts, for a renewed certificate, it is asked again.
+    """Return the store's answer; retry while it restarts, as for a renewed certificate.
 
-    A task that fails takes worker processes with it, for whose successors the bars' tasks wait.
+    A failing task would terminate worker processes, and the bars' tasks would wait for new ones.
 
     Raises:
-        Unavailable: It has been away for `away_seconds`, or refuses.
+        Unavailable: It has been unavailable for `away_seconds`, or rejects requests.
     """
     deadline, backoff = time.monotonic() + away_seconds, Backoff(base=0.5, cap=2.0)
     while True:
@@ -65,10 +65,10 @@ def answered(
 
 
 def schema_object(schema_id: int) -> str:
-    """The key of a schema's text."""
+    """Return the key of a schema's text."""
     return f"{RAW}/_schemas/{schema_id}"
 
 
 def reference_object(schema_id: int, name: str) -> str:
-    """The key of the text of what a schema imports, named by its import path."""
+    """Return the key of an imported schema's text, by its import path."""
     return f"{RAW}/_schemas/{schema_id}.imports/{name}"

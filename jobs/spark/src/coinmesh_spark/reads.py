@@ -1,7 +1,7 @@
-"""Whether a batch read all that it planned.
+"""Checks that a batch read all records that it planned.
 
-Spark plans a range of offsets per Kafka partition. A range that is read by two tasks, or whose
-report is lost, would otherwise be a loss that nothing shows: the next batch begins after it.
+Spark plans a range of offsets per Kafka partition. If a range were read by two tasks, or its report
+were lost, records would be lost unnoticed: the next batch begins after it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ GROUP: Final = "spark-kafka-source-check"
 READ_SECONDS: Final = 30.0
 
 Visible = Callable[[int, int, int], list[int]]
-"""Partition, first offset and end → the offsets in between that hold committed records."""
+"""Partition, first offset and end → the offsets of committed records in between."""
 
 
 class IncompleteReadError(Exception):
-    """A batch didn't read all that it planned; it is run again."""
+    """A batch didn't read all records that it planned; it is run again."""
 
 
 def check_read(
@@ -39,12 +39,12 @@ def check_read(
 ) -> None:
     """Check that `offsets` are all records of a partition in [start, end), in order.
 
-    Offsets that Kafka doesn't give out (transaction markers, aborted records) may lack; `visible`
-    is called to prove it only when some do. Of a `compacted` topic, records that were read may have
-    been removed since.
+    Offsets without visible records (transaction markers, aborted records) may be missing; `visible`
+    is called to verify this only if some are. In a `compacted` topic, records that were read may
+    have been removed since.
 
     Raises:
-        IncompleteReadError: Others were read.
+        IncompleteReadError: The records read differ.
     """
     if len(offsets) == end - start and bool((offsets == np.arange(start, end)).all()):
         return
@@ -63,7 +63,7 @@ def check_read(
 def check_reports(
     reported: Iterable[int], starts: Mapping[int, int], ends: Mapping[int, int], visible: Visible
 ) -> None:
-    """Check that each partition that has records in its range reported once.
+    """Check that each partition with records in its range reported once.
 
     Args:
         reported: The partition of each report.
@@ -72,7 +72,7 @@ def check_reports(
         visible: As in `check_read`.
 
     Raises:
-        IncompleteReadError: One reported twice, or not at all.
+        IncompleteReadError: A partition reported twice, or not at all.
     """
     seen: set[int] = set()
     for partition in reported:
@@ -91,11 +91,11 @@ def check_reports(
 def visible_offsets(
     settings: KafkaSettings, topic: str, partition: int, start: int, end: int
 ) -> list[int]:
-    """The offsets in [start, end) that hold committed records, read from Kafka.
+    """Return the offsets of committed records in [start, end), read from Kafka.
 
     Raises:
         Unavailable: Kafka doesn't answer.
-        IncompleteReadError: Kafka has deleted some of the range: no proof is possible.
+        IncompleteReadError: Kafka has deleted part of the range: no proof is possible.
     """
     consumer = tail_consumer(settings, "spark-stream-check", {"group.id": GROUP})
     key = (topic, partition)

@@ -1,4 +1,4 @@
-"""The texts of the schemas that archived records name, kept beside them."""
+"""Texts of the schemas of archived records, stored with the records."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from meshkit.settings import RegistrySettings
 
 
 class SchemaTexts:
-    """Reads schemas and what they import from the registry."""
+    """Reads schemas and their imports from the registry."""
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._client = RegistryClient(settings)
 
     def read(self, schema_id: int) -> tuple[str, dict[str, str]] | None:
-        """A schema's text and those of its imports by path; None if the registry has no such id.
+        """Return a schema's text and its imports' texts by path; None for an unknown id.
 
         Raises:
             Unavailable: The registry doesn't answer.

@@ -1,4 +1,4 @@
-"""The Spark session: one place for its settings."""
+"""Creates the Spark session with its settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POOLS = (
     '<?xml version="1.0"?><allocations>'
     f"{_POOL.format(BARS_POOL, 100, 4)}{_POOL.format(ARCHIVE_POOL, 1, 0)}</allocations>"
 )
-"""Tasks of the bars go first whenever a slot is free."""
+"""Tasks of the bars have priority for free slots."""
 
 
 def start(settings: StreamSettings) -> SparkSession:
@@ -41,14 +41,14 @@ def start(settings: StreamSettings) -> SparkSession:
             f"{PREFIX}SPARK_JARS: {jars} has no spark-sql-kafka jar; bring it there with: "
             "coinmesh up --until spark-stream"
         )
-    # Workers are forked from a daemon that this interpreter's JVM starts.
+    # Workers are forked from a daemon that the JVM starts with this interpreter.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ["TZ"] = "UTC"
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    # Each worker has one partition to fold; more threads than that only compete for the cores.
+    # Each worker folds one partition; more threads would only compete for the cores.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # What a big batch took goes back to the system.
+    # Return the memory of a big batch to the system.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     scratch = settings.spark_checkpoint_dir.parent / "scratch"
@@ -65,9 +65,9 @@ def start(settings: StreamSettings) -> SparkSession:
 
 
 def _close_callbacks(session: SparkSession) -> None:
-    """Let Python's port for `foreachBatch`, which PySpark leaves open to all, ask for the token.
+    """Require the token on Python's port for `foreachBatch`, which PySpark leaves unprotected.
 
-    Py4j's client in the JVM loses the token when it is told the port, and has no other way to it.
+    Py4j's client in the JVM loses the token when the port is set, and has no API to set it again.
     """
     gateway = cast(Any, session.sparkContext._gateway)  # pyright: ignore[reportPrivateUsage]
     token = gateway.java_parameters.auth_token
@@ -90,8 +90,8 @@ def _configuration(
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraClassPath": f"{jars}/*",
-        # Spark looks for interruptions in a failed batch's message with a recursive pattern: a long
-        # message overflows the usual stack, and the query would end without telling why.
+        # Spark searches a failed batch's message for interruptions with a recursive pattern: a long
+        # message overflows the usual stack, and the query would stop without a reason.
         "spark.driver.extraJavaOptions": (
             "-Xss16m -XX:+UseSerialGC -XX:-UsePerfData -XX:MaxMetaspaceSize=256m "
             "-Duser.timezone=UTC "
@@ -100,7 +100,7 @@ def _configuration(
         ),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
-        # Its own ports are for those who know the secret of this start.
+        # Spark's own ports require the secret of this start.
         "spark.authenticate": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -108,14 +108,14 @@ def _configuration(
         "spark.sql.shuffle.partitions": "4",
         "spark.scheduler.mode": "FAIR",
         "spark.scheduler.allocation.file": pools.as_uri(),
-        # One reader per Kafka partition at a time: its fold is a sequence.
+        # One reader per Kafka partition at a time: its fold is sequential.
         "spark.speculation": "false",
         "spark.python.worker.reuse": "true",
         "spark.python.daemon.module": "coinmesh_spark.workers",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         "spark.sql.streaming.minBatchesToRetain": "20",
-        # The default renames by FileContext, which starts `chmod` and `readlink` several times for
-        # each file on a local disk; this one renames as atomically there.
+        # The default renames with FileContext, which starts `chmod` and `readlink` several times
+        # for each file on a local disk; this one renames as atomically there.
         "spark.sql.streaming.checkpointFileManagerClass": (
             "org.apache.spark.sql.execution.streaming.checkpointing."
             "FileSystemBasedCheckpointFileManager"
@@ -128,16 +128,16 @@ def _configuration(
 
 
 def jvm_pid(session: SparkSession) -> int:
-    """The process id of Spark's JVM."""
+    """Return the process id of Spark's JVM."""
     jvm = cast(Any, session.sparkContext._jvm)  # pyright: ignore[reportPrivateUsage]
     return int(jvm.java.lang.ProcessHandle.current().pid())
 
 
 def kafka_options(settings: StreamSettings) -> dict[str, str]:
-    """Spark's options for its connection to Kafka."""
+    """Return Spark's options for its connection to Kafka."""
     options = {
         "kafka.bootstrap.servers": settings.kafka_bootstrap_servers,
-        # The default of 500 ms blocks every task that has read all there is.
+        # The default of 500 ms blocks every task that has read all records.
         "kafka.fetch.max.wait.ms": "10",
         "kafka.max.poll.records": "5000",
         "kafka.client.id": settings.service_name,
@@ -150,7 +150,7 @@ def kafka_options(settings: StreamSettings) -> dict[str, str]:
     if files is None:
         return options
     current = files.chain.parent
-    # By name: whoever connects later, as after a restart of the query, reads what is there then.
+    # As paths: later connections, as after a restart of the query, read the current files.
     return options | {
         "kafka.security.protocol": "SSL",
         "kafka.ssl.truststore.type": "PEM",

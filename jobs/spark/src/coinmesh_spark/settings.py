@@ -29,7 +29,7 @@ def _intervals(text: str) -> str:
 
 
 class WorkerSettings(TelemetrySettings, KafkaSettings, RegistrySettings, CassandraSettings):
-    """What a task that folds trades needs."""
+    """Settings of a task that folds trades."""
 
     service_name: str = Field(
         "spark-stream", min_length=1, description="the job's name", examples=["spark-stream"]
@@ -43,7 +43,7 @@ class WorkerSettings(TelemetrySettings, KafkaSettings, RegistrySettings, Cassand
 
 
 class ArchiveSettings(TelemetrySettings, KafkaSettings, RegistrySettings, S3Settings):
-    """What a task of the archive needs."""
+    """Settings of an archive task."""
 
     service_name: str = Field(
         "spark-stream", min_length=1, description="the job's name", examples=["spark-stream"]
@@ -51,7 +51,7 @@ class ArchiveSettings(TelemetrySettings, KafkaSettings, RegistrySettings, S3Sett
 
 
 class StreamSettings(WorkerSettings, ArchiveSettings, ServiceSettings):
-    """The whole application's settings."""
+    """Settings of the whole application."""
 
     service_name: str = Field(
         "spark-stream", min_length=1, description="the job's name", examples=["spark-stream"]
@@ -122,7 +122,7 @@ class StreamSettings(WorkerSettings, ArchiveSettings, ServiceSettings):
     )
 
     def rules(self) -> Rules:
-        """What the fold goes by."""
+        """Return the parameters of the fold."""
         return Rules(
             disorder=round(self.spark_disorder_seconds * MICROS),
             idle=round(self.spark_idle_seconds * MICROS),

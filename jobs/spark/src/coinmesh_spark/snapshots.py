@@ -1,9 +1,9 @@
 """Snapshots: the fold's state of each partition after each batch; batch N starts from N - 1.
 
-A directory holds one file per partition and batch that had records for it, and one manifest per
-batch, which names the files that make the state after it. A task writes its file before its batch
-commits; the driver writes the manifest when all tasks are through. A batch that is run again finds
-the manifest of the one before and writes the same files again.
+A directory has one file per partition and batch that had records for it, and one manifest per
+batch, which lists the files of the state after it. A task writes its file before its batch commits;
+the driver writes the manifest once all tasks are finished. A batch that is run again finds the
+previous manifest and writes the same files again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from coinmesh_spark.state import Entry, Partition
 from meshkit.files import write_atomically
 
 FORMAT: Final = 1
-"""Raised when the state's layout or the fold's meaning changes: an older snapshot is refused."""
+"""Incremented if the state's layout or the fold's meaning changes: older snapshots are rejected."""
 KEPT: Final = 5
-"""How many batches' snapshots are kept."""
+"""Number of batches whose snapshots are retained."""
 
 
 class SnapshotError(Exception):
-    """The snapshots can't be used; the message names what is wrong and the way out."""
+    """The snapshots can't be used; the message contains the problem and the remedy."""
 
 
 class _Header(msgspec.Struct):
@@ -36,7 +36,7 @@ class _Header(msgspec.Struct):
 
 
 class PartitionState(msgspec.Struct):
-    """Where a partition stands: its next offset, and its state's file (None: no records yet)."""
+    """Position of a partition: its next offset, and its state's file (None: no records yet)."""
 
     next_offset: int
     file: str | None = None
@@ -50,8 +50,8 @@ class Manifest(msgspec.Struct):
         checkpoint: Id of the checkpoint that the batch belongs to.
         batch: Its number.
         topic: The topic that is folded.
-        partitions: Each partition of it.
-        rules: What the state was folded by; older manifests don't have it.
+        partitions: Its partitions.
+        rules: Parameters of the fold; older manifests don't have it.
     """
 
     format: int
@@ -67,7 +67,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_partition(state: Partition) -> bytes:
-    """A line of JSON about the instruments, then their states one after the other."""
+    """Encode a line of JSON about the instruments, then their states one after the other."""
     instruments: list[tuple[str, int, int]] = []
     blobs: list[bytes] = []
     for name, entry in state.entries():
@@ -79,10 +79,10 @@ def encode_partition(state: Partition) -> bytes:
 
 
 def decode_partition(data: bytes) -> Partition:
-    """Read back what `encode_partition` wrote.
+    """Decode the result of `encode_partition`.
 
     Raises:
-        SnapshotError: The data is damaged or of another format.
+        SnapshotError: The data is damaged or has another format.
     """
     line, _, body = data.partition(b"\n")
     try:
@@ -102,13 +102,13 @@ def decode_partition(data: bytes) -> Partition:
 
 
 class Snapshots:
-    """The snapshot directory, on a file system that driver and workers share."""
+    """The snapshot directory, on a file system shared by driver and workers."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def load(self, file: str | None) -> Partition:
-        """A partition's state; a new one for None.
+        """Return a partition's state; a new one for None.
 
         Raises:
             SnapshotError: The file is missing or damaged.
@@ -122,17 +122,17 @@ class Snapshots:
             raise SnapshotError(f"can't use snapshot {path}: {error}; {_remedy(self)}") from error
 
     def save(self, batch: int, partition: int, state: Partition) -> tuple[str, int]:
-        """Write a partition's state after a batch; the file's name and size."""
+        """Write a partition's state after a batch; return the file's name and size."""
         name = f"{batch:012d}-{partition}.state"
         data = encode_partition(state)
         self._write(name, data)
         return name, len(data)
 
     def manifest(self, batch: int) -> Manifest | None:
-        """The manifest of a batch, None if there is none.
+        """Return the manifest of a batch, None if there is none.
 
         Raises:
-            SnapshotError: It is damaged or of another format.
+            SnapshotError: It is damaged or has another format.
         """
         path = self.directory / _manifest_name(batch)
         try:
@@ -149,7 +149,7 @@ class Snapshots:
         return manifest
 
     def commit(self, manifest: Manifest) -> None:
-        """Write a batch's manifest, then drop what only older batches than the kept ones need."""
+        """Write a batch's manifest, then delete files that only expired batches need."""
         self._write(_manifest_name(manifest.batch), _encoder.encode(manifest))
         kept = [
             found
@@ -159,16 +159,16 @@ class Snapshots:
         needed = {part.file for one in kept for part in one.partitions.values()}
         needed |= {_manifest_name(one.batch) for one in kept}
         for path in self.directory.iterdir():
-            # No task writes now: a hidden file is what a killed one left behind.
+            # No task is writing now: a hidden file was left by a killed task.
             if path.name not in needed and (path.suffix in _OWN or path.name.startswith(".")):
                 path.unlink(missing_ok=True)
 
     def batches(self) -> list[int]:
-        """Numbers of the batches that have a manifest, in order."""
+        """Return the numbers of the batches that have a manifest, in order."""
         return sorted(int(path.stem) for path in self.directory.glob("*.json"))
 
     def _write(self, name: str, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all, also after a power cut."""
+        """Write a file atomically and durably."""
         try:
             write_atomically(self.directory / name, data)
         except OSError as error:

@@ -1,8 +1,8 @@
 """The fold's state of one Kafka partition, small enough to be written with every batch.
 
-Per instrument: ids seen, open bars, closed bars that can still change or that indicators look
-back on. It is bounded by the instruments, not by the trades. An instrument is decoded only when a
-batch concerns it; the others stay the bytes that they were read as.
+Per instrument: ids seen, open bars, closed bars that can still change or that indicators need. Its
+size depends on the number of instruments, not of trades. An instrument is decoded only if a batch
+concerns it; the others stay encoded.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Window:
 
     @property
     def closed(self) -> dict[int, Bar]:
-        """The closed bars by start, oldest first."""
+        """Return the closed bars by start, oldest first."""
         if self._stored is not None:
             self._closed = {bar.start: bar for bar in _bars.decode(self._stored)}
             self._stored = None
         return self._closed
 
     def stored(self) -> tuple[list[Bar], msgspec.Raw]:
-        """The window as it is written."""
+        """Return the window in its stored form."""
         closed = self._stored
         if closed is None:
             closed = msgspec.Raw(_encoder.encode(list(self._closed.values())))
         return list(self.open.values()), closed
 
     def add(self, second: Bar, start: int, closed: bool) -> None:
-        """Join a bar of one second to the bar that starts at `start`."""
+        """Add a bar of one second to the bar that starts at `start`."""
         bars = self.closed if closed else self.open
         bar = bars.get(start)
         if bar is not None:
@@ -60,17 +60,17 @@ class Window:
             self._closed = dict(sorted(bars.items()))
 
     def close(self, last_start: int) -> list[int]:
-        """Close the open bars that start at `last_start` or before; their starts in order."""
+        """Close the open bars that start at `last_start` or before; return their sorted starts."""
         ended = sorted(start for start in self.open if start <= last_start)
         for start in ended:
             self.closed[start] = self.open.pop(start)
         return ended
 
     def evict(self, settled: int, lookback: int, counted: int) -> None:
-        """Forget closed bars that nothing needs any more.
+        """Remove closed bars that are no longer needed.
 
         Args:
-            settled: Bars that start up to here change no more.
+            settled: Bars that start up to here no longer change.
             lookback: How many bars before the first unsettled one are still needed.
             counted: Bars that start after this are needed if `lookback` isn't 0.
         """
@@ -90,7 +90,7 @@ class Window:
 
 
 class _Stored(msgspec.Struct, array_like=True):
-    """An instrument as it is written."""
+    """An instrument in its stored form."""
 
     price_exponent: int
     size_exponent: int
@@ -110,16 +110,16 @@ class Instrument:
     """One instrument's state.
 
     Attributes:
-        price_exponent: The decimal exponent of all its prices; None before the first trade.
-        size_exponent: That of its sizes.
+        price_exponent: The decimal exponent of all its prices; 0 before the first trade.
+        size_exponent: The decimal exponent of its sizes.
         newest: Newest event time, microseconds.
-        watermark: Up to where windows are closed, microseconds.
+        watermark: Time up to which windows are closed, microseconds.
         duplicates: Trades that had been seen.
-        late: Trades that came too late.
+        late: Trades that were too late.
         ids: Trade ids seen.
         windows: Bars by interval.
-        highest: Highest price of all trades so far: what a finer exponent must have room for. 0 in
-            states that didn't record it.
+        highest: Highest price of all trades so far, which must fit a finer exponent. 0 in states
+            that didn't record it.
     """
 
     def __init__(self, stored: _Stored) -> None:
@@ -135,7 +135,7 @@ class Instrument:
 
     @classmethod
     def new(cls) -> Instrument:
-        """An instrument before its first trade."""
+        """Return an instrument before its first trade."""
         empty = msgspec.Raw(b"[]")
         windows: dict[str, tuple[list[Bar], msgspec.Raw]] = {
             name: ([], empty) for name in INTERVALS
@@ -144,11 +144,11 @@ class Instrument:
 
     @classmethod
     def decode(cls, data: bytes) -> Instrument:
-        """Read back what `encode` wrote."""
+        """Decode the result of `encode`."""
         return cls(_instruments.decode(data))
 
     def encode(self) -> bytes:
-        """The state as JSON, which holds integers of any size."""
+        """Encode the state as JSON, which supports integers of any size."""
         return _encoder.encode(
             _Stored(
                 self.price_exponent,
@@ -165,12 +165,12 @@ class Instrument:
 
     @property
     def known(self) -> bool:
-        """Whether it has had a trade."""
+        """Return whether it has had a trade."""
         return self.newest > -NEVER
 
     @property
     def next_close(self) -> int:
-        """The least watermark that closes one of its windows, microseconds."""
+        """Return the least watermark that closes one of its windows, microseconds."""
         ends = (
             min(window.open) + INTERVALS[name]
             for name, window in self.windows.items()
@@ -179,7 +179,7 @@ class Instrument:
         return min(ends, default=NEVER) * MICROS if self.known else NEVER
 
     def highest_price(self) -> int:
-        """`highest`, or that of the bars held if the state didn't record it."""
+        """Return `highest`, or the highest price of the stored bars if that is greater."""
         held = (
             bar.high
             for window in self.windows.values()
@@ -189,7 +189,7 @@ class Instrument:
         return max(self.highest, max(held, default=0))
 
     def rescale(self, price_exponent: int, size_exponent: int) -> None:
-        """Express everything at finer exponents."""
+        """Express all amounts at finer exponents."""
         price_factor = 10 ** (self.price_exponent - price_exponent)
         size_factor = 10 ** (self.size_exponent - size_exponent)
         for window in self.windows.values():
@@ -217,7 +217,7 @@ class Partition:
         self._opened: dict[str, Instrument] = {}
 
     def open(self, name: str) -> Instrument:
-        """An instrument's state, to be changed."""
+        """Return an instrument's state for modification."""
         instrument = self._opened.get(name)
         if instrument is None:
             entry = self._entries.get(name)
@@ -227,11 +227,11 @@ class Partition:
 
     @property
     def size(self) -> int:
-        """How many instruments it knows."""
+        """Return the number of instruments."""
         return len(self._entries.keys() | self._opened.keys())
 
     def closing_by(self, watermark: int) -> list[str]:
-        """Instruments that have a window which ends at `watermark` or before."""
+        """Return instruments that have a window which ends at `watermark` or before."""
         found = [name for name, opened in self._opened.items() if opened.next_close <= watermark]
         found += [
             name
@@ -241,7 +241,7 @@ class Partition:
         return found
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
-        """All instruments as they are written, by name."""
+        """Yield all instruments in their stored form, by name."""
         for name in sorted(self._entries.keys() | self._opened.keys()):
             opened = self._opened.get(name)
             if opened is None:

@@ -1,4 +1,4 @@
-"""The application: the bars' query and the archive in one Spark session, watched and restarted."""
+"""The application: the bars' query and the archive in one monitored Spark session."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from meshkit.tls import certificate_files
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.5
-#: How long a renewal waits for a batch to end by itself.
+# Maximum time that a renewal waits for the current batch.
 _BATCH_SECONDS: Final = 10.0
 
 
 class JvmLostError(Exception):
-    """Spark's JVM is gone; only a new process helps."""
+    """Spark's JVM has died; only a new process helps."""
 
 
 class Query(Protocol):
@@ -52,13 +52,13 @@ class Query(Protocol):
     fatal: Exception | None
     gate: Gate
     patience: float
-    """Longest wait before the first try after a failure, in seconds."""
+    """Longest wait before the first restart after a failure, in seconds."""
 
     def check(self) -> None:
-        """Raise if it must not start."""
+        """Raise if the query must not start."""
 
     def start(self, session: SparkSession) -> StreamingQuery:
-        """Start it where its checkpoint stands."""
+        """Start the query at its checkpoint."""
         ...
 
 
@@ -110,7 +110,7 @@ def run(settings: StreamSettings, only: str | None, stop: threading.Event) -> No
 def serve_metrics(
     settings: ServiceSettings, numbers: metrics.Metrics
 ) -> metrics.MetricsServer | None:
-    """Serve metrics where the settings name an address; SettingsError when they mustn't be."""
+    """Serve metrics if the settings contain an address; SettingsError if it is not allowed."""
     if not settings.metrics_listen:
         return None
     listen = Address.parse(settings.metrics_listen)
@@ -118,7 +118,7 @@ def serve_metrics(
 
 
 class _Watched:
-    """A query with its present run and when to start it again."""
+    """A query with its current run and the wait until its restart."""
 
     def __init__(self, query: Query) -> None:
         self.query = query
@@ -128,7 +128,7 @@ class _Watched:
 
 
 class _Watch:
-    """Starts queries that are due, and looks after those that run."""
+    """Starts queries that are due, and monitors running ones."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class _Watch:
                 raise JvmLostError(f"Spark's JVM is gone ({error})") from error
 
     def _step(self, name: str, watched: _Watched) -> None:
-        """Start a query that is due, look after one that runs."""
+        """Start a query that is due, or monitor a running one."""
         if watched.running is None:
             watched.wait -= _TICK_SECONDS
             if watched.wait <= 0:
@@ -193,9 +193,9 @@ class _Watch:
 
 
 def _renew(name: str, watched: _Watched) -> None:
-    """Stop a query's run after its batch; it is started again with the renewed certificate.
+    """Stop a query's run after its batch; it is restarted with the renewed certificate.
 
-    Its Kafka clients are made when it starts and read their keystore then.
+    Its Kafka clients are created at its start and read their keystore then.
     """
     if watched.running is not None and watched.running.isActive:
         with watched.query.gate.closed(_BATCH_SECONDS):
@@ -205,7 +205,7 @@ def _renew(name: str, watched: _Watched) -> None:
 
 
 def _stop(spark: SparkSession) -> None:
-    """End the queries and the JVM; a batch in progress is run again at the next start."""
+    """Stop the queries and the JVM; a batch in progress is run again at the next start."""
     try:
         for query in spark.streams.active:
             query.stop()
@@ -216,7 +216,7 @@ def _stop(spark: SparkSession) -> None:
 
 @contextmanager
 def _only_one(settings: StreamSettings) -> Generator[None]:
-    """Hold the state directories against a second application.
+    """Lock the state directories against a second application.
 
     Raises:
         SettingsError: They are in use, or can't be written.
@@ -246,12 +246,12 @@ def _only_one(settings: StreamSettings) -> Generator[None]:
 
 
 def reset(settings: StreamSettings) -> list[Path]:
-    """Forget what the bars' query has done, so that it folds the topic from its first record.
+    """Delete the state of the bars' query, so that it folds the topic from its first record.
 
     The archive resumes where its manifests end.
 
     Raises:
-        SnapshotError: The topic's partition count has changed since.
+        SnapshotError: The topic's partition count has changed since the state was written.
     """
     numbers = metrics.Metrics()
     with _only_one(settings), log_counts.counted(numbers):

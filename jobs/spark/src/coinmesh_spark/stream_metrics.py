@@ -1,4 +1,4 @@
-"""The application's own numbers; Spark commits no offsets to Kafka, so lag is told here."""
+"""The application's metrics, including lag, because Spark commits no offsets to Kafka."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 class StreamMetrics:
-    """Counts what batches report; `follow` adds what Spark knows about a query's progress."""
+    """Counts the reports of batches; `follow` adds Spark's data about a query's progress."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._batch_seconds = metrics.histogram(
@@ -84,7 +84,7 @@ class StreamMetrics:
         self._last_batch: dict[str, int] = {}
 
     def bars_batch(self, batch: int, reports: list[Report]) -> None:
-        """A batch of bars is through."""
+        """Record a finished batch of bars."""
         del batch
         now = time.time()
         for report in reports:
@@ -106,7 +106,7 @@ class StreamMetrics:
                 self._step_seconds.labels(step).observe(seconds)
 
     def archive_batch(self, group: str, reports: list[ArchiveReport]) -> None:
-        """A topic's part of an archive batch is listed in its manifest."""
+        """Record a topic's part of an archive batch after it was listed in the manifest."""
         for report in reports:
             self._appended[group, report.topic, report.partition] = report.appended
             self._objects.labels(report.topic).inc(len(report.objects))
@@ -116,34 +116,34 @@ class StreamMetrics:
                 self._dead.labels(reason).inc(count)
 
     def archive_pass(self, group: str, seconds: float) -> None:
-        """A group of the archive has looked for records, and archived those of a batch."""
+        """Record a successful pass of an archive group."""
         self._restarts.labels(group)
         self._up.labels(group).set(1)
         self._progress.labels(group).set(time.time())
         self._batch_seconds.labels(group).observe(seconds)
 
     def archive_failed(self, group: str) -> None:
-        """A batch of the archive failed."""
+        """Record a failed batch of the archive."""
         self._up.labels(group).set(0)
         self._restarts.labels(group).inc()
 
     def archive_stopped(self, topic: str, *, stopped: bool) -> None:
-        """Whether a topic waits for an operator: its next records or its manifest are lost."""
+        """Set whether a topic waits for an operator: its next records or its manifest are lost."""
         self._stopped.labels(topic).set(stopped)
 
     def archive_lag(self, group: str, topic: str, partition: int, lag: int) -> None:
-        """How many records of a partition aren't archived."""
+        """Set the number of a partition's records that aren't archived."""
         self._set_lag(group, topic, str(partition), lag)
 
     def restarted(self, query: str) -> None:
-        """A query had to be started again."""
+        """Count a restart of a query."""
         self._restarts.labels(query).inc()
 
     def follow(self, name: str, query: StreamingQuery) -> None:
-        """Take state, lag and duration from a query's last progress."""
+        """Update state, lag and duration from a query's last progress."""
         self._restarts.labels(name)  # a query that never restarted shows 0
         last: Any = query.lastProgress
-        # Spark tells of a trigger that found nothing, too.
+        # Spark also reports a trigger that found no records.
         self._up.labels(name).set(last is not None and query.isActive)
         if last is None:
             return

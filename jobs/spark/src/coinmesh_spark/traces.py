@@ -1,8 +1,8 @@
-"""Traces through a micro-batch: from the records that are traced to the bars that they changed.
+"""Traces through a micro-batch: from traced records to the bars that they changed.
 
 A partition's part of a micro-batch is one span, child of its first traced record and linked to all,
-so that one trace goes on to the bars. In the trace of each other record a span of the same duration
-is linked to it.
+so that one trace continues to the bars. The trace of each other record has a span of the same
+duration with a link to it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from meshkit.tracing import Headers, Tracing
 
 COLUMN: Final = "traceparent"
 EXPRESSION: Final = f"get(filter(headers, h -> h.key = '{tracing.TRACEPARENT}'), 0).value"
-"""The column as Spark takes it from a record's headers: null for nearly all."""
+"""The column that Spark extracts from a record's headers: null for nearly all records."""
 MOST: Final = 128
 NAME: Final = "micro-batch bars"
 
 
 class MicroBatch:
-    """The spans of one partition's part of a micro-batch; none when no record is traced."""
+    """The spans of one partition's part of a micro-batch; none if no record is traced."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class MicroBatch:
 
     @contextmanager
     def asking(self, peer: str, operation: str) -> Generator[None]:
-        """A span around what a component is asked for."""
+        """Create a span around a request to a component."""
         if self._span is None:
             yield
             return
@@ -64,7 +64,7 @@ class MicroBatch:
             yield
 
     def headers(self, changed: ChangedBar) -> Headers | None:
-        """The headers of a bar of an instrument with traced records; None for any other."""
+        """Return the headers of a bar of an instrument with traced records; None for any other."""
         if self._span is None or changed.instrument not in self._instruments:
             return None
         attributes: dict[str, AttributeValue] = {
@@ -80,12 +80,12 @@ class MicroBatch:
         return [(tracing.TRACEPARENT, tracing.traceparent(span.get_span_context()).encode())]
 
     def sent(self) -> None:
-        """Kafka has all bars."""
+        """End the bars' spans once Kafka has all bars."""
         for span in self._sent:
             span.end()
 
     def end(self) -> None:
-        """The batch is done."""
+        """End the batch's spans."""
         if self._span is None:
             return
         now = time.time_ns()
@@ -101,7 +101,7 @@ class MicroBatch:
 
 
 def _traced(records: Sequence[arrow.RecordBatch]) -> list[tuple[str, Context]]:
-    """Instrument and context of the first traced records."""
+    """Return instrument and context of the first traced records."""
     found: list[tuple[str, Context]] = []
     for batch in records:
         column = batch.column(COLUMN)

@@ -27,8 +27,8 @@ class Trades:
     """Decoded trades in the order of their partition, as columns of equal length.
 
     Attributes:
-        instruments: The instruments' names; `instrument` holds indexes into it.
-        instrument: Which instrument.
+        instruments: The instruments' names; `instrument` has indexes into it.
+        instrument: Index of the instrument.
         trade_id: The venue's id.
         event_time: Microseconds since the Unix epoch.
         price: Units of 10^price_exponent.
@@ -52,13 +52,13 @@ class Trades:
         return len(self.trade_id)
 
     def take(self, which: Flags) -> Trades:
-        """The trades for which `which` is true."""
+        """Return the trades for which `which` is true."""
         columns = {name: getattr(self, name)[which] for name in COLUMNS}
         return Trades(self.instruments, **columns)
 
     @classmethod
     def concatenated(cls, parts: Sequence[Trades]) -> Trades:
-        """All trades of `parts`, in order."""
+        """Return all trades of `parts`, in order."""
         codes: dict[str, int] = {}
         instrument: list[Ints] = []
         for part in parts:
@@ -78,11 +78,11 @@ COLUMNS: Final = tuple(column.name for column in fields(Trades) if column.name !
 def second_bars(
     trades: Trades, rows: Ints, price: Ints, size: Ints | list[int]
 ) -> list[tuple[int, Bar]]:
-    """The bars of one second that `rows` of `trades` make, each with its instrument's index.
+    """Return the one-second bars of `rows` of `trades`, each with its instrument's index.
 
     Args:
         trades: The trades.
-        rows: Which of them, each id of an instrument at most once.
+        rows: Indexes of the trades, each id of an instrument at most once.
         price: The rows' prices in their instruments' units.
         size: The rows' sizes in their instruments' units; a list if one exceeds 64 bits.
     """

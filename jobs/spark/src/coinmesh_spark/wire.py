@@ -1,10 +1,10 @@
-"""Protobuf fields of many messages at once, by NumPy: all advance together, field by field.
+"""Protobuf fields of many messages at once with NumPy: all advance together, field by field.
 
 Messages of one producer have their fields in the same order, so each step reads one tag for all of
-them, then one value for all of them. A message that doesn't fit in (another order of fields, one
-that repeats or nests, a length beyond its end, a string that isn't ASCII) is left out, and the
-caller parses it by itself: this is a fast path, never the judge of what is invalid. Whether a
-message fits in depends on itself alone. It costs a quarter of creating message objects.
+them, then one value for all of them. An irregular message (another order of fields, a repeated or
+nested field, a length beyond its end, a string that isn't ASCII) is left out, and the caller parses
+it separately: this is a fast path, it never decides that a message is invalid. Whether a message is
+regular depends on itself alone. It costs a quarter of creating message objects.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
@@ -30,13 +30,13 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fields:
-    """What was read.
+    """The fields that were read.
 
     Attributes:
-        regular: Which messages were read whole; the others' values mean nothing.
-        varints: Each wanted number's raw value by field number, 0 where absent.
-        begins: Where each string begins in the data, by field number.
-        lengths: Its length, 0 where absent.
+        regular: Which messages were read completely; the others' values are undefined.
+        varints: Each requested field's raw value by field number, 0 if absent.
+        begins: Start of each string in the data, by field number.
+        lengths: Its length, 0 if absent.
     """
 
     regular: NDArray[np.bool_]
@@ -46,7 +46,7 @@ class Fields:
 
 
 def zigzag(value: Bits) -> Longs:
-    """The signed numbers of sint fields."""
+    """Decode the signed numbers of sint fields."""
     return (value >> np.uint64(1)).astype(np.int64) ^ -(value & np.uint64(1)).astype(np.int64)
 
 
@@ -56,10 +56,10 @@ def read(
     """Read the messages data[begin:end].
 
     Args:
-        data: Bytes that hold them, with at least `_MAX_VARINT` more after the last message.
-        begin: Where each message begins.
-        end: Where each message ends.
-        numbers: Numbers of the varint fields that are wanted.
+        data: The messages' bytes, with at least `_MAX_VARINT` more after the last message.
+        begin: Start of each message.
+        end: End of each message.
+        numbers: Numbers of the requested varint fields.
         strings: Numbers of the string fields that a message may have.
     """
     count = len(begin)
@@ -76,7 +76,7 @@ def read(
         left = everyone if unfinished.all() else np.flatnonzero(unfinished)
         if not len(left):
             return Fields(regular, varints, begins, lengths)
-        # The lowest tag that any message has next; those without it wait. Tags of one byte do.
+        # The lowest next tag of any message; messages without it wait. Tags of one byte suffice.
         tags = data[at[left]]
         tag = int(tags.min())
         number, kind = tag >> 3, tag & 7
@@ -112,12 +112,12 @@ def _readable(kind: int, number: int, strings: frozenset[int]) -> bool:
 
 
 def _varint(data: Bytes, at: Longs) -> tuple[Bits, Longs]:
-    """The varints at positions, and where each ends; an endless one ends beyond all data."""
+    """Return the varints at positions and their ends; an endless one ends beyond all data."""
     byte = data[at]
     value = (byte & 0x7F).astype(np.uint64)
     after = at + 1
     shift = 7
-    # Most varints of a field are equally long: as long as all go on, no selection is needed.
+    # Most varints of a field have equal length: while all continue, no selection is needed.
     while shift < 7 * _MAX_VARINT and bool((byte & 0x80).all()):
         byte = data[after]
         value |= (byte & 0x7F).astype(np.uint64) << np.uint64(shift)

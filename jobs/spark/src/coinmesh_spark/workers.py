@@ -1,8 +1,8 @@
-"""PySpark's daemon with the tasks' modules imported: a worker that it forks begins at once.
+"""PySpark's daemon with the tasks' modules imported, so that forked workers start at once.
 
-Their imports take 2.7 s of CPU; PySpark's own daemon leaves them to each worker. No connection and
-no pool of threads exists before a task runs: imports start only housekeeping threads of jemalloc,
-which handles forks, and of polars' spilling to disk, which isn't used.
+The imports take 2.7 s of CPU; PySpark's own daemon leaves them to each worker. No connection and no
+thread pool exists before a task runs: imports start only housekeeping threads of jemalloc, which
+handles forks, and of polars' spilling to disk, which isn't used.
 """
 
 from pyspark import daemon

@@ -1,1 +1,1 @@
-"""The raw archive: manifests of its objects, and their readers."""
+"""The raw archive: manifests of its objects, and functions that read both."""

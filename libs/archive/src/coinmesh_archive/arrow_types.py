@@ -1,4 +1,4 @@
-"""Names of pyarrow's classes for annotations: pyarrow has no types, so each stands for Any."""
+"""Names of pyarrow's classes for annotations: pyarrow has no types, so each is an alias of Any."""
 
 from typing import Any, TypeAlias
 

@@ -1,11 +1,13 @@
-"""Manifests for the objects of an archive that had none.
+"""Creates manifests for the objects of an archive without manifests.
 
-Objects of that archive may overlap, because a repeated batch with another size limit was cut
-elsewhere: what is left of an object beyond the ones before it is written anew. An object whose
-records were appended later than those with higher offsets belongs to a later incarnation.
+Objects of such an archive may overlap, because a repeated batch with another size limit was split
+differently: the part of an object beyond its predecessors is written again as a new object. An
+object whose records were appended later than those with higher offsets belongs to a later
+incarnation.
 
 The newest manifest is written first, the oldest last. After an interruption the manifests of the
-last days are there, so that the archive resumes where it should, and a repetition adds the others.
+last days exist, so that the archive resumes at the correct offsets, and a repetition adds the
+others.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ from coinmesh_contracts import topics
 from meshkit.errors import FailedPrecondition
 
 UNKNOWN_ID: Final = "unknown"
-"""The topic id of a topic that Kafka doesn't have; with a number, of its earlier incarnations."""
+"""Topic id of a topic that Kafka doesn't have; with a number, of its earlier incarnations."""
 _KEY: Final = re.compile(r".*/date=([\d-]{10})/hour=(\d\d)/(\d+)-(\d{20})-(\d{20})\.parquet")
 
 
 @dataclass
 class _Position:
-    """Where a partition is: its incarnation, next offset and newest append time."""
+    """The position of a partition: its incarnation, next offset and newest append time."""
 
     incarnation: int
     next: int
@@ -62,8 +64,8 @@ class Indexer:
     Attributes:
         store: The archive.
         topic: The topic.
-        topic_id: The id that Kafka gave it; `UNKNOWN_ID` if Kafka has no such topic.
-        actor: The operator, who becomes responsible for offsets that no object has.
+        topic_id: The topic's id in Kafka; `UNKNOWN_ID` if Kafka has no such topic.
+        actor: The operator, recorded as responsible for offsets that no object has.
         time: Now, microseconds since the Unix epoch.
     """
 
@@ -75,7 +77,7 @@ class Indexer:
     _positions: dict[int, _Position] = field(default_factory=dict[int, _Position])
 
     def run(self) -> Iterator[Manifest]:
-        """Write the manifests that are missing, newest first; all but the topic's last are sealed.
+        """Write the missing manifests, newest first; seal all but the topic's last.
 
         Raises:
             FailedPrecondition: The topic has all manifests, or others than an interrupted
@@ -99,10 +101,10 @@ class Indexer:
             yield manifest
 
     def _continued(self, manifest: Manifest, day: str) -> Manifest:
-        """The oldest manifest that is there, which must begin where `manifest` stops.
+        """Return the oldest stored manifest, which must begin where `manifest` ends.
 
         Raises:
-            FailedPrecondition: It doesn't.
+            FailedPrecondition: It doesn't begin there.
         """
         stored = self.store.load(self.topic, day)
         known = stored.manifest.incarnations if stored else []
@@ -118,7 +120,7 @@ class Indexer:
         return stored.manifest
 
     def _manifests(self, dates: list[str]) -> Iterator[Manifest]:
-        """Manifests of all days; `dates` are those that have one already."""
+        """Yield the manifests of all days; `dates` are the days that already have one."""
         days: dict[str, list[tuple[str, int, int, int, str]]] = defaultdict(list)
         for key, _ in self.store.objects(self.topic):
             if match := _KEY.fullmatch(key):
@@ -126,7 +128,7 @@ class Indexer:
                 days[day].append((hour, int(partition), int(first), -int(last), key))
         if not days:
             return
-        # The objects of the days that have manifests may have been replaced meanwhile.
+        # The objects of days that have manifests may have been replaced meanwhile.
         first, last = map(date.fromisoformat, (min(days), max([*days, *dates[:1]])))
         for number_of_day in range((last - first).days + 1):
             # A day without records has a manifest, too.
@@ -141,10 +143,10 @@ class Indexer:
     def _ordered(
         self, found: list[tuple[str, int, int, int, str]]
     ) -> Iterator[tuple[int, Span, str]]:
-        """A day's objects by partition in order of append: partition, offsets and key.
+        """Yield a day's objects by partition in order of append: partition, offsets and key.
 
-        Those of an hour are read for it, because the offsets of a topic that was created again
-        within the hour begin anew.
+        The objects of an hour are read to determine the order, because the offsets of a topic that
+        was recreated within the hour restart.
         """
         for (_, number), group in groupby(sorted(found), key=itemgetter(0, 1)):
             objects_of_hour = [(first, last, key) for *_, first, last, key in group]
@@ -154,13 +156,13 @@ class Indexer:
                 yield number, (first, -last), key
 
     def _appended(self, key: str) -> int:
-        """When an object's first record was appended, microseconds since the Unix epoch."""
+        """Return when an object's first record was appended, microseconds since the Unix epoch."""
         table = pq.read_table(pa.BufferReader(self.store.read(key)), columns=["timestamp"])
         times = table.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
         return times[0].as_py()
 
     def _partition(self, manifest: Manifest, number: int, position: _Position) -> Partition:
-        """A partition in the manifest, added at its position if it isn't there."""
+        """Return a partition of the manifest; add it at its position if it is missing."""
         while len(manifest.incarnations) <= position.incarnation:
             manifest.incarnations.append(Incarnation(topic_id=self.topic_id, partitions={}))
         partitions = manifest.incarnations[position.incarnation].partitions
@@ -217,7 +219,7 @@ class Indexer:
 
 
 def is_unfinished(store: ArchiveStore, topic: str) -> bool:
-    """Whether a topic has objects that were to be indexed, but aren't yet."""
+    """Return whether a topic has objects that must be indexed but aren't yet."""
     dates = store.dates(topic)
     keys = (key for key, _ in store.objects(topic))
     match = next(filter(None, map(_KEY.fullmatch, keys)), None)
@@ -225,7 +227,7 @@ def is_unfinished(store: ArchiveStore, topic: str) -> bool:
 
 
 def _unverified(table: arrow.Table) -> list[Absent]:
-    """The offsets between an object's records that have none."""
+    """Return the offsets between an object's records that have no record."""
     offsets = table.column("offset").to_numpy()
     return [
         Absent(int(offsets[at]) + 1, int(offsets[at + 1]) - 1, UNVERIFIED)

@@ -1,8 +1,8 @@
-"""The manifest of a topic and day: the objects that hold its records, and every offset between.
+"""The manifest of a topic and day: the objects with its records, and every offset between them.
 
-An object that no manifest lists doesn't exist for readers. Of each partition, every offset from
+An object that no manifest lists doesn't exist for readers. For each partition, every offset from
 `first` to before `next` is a record in exactly one object, or `absent`, or `skipped`; `faults`
-proves it from the manifest alone. A sealed manifest never changes again.
+verifies it from the manifest alone. A sealed manifest never changes again.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ FORMAT: Final = 1
 COMPACTED: Final = "compacted"
 """Removed by Kafka's compaction before the archive read it: a newer record of its key exists."""
 CONTROL: Final = "control"
-"""A transaction's marker or a record of an aborted transaction: never visible to a consumer."""
+"""A transaction marker or a record of an aborted transaction: never visible to a consumer."""
 UNVERIFIED: Final = "unverified"
-"""No record when the object was written, by an archive without manifests."""
+"""No record existed when the object was written, by an archive without manifests."""
 
 Span = tuple[int, int]
 """First and last offset, inclusive; or first and last time."""
 
 
 class ManifestError(Exception):
-    """A manifest is damaged, or of another format."""
+    """A manifest is damaged, or has another format."""
 
 
 class KeyStatistics(msgspec.Struct, array_like=True, frozen=True):
     """The records of one key in an object.
 
     Attributes:
-        records: How many.
+        records: Number of records.
         times: Smallest and largest event time, microseconds since the Unix epoch; None without.
         ids: Smallest and largest native trade id; None for events without.
     """
@@ -46,7 +46,7 @@ class KeyStatistics(msgspec.Struct, array_like=True, frozen=True):
     ids: Span | None = None
 
     def plus(self, other: KeyStatistics) -> KeyStatistics:
-        """The statistics of both objects' records."""
+        """Return the statistics of both objects' records."""
         return KeyStatistics(
             self.records + other.records,
             enclosing(self.times, other.times),
@@ -58,10 +58,10 @@ class RawObject(msgspec.Struct, frozen=True, kw_only=True):
     """A parquet object.
 
     Attributes:
-        key: Its key in the bucket; it contains the offsets and the digest's beginning.
+        key: Its key in the bucket; it contains the offsets and a prefix of the digest.
         first: Offset of the first record.
         last: Offset of the last record.
-        records: How many records; fewer than offsets if some are absent.
+        records: Number of records; smaller than the number of offsets if some are absent.
         size: Bytes of the object.
         payload: Bytes of its records' keys and values.
         sha256: Digest of the object, hexadecimal.
@@ -83,7 +83,7 @@ class RawObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Absent(msgspec.Struct, array_like=True, frozen=True):
-    """Offsets that Kafka has no record for, and why."""
+    """Offsets for which Kafka has no record, and the reason."""
 
     first: int
     last: int
@@ -91,12 +91,12 @@ class Absent(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """Offsets whose records are lost, as an operator has confirmed.
+    """Offsets whose records are lost, confirmed by an operator.
 
     Attributes:
         first: The first offset.
         last: The last offset; None if unknown, because the topic was deleted.
-        reason: Why, in the operator's words.
+        reason: The reason stated by the operator.
         actor: The operator.
         time: When it was recorded, microseconds since the Unix epoch.
     """
@@ -109,12 +109,12 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Newest(msgspec.Struct, array_like=True, frozen=True):
-    """The newest record of a partition that is archived, by which a log is recognized.
+    """The newest archived record of a partition, which identifies a log.
 
     Attributes:
         offset: Its offset.
         appended: The newest append time up to it, microseconds since the Unix epoch.
-        epoch: The leader epoch of the log's end when it was archived; None if Kafka didn't tell.
+        epoch: The leader epoch of the log's end when it was archived; None if unknown.
     """
 
     offset: int
@@ -125,7 +125,7 @@ class Newest(msgspec.Struct, array_like=True, frozen=True):
 class Partition(msgspec.Struct, kw_only=True):
     """A partition's offsets of the day: from `first` to before `next`.
 
-    `newest` may be of a day before; it is None in manifests of a release that didn't record it.
+    `newest` may be from an earlier day; it is None in manifests of a release that didn't record it.
     """
 
     first: int
@@ -137,11 +137,11 @@ class Partition(msgspec.Struct, kw_only=True):
 
     @property
     def records(self) -> int:
-        """How many records the day has."""
+        """Return the number of the day's records."""
         return sum(item.records for item in self.objects)
 
     def faults(self) -> Iterator[str]:
-        """Whatever contradicts that each offset is accounted for once."""
+        """Yield every violation of the rule that each offset is accounted for exactly once."""
         gaps = [(gap.first, gap.last) for gap in self.absent]
         gaps += [(gap.first, gap.last) for gap in self.skipped if gap.last is not None]
         inside: set[Span] = set()
@@ -164,7 +164,7 @@ class Partition(msgspec.Struct, kw_only=True):
             yield f"offsets {position} to {self.next - 1} are missing"
 
     def note_newest(self, epoch: int | None) -> None:
-        """Record the last object's end as what is newest."""
+        """Record the last object's end as the newest record."""
         last = self.objects[-1]
         appended = max(*last.appended, self.newest.appended if self.newest else 0)
         self.newest = Newest(last.last, appended, epoch)
@@ -176,7 +176,7 @@ class Partition(msgspec.Struct, kw_only=True):
 
         Args:
             objects: New objects, in order; they contain the records of the retired ones.
-            retired: Keys of objects that no longer count.
+            retired: Keys of objects that are no longer valid.
             absent: Offsets without a record from `next` to before `end`.
             end: The next offset that isn't archived.
         """
@@ -186,12 +186,12 @@ class Partition(msgspec.Struct, kw_only=True):
 
 
 class Incarnation(msgspec.Struct, kw_only=True):
-    """A topic from its creation to its deletion: offsets are unique within one.
+    """A topic from its creation to its deletion: offsets are unique within an incarnation.
 
     Attributes:
-        topic_id: The id that Kafka gave the topic when it was created.
-        partitions: By number.
-        ended: Set when an operator confirmed that the topic was deleted or truncated.
+        topic_id: The id that Kafka assigned to the topic at its creation.
+        partitions: Partitions by number.
+        ended: Set once an operator confirmed that the topic was deleted or truncated.
     """
 
     topic_id: str
@@ -200,7 +200,7 @@ class Incarnation(msgspec.Struct, kw_only=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What is archived of a topic and day.
+    """The archived records of a topic and day.
 
     Attributes:
         topic: The topic.
@@ -223,11 +223,11 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     @property
     def current(self) -> Incarnation:
-        """The incarnation that is being archived."""
+        """Return the incarnation that is being archived."""
         return self.incarnations[-1]
 
     def faults(self) -> list[str]:
-        """Whatever contradicts completeness, with its partition; empty for a complete manifest."""
+        """Return every violation of completeness with its partition; empty if complete."""
         return [
             f"{self.topic} {self.date}, partition {number}: {fault}"
             for incarnation in self.incarnations
@@ -236,7 +236,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         ]
 
     def following(self) -> Manifest:
-        """The next day's manifest, which begins where this one stops."""
+        """Return the next day's manifest, which begins where this one ends."""
         day = date.fromisoformat(self.date) + timedelta(days=1)
         starts = {
             number: Partition(first=partition.next, next=partition.next, newest=partition.newest)
@@ -249,15 +249,15 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as gzipped JSON; equal manifests give equal bytes."""
+    """Encode a manifest as gzipped JSON; equal manifests produce equal bytes."""
     return gzip.compress(msgspec.json.encode(manifest), compresslevel=1, mtime=0)
 
 
 def decode(data: bytes) -> Manifest:
-    """Read back `encode`.
+    """Decode the result of `encode`.
 
     Raises:
-        ManifestError: The data is damaged or of another format.
+        ManifestError: The data is damaged or has another format.
     """
     try:
         manifest = msgspec.json.decode(gzip.decompress(data), type=Manifest)
@@ -269,14 +269,14 @@ def decode(data: bytes) -> Manifest:
 
 
 def enclosing(one: Span | None, other: Span | None) -> Span | None:
-    """The smallest span that contains both."""
+    """Return the smallest span that contains both."""
     if one is None or other is None:
         return one or other
     return min(one[0], other[0]), max(one[1], other[1])
 
 
 def _joined(gaps: list[Absent]) -> list[Absent]:
-    """`gaps` with neighbours of one reason as one."""
+    """Return `gaps` with adjacent ones of the same reason merged."""
     joined: list[Absent] = []
     for gap in gaps:
         if joined and joined[-1].last + 1 == gap.first and joined[-1].reason == gap.reason:

@@ -17,9 +17,9 @@ from coinmesh_archive.manifest import KeyStatistics, RawObject, Span, enclosing
 from coinmesh_archive.store import RAW
 from coinmesh_contracts import framing, topics
 
-#: Its functions are created at import, where a type checker doesn't see them.
+# Functions of this module are created at import, where a type checker doesn't see them.
 pc: Any = pyarrow.compute
-#: Which columns have dictionaries and statistics; pyarrow types both as bool alone.
+# Columns with dictionaries and statistics; pyarrow types both as bool alone.
 _COLUMNS: Final[Mapping[str, Any]] = {
     "use_dictionary": ["key", "partition", "timestampType", "schema_id"],
     "write_statistics": ["offset", "timestamp"],
@@ -27,18 +27,18 @@ _COLUMNS: Final[Mapping[str, Any]] = {
 _MAX_SCHEMA_ID: Final = 1 << 31
 
 Fact = tuple[int | None, int | None]
-"""A record's event time in microseconds and native trade id, where its event has them."""
+"""A record's event time in microseconds and native trade id, if its event has them."""
 NO_FACT: Final[Fact] = None, None
 
 
 def fact(event: Message) -> Fact:
-    """The fact of a decoded event."""
+    """Return the fact of a decoded event."""
     fields: Any = event
     return fields.event_time or None, getattr(fields, "trade_id", 0) or None
 
 
 def facts(topic: str, values: Iterable[bytes | None]) -> list[Fact]:
-    """The fact of each value that is an event of its topic, `NO_FACT` for the others."""
+    """Return the fact of each value that is an event of its topic, `NO_FACT` for the others."""
     known = topics.BY_NAME.get(topic)
     if known is None or known.message is None:
         return [NO_FACT for _ in values]
@@ -52,7 +52,7 @@ def facts(topic: str, values: Iterable[bytes | None]) -> list[Fact]:
 
 
 def statistics(keys: arrow.ChunkedArray, read: Sequence[Fact]) -> dict[str, KeyStatistics]:
-    """Statistics by key of records with these keys and facts; a record without a key has ""."""
+    """Return statistics by key of records with these keys and facts; no key counts as ""."""
     times = pa.array([time for time, _ in read], pa.int64())
     ids = pa.array([trade_id for _, trade_id in read], pa.uint64())
     table: Any = pa.table({"key": keys, "time": times, "id": ids})
@@ -71,7 +71,7 @@ def _span(row: Mapping[str, Any], name: str) -> Span | None:
 
 
 def payload(table: arrow.Table | arrow.RecordBatch) -> arrow.Array:
-    """Bytes of each record's key and value."""
+    """Return the bytes of each record's key and value."""
     lengths = (
         pc.fill_null(pc.binary_length(table.column(name)), 0).cast(pa.int64())
         for name in ("key", "value")
@@ -80,7 +80,7 @@ def payload(table: arrow.Table | arrow.RecordBatch) -> arrow.Array:
 
 
 def schema_ids(table: arrow.Table) -> list[int | None]:
-    """The schema id in each value's framing; None for a value that isn't framed."""
+    """Return the schema id in each value's framing; None for a value that isn't framed."""
     return [_schema_id(value) for value in table.column("value").to_pylist()]
 
 
@@ -95,7 +95,7 @@ def _schema_id(value: bytes | None) -> int | None:
 def merged(
     replaced: Sequence[RawObject], keys: dict[str, KeyStatistics]
 ) -> dict[str, KeyStatistics]:
-    """Statistics of the records of `replaced` and of those with the statistics `keys`."""
+    """Return the statistics of the records of `replaced` and of those described by `keys`."""
     total = dict(keys)
     for item in replaced:
         for key, part in item.keys.items():
@@ -110,7 +110,7 @@ def _add(total: dict[str, KeyStatistics], key: str, part: KeyStatistics) -> None
 def build(
     topic: str, table: arrow.Table, keys: dict[str, KeyStatistics]
 ) -> tuple[RawObject, bytes]:
-    """An object of records of one partition, and its bytes.
+    """Build an object from records of one partition; return it and its bytes.
 
     Args:
         topic: The topic.
@@ -150,14 +150,14 @@ def build(
 
 
 def parse(data: bytes, sha256: str) -> arrow.Table | None:
-    """The records of an object; None if its digest is another one."""
+    """Return the records of an object; None if its digest differs."""
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
     return pq.read_table(pa.BufferReader(data))
 
 
 def _key(topic: str, partition: int, offsets: Span, appended: int, digest: str) -> str:
-    """Named by contents: neither a repeated write nor another incarnation replaces an object."""
+    """Return a name based on the contents, so that no write replaces another object."""
     moment = datetime.fromtimestamp(appended // 1_000_000, UTC)
     return (
         f"{RAW}/{topic}/date={moment:%Y-%m-%d}/hour={moment:%H}/"

@@ -12,10 +12,10 @@ from meshkit.errors import DataLoss, NotFound
 
 
 def read_day(store: ArchiveStore, topic: str, date: str) -> Iterator[tuple[str, arrow.Table]]:
-    """The records of a topic and day as tables, each with the topic id of its incarnation.
+    """Yield the records of a topic and day as tables, each with its incarnation's topic id.
 
-    A day that is still being archived is read up to the manifest's end. An object that was merged
-    into another one meanwhile is looked up again.
+    A day that is still being archived is read up to the manifest's end. If an object was merged
+    into another one meanwhile, the manifest is read again.
 
     Raises:
         NotFound: The day has no manifest.
@@ -43,7 +43,7 @@ def read_day(store: ArchiveStore, topic: str, date: str) -> Iterator[tuple[str, 
 
 
 def complete(store: ArchiveStore, topic: str, date: str) -> Manifest:
-    """The manifest of a topic and day, which accounts for each of its offsets; as `read_day`."""
+    """Return the complete manifest of a topic and day; raise errors as `read_day`."""
     stored = store.load(topic, date)
     if stored is None:
         raise NotFound("RAW_DAY_NOT_FOUND", f"{topic} has no manifest of {date}")
@@ -53,11 +53,11 @@ def complete(store: ArchiveStore, topic: str, date: str) -> Manifest:
 
 
 def read_object(store: ArchiveStore, item: RawObject) -> arrow.Table:
-    """The records of an object.
+    """Return the records of an object.
 
     Raises:
         NotFound: It doesn't exist.
-        DataLoss: It isn't what its manifest lists.
+        DataLoss: It differs from its manifest.
     """
     table = parse(store.read(item.key), item.sha256)
     if table is None:
@@ -66,6 +66,6 @@ def read_object(store: ArchiveStore, item: RawObject) -> arrow.Table:
 
 
 def _after(incarnation: Incarnation, number: int, position: int) -> RawObject | None:
-    """The first object of a partition with a record at `position` or after it."""
+    """Return the first object of a partition with a record at `position` or after it."""
     objects = incarnation.partitions[number].objects
     return next((item for item in objects if item.last >= position), None)

@@ -1,6 +1,6 @@
-"""The archive's part of the bucket: manifests, swapped by conditional PUT, and objects; blocking.
+"""The archive's part of the bucket: manifests, replaced by conditional PUT, and objects; blocking.
 
-Every method raises Unavailable when the object store doesn't answer or refuses.
+Every method raises Unavailable if the object store doesn't answer or rejects the request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meshkit.settings import S3Settings
 RAW: Final = "raw"
 _MANIFESTS: Final = "_manifests"
 _DELETE_LIMIT: Final = 1_000
-"""Keys that one DeleteObjects request takes."""
+"""Maximum number of keys in one DeleteObjects request."""
 
 
 class ManifestChanged(FailedPrecondition):
@@ -29,7 +29,7 @@ class ManifestChanged(FailedPrecondition):
 
 @dataclass(frozen=True)
 class Stored:
-    """A manifest as it is stored; `etag` identifies its version."""
+    """A stored manifest; `etag` identifies its version."""
 
     manifest: Manifest
     etag: str
@@ -45,26 +45,26 @@ class ArchiveStore:
 
     @property
     def _s3(self) -> Any:
-        """A client with the current keys: boto3 keeps those that it was created with."""
+        """Return a client with the current keys: boto3 keeps those of its creation."""
         if (keys := self._settings.s3_credentials()) != self._keys:
             self._client, self._keys = s3_client(self._settings), keys
         return self._client
 
     def topics(self) -> list[str]:
-        """Every topic that has a folder, with manifests or without."""
+        """Return every topic that has a folder, with or without manifests."""
         pages = self._pages(f"{RAW}/", Delimiter="/")
         folders = (prefix["Prefix"] for page in pages for prefix in page.get("CommonPrefixes", ()))
         names = (folder.removeprefix(f"{RAW}/").rstrip("/") for folder in folders)
         return sorted(name for name in names if not name.startswith("_"))
 
     def dates(self, topic: str) -> list[str]:
-        """The days that have a manifest, oldest first."""
+        """Return the days that have a manifest, oldest first."""
         prefix = f"{RAW}/{topic}/{_MANIFESTS}/date="
         keys = (key for key, _ in self._keys_below(prefix))
         return sorted(key.removeprefix(prefix).removesuffix(".json.gz") for key in keys)
 
     def load(self, topic: str, date: str) -> Stored | None:
-        """The manifest of a topic and day, None if there is none.
+        """Return the manifest of a topic and day, None if there is none.
 
         Raises:
             ManifestError: It is damaged.
@@ -83,7 +83,7 @@ class ArchiveStore:
                 return None
 
     def newest(self, topic: str) -> Stored | None:
-        """The manifest of a topic's last day, None if there is none."""
+        """Return the manifest of a topic's last day, None if there is none."""
         dates = self.dates(topic)
         return self.load(topic, dates[-1]) if dates else None
 
@@ -103,7 +103,7 @@ class ArchiveStore:
             except ClientError as error:
                 if _code(error) not in ("PreconditionFailed", "ConditionalRequestConflict"):
                     raise
-        # A repeated request fails on its own first attempt, whose answer was lost.
+        # A retried request fails if the response to its successful first attempt was lost.
         stored = self.load(manifest.topic, manifest.date)
         if stored is not None and encode(stored.manifest) == data:
             return stored
@@ -113,13 +113,13 @@ class ArchiveStore:
         )
 
     def objects(self, topic: str) -> Iterator[tuple[str, int]]:
-        """Key and size of every parquet object of a topic, listed in a manifest or not."""
+        """Yield key and size of every parquet object of a topic, listed in a manifest or not."""
         for key, size in self._keys_below(f"{RAW}/{topic}/date="):
             if key.endswith(".parquet"):
                 yield key, size
 
     def read(self, key: str) -> bytes:
-        """An object's bytes.
+        """Return an object's bytes.
 
         Raises:
             NotFound: It doesn't exist.
@@ -138,7 +138,7 @@ class ArchiveStore:
             self._s3.put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, those that don't exist included."""
+        """Delete objects; missing ones are ignored."""
         chosen = [{"Key": key} for key in keys]
         with self._errors("delete retired objects"):
             for start in range(0, len(chosen), _DELETE_LIMIT):
@@ -161,7 +161,7 @@ class ArchiveStore:
 
     @contextmanager
     def _errors(self, action: str) -> Generator[None]:
-        """S3's errors as Unavailable, with the action that failed."""
+        """Convert S3's errors to Unavailable, with the action that failed."""
         place = f"the object store at {self._endpoint}, bucket {self.bucket}"
         try:
             yield
@@ -173,7 +173,7 @@ class ArchiveStore:
 
 
 def manifest_key(topic: str, date: str) -> str:
-    """The key of the manifest of a topic and day."""
+    """Return the key of the manifest of a topic and day."""
     return f"{RAW}/{topic}/{_MANIFESTS}/date={date}.json.gz"
 
 

@@ -1,4 +1,4 @@
-"""An archive in memory, for tests: the store's own code on a dictionary instead of S3."""
+"""An in-memory archive for tests: the store's own code on a dictionary instead of S3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coinmesh_archive.store import ArchiveStore
 
 
 class MemoryS3:
-    """The requests of S3 that `ArchiveStore` makes.
+    """The S3 requests used by `ArchiveStore`.
 
     Attributes:
         objects: Each object's bytes by key.
@@ -25,7 +25,7 @@ class MemoryS3:
         self.before_put: Callable[[str], None] = lambda _key: None
 
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
-        """An object's bytes and tag."""
+        """Return an object's bytes and tag."""
         del Bucket
         if Key not in self.objects:
             raise _error("NoSuchKey")
@@ -59,7 +59,7 @@ class MemoryS3:
         return {}
 
     def get_paginator(self, _operation: str) -> MemoryS3:
-        """This, which has all keys on one page."""
+        """Return this object, which lists all keys on one page."""
         return self
 
     def paginate(
@@ -69,7 +69,7 @@ class MemoryS3:
         Prefix: str,  # noqa: N803
         Delimiter: str = "",  # noqa: N803
     ) -> Iterator[dict[str, Any]]:
-        """The keys that begin with a prefix, or the folders below it, in order."""
+        """Yield the keys with a prefix, or the folders below it, in order."""
         del Bucket
         keys = sorted(key for key in self.objects if key.startswith(Prefix))
         if not Delimiter:
@@ -83,7 +83,7 @@ class MemoryStore(ArchiveStore):
     """An archive in memory.
 
     Attributes:
-        s3: What it is stored in.
+        s3: The in-memory S3.
     """
 
     def __init__(self) -> None:

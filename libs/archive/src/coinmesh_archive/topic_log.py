@@ -1,4 +1,4 @@
-"""Topics as Kafka has them now, compared with where their archive is."""
+"""The current state of topics in Kafka, compared with the position of their archive."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from coinmesh_archive.manifest import Incarnation, Manifest, Partition, Skipped
 from meshkit.errors import FailedPrecondition, NotFound, Unavailable
 
 SECONDS: Final = 10.0
-#: Its constants have no types.
+# Its constants have no types.
 _SPEC: Any = cast(Any, kafka_admin).OffsetSpec
 REMEDY: Final = "`coinmesh raw skip {topic}` records the loss and lets the archive resume"
 
 
 class LostRecords(FailedPrecondition):
-    """Kafka no longer has what the archive must read next; only an operator may skip it."""
+    """Kafka no longer has the records to archive next; only an operator may skip them."""
 
     def __init__(self, topic: str, problem: str) -> None:
         super().__init__(
@@ -35,11 +35,11 @@ class TopicLog:
 
     Attributes:
         topic: Its name.
-        id: The id that Kafka gave it when it was created, hexadecimal.
+        id: The id that Kafka assigned at its creation, hexadecimal.
         bounds: By partition, the first offset and the one after the last committed record.
         epochs: By partition, the leader epoch of its end; None if unknown.
-        regrown: Partitions that were truncated below what is archived and have grown again, with
-            the offset of the first record that isn't the archived one.
+        regrown: Partitions that were truncated below the archived end and have grown again, with
+            the offset of the first record that differs from the archived one.
     """
 
     topic: str
@@ -50,13 +50,13 @@ class TopicLog:
 
 
 class TopicLogs:
-    """Reads `TopicLog`s; every method raises Unavailable when Kafka doesn't answer."""
+    """Reads `TopicLog`s; every method raises Unavailable if Kafka doesn't answer."""
 
     def __init__(self, admin: AdminClient) -> None:
         self._admin = admin
 
     def read(self, names: Iterable[str]) -> dict[str, TopicLog]:
-        """The topics that exist, of those with these names."""
+        """Return the existing topics among these names."""
         described = self._described(list(names))
         partitions = [
             TopicPartition(name, part.id)
@@ -76,10 +76,10 @@ class TopicLogs:
         }
 
     def compared(self, log: TopicLog, manifest: Manifest) -> TopicLog:
-        """The topic, with what has `regrown` since it was archived.
+        """Return the topic with the partitions that have `regrown` since they were archived.
 
-        Only another leader truncates a log, so only partitions with a new leader epoch are looked
-        at. Records that took the place of archived ones were appended later than these.
+        Only a new leader truncates a log, so only partitions with a new leader epoch are checked.
+        Records that replaced archived ones were appended later than these.
         """
         suspects = {
             number: part.newest
@@ -101,11 +101,11 @@ class TopicLogs:
         return replace(log, regrown=regrown)
 
     def ids(self, names: Iterable[str]) -> dict[str, str]:
-        """The id of each topic that exists."""
+        """Return the id of each topic that exists."""
         return {name: topic_id for name, (topic_id, _) in self._described(list(names)).items()}
 
     def offsets_at(self, log: TopicLog, micros: int) -> dict[int, int]:
-        """By partition, the first offset appended at a time or later, else its end.
+        """Return, by partition, the first offset appended at a time or later, else its end.
 
         Args:
             log: The topic.
@@ -162,10 +162,10 @@ def _hexadecimal(uuid: Any) -> str:
 
 
 def check(manifest: Manifest, log: TopicLog) -> None:
-    """Check that Kafka still has all that the archive must read next.
+    """Check that Kafka still has all records that the archive must read next.
 
     Raises:
-        LostRecords: It doesn't.
+        LostRecords: Records are missing.
     """
     incarnation = manifest.current
     if incarnation.topic_id != log.id:
@@ -194,13 +194,13 @@ def check(manifest: Manifest, log: TopicLog) -> None:
 
 
 def next_offset(incarnation: Incarnation, number: int) -> int:
-    """The next offset of a partition that isn't archived: 0 for a partition that was added."""
+    """Return the next offset of a partition that isn't archived: 0 for an added partition."""
     partition = incarnation.partitions.get(number)
     return partition.next if partition else 0
 
 
 def begin(log: TopicLog) -> Incarnation:
-    """An incarnation that begins with the first records that Kafka has."""
+    """Return an incarnation that begins with the first records that Kafka has."""
     return Incarnation(
         topic_id=log.id,
         partitions={
@@ -224,14 +224,14 @@ def skip(
     Args:
         manifest: The topic's newest; changed in place.
         log: The topic.
-        reason: Why, in the operator's words.
+        reason: The reason stated by the operator.
         actor: The operator.
         time: Microseconds since the Unix epoch.
         until: By partition, the next offset to archive, for records that Kafka has but that can't
-            be read; by default only what Kafka no longer has is skipped.
+            be read; by default only records that Kafka no longer has are skipped.
 
     Returns:
-        What was skipped, a line per range; empty if Kafka has everything.
+        The skipped records, a line per range; empty if Kafka has all records.
     """
     current = manifest.current
     truncated = bool(log.regrown) or any(

@@ -1,4 +1,4 @@
-"""Whether a topic's manifests are all there, and each begins where the one before it stops."""
+"""Check that a topic's manifests exist for all days and that each continues the one before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coinmesh_archive.manifest import Manifest
 
 
 def history_faults(manifests: Sequence[Manifest]) -> Iterator[str]:
-    """Whatever shows that manifests of a topic are missing or contradict one another.
+    """Yield every sign that manifests of a topic are missing or contradict one another.
 
     Args:
         manifests: All of the topic's, oldest first.
@@ -31,7 +31,7 @@ def _missing_days(before: Manifest, after: Manifest) -> Iterator[str]:
 
 
 def _breaks(before: Manifest, after: Manifest) -> Iterator[str]:
-    """Incarnations and partitions of a day that don't begin where the day before stopped."""
+    """Yield the incarnations and partitions of a day that don't continue the day before."""
     where, topic_id = f"{after.topic} {after.date}", before.current.topic_id
     if not before.sealed:
         yield f"{before.topic} {before.date} isn't sealed, though {after.date} has begun"

@@ -1,8 +1,8 @@
-"""Anchors: the heads of all audit chains at a time, signed and kept where nobody can change them.
+"""Anchors: the heads of all audit chains at a time, signed and stored immutably.
 
 An anchor is an object of two lines: a JSON document and its signature (Ed25519, by Vault's transit
-engine) over exactly that line's bytes. Documents are numbered from 1 and name the hash of the one
-before, so one that is missing shows.
+engine) over exactly that line's bytes. Documents are numbered from 1 and contain the hash of the
+previous one, so a missing document is detected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEY = "audit"
 
 
 class AnchorError(Exception):
-    """An anchor can't be believed; the message says why."""
+    """An anchor is invalid; the message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Anchor:
 
     Attributes:
         anchored: Number, time and heads.
-        previous: SHA-256 of the document before, 64 hexadecimal digits; "" for the first.
+        previous: SHA-256 of the previous document, 64 hexadecimal digits; "" for the first.
         offset: The offset after the last record that it covers.
         hash: SHA-256 of its own document, 64 hexadecimal digits.
     """
@@ -48,14 +48,14 @@ class Anchor:
 
 
 def object_name(number: int) -> str:
-    """The key of an anchor's object."""
+    """Return the key of an anchor's object."""
     return f"{PREFIX}{number:012d}.json"
 
 
 def document(
     number: int, time: datetime, heads: Mapping[str, Head], offset: int, previous: str
 ) -> bytes:
-    """The bytes to sign."""
+    """Return the bytes to sign."""
     content = {
         "number": number,
         "time": time.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -70,7 +70,7 @@ def document(
 
 
 def seal(signed: bytes, signature: str) -> bytes:
-    """The object for a document and Vault's signature of it (`vault:v<key version>:<base64>`)."""
+    """Return the object of a document and its signature (`vault:v<key version>:<base64>`)."""
     return signed + b"\n" + signature.encode() + b"\n"
 
 
@@ -82,7 +82,7 @@ def open_sealed(data: bytes, keys: Mapping[int, bytes]) -> Anchor:
         keys: Public keys (32 bytes) by version.
 
     Raises:
-        AnchorError: It isn't an anchor, or its signature doesn't hold.
+        AnchorError: It isn't an anchor, or its signature is invalid.
     """
     lines = data.split(b"\n")
     if len(lines) != 3 or lines[2]:
@@ -117,9 +117,9 @@ def _parse(signed: bytes) -> Anchor:
 
 
 def broken_links(anchors: Iterable[Anchor]) -> Iterator[str]:
-    """What is wrong with a run of anchors, in words: those missing, those that don't follow.
+    """Yield descriptions of faults in a run of anchors: missing ones, and broken links.
 
-    The oldest may be gone with their retention, so the first one there needs no predecessor.
+    The oldest may have expired, so the first one present needs no predecessor.
     """
     before: Anchor | None = None
     for anchor in sorted(anchors, key=lambda each: each.anchored.number):

@@ -1,4 +1,4 @@
-"""The chains of audit records, checked: what is changed, removed, reordered or cut off, and where.
+"""Verification of audit chains: finds changed, removed, reordered and cut-off records.
 
 Pure: records and anchored heads in, findings out. The rules of a chain are in
 coinmesh/events/v1/audit_event.proto.
@@ -18,11 +18,11 @@ from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.audit_event_pb2 import AuditEvent
 
 GENESIS = bytes(32)
-"""What the first record of a chain names as its predecessor's hash."""
+"""The predecessor's hash in the first record of a chain."""
 
 
 class Fault(Enum):
-    """What is wrong with a record."""
+    """Kinds of faults of a record."""
 
     CHANGED = "changed"
     REMOVED = "removed"
@@ -34,7 +34,7 @@ class Fault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault: of which writer, at which sequence, where on the topic, and in words."""
+    """One fault: kind, writer, sequence, position on the topic, and description."""
 
     fault: Fault
     writer: str
@@ -65,13 +65,13 @@ class Anchored:
 
 
 def hash_of(payload: bytes) -> bytes:
-    """The hash by which a record is named: of its value without the framing header."""
+    """Return the hash that identifies a record: of its value without the framing header."""
     return hashlib.sha256(payload).digest()
 
 
 @dataclass(slots=True)
 class _Hole:
-    """Sequences that are missing, with the hash of the record before and the one stated after."""
+    """Missing sequences, with the hash of the record before and the one stated after."""
 
     first: int
     last: int
@@ -89,8 +89,8 @@ class Chains:
     """All writers' chains, fed record by record in the order of the topic.
 
     Args:
-        anchors: What the records' hashes are compared with.
-        heads: Where to go on, when the records before have been checked already.
+        anchors: Anchored hashes with which the records are compared.
+        heads: Heads from which to continue, if the records before have been checked already.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class Chains:
 
     @property
     def heads(self) -> dict[str, Head]:
-        """The last record of each writer."""
+        """Return the last record of each writer."""
         return {name: chain.head for name, chain in self._chains.items() if chain.head is not None}
 
     def add(self, key: bytes | None, value: bytes | None, where: str) -> Iterator[Finding]:
-        """Take the next record; what is wrong with it.
+        """Add the next record and yield its faults.
 
         Args:
             key: Its key.
             value: Its value, framed.
-            where: Where it stands, for people.
+            where: Its position, for people.
         """
         self.records += 1
         try:
@@ -139,10 +139,10 @@ class Chains:
             )
 
     def finish(self, now: datetime, retention: timedelta | None = None) -> Iterator[Finding]:
-        """What is missing, once every record has been added.
+        """Yield missing records, once every record has been added.
 
-        Records at the front may be gone because they outlived the topic's retention: that is
-        believed when an anchor older than the retention already had them.
+        Records at the front may have expired with the topic's retention: that is accepted if an
+        anchor older than the retention already covered them.
         """
         kept = retention or timedelta(days=topics.AUDIT.retention_days or 0)
         last: dict[str, tuple[int, Head]] = {}
@@ -177,7 +177,7 @@ class Chains:
 
 
 def _link(chain: _Chain, event: AuditEvent, digest: bytes, where: str) -> Iterator[Finding]:
-    """Put a record into its chain."""
+    """Insert a record into its chain and yield its faults."""
     writer, sequence, stated = event.writer, event.sequence, event.previous_hash
     head = chain.head
     if head is None or sequence > head.sequence:

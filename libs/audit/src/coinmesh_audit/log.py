@@ -1,11 +1,11 @@
-"""Who did what, on record: one hash chain per writer on `audit.events.v1`.
+"""The audit log: one hash chain per writer on `audit.events.v1`.
 
-`record` waits until Kafka has the record and raises when it can't be had: for actions that aren't
-done without it. `note` returns at once: for what happens anyway, such as denials. What it can't
-buffer is counted, and the count becomes a record itself, so that nothing is lost in silence.
+`record` waits until Kafka has acknowledged the record and raises if that fails: for actions that
+require a record. `note` returns at once: for events that can't be prevented, such as denials.
+Events beyond the buffer are counted, and the count is recorded itself, so that no loss is silent.
 
-A chain has one writer at a time: it writes in transactions under an id of its own, which shuts out
-an older process of the same name, and starts from the last record on the topic.
+A chain has one writer at a time: it writes in transactions with its own id, which fences an older
+process of the same name, and starts from the last record on the topic.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 USER_HEADER = "x-coinmesh-user"
 BUFFERED = 1_000
 BATCH = 100
-# An attempt that fails and a good one after it; less than the deadline of a call that brings none,
-# so that the caller learns why.
+# One failed attempt and one successful attempt; less than the default deadline of a call, so that
+# the caller receives the reason.
 RECORD_SECONDS = 2 * CALL_SECONDS + 1.0
-# For so long equal events are counted together before they are written.
+# Time for which equal events are counted together before they are written.
 GATHER_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 MAX_DETAIL = 500
@@ -56,7 +56,7 @@ ALLOWED, DENIED, FAILED = (
 
 
 class AuditUnavailable(Unavailable):
-    """The action isn't done, because no record of it can be kept."""
+    """The action isn't done because it can't be recorded."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class AuditUnavailable(Unavailable):
 
 
 class _Entry:
-    """An event on its way, and who waits for it."""
+    """A pending event, and the future that waits for it."""
 
     def __init__(self, event: pb.AuditEvent, done: asyncio.Future[None] | None) -> None:
         self.event, self.done = event, done
@@ -83,12 +83,12 @@ class AuditLog(Resource):
         source: str,
         writer: Writer | None = None,
     ) -> None:
-        """Nothing is connected yet.
+        """Create the log without connecting.
 
         Args:
             settings: Kafka, the registry, and the writer's name.
             source: The service's name.
-            writer: What appends to the chain, if not a `ChainWriter`.
+            writer: Appends to the chain; by default a `ChainWriter`.
         """
         self._source = source
         self._writer = writer or ChainWriter(settings, settings.audit_writer or source)
@@ -136,7 +136,7 @@ class AuditLog(Resource):
         detail: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Put an event on record when Kafka takes it; one that equals a waiting one adds to it."""
+        """Record an event without waiting; an event equal to a pending one increments its count."""
         event = self._event(
             action, outcome, actor=actor, what=object, detail=detail, metadata=metadata
         )
@@ -162,11 +162,11 @@ class AuditLog(Resource):
         metadata: Mapping[str, str] | None = None,
         instrument: str = "",
     ) -> None:
-        """Put an event on record and return when Kafka has it: call it before the action.
+        """Record an event and return once Kafka has it; call it before the action.
 
         Raises:
-            AuditUnavailable: It didn't get there within `RECORD_SECONDS`, or the buffer is full. It
-                may still arrive: then a record follows that the action failed.
+            AuditUnavailable: It wasn't acknowledged within `RECORD_SECONDS`, or the buffer is full.
+                It may still be written: then a record follows that the action failed.
         """
         if len(self._waiting) >= BUFFERED:
             raise AuditUnavailable(f"{BUFFERED} records wait already")
@@ -184,7 +184,7 @@ class AuditLog(Resource):
         except BaseException as error:
             if entry in self._waiting:
                 self._waiting.remove(entry)
-            else:  # it is with the writer, who may yet write it
+            else:  # the writer may still write it
                 gave_up = isinstance(error, TimeoutError)
                 why = "AUDIT_UNAVAILABLE" if gave_up else type(error).__name__
                 self.note(action, FAILED, actor=actor, object=object, detail=why, metadata=metadata)
@@ -203,10 +203,10 @@ class AuditLog(Resource):
         metadata: Mapping[str, str] | None = None,
         instrument: str = "",
     ) -> AsyncGenerator[None, None]:
-        """Put an action on record, let the body do it, and note it when that fails.
+        """Record an action, run the body, and record its failure if it raises.
 
         Raises:
-            AuditUnavailable: There can be no record, and the body isn't run.
+            AuditUnavailable: The action can't be recorded, and the body isn't run.
         """
         await self.record(
             action,
@@ -225,7 +225,7 @@ class AuditLog(Resource):
             raise
 
     def on_denied(self, call: Call, denial: MeshError) -> None:
-        """Note a call that authorization rejected."""
+        """Record a call that authorization rejected."""
         self.note(
             pb.AUDIT_ACTION_CALL,
             DENIED,
@@ -235,7 +235,7 @@ class AuditLog(Resource):
         )
 
     async def run(self) -> None:
-        """Write what comes, for ever; tries again while Kafka doesn't take it."""
+        """Write records until cancelled; retry while Kafka doesn't accept them."""
         backoff = Backoff(base=0.1, cap=5.0)
         while True:
             await self._until_ready()
@@ -248,7 +248,7 @@ class AuditLog(Resource):
                 await backoff.wait()
 
     async def close(self) -> None:
-        """Write what is pending; AuditUnavailable when Kafka doesn't take it in `CLOSE_SECONDS`."""
+        """Write pending records; AuditUnavailable if that takes longer than `CLOSE_SECONDS`."""
         backoff = Backoff(base=0.1, cap=1.0)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -262,7 +262,7 @@ class AuditLog(Resource):
             await asyncio.to_thread(self._writer.close)
 
     async def _until_ready(self) -> None:
-        """Wait for something to write; no connection outlives its certificate meanwhile."""
+        """Wait for something to write; meanwhile release connections with an old certificate."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rotation.CHECK_SECONDS):
@@ -273,7 +273,7 @@ class AuditLog(Resource):
                     await asyncio.to_thread(self._writer.renew_if_due)
 
     async def _try_to_write(self) -> bool:
-        """Write a batch; False, logged, when Kafka or the registry doesn't take it."""
+        """Write a batch; log and return False if Kafka or the registry doesn't accept it."""
         try:
             await self._write()
         except (KafkaException, MeshError) as error:
@@ -291,7 +291,7 @@ class AuditLog(Resource):
                     asyncio.to_thread(self._writer.append, events)
                 )
             try:
-                # A caller that is cancelled leaves it to the next one to await the same batch.
+                # If this caller is cancelled, the next one awaits the same batch.
                 await asyncio.shield(self._appending)
             finally:
                 if self._appending.done():
@@ -306,7 +306,7 @@ class AuditLog(Resource):
                 self._urgent.clear()
 
     def _take(self) -> None:
-        """Choose what is written next; after a failure the same again."""
+        """Choose the next batch; after a failure the same again."""
         if self._sending:
             return
         self._sending = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
@@ -357,7 +357,7 @@ class AuditLog(Resource):
 
 
 def actor_of(context: Any) -> str:
-    """Who is behind a call: the user for whom Envoy calls, else the calling service."""
+    """Return the actor of a call: the user for whom Envoy calls, else the calling service."""
     service = caller(context)
     if service is None:
         return "unknown"
@@ -369,7 +369,7 @@ def actor_of(context: Any) -> str:
 
 
 def _tell(event: pb.AuditEvent) -> None:
-    """The same in the log, and so in the log store."""
+    """Write the event to the log, and so to the log store."""
     _log.info(
         "audit",
         extra={
@@ -385,5 +385,5 @@ def _tell(event: pb.AuditEvent) -> None:
 
 
 def name_of(enum_name: str) -> str:
-    """`AUDIT_ACTION_USER_PUT` as people read it: `user put`."""
+    """Return `AUDIT_ACTION_USER_PUT` in readable form: `user put`."""
     return enum_name.split("_", 2)[2].replace("_", " ").lower()

@@ -1,7 +1,7 @@
-"""Where anchors are kept: an S3 bucket with object lock, in which nobody alters or deletes them.
+"""The anchors' storage: an S3 bucket with object lock, which prevents changes and deletion.
 
-The lock is on versions: an object can be overwritten or hidden by a delete marker, but the version
-written first stays, undeletable until its retention ends. So the first version is what counts.
+The lock applies to versions: an object can be overwritten or hidden by a delete marker, but the
+version written first can't be deleted until its retention ends. So the first version is valid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(rf"{re.escape(PREFIX)}(\d{{12}})\.json")
 
 
 class AuditStoreSettings(S3Settings):
-    """Where anchors are kept."""
+    """Settings of the anchors' storage."""
 
     audit_bucket: str = Field(
         "coinmesh-audit",
@@ -42,9 +42,9 @@ class Kept:
     """One anchor's object.
 
     Attributes:
-        number: The anchor's.
+        number: The anchor's number.
         version: Its first version.
-        tampered: What was done to it since, in words; "" for nothing.
+        tampered: Later changes of the object, in words; "" for none.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Kept:
 
 
 class AnchorStore:
-    """The bucket; blocking. Every method raises Unavailable when the store doesn't do it."""
+    """The bucket; blocking. Every method raises Unavailable if the store fails."""
 
     def __init__(self, settings: AuditStoreSettings) -> None:
         self.bucket, self._endpoint = settings.audit_bucket, settings.s3_endpoint
@@ -62,13 +62,13 @@ class AnchorStore:
 
     @property
     def _s3(self) -> Any:
-        """A client with the keys of now: boto3 keeps those that it was made with."""
+        """Return a client with the current keys: boto3 keeps those of its creation."""
         if (keys := self._settings.s3_credentials()) != self._keys:
             self._client, self._keys = s3_client(self._settings), keys
         return self._client
 
     def create(self, days: int) -> None:
-        """Make the bucket, and keep every object in it for `days`, whoever asks for less."""
+        """Create the bucket with a default retention of `days` in compliance mode."""
         with _told(f"make the bucket {self.bucket} at {self._endpoint}"):
             make_bucket(self._s3, self.bucket, ObjectLockEnabledForBucket=True)
             rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
@@ -78,7 +78,7 @@ class AnchorStore:
             )
 
     def put(self, number: int, data: bytes) -> None:
-        """Store an anchor; AnchorExists when there is one of its number."""
+        """Store an anchor; AnchorExists if there is one of its number."""
         with _told(f"store anchor {number} at {self._endpoint}"):
             try:
                 self._s3.put_object(
@@ -90,12 +90,12 @@ class AnchorStore:
                 raise AnchorExists("ANCHOR_EXISTS", f"there is an anchor {number}") from error
 
     def listed(self, after: int = 0) -> list[Kept]:
-        """Every anchor above number `after` that was ever stored, in order of the numbers."""
+        """Return every anchor above number `after` that was ever stored, ordered by number."""
         with _told(f"list the anchors at {self._endpoint}"):
             return sorted(self._listed(after), key=lambda kept: kept.number)
 
     def read(self, kept: Kept) -> bytes:
-        """The first version's bytes."""
+        """Return the first version's bytes."""
         with _told(f"read anchor {kept.number} at {self._endpoint}"):
             answer = self._s3.get_object(
                 Bucket=self.bucket, Key=object_name(kept.number), VersionId=kept.version
@@ -122,7 +122,7 @@ class AnchorStore:
 
 
 class _told:  # noqa: N801
-    """S3's errors as Unavailable, with what was tried."""
+    """Converts S3's errors to Unavailable, with the operation that failed."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -1,4 +1,4 @@
-"""The end of one chain of audit records: appends in transactions, starts from the topic's tail."""
+"""Appends audit records to one chain, in transactions; starts from the topic's tail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Connect = Callable[[Config], confluent_kafka.Producer]
 
 TOPIC = topics.AUDIT.name
 PARTITION: Partition = (TOPIC, 0)
-# One attempt to write fails after this; an action waits for two (`audit.RECORD_SECONDS`).
+# Time limit of one attempt to write; an action waits for two (`log.RECORD_SECONDS`).
 CALL_SECONDS = 4.0
 FIRST_LOOK = 1_000
 CONFIG: Config = {
@@ -33,14 +33,14 @@ CONFIG: Config = {
     "acks": "all",
     "compression.type": "zstd",
     "partitioner": "murmur2_random",
-    # A process that was killed in a transaction holds readers up for so long at most.
+    # A process that was killed in a transaction blocks readers for at most this time.
     "transaction.timeout.ms": 10_000,
     "message.timeout.ms": 3_000,
 }
 
 
 class AuditSettings(KafkaSettings, RegistrySettings):
-    """What an audit log needs."""
+    """Settings of an audit log."""
 
     audit_writer: str | None = Field(
         None,
@@ -51,18 +51,18 @@ class AuditSettings(KafkaSettings, RegistrySettings):
 
 
 class Writer(Protocol):
-    """The end of a chain of records; its methods block and run in one thread at a time."""
+    """Appends to a chain of records; its methods block and run in one thread at a time."""
 
     def append(self, events: Sequence[AuditEvent]) -> None:
-        """Write `events`, all or none; after an error the same are given again."""
+        """Write `events`, all or none; after an error the caller passes the same events again."""
         ...
 
     def renew_if_due(self) -> None:
-        """Let go of connections made with a certificate that was renewed."""
+        """Release connections with a certificate that was renewed."""
         ...
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Release the connections."""
         ...
 
 
@@ -72,28 +72,29 @@ class ChainWriter:
     def __init__(
         self, settings: AuditSettings, writer: str, *, connect: Connect | None = None
     ) -> None:
-        """Nothing is connected yet.
+        """Create the writer without connecting.
 
         Args:
             settings: Kafka's and the registry's.
             writer: The name of the chain.
-            connect: Makes a producer of its configuration, if not `confluent_kafka.Producer`.
+            connect: Creates a producer from its configuration; by default
+                `confluent_kafka.Producer`.
         """
         self._settings, self.writer = settings, writer
         self._connect = connect or _connect
         self._producer: confluent_kafka.Producer | None = None
         self._header = b""
         self._head = Head(0, GENESIS)
-        # The head that a commit of unknown outcome would have made.
+        # The resulting head of a commit whose outcome is unknown.
         self._hoped: Head | None = None
         self._known: list[Head] = []
         files = certificate_files(settings)
         self._renewals = Renewals(files.version if files else None)
 
     def append(self, events: Sequence[AuditEvent]) -> None:
-        """Give `events` their places in the chain and write them, all or none.
+        """Link `events` to the chain and write them, all or none.
 
-        After an error the same events must be given again: if they turn out to be on the topic,
+        After an error the same events must be passed again: if they turn out to be on the topic,
         they aren't written twice.
 
         Raises:
@@ -128,16 +129,16 @@ class ChainWriter:
         self._head, self._hoped = head, None
 
     def renew_if_due(self) -> None:
-        """Let go of connections made with a certificate that was renewed.
+        """Release connections with a certificate that was renewed.
 
-        The next append makes new ones: librdkafka reads its certificate when a client is made.
+        The next append opens new ones: librdkafka reads its certificate only at creation.
         """
         if (version := self._renewals.pending()) is not None:
             self._producer = None
             self._renewals.taken(version)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Release the connections."""
         self._producer = None
 
     def _open(self) -> confluent_kafka.Producer:
@@ -151,16 +152,16 @@ class ChainWriter:
         config["transactional.id"] = f"audit-{self.writer}"
         producer = self._connect(config)
         producer.init_transactions(CALL_SECONDS)
-        # Only now is nobody else writing this chain.
+        # Only after this call is no other process writing this chain.
         self._known = self._tail()
         self._head = max(self._known, key=lambda head: head.sequence, default=Head(0, GENESIS))
         self._producer = producer
         return producer
 
     def _tail(self) -> list[Head]:
-        """The writer's last records on the topic, as many as one look back shows; [] for none.
+        """Return the writer's last records on the topic, as many as one read contains; [] for none.
 
-        With a commit of unknown outcome the look goes back to where it would have been.
+        After a commit of unknown outcome it reads back to the position of that commit.
         """
         wanted = self._hoped.sequence if self._hoped is not None else None
         consumer = tail_consumer(self._settings, f"audit-{self.writer}")

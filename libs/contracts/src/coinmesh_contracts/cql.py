@@ -1,8 +1,8 @@
-"""CQL's binary values, made straight from integers.
+"""CQL's binary values, encoded directly from integers.
 
-The driver's own conversion goes through Decimal and a tuple per user-defined type; a bar has nine
-decimals, so that would cost more than the fold.
-Source: https://cassandra.apache.org/doc/latest/cassandra/reference/native-protocol.html (§ 6)
+The driver's conversion uses Decimal and a tuple per user-defined type; with nine decimals a bar,
+that would cost more than the fold. Source:
+https://cassandra.apache.org/doc/latest/cassandra/reference/native-protocol.html (§ 6)
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ _BIGINT = Struct(">q")
 
 
 def integer(value: int) -> bytes:
-    """A CQL int."""
+    """Encode a CQL int."""
     return _INT.pack(value)
 
 
 def bigint(value: int) -> bytes:
-    """A CQL bigint; a timestamp is one in milliseconds."""
+    """Encode a CQL bigint; a timestamp is a bigint of milliseconds."""
     return _BIGINT.pack(value)
 
 
 def tinyint(value: int) -> bytes:
-    """A CQL tinyint."""
+    """Encode a CQL tinyint."""
     return value.to_bytes(1, "big", signed=True)
 
 
 def boolean(value: bool) -> bytes:
-    """A CQL boolean."""
+    """Encode a CQL boolean."""
     return b"\x01" if value else b"\x00"
 
 
 def decimal(units: int, exponent: int) -> bytes:
-    """A CQL decimal: scale, then the unscaled value in the fewest bytes of two's complement."""
+    """Encode a CQL decimal: scale, then the unscaled value in the fewest two's complement bytes."""
     size = (units if units >= 0 else ~units).bit_length() // 8 + 1
     return _INT.pack(-exponent) + units.to_bytes(size, "big", signed=True)
 
 
 def udt(fields: Iterable[bytes]) -> bytes:
-    """A user-defined type's value; a frozen one is one cell."""
+    """Encode a user-defined type's value; a frozen one is one cell."""
     return b"".join([_INT.pack(len(value)) + value for value in fields])
 
 
 def text_map(values: Mapping[str, bytes]) -> bytes:
-    """A map<text, …>, whose entries CQL wants sorted by key."""
+    """Encode a map<text, …>; CQL requires the entries sorted by key."""
     parts = [_INT.pack(len(values))]
     for key, value in sorted(values.items()):
         name = key.encode()

@@ -1,7 +1,7 @@
-"""Dead letters: records and inputs that were given up, small enough for their topic.
+"""Dead letters: rejected records and inputs, small enough for their topic.
 
-The one place where a `DeadLetter` is built. Its id is derived from where the input was, so that a
-repeated attempt gives the same dead letter.
+The only place that builds a `DeadLetter`. Its id is derived from the position of the input, so that
+a repeated attempt produces the same dead letter.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from coinmesh_contracts.events.v1.event_type_pb2 import EVENT_TYPE_DEAD_LETTER
 
 TOPIC: Final = topics.DEAD_LETTERS.name
 MAX_DETAIL: Final = 500
-#: A key is in the dead letter, in its record's key and, as text of up to three times the size, in
-#: `instrument`. With the longest value that stays half a megabyte below what the topic takes.
+# A key is in the dead letter, in its record's key and, as text of up to three times the size, in
+# `instrument`. With the longest value the total is half a megabyte below the topic's limit.
 MAX_KEY_BYTES: Final = 64 << 10
 MAX_VALUE_BYTES: Final = topics.MAX_MESSAGE_BYTES - (512 << 10)
 
@@ -32,7 +32,7 @@ def of_record(
     detail: str,
     reporter: str,
 ) -> DeadLetter:
-    """The dead letter of a record of a topic.
+    """Return the dead letter of a record of a topic.
 
     Args:
         topic: The record's topic.
@@ -41,9 +41,9 @@ def of_record(
         receive_time: When Kafka appended it, in nanoseconds since the Unix epoch.
         key: Its key.
         value: Its value.
-        reason: Why it is given up, as an UPPER_SNAKE_CASE code.
-        detail: The same for people, in a line.
-        reporter: The service or job that gives it up.
+        reason: The reason of the rejection, as an UPPER_SNAKE_CASE code.
+        detail: A one-line description for people.
+        reporter: The service or job that rejects it.
     """
     contract = topics.BY_NAME.get(topic)
     dead_letter = _build(key, value or b"", reason, detail, reporter)
@@ -69,16 +69,16 @@ def of_input(
     instrument: str = "",
     symbol: str = "",
 ) -> DeadLetter:
-    """The dead letter of input that never reached a topic.
+    """Return the dead letter of input that never reached a topic.
 
     Args:
-        origin: The connection that it came by and its sequence number there.
+        origin: The connection of the input and its sequence number there.
         source: The venue or provider.
         receive_time: When it was received, in nanoseconds since the Unix epoch.
         value: The input as received.
-        reason: Why it is given up, as an UPPER_SNAKE_CASE code.
-        detail: The same for people, in a line.
-        reporter: The service that gives it up.
+        reason: The reason of the rejection, as an UPPER_SNAKE_CASE code.
+        detail: A one-line description for people.
+        reporter: The service that rejects it.
         instrument: The instrument concerned, if known.
         symbol: The venue's symbol, if known.
     """
@@ -93,7 +93,7 @@ def of_input(
 
 
 def record_key(dead_letter: DeadLetter) -> bytes | None:
-    """The key under which a record's dead letter is produced: the record's own."""
+    """Return the key with which a record's dead letter is produced: the record's own."""
     return dead_letter.key if dead_letter.HasField("key") else None
 
 

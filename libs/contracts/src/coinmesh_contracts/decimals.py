@@ -1,4 +1,4 @@
-"""Exact decimals: the pair (units, exponent) that events carry, and its plain text.
+"""Exact decimals: the pair (units, exponent) used in events, and its plain text.
 
 `units · 10^exponent` is the value: 12345 with exponent -2 is 123.45. No float is involved.
 """
@@ -9,7 +9,7 @@ _MAX_EXPONENT = 4096
 
 
 def to_string(units: int, exponent: int) -> str:
-    """Plain notation, all `-exponent` fraction digits kept: (12300, -2) is `123.00`."""
+    """Return plain notation with all `-exponent` fraction digits: (12300, -2) is `123.00`."""
     if abs(exponent) > _MAX_EXPONENT:
         raise ValueError(f"exponent {exponent} is beyond ±{_MAX_EXPONENT}")
     if exponent >= 0:
@@ -21,7 +21,8 @@ def to_string(units: int, exponent: int) -> str:
 
 
 def parse(text: str, exponent: int) -> int:
-    """The units of `text` at `exponent`; ValueError if it isn't a plain decimal or doesn't fit.
+    """Return the units of `text` at `exponent`; ValueError if it isn't a plain decimal or doesn't
+    fit.
 
     Accepts `[-+]digits[.digits]` in ASCII; digits beyond the exponent must be zeros.
     """
@@ -44,7 +45,7 @@ def parse(text: str, exponent: int) -> int:
 
 
 def rescale(units: int, exponent: int, target: int) -> int:
-    """The same value's units at the exponent `target`; ValueError if digits would be lost."""
+    """Return the value's units at the exponent `target`; ValueError if digits would be lost."""
     if exponent >= target:
         return units * 10 ** (exponent - target)
     quotient, rest = divmod(abs(units), 10 ** (target - exponent))

@@ -1,10 +1,11 @@
-"""Confluent's wire framing for Protobuf, by hand.
+"""Confluent's wire framing for Protobuf.
 
 A framed value is `0x00 | schema id, int32 big-endian | 0x00 | payload`. The last header byte is the
-message index list `[0]`: every event is the first message of its file (a test holds the contracts
-to it), so the header always has 6 bytes.
+message index list `[0]`: every event is the first message of its file (a test checks the
+contracts), so the header always has 6 bytes.
 
-Source: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
+Source:
+https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ HEADER_SIZE: Final = 6
 
 
 class FramingError(ValueError):
-    """A value is not framed as it must be; `reason` is what the dead letter says."""
+    """A value is not framed correctly; `reason` is the reason of the dead letter."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +24,7 @@ class FramingError(ValueError):
 
 
 def header(schema_id: int) -> bytes:
-    """The header of every value written with a schema; computed once and prepended.
+    """Return the header of every value written with a schema; computed once and prepended.
 
     Raises:
         ValueError: The id is not in [1, 2^31).
@@ -34,10 +35,10 @@ def header(schema_id: int) -> bytes:
 
 
 def split(value: bytes | None) -> tuple[int, bytes]:
-    """Splits a framed value into its schema id and payload.
+    """Split a framed value into its schema id and payload.
 
     Raises:
-        FramingError: The value is absent, too short, has another magic byte, or names a message
+        FramingError: The value is absent, too short, has another magic byte, or specifies a message
             that is not the first of its file.
     """
     if value is None or len(value) < HEADER_SIZE:

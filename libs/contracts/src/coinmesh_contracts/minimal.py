@@ -2,9 +2,9 @@
 
 `{"timestamp", "source", "type", "symbol", "price", "size", "metadata"}`: `timestamp` is the event's
 time in seconds with its exact fraction, or null; `price` and `size` are JSON numbers with the
-event's own digits, or null where an event has none. A trade gives its price and size, a bar its
-close and volume, a quote the middle of bid and ask, a reference price its price. Everything else
-that the event says is in `metadata`, exact too: decimals as strings, counts as numbers.
+event's own digits, or null if an event has none. A trade provides its price and size, a bar its
+close and volume, a quote the middle of bid and ask, a reference price its price. All other fields
+of the event are in `metadata`, also exact: decimals as strings, counts as numbers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _LEADING = frozenset({"event_time", "source", "type", "symbol", "metadata"})
 _TRADE_NUMBERS = {"price_units", "price_exponent", "size_units", "size_exponent"}
 _SCALED = {"tick_size": "price_exponent", "lot_size": "size_exponent"}
-# Chains write their binary values in hexadecimal; the rest of our bytes is mostly text.
+# Chains write their binary values in hexadecimal; other bytes are mostly text.
 _HEX_MESSAGES = frozenset({"TokenTransfer", "BlockHeader"})
 
 Numbers = tuple[str | None, str | None]
 
 
 def render(event: Message) -> str:
-    """The event as one line of JSON, without a line end."""
+    """Return the event as one line of JSON, without a line end."""
     fields = cast(Any, event)
     time = to_string(fields.event_time, -6) if fields.HasField("event_time") else None
     pick = _NUMBERS.get(event.DESCRIPTOR.name)
@@ -91,7 +91,7 @@ def _json(value: object) -> str:
 
 
 def _facts(message: Message, skip: Iterable[str] = ()) -> dict[str, object]:
-    """Every field of `message` but those skipped and those absent."""
+    """Return every field of `message` except the skipped and absent ones."""
     facts: dict[str, object] = {}
     hexadecimal = message.DESCRIPTOR.name in _HEX_MESSAGES
     for field in cast(Iterable[FieldDescriptor], message.DESCRIPTOR.fields):
@@ -115,7 +115,7 @@ def _is_repeated(field: FieldDescriptor) -> bool:
 
 
 def _exponent(message: Message, name: str) -> int | None:
-    """The exponent that a field of units is scaled by; None for other fields."""
+    """Return the exponent of a field of units; None for other fields."""
     source = _SCALED.get(name)
     if source is None and name.endswith("_units"):
         own = name.removesuffix("_units").removesuffix("_sum") + "_exponent"
@@ -131,7 +131,7 @@ def _value(field: FieldDescriptor, value: Any, hexadecimal: bool) -> object:
         return _facts(value)
     if isinstance(value, bytes):
         if hexadecimal:
-            # A uint256 amount is a number; addresses and hashes are written as chains do.
+            # A uint256 amount is a number; addresses and hashes are written in hexadecimal.
             return (
                 str(int.from_bytes(value, "big")) if field.name == "value" else f"0x{value.hex()}"
             )
@@ -143,7 +143,7 @@ def _value(field: FieldDescriptor, value: Any, hexadecimal: bool) -> object:
 
 
 def _enum_value(enum: EnumDescriptor, number: int) -> str:
-    """The value's name in lower case without its type's prefix; the number if it is unknown."""
+    """Return the value's name in lower case without its type's prefix; the number if unknown."""
     known = enum.values_by_number.get(number)
     if known is None:
         return str(number)

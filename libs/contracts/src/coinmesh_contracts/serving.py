@@ -1,7 +1,7 @@
 """The serving schema: keys and write times of Cassandra's rows, shared by writers and readers.
 
 The tables are in deploy/cassandra/migrations. Times are whole seconds since the Unix epoch (UTC)
-unless a name says otherwise.
+unless a name states another unit.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TABLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         for family in ("bars", "indicators")
     }
 )
-"""Names for the tables of all intervals at once, in grants: `@bars` and `@indicators`."""
+"""Names for the tables of all intervals, used in grants: `@bars` and `@indicators`."""
 
 STREAM_LAYER: Final = 0
 """The layer of the stream; the n-th batch publication of a day is layer n."""
 
 TRADE_SHARDS: Final = 4
 VWAP_EXTRA_DIGITS: Final = 8
-"""How many decimals a bar's vwap has beyond its prices."""
+"""Number of decimals of a bar's vwap beyond those of its prices."""
 
 _LAYER_STEP: Final = 10**10
 _TRADES_PER_SHARD: Final = 1000
@@ -40,7 +40,7 @@ _DAY: Final = 86_400
 
 
 def expand_tables(names: Iterable[str]) -> tuple[str, ...]:
-    """`names` with each group's tables in its place, once each; ValueError for an unknown group."""
+    """Replace each group in `names` by its tables, without duplicates; ValueError if unknown."""
     tables: dict[str, None] = {}
     for name in names:
         if name.startswith("@") and name not in TABLE_GROUPS:
@@ -52,7 +52,7 @@ def expand_tables(names: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=65_536)
 def bucket(interval: str, start: int) -> int:
-    """Start of the partition that holds a window: hour, day, week from Monday, month or year."""
+    """Return the start of a window's partition: hour, day, week from Monday, month or year."""
     if interval == "1s":
         return start - start % _HOUR
     day = start - start % _DAY
@@ -66,12 +66,12 @@ def bucket(interval: str, start: int) -> int:
 
 
 def trade_partition(event_time_us: int, trade_id: int) -> tuple[int, int]:
-    """Bucket and shard of a trade: runs of ids of a busy instrument go to different shards."""
+    """Return bucket and shard of a trade: id runs of a busy instrument go to different shards."""
     return bucket("1s", event_time_us // 1_000_000), trade_id // _TRADES_PER_SHARD % TRADE_SHARDS
 
 
 def write_time(start: int, layer: int, revision: int) -> int:
-    """The write timestamp (µs) of a window's row, from its content.
+    """Return the write timestamp (µs) of a window's row, derived from its content.
 
     Writing a row again changes nothing, an older revision never wins, and a batch layer always
     supersedes the layers below it.
@@ -80,7 +80,7 @@ def write_time(start: int, layer: int, revision: int) -> int:
 
 
 def divide_half_even(numerator: int, denominator: int) -> int:
-    """The integer nearest to the quotient, ties to the even one; the denominator is positive."""
+    """Return the integer nearest to the quotient, ties to even; the denominator is positive."""
     quotient, rest = divmod(numerator, denominator)
     twice = 2 * rest
     if twice > denominator or (twice == denominator and quotient & 1):

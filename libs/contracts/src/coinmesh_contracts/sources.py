@@ -12,17 +12,17 @@ _IMPORT: Final = re.compile(r'^import "(coinmesh/[^"]+)";', re.MULTILINE)
 
 
 def proto_text(path: str) -> str:
-    """The text of one contract, named by its import path, e.g. "coinmesh/events/v1/trade.proto"."""
+    """Return the text of a contract by its import path, e.g. "coinmesh/events/v1/trade.proto"."""
     return files("coinmesh_contracts").joinpath("proto", *PurePosixPath(path).parts).read_text()
 
 
 def imports(text: str) -> list[str]:
-    """The import paths of our own contracts that a contract's text names, in its order."""
+    """Return the import paths of coinmesh contracts in a contract's text, in its order."""
     return _IMPORT.findall(text)
 
 
 def with_imports(path: str) -> Iterator[str]:
-    """The import paths of a contract and of all that it imports, dependencies first, each once."""
+    """Yield the import paths of a contract and all its imports, dependencies first, each once."""
     seen: set[str] = set()
 
     def visit(current: str) -> Iterator[str]:
@@ -37,5 +37,5 @@ def with_imports(path: str) -> Iterator[str]:
 
 
 def descriptor_set() -> bytes:
-    """The serialized FileDescriptorSet of every contract, with imports and error details."""
+    """Return the serialized FileDescriptorSet of every contract, with imports and error details."""
     return files("coinmesh_contracts").joinpath("descriptors.binpb").read_bytes()

@@ -1,4 +1,4 @@
-"""The table of recent trades: which events it holds, its statement and its rows.
+"""The table of recent trades: the events that it stores, its statements and its rows.
 
 The tables are in deploy/cassandra/migrations. A row is a function of its event alone, so that
 writing it again changes nothing.
@@ -14,21 +14,21 @@ from coinmesh_contracts.events.v1.trade_pb2 import TakerSide, Trade
 from coinmesh_contracts.serving import trade_partition
 
 GROUP: Final = "tick-writer"
-"""The consumer group that writes the table: below its committed offsets the table is complete."""
+"""The consumer group that writes the table; the table is complete below its committed offsets."""
 INSTRUMENT: Final = re.compile(r"[a-z0-9-]+\.[^/:?#%\s]+")
 MAX_EXPONENT: Final = 18
 AHEAD_SECONDS: Final = 300.0
-"""How far an event may lie ahead of its append to the log; beyond it the clock is wrong, and one
-such trade would close the windows of its whole partition."""
+"""Maximum time by which an event may be ahead of its append to the log; beyond it the clock is
+wrong, and one such trade would close the windows of its whole partition."""
 INSERT: Final = (
     "INSERT INTO trades (instrument, bucket, shard, event_time, trade_id, price, size, taker_side, "
     "event_time_us, receive_time_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
 )
 INSERT_HOUR: Final = "INSERT INTO trade_hours (instrument, hour) VALUES (?, ?)"
-"""Of each hour that has trades, written before them: an hour without a row has no trades."""
+"""Indexes the hours with trades, before the trades: an hour without a row has no trades."""
 HOUR_SECONDS: Final = 3600.0
-"""After so long the row of an hour must be written again before more trades of it: it lives for a
-day longer than trades."""
+"""Age after which an hour's row must be written again before more trades of it: its TTL is a day
+longer than that of trades."""
 _MAX_ID: Final = 2**63 - 1
 _TAKER_SIDES: Final = frozenset(TakerSide.values())
 
@@ -48,17 +48,17 @@ class StoredTrade(NamedTuple):
 
     @property
     def hour(self) -> tuple[bytes, bytes]:
-        """Its values of `INSERT_HOUR`."""
+        """Return the values for `INSERT_HOUR`."""
         return self.partition[:2]
 
     @property
     def arguments(self) -> list[bytes]:
-        """All values of the statement."""
+        """Return all values of the statement."""
         return [*self.partition, *self.values, cql.bigint(self.timestamp)]
 
 
 def row(trade: Trade) -> StoredTrade:
-    """The row of a trade that is not `rejected`."""
+    """Return the row of a trade that is not `rejected`."""
     hour, shard = trade_partition(trade.event_time, trade.trade_id)
     return StoredTrade(
         (trade.instrument.encode(), cql.bigint(hour * 1000), cql.tinyint(shard)),
@@ -78,16 +78,16 @@ def row(trade: Trade) -> StoredTrade:
 def rejected(
     trade: Trade, key: bytes | None, appended_us: int, ahead_seconds: float = AHEAD_SECONDS
 ) -> str | None:
-    """Return why a decoded event is no valid trade, as a reason code; None if it is one.
+    """Return why a decoded event is no valid trade, as a reason code; None if it is valid.
 
-    The Spark stream applies the same rules to columns and reports the record as a dead letter; a
-    test compares both.
+    The Spark stream applies the same rules to columns and writes the dead letter; a test compares
+    both.
 
     Args:
         trade: The event.
         key: Its record's key.
         appended_us: When Kafka appended the record, microseconds since the Unix epoch.
-        ahead_seconds: How far the event time may lie after that.
+        ahead_seconds: How far the event time may be after that.
     """
     reason = None
     if key != trade.instrument.encode():

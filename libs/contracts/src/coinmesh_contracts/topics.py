@@ -1,6 +1,6 @@
-"""The mesh's Kafka topics: names, messages, partitions and retention (DESIGN §3, as code).
+"""The mesh's Kafka topics: names, messages, partitions and retention.
 
-The deploy step creates them from this table, and services take names and messages from it.
+The deploy step creates topics from this table, and services take names and messages from it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ INSTRUMENT_PARTITIONS: Final = 4
 
 _DAY_MS: Final = 86_400_000
 MAX_MESSAGE_BYTES: Final = 4 << 20
-"""The largest record that any topic takes, and so any producer sends."""
-# Written again and again under few keys: rolled and compacted soon, so that reading the whole topic
-# takes as long as its keys, not as its history.
+"""The largest record that any topic accepts, and so any producer sends."""
+# Rewritten often under few keys: rolled and compacted soon, so that the time to read the whole
+# topic depends on its keys, not on its history.
 _SHORT_LOG: Final = {
     "segment_ms": "60000",
     "segment_bytes": str(16 << 20),
@@ -53,10 +53,10 @@ class Topic:
 
     Attributes:
         name: Its name.
-        key: What its records are keyed by.
-        message: The one message it carries; None while its contract is still to come.
-        partitions: How many partitions it is created with.
-        retention_days: How long records are kept; None for a compacted topic.
+        key: Meaning of its record keys.
+        message: Its message type; None if its contract is not defined yet.
+        partitions: Number of partitions at creation.
+        retention_days: How long records are retained; None for a compacted topic.
         settings: Further topic settings.
     """
 
@@ -69,12 +69,12 @@ class Topic:
 
     @property
     def subject(self) -> str:
-        """The Schema Registry subject of its values (TopicNameStrategy)."""
+        """Return the Schema Registry subject of its values (TopicNameStrategy)."""
         return f"{self.name}-value"
 
     @property
     def config(self) -> dict[str, str]:
-        """Kafka's settings for the topic, without those that depend on the number of brokers."""
+        """Return Kafka's settings for the topic, except those that depend on the broker count."""
         kept = (
             {"cleanup.policy": "compact"}
             if self.retention_days is None
@@ -84,7 +84,7 @@ class Topic:
             }
         )
         return {
-            # Event time lives in the payload only; the log's time is when a record was appended.
+            # Event time is in the payload only; the log's time is the time of append.
             "message.timestamp.type": "LogAppendTime",
             "compression.type": "producer",
             **kept,
@@ -125,10 +125,10 @@ CHECKPOINTS: Final = _topic(
     Checkpoint,
     None,
     1,
-    # A newer writer's records stay beside the later ones of an outdated process; see
+    # Keeps a newer writer's records next to the later ones of an outdated process; see
     # docs/decisions/checkpoints.md.
     min_compaction_lag_ms="60000",
-    # A record that Kafka refused would end the collector at each start.
+    # A record that Kafka rejects would stop the collector at each start.
     max_message_bytes=str(MAX_MESSAGE_BYTES),
     **_SHORT_LOG,
 )
@@ -165,7 +165,7 @@ ALL: Final = (
 )
 
 ARCHIVED: Final = tuple(topic for topic in ALL if topic is not LIVENESS)
-"""What the archive keeps: a sign of life of each second isn't worth keeping for a year."""
+"""Archived topics: liveness records of each second are not worth retaining for a year."""
 
 BY_NAME: Final[Mapping[str, Topic]] = MappingProxyType({topic.name: topic for topic in ALL})
 
@@ -178,11 +178,11 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         },
     }
 )
-"""Names for several topics at once: `@all`, and `@market`, `@ingest`, … after their first part."""
+"""Names for several topics: `@all`, and `@market`, `@ingest`, … after their first part."""
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
-    """`names` with each group's topics in its place, once each; ValueError for an unknown group."""
+    """Replace each group in `names` by its topics, without duplicates; ValueError if unknown."""
     found: dict[str, None] = {}
     for name in names:
         if name.startswith("@") and name not in GROUPS:

@@ -1,1 +1,1 @@
-"""The chassis that every Coinmesh service stands on; import its modules by name."""
+"""Common foundation of all Coinmesh services; import its modules by name."""

@@ -1,8 +1,8 @@
-"""Who may call what: a table made from the contracts' `coinmesh.auth.v1.rule`, default deny.
+"""Authorization of RPCs: a table built from the contracts' `coinmesh.auth.v1.rule`, default deny.
 
-It applies only under TLS, where callers have names. Health and reflection are open to every peer
-with a certificate. Envoy states the user behind it in `x-coinmesh-user`, `-roles` and `-tier`, from
-the claims of the JWT that it has checked; from anybody else those headers mean nothing.
+It applies only under TLS, where callers are authenticated. Health and reflection are open to every
+peer with a certificate. Envoy sends the authenticated user in `x-coinmesh-user`, `-roles` and
+`-tier`, from the claims of the validated JWT; these headers are ignored from any other caller.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.peer import caller, spiffe_id
 
 USER_HEADER = "x-coinmesh-user"
-#: A JSON list in base64url: Envoy's form of a claim that is a list.
+# A JSON list in base64url: Envoy's form of a claim that is a list.
 ROLES_HEADER = "x-coinmesh-roles"
 TIER_HEADER = "x-coinmesh-tier"
 EDGE = "envoy"
@@ -37,12 +37,12 @@ _ROLES: dict[str, int] = {
 _log = logging.getLogger(__name__)
 
 OnDenied = Callable[[Call, MeshError], None]
-"""Told of every call that was refused, and why; must return at once and must not raise."""
+"""Called with every rejected call and the reason; must return at once and must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Who may call one RPC."""
+    """The callers and the role allowed for one RPC."""
 
     callers: frozenset[str]
     role: int
@@ -50,7 +50,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user who came in by Envoy: name, the roles held and the quota's tier."""
+    """A user authenticated by Envoy: name, roles and quota tier."""
 
     name: str
     roles: tuple[str, ...]
@@ -60,7 +60,7 @@ class User:
 def rules(
     services: Iterable[str], pool: descriptor_pool.DescriptorPool | None = None
 ) -> dict[str, Rule]:
-    """The rules of all methods of `services`, by full method name; absent where there is none."""
+    """Return the rules of all methods of `services` by full method name."""
     pool = pool or descriptor_pool.Default()
     table: dict[str, Rule] = {}
     for service in services:
@@ -83,7 +83,7 @@ def rules(
 
 
 def authz_layer(table: Mapping[str, Rule], on_denied: Sequence[OnDenied] = ()) -> Layer:
-    """The layer that lets through only what `table` allows."""
+    """Return the layer that rejects calls that `table` does not allow."""
 
     @asynccontextmanager
     async def layer(call: Call) -> AsyncGenerator[None, None]:
@@ -129,7 +129,7 @@ def _check_role(call: Call, rule: Rule) -> None:
 
 
 def user(context: Context) -> User | None:
-    """The user for whom Envoy calls; None when the caller isn't Envoy or names no user."""
+    """Return the user for whom Envoy calls; None if the caller isn't Envoy or sends no user."""
     if caller(context) != EDGE:
         return None
     stated: dict[str, str] = {}
@@ -146,7 +146,7 @@ def user(context: Context) -> User | None:
 
 
 def stated(user: User) -> tuple[tuple[str, str], ...]:
-    """The headers in which Envoy states a user: what `user` reads."""
+    """Return the headers in which Envoy sends a user; `user` reads them."""
     held = base64.urlsafe_b64encode(json.dumps(user.roles).encode()).decode().rstrip("=")
     return ((USER_HEADER, user.name), (ROLES_HEADER, held), (TIER_HEADER, user.tier))
 

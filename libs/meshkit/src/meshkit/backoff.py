@@ -19,9 +19,9 @@ class RetriesExhaustedError(Exception):
 class Backoff(Iterator[float]):
     """An iterator over delays in seconds.
 
-    After `healthy` has held for `healthy_after` seconds, the next failure starts from the
-    first delay again: a connection that fails at once each time keeps backing off, one that
-    worked for a while doesn't pay for old failures.
+    If `healthy` was called at least `healthy_after` seconds before the next failure, delays start
+    from the first again: a connection that always fails at once keeps backing off, and one that
+    worked for a while starts with short delays.
     """
 
     def __init__(
@@ -36,8 +36,10 @@ class Backoff(Iterator[float]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`limit` delays at most in a row (None: no limit); `on_retry(attempt, delay)` is the
-        place for a metric; `uniform`, `sleep` and `clock` are for tests.
+        """Create a sequence of delays.
+
+        `limit` is the maximum number of consecutive delays (None: no limit); `on_retry(attempt,
+        delay)` is a hook for metrics; `uniform`, `sleep` and `clock` are for tests.
         """
         if not 0 < base <= cap:
             raise ValueError(f"base {base} must be above 0 and at most cap {cap}")
@@ -48,7 +50,7 @@ class Backoff(Iterator[float]):
         self.attempt = 0
 
     def __next__(self) -> float:
-        """The next delay; StopIteration when the limit is reached."""
+        """Return the next delay; raise StopIteration at the limit."""
         if self._healthy_since is not None:
             if self._clock() - self._healthy_since >= self._healthy_after:
                 self.attempt = 0
@@ -63,7 +65,7 @@ class Backoff(Iterator[float]):
         return delay
 
     def healthy(self) -> None:
-        """Say that the thing retried works now; only the first call of a stretch counts."""
+        """Report that the operation works now; only the first call after a failure counts."""
         if self._healthy_since is None:
             self._healthy_since = self._clock()
 
@@ -73,7 +75,7 @@ class Backoff(Iterator[float]):
         self._healthy_since = None
 
     async def wait(self) -> float:
-        """Sleep for the next delay and return it; RetriesExhaustedError past the limit."""
+        """Sleep for the next delay and return it; raise RetriesExhaustedError past the limit."""
         delay = next(self, None)
         if delay is None:
             raise RetriesExhaustedError(f"gave up after {self.attempt} retries")

@@ -1,8 +1,8 @@
 """One server interceptor that wraps every RPC in layers (metrics, traces, errors, deadlines …).
 
-A layer is a function from a `Call` to an asynchronous context manager that is entered
-before the handler runs and left when it has ended. Layers are entered in the order given; one
-interceptor for all of them costs a streamed message one generator step instead of one per layer.
+A layer is a function from a `Call` to an asynchronous context manager that is entered before the
+handler runs and exited after it. Layers are entered in the order given; one interceptor for all of
+them costs a streamed message one generator step instead of one per layer.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ class Call:
 
     @property
     def service(self) -> str:
-        """`package.Service`."""
+        """Return `package.Service`."""
         return self.method.rpartition("/")[0].lstrip("/")
 
     @property
     def name(self) -> str:
-        """The method's own name."""
+        """Return the method's name without its service."""
         return self.method.rpartition("/")[2]
 
     @property
     def is_unary(self) -> bool:
-        """One request, one response."""
+        """Return whether the call has one request and one response."""
         return not (self.streams_request or self.streams_response)
 
     def code(self, default: grpc.StatusCode) -> grpc.StatusCode:
-        """The status code that the handler or a layer has set."""
-        # grpc.aio gives the number, 0 (or None) when nothing was set.
+        """Return the status code that the handler or a layer has set."""
+        # grpc.aio returns the number, 0 (or None) if nothing was set.
         value = cast(object, self.context.code())
         if isinstance(value, grpc.StatusCode):
             return value
         return _CODES.get(value, default) if value else default
 
     def code_of(self, error: BaseException) -> grpc.StatusCode:
-        """The status code that a call ended by `error` has."""
+        """Return the status code of a call that ended with `error`."""
         if isinstance(error, asyncio.CancelledError):
             return grpc.StatusCode.CANCELLED
         return self.code(grpc.StatusCode.UNKNOWN)
@@ -69,7 +69,7 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class LayeredInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every handler inside `layers`, the first being the outermost."""
+    """Runs every handler inside `layers`; the first is the outermost."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = tuple(layers)
@@ -80,7 +80,7 @@ class LayeredInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """The handler for this call, wrapped; an unknown method stays unknown."""
+        """Return the wrapped handler for this call; None for an unknown method."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -111,7 +111,7 @@ class LayeredInterceptor(grpc.aio.ServerInterceptor):
             async with AsyncExitStack() as stack:
                 await enter(stack, context)
                 result = behaviour(request, context)
-                if inspect.isawaitable(result):  # it writes through the context
+                if inspect.isawaitable(result):  # the handler writes through the context
                     await result
                     return
                 async with aclosing(result):

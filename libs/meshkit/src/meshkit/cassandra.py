@@ -1,4 +1,4 @@
-"""Connections to Cassandra, which knows us by the client certificate alone."""
+"""Connections to Cassandra, authenticated by client certificate alone."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from meshkit.tls import client_ssl_context
 
 
 class CertificateAuthenticator(Authenticator):
-    """Has nothing to say: the certificate's SPIFFE id has said it all."""
+    """Sends no credentials: the certificate's SPIFFE id identifies the client."""
 
     def initial_response(self) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Nothing."""
+        """Return an empty response."""
         return b""
 
     def evaluate_challenge(self, challenge: object) -> bytes:
-        """Nothing."""
+        """Return an empty response."""
         del challenge
         return b""
 
 
 class CertificateAuthProvider(AuthProvider):
-    """For Cassandra's mutual TLS authenticators."""
+    """Authentication for Cassandra's mutual TLS authenticators."""
 
     def new_authenticator(self, host: object) -> CertificateAuthenticator:
-        """One for a connection."""
+        """Return an authenticator for a connection."""
         del host
         return CertificateAuthenticator()
 
@@ -39,13 +39,13 @@ class CertificateAuthProvider(AuthProvider):
 def create_cluster(
     settings: CassandraSettings, request_seconds: float, connect_seconds: int, **options: Any
 ) -> Cluster:
-    """A cluster that isn't connected yet: token-aware, LOCAL_QUORUM, rows as tuples.
+    """Return a cluster that isn't connected yet: token-aware, LOCAL_QUORUM, rows as tuples.
 
     Args:
-        settings: Where it is.
-        request_seconds: How long a request may take.
-        connect_seconds: How long a connection may take.
-        options: Others of the driver's `Cluster`.
+        settings: Cassandra's addresses.
+        request_seconds: Timeout of a request.
+        connect_seconds: Timeout of a connection attempt.
+        options: Further options of the driver's `Cluster`.
     """
     addresses = settings.cassandra_addresses
     profile = ExecutionProfile(
@@ -64,7 +64,7 @@ def create_cluster(
         connect_timeout=connect_seconds,
         control_connection_timeout=connect_seconds,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-        # The driver routes by token only with the keyspace's replication loaded.
+        # The driver routes by token only if the keyspace's replication is loaded.
         schema_metadata_enabled=True,
         token_metadata_enabled=True,
         **options,

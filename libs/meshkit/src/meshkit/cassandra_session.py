@@ -1,6 +1,6 @@
 """Cassandra for asyncio: one session, prepared statements, explicit timeouts.
 
-The driver's callbacks run on its own thread and are handed to the event loop. The package
+The driver's callbacks run on its own thread and are forwarded to the event loop. The package
 `cassandra-driver` is a dependency of the services that use this module.
 """
 
@@ -37,20 +37,20 @@ CONNECT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = 1.0
 RETRY_AFTER_SECONDS: Final = 2.0
 REPORT_SECONDS: Final = 5.0
-_FOR_EVER: Final = cast(int, None)  # the driver's word for it; its type hint forgets it
+_FOR_EVER: Final = cast(int, None)  # unlimited retries in the driver; its type hint omits None
 PAGE_ROWS: Final = 5000
 OLD_SECONDS: Final = 30.0
 MAX_REQUESTS: Final = 64
-"""Requests at a time. The driver can't cancel one: a request whose reader has gone keeps its place
-until it is answered or has timed out."""
+"""Maximum number of concurrent requests. The driver can't cancel one: a request whose caller was
+cancelled keeps its slot until it is answered or times out."""
 MAX_WAITING: Final = 1024
-"""Requests that wait for a place; more are rejected at once."""
+"""Maximum number of requests that wait for a slot; more are rejected at once."""
 _DOWN: Final = (NoHostAvailable, DriverException, ConnectionException, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """Connections that were made with one certificate."""
+    """Connections opened with one certificate."""
 
     cluster: Cluster
     session: Session
@@ -58,14 +58,14 @@ class _Link:
 
 
 class CassandraSession(Resource):
-    """A connection to the cluster that is made in the background and mends itself.
+    """A connection to the cluster that is opened in the background and reconnects automatically.
 
-    When the certificate is renewed new connections are made, and the old ones are closed.
+    After a certificate renewal new connections are opened, and the old ones are closed.
 
     Args:
-        settings: Where Cassandra is.
+        settings: Cassandra's addresses.
         statements: The statements to prepare, by name; all must be idempotent.
-        tracing: For a span of each request inside a trace.
+        tracing: Creates a span for each request inside a trace.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class CassandraSession(Resource):
         )
 
     async def run(self) -> None:
-        """Connects, and from then on follows the certificate's renewals."""
+        """Connect, then follow the certificate's renewals."""
         await self.connect()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             await self.renew_if_due()
 
     async def connect(self) -> None:
-        """Connects and prepares, trying again for ever; returns when that is done."""
+        """Connect and prepare the statements, retrying without limit."""
         backoff = Backoff(base=0.5, cap=5.0)
         while not self.connected.is_set():
             self._connects += 1
@@ -132,9 +132,9 @@ class CassandraSession(Resource):
         _log.info("connected to Cassandra at %s", self._settings.cassandra_contact_points)
 
     async def renew_if_due(self) -> bool:
-        """Put connections with the renewed certificate in place of the old; True when done.
+        """Replace the connections after a certificate renewal; return whether that was done.
 
-        While none can be made the old ones stay, and the next check tries again.
+        If new connections can't be opened, the old ones are kept and the next check retries.
         """
         version = self._renewals.pending()
         if version is None:
@@ -159,7 +159,7 @@ class CassandraSession(Resource):
         """Return the rows of a prepared statement.
 
         Raises:
-            Unavailable: CASSANDRA_UNAVAILABLE: it is down, too slow, or has too much to do.
+            Unavailable: CASSANDRA_UNAVAILABLE: it is down, too slow or overloaded.
         """
         return await self._request(
             f"read {statement}", lambda link: (link.prepared[statement], arguments)
@@ -190,7 +190,7 @@ class CassandraSession(Resource):
         self, operation: str, make: Callable[[_Link], tuple[Any, Sequence[object] | None]]
     ) -> list[_Row]:
         await self._take_place()
-        # From here on the driver's last callback gives the place back.
+        # From here on the driver's last callback releases the slot.
         link = self._link
         if link is None or not self.connected.is_set():
             self._give_place()
@@ -237,7 +237,7 @@ class CassandraSession(Resource):
             raise cassandra_unavailable() from error
 
     def _report(self, operation: str, error: BaseException) -> None:
-        """Log a failure, the same outage once in a while."""
+        """Log a failure, at most once every `REPORT_SECONDS`."""
         now = time.monotonic()
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
@@ -258,7 +258,7 @@ class CassandraSession(Resource):
         self._places.release()
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self.connected.clear()
         for task in tuple(self._closing):
             task.cancel()
@@ -268,7 +268,7 @@ class CassandraSession(Resource):
             await asyncio.to_thread(link.cluster.shutdown)
 
     async def _close_later(self, link: _Link) -> None:
-        """Reads that are under way end first."""
+        """Close old connections after a delay, so that requests in progress can finish."""
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(OLD_SECONDS)
         await asyncio.to_thread(link.cluster.shutdown)
@@ -295,7 +295,7 @@ class CassandraSession(Resource):
 
 
 def cassandra_unavailable() -> Unavailable:
-    """The error of a request that fails: Cassandra is down, too slow or has too much to do."""
+    """Return the error of a failed request: Cassandra is down, too slow or overloaded."""
     return Unavailable(
         "CASSANDRA_UNAVAILABLE",
         "the database of history doesn't answer now, live data can be read; try again in a few "

@@ -1,7 +1,7 @@
 """Kafka consumers as asynchronous batches: assigned partitions or a consumer group.
 
-Nothing is committed by itself: `commit` after the batch's effect. Every call into librdkafka runs
-on the consumer's one thread, so the event loop never blocks.
+Nothing is committed automatically: call `commit` after the batch's effect. Every call into
+librdkafka runs on the consumer's one thread, so the event loop never blocks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONSUMER_CONFIG: Config = {
     **FETCH_CONFIG,
     "partition.assignment.strategy": "cooperative-sticky",
 }
-# A commit that lost its partition to another member: that one repeats the batch.
+# Commit errors after a partition moved to another member, which reprocesses the batch.
 _LOST_PARTITION = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -62,7 +62,7 @@ class Keyed:
 
 
 class Consumer(Resource):
-    """Batches of records; make it by `assigned` or `group` and use it as a context manager."""
+    """Batches of records; create it with `assigned` or `group` and use it as a context manager."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Consumer(Resource):
         client_id: str,
         metrics: Metrics | None = None,
     ) -> Consumer:
-        """A consumer of all partitions of the topics named, or of single ones, from `start`."""
+        """Return a consumer of all partitions of topics, or of single ones, from `start`."""
         config = client_config(settings, client_id)
-        # Offsets are explicit: one that is gone is an error, not a silent jump.
+        # Offsets are explicit: a missing offset is an error, not a silent jump.
         config |= {"group.id": client_id, "auto.offset.reset": "error"}
         return cls(settings, topics, config, start=start, metrics=metrics)
 
@@ -116,7 +116,7 @@ class Consumer(Resource):
         client_id: str,
         metrics: Metrics | None = None,
     ) -> Consumer:
-        """A member of the group `group_id`; a group without offsets starts at the beginning."""
+        """Return a member of a group; a group without offsets starts at the beginning."""
         config = client_config(settings, client_id)
         config |= {"group.id": group_id, "auto.offset.reset": "earliest"}
         return cls(settings, topics, config, start=None, metrics=metrics)
@@ -150,11 +150,11 @@ class Consumer(Resource):
 
     @property
     def positions(self) -> dict[Partition, int]:
-        """The offset after the last record handed out (or the start), by partition."""
+        """Return the offset after the last record returned (or the start), by partition."""
         return dict(self._positions)
 
     async def seek(self, start: Start, partitions: Iterable[Partition] | None = None) -> None:
-        """Assign `partitions` (those assigned now) from `start`; for assigned consumers."""
+        """Assign `partitions` (default: unchanged) from `start`; for assigned consumers."""
         chosen = list(partitions) if partitions is not None else list(self._positions)
         self._fetching = None
         self._positions = await retrying(
@@ -165,7 +165,7 @@ class Consumer(Resource):
         await self._run(lambda: self._consumer.assign(assignment))
 
     async def ends(self) -> dict[Partition, int]:
-        """The offset after the last record that Kafka has now, by assigned partition."""
+        """Return the offset after the last record that Kafka has now, by assigned partition."""
         keys = list(self._positions)
         return await retrying(
             lambda: self._submit(lambda: {key: bounds(self._consumer, key)[1] for key in keys}),
@@ -175,16 +175,16 @@ class Consumer(Resource):
     async def batches(
         self, max_messages: int = 500, max_wait: float = 0.0
     ) -> AsyncGenerator[list[Message], None]:
-        """Batches for ever: of `max_messages`, or what came within `max_wait` s of the first.
+        """Yield batches until cancelled: up to `max_messages` within `max_wait` s of the first.
 
         Raises:
-            DataLoss: A topic, an offset or a permission is gone.
+            DataLoss: A topic, an offset or a permission is missing.
         """
         while True:
             if self._fetching is None:
                 await self._renew_if_due()
                 self._fetching = self._submit(lambda: self._collect(max_messages, max_wait))
-            # A cancelled reader doesn't lose what is being fetched: the next one gets it.
+            # A cancelled caller doesn't lose the fetch in progress: the next call receives it.
             fetched = await asyncio.shield(self._fetching)
             self._fetching = None
             if self._failure is not None:
@@ -198,9 +198,9 @@ class Consumer(Resource):
                 yield batch
 
     async def _renew_if_due(self) -> None:
-        """Go on with a new consumer when the certificate was renewed, where the old one stands.
+        """Replace the consumer after a certificate renewal and resume at its current offsets.
 
-        A member of a group leaves it and comes back; what it has not committed is repeated.
+        A group member leaves the group and rejoins it; uncommitted records are reprocessed.
         """
         version = self._renewals.pending()
         if version is None:
@@ -218,7 +218,7 @@ class Consumer(Resource):
         self._renewals.taken(version)
 
     async def commit(self) -> None:
-        """Commit what was handed out so far: call it after the last batch's effect."""
+        """Commit the offsets of all records returned; call it after the last batch's effect."""
         try:
             await self._run(self._commit)
         except KafkaException as error:
@@ -236,7 +236,7 @@ class Consumer(Resource):
         self._thread.shutdown(wait=False)
 
     def lags(self) -> dict[Partition, int]:
-        """Records not handed out yet, by partition, as of the last fetch; asks nobody."""
+        """Return the records not returned yet, by partition, as of the last fetch; does no I/O."""
         lags: dict[Partition, int] = {}
         for key, position in list(self._positions.items()):
             with contextlib.suppress(KafkaException, RuntimeError):
@@ -245,7 +245,7 @@ class Consumer(Resource):
         return lags
 
     def lag_seconds(self) -> dict[Partition, float]:
-        """How far behind a partition is: the age of its last record handed out, 0 without lag."""
+        """Return the age of each partition's last record returned, 0 without lag."""
         now = time.time()
         return {
             key: max(0.0, now - self._appended[key] / 1000) if lag else 0.0
@@ -272,7 +272,7 @@ class Consumer(Resource):
         )
 
     def _commit(self) -> None:
-        # Read on this thread: a fetch before it may have served a rebalance.
+        # Read on this thread: an earlier fetch may have processed a rebalance.
         done = [TopicPartition(*key, offset) for key, offset in self._positions.items()]
         if done:
             self._consumer.commit(offsets=done, asynchronous=False)
@@ -290,10 +290,10 @@ class Consumer(Resource):
     def _collect_as_member(
         self, first: Message, max_messages: int, max_wait: float
     ) -> list[Message]:
-        """Poll record by record, so that a rebalance is served between two of them.
+        """Poll record by record, so that a rebalance can be processed between two records.
 
-        `_revoked` then removes the records of the partitions that went to another member. In
-        `consume` it couldn't: a rebalance would be served with some of the records taken already.
+        `_revoked` then removes the records of partitions that moved to another member. `consume`
+        could process a rebalance after it has already taken some of the records.
         """
         taken = self._taken = [first]
         deadline = time.monotonic() + max_wait

@@ -1,32 +1,32 @@
 """A browser's session: the cookies and the header that Envoy reads and the session service sets.
 
-`__Host-` and `__Secure-` bind a cookie to TLS, the first also to this very host, so that nobody
-else can plant one (RFC 6265bis §4.1.3).
+`__Host-` and `__Secure-` bind a cookie to TLS, the first also to this exact host, so that no other
+host can set one (RFC 6265bis §4.1.3).
 """
 
 from __future__ import annotations
 
-#: The JWT; scripts can't read it.
+# The JWT; scripts can't read it.
 TOKEN_COOKIE = "__Host-coinmesh-token"  # noqa: S105 (a name)
-#: What gets the next JWT; sent to LOGIN_PATH only, and scripts can't read it.
+# The login used to get the next JWT; sent to LOGIN_PATH only, scripts can't read it.
 LOGIN_COOKIE = "__Secure-coinmesh-login"
 LOGIN_PATH = "/v1/session"
-#: What scripts of our own pages read and repeat in CSRF_HEADER.
+# The CSRF token; the site's own scripts read it and repeat it in CSRF_HEADER.
 CSRF_COOKIE = "__Host-coinmesh-csrf"
 CSRF_HEADER = "x-csrf-token"
-#: Its length in characters: 32 random bytes in base64url.
+# Its length in characters: 32 random bytes in base64url.
 CSRF_LENGTH = 43
 
 
 def cookie(name: str, value: str, seconds: int, *, readable: bool = False) -> str:
-    """A Set-Cookie header; 0 seconds makes the browser forget it."""
+    """Return a Set-Cookie header; 0 seconds deletes the cookie."""
     path = LOGIN_PATH if name == LOGIN_COOKIE else "/"
     hidden = "" if readable else "; HttpOnly"
     return f"{name}={value}; Max-Age={seconds}; Path={path}; Secure; SameSite=Strict{hidden}"
 
 
 def read(header: str, name: str) -> str | None:
-    """The value of a cookie in a Cookie header."""
+    """Return the value of a cookie in a Cookie header; None if it is missing."""
     for part in header.split(";"):
         key, equals, value = part.strip().partition("=")
         if equals and key == name:

@@ -1,4 +1,4 @@
-"""A deadline for every unary call: a caller that sets none must not hold resources for ever."""
+"""Default deadline of unary calls: a call without one can't hold resources indefinitely."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from meshkit.errors import DeadlineExceeded
 
 
 def deadline_layer(default_seconds: float) -> Layer:
-    """Limit unary calls that came without a deadline to `default_seconds`.
+    """Limit unary calls without a deadline to `default_seconds`.
 
-    Streams live as long as their client wants, and a caller's own deadline is kept by gRPC.
+    Streams have no limit, and gRPC enforces a caller's own deadline.
     """
 
     @asynccontextmanager
@@ -29,7 +29,7 @@ def deadline_layer(default_seconds: float) -> Layer:
                 yield
         except TimeoutError:
             if not limit.expired():
-                raise  # the handler's own
+                raise  # raised by the handler itself
             raise DeadlineExceeded(
                 "DEFAULT_DEADLINE_EXCEEDED",
                 f"{call.method} took longer than {default_seconds:g} s, the limit of a call "

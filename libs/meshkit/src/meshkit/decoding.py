@@ -1,4 +1,4 @@
-"""From records to events: framing, schema id and Protobuf checked, failures to the dead letters."""
+"""Decode records to events: framing, schema id and Protobuf checked, failures to dead letters."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from meshkit.registry import Registry, SchemaIds
 
 
 class Letters(Protocol):
-    """Where undecodable records go: `DeadLetterCounter`, or what sends dead letters."""
+    """Receives undecodable records: `DeadLetterCounter`, or a sender of dead letters."""
 
     async def send(self, message: Record, reason: str, detail: str) -> None:
-        """Take a record that is given up."""
+        """Handle a rejected record."""
         ...
 
 
 class UndecodableError(Exception):
-    """A value that isn't an event of its topic; `reason` is what its dead letter says."""
+    """A value that isn't an event of its topic; `reason` is the reason of its dead letter."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -30,7 +30,7 @@ class UndecodableError(Exception):
 
 
 class UnknownSchemaError(UndecodableError):
-    """A value whose schema id isn't among the known ones; the registry may know it."""
+    """A value with a schema id that isn't known yet; the registry may have it."""
 
     def __init__(self, topic: str, schema_id: int) -> None:
         super().__init__("UNKNOWN_SCHEMA_ID", f"schema id {schema_id} isn't one of {topic}'s")
@@ -43,8 +43,8 @@ class Decoder:
     Args:
         messages: The message of each topic.
         ids: The ids resolved at start.
-        registry: Asked about ids that come later, e.g. when a newer producer is deployed first.
-        dead_letters: Where undecodable records go.
+        registry: Queried for new ids, e.g. if a newer producer is deployed first.
+        dead_letters: Receives undecodable records.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ class Decoder:
         self._registry, self._dead_letters = registry, dead_letters
 
     def decode_value(self, topic: str, value: bytes | None) -> Message:
-        """The event in a framed value.
+        """Return the event in a framed value.
 
         Raises:
-            UndecodableError: It isn't one; UnknownSchemaError if only its id is unknown so far.
+            UndecodableError: It is not an event; UnknownSchemaError if only its id is unknown so
+                far.
         """
         try:
             schema_id, payload = framing.split(value)
@@ -76,7 +77,7 @@ class Decoder:
             raise UndecodableError("BAD_PROTOBUF", str(error)) from error
 
     async def decode(self, batch: Iterable[Record]) -> list[tuple[Record, Message]]:
-        """The batch's events with their records, in order; the rest become dead letters first.
+        """Return the batch's events with their records, in order; reject the other records first.
 
         Raises:
             Unavailable: The registry is needed and doesn't answer.

@@ -13,9 +13,9 @@ _log = logging.getLogger(__name__)
 
 
 class DeadLetterCounter(Resource):
-    """Counts records that can't be decoded, for consumers of topics that another one reports.
+    """Counts records that can't be decoded, for topics whose dead letters another service writes.
 
-    A record has one dead letter: of trades the Spark stream's, of other topics the archive's.
+    Each record has one dead letter: written by the Spark stream for trades, else by the archive.
     """
 
     def __init__(self) -> None:

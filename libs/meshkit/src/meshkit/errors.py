@@ -1,7 +1,8 @@
-"""Errors with a reason code, and what a caller sees of them.
+"""Errors with a reason code, and their representation for callers.
 
-A service raises a `MeshError`; the layer turns it into google.rpc.Status with an ErrorInfo
-(https://google.aip.dev/193). Anything else becomes INTERNAL with an id that the log has too.
+A service raises a `MeshError`; the layer converts it to google.rpc.Status with an ErrorInfo
+(https://google.aip.dev/193). Any other exception becomes INTERNAL with an error id that is also
+logged.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class MeshError(Exception):
-    """An error that a caller may see.
+    """An error that is reported to the caller.
 
-    `reason` is a stable UPPER_SNAKE_CASE code for programs, `message` a sentence for people
-    that names the thing and the way out, `metadata` the values that the message was made from.
+    `reason` is a stable UPPER_SNAKE_CASE code for programs, `message` a sentence with the problem
+    and the remedy, `metadata` the values used in the message.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -41,14 +42,14 @@ class MeshError(Exception):
         self.metadata = {name: str(value) for name, value in metadata.items()}
 
     def details(self) -> list[message.Message]:
-        """The messages that go with the status."""
+        """Return the detail messages of the status."""
         info = error_details_pb2.ErrorInfo(
             reason=self.reason, domain=DOMAIN, metadata=self.metadata
         )
         return [info]
 
     def to_status(self) -> status_pb2.Status:
-        """The error as google.rpc.Status."""
+        """Return the error as google.rpc.Status."""
         number: int = self.code.value[0]
         packed: list[any_pb2.Any] = []
         for detail in self.details():
@@ -58,7 +59,7 @@ class MeshError(Exception):
 
 
 class InvalidArgument(MeshError):
-    """The request is wrong whatever the system's state; `field` is the path of what is wrong."""
+    """The request is invalid in any state of the system; `field` is the invalid field's path."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -69,7 +70,7 @@ class InvalidArgument(MeshError):
         self.field = field
 
     def details(self) -> list[message.Message]:
-        """ErrorInfo, and BadRequest when the field is known."""
+        """Return ErrorInfo, and BadRequest if the field is known."""
         details = super().details()
         if self.field is not None:
             request = error_details_pb2.BadRequest()
@@ -91,7 +92,7 @@ class _Retryable(MeshError):
         self.retry_after_seconds = retry_after_seconds
 
     def details(self) -> list[message.Message]:
-        """ErrorInfo, and RetryInfo when the delay is known."""
+        """Return ErrorInfo, and RetryInfo if the delay is known."""
         details = super().details()
         if self.retry_after_seconds is not None:
             delay = duration_pb2.Duration()
@@ -101,43 +102,43 @@ class _Retryable(MeshError):
 
 
 class Unavailable(_Retryable):
-    """Something needed is down for now; the same call may succeed later."""
+    """A dependency is temporarily unavailable; the same call may succeed later."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class ResourceExhausted(_Retryable):
-    """A quota or a bound is reached."""
+    """A quota or a limit is reached."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class NotFound(MeshError):
-    """What was asked for doesn't exist."""
+    """The requested object doesn't exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class FailedPrecondition(MeshError):
-    """The system's state forbids it, and a retry alone doesn't help."""
+    """The system's state forbids the operation; a retry alone doesn't help."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class PermissionDenied(MeshError):
-    """The caller is known and may not."""
+    """The caller is authenticated but not allowed to call this."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Unauthenticated(MeshError):
-    """The caller isn't known."""
+    """The caller isn't authenticated."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class DeadlineExceeded(MeshError):
-    """It took longer than the call's deadline."""
+    """The call exceeded its deadline."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -149,11 +150,11 @@ class DataLoss(MeshError):
 
 
 class Internal(MeshError):
-    """A fault of our own."""
+    """An internal error."""
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    """The ErrorInfo of a failed call, for clients; None if it has none."""
+    """Return the ErrorInfo of a failed call, for clients; None if it has none."""
     # AioRpcError has the accessors that rpc_status reads, but not grpc.Call's type.
     status = rpc_status.from_call(error)  # pyright: ignore[reportArgumentType]
     for detail in status.details if status else ():
@@ -164,7 +165,7 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
 
 
 def error_layer() -> Layer:
-    """The layer that turns what a handler raises into a status."""
+    """Return the layer that converts a handler's exceptions to a status."""
 
     @asynccontextmanager
     async def layer(call: Call) -> AsyncGenerator[None, None]:

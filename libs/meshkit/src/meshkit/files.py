@@ -1,4 +1,4 @@
-"""Files that are replaced in one step."""
+"""Atomic replacement of files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o600) -> None:
-    """Replace `path`, durably: a reader or a crash sees the old content or the new.
+    """Replace `path`, durably: after a crash it has either the old content or the new.
 
-    Makes the directory if need be. The file has `mode` before it has content.
+    Creates the directory if necessary. The file has `mode` before it has content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""What the Kafka producer and consumers share: configuration, topic checks, error reports."""
+"""Shared by the Kafka producer and consumers: configuration, topic checks, error reports."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ METADATA_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 MISSING_SECONDS = 5.0
 ASK_TIMES = 8
-# The same outage is reported once in this many seconds.
+# Minimum interval between reports of the same outage.
 REPORT_SECONDS = 10.0
-# What every consumer has: offsets are committed explicitly, if at all.
+# Settings of every consumer: offsets are only committed explicitly.
 FETCH_CONFIG: Config = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -45,15 +45,15 @@ _UNREACHABLE = {
 
 
 class Client(Protocol):
-    """What Producer and Consumer have in common."""
+    """The common interface of Producer and Consumer."""
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """Cluster metadata."""
+        """Return cluster metadata."""
         ...
 
 
 def client_config(settings: KafkaSettings, client_id: str) -> Config:
-    """librdkafka's settings that every client has; security comes from `meshkit.tls`.
+    """Return librdkafka's settings common to all clients; security comes from `meshkit.tls`.
 
     Raises:
         SettingsError: A broker beyond loopback would be reached in plaintext.
@@ -65,7 +65,7 @@ def client_config(settings: KafkaSettings, client_id: str) -> Config:
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "client.id": client_id,
         "socket.keepalive.enable": True,
-        # A broker that comes back is found within two seconds, not ten.
+        # Reconnects to a restarted broker within two seconds instead of ten.
         "reconnect.backoff.max.ms": 2000,
         "allow.auto.create.topics": False,
         **kafka_client_config(settings),
@@ -73,7 +73,7 @@ def client_config(settings: KafkaSettings, client_id: str) -> Config:
 
 
 async def is_reachable(client: Client) -> bool:
-    """Whether Kafka answers now."""
+    """Return whether Kafka is reachable."""
     try:
         await asyncio.to_thread(client.list_topics, timeout=PROBE_SECONDS)
     except KafkaException:
@@ -82,9 +82,9 @@ async def is_reachable(client: Client) -> bool:
 
 
 def client_log() -> logging.Logger:
-    """The logger that librdkafka writes to, without its line for every refused connection.
+    """Return librdkafka's logger without its line for every refused connection.
 
-    Those come twenty a second in an outage; `OutageReporter` tells of it once in a while.
+    An outage causes twenty of these lines a second; `OutageReporter` reports it instead.
     """
     log = logging.getLogger("meshkit.librdkafka")
     if _tells_more not in log.filters:
@@ -97,10 +97,10 @@ def _tells_more(record: logging.LogRecord) -> bool:
 
 
 async def retrying(ask: Callable[[], Awaitable[T]], what: str) -> T:
-    """`ask` Kafka again while it has no answer, as after a broker's restart.
+    """Call `ask` again while Kafka doesn't answer, as after a broker's restart.
 
     Raises:
-        Unavailable: It has none after `ASK_TIMES` attempts.
+        Unavailable: Kafka doesn't answer after `ASK_TIMES` attempts.
     """
     backoff = Backoff(base=0.25, cap=5.0, limit=ASK_TIMES)
     while True:
@@ -119,7 +119,7 @@ def is_record(message: Message) -> bool:
     """Return whether a consumer's message is a record; log a transient error.
 
     Raises:
-        DataLoss: An offset, a topic or a permission is gone.
+        DataLoss: An offset, a topic or a permission is missing.
     """
     error = message.error()
     if error is None:
@@ -132,14 +132,14 @@ def is_record(message: Message) -> bool:
 
 
 class OutageReporter:
-    """librdkafka's `error_cb`: tells outages once in a while, and hands on what is fatal."""
+    """librdkafka's `error_cb`: logs outages at a limited rate and forwards fatal errors."""
 
     def __init__(self, servers: str, on_fatal: Callable[[KafkaError], None]) -> None:
         self._servers, self._on_fatal = servers, on_fatal
         self._reported: dict[int, float] = {}
 
     def __call__(self, error: KafkaError) -> None:
-        """Take an error that concerns the client as a whole."""
+        """Handle an error that concerns the whole client."""
         if error.fatal():
             self._on_fatal(error)
             return
@@ -159,13 +159,13 @@ async def await_topics(
     topics: Iterable[str],
     wait_seconds: float | None = None,
 ) -> dict[str, int]:
-    """Wait until Kafka answers; the partition count of each topic.
+    """Wait until Kafka answers and return the partition count of each topic.
 
     Args:
         client: Any Kafka client.
-        settings: Where Kafka is, for messages.
+        settings: Kafka's addresses, for messages.
         topics: The topics that must exist.
-        wait_seconds: How long to go on trying, None for ever.
+        wait_seconds: Time limit, None for no limit.
 
     Raises:
         FailedPrecondition: A topic doesn't exist.
@@ -192,7 +192,7 @@ async def await_topics(
         missing = [name for name in names if name not in known or known[name].error]
         if not missing:
             return {name: len(known[name].partitions) for name in names}
-        # A topic that was just made takes a moment to be known to every broker.
+        # It takes a moment until every broker knows a new topic.
         missing_since = missing_since or time.monotonic()
         if time.monotonic() - missing_since >= MISSING_SECONDS:
             raise FailedPrecondition(

@@ -1,7 +1,7 @@
 """Kafka's administration API under its public names.
 
-`confluent_kafka.admin` states that its imports are part of its API, but imports them in a form that
-type checkers take for private: the exception is made here, once.
+`confluent_kafka.admin` documents its imports as part of its API, but type checkers treat them as
+private: the exception is made here, once.
 """
 # pyright: reportPrivateImportUsage=false
 

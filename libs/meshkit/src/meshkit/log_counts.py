@@ -14,7 +14,7 @@ LEVELS = ("WARNING", "ERROR", "CRITICAL")
 
 @contextmanager
 def counted(metrics: Metrics) -> Generator[None]:
-    """Count what is logged meanwhile as `coinmesh_log_records_total{level}`."""
+    """Count log records as `coinmesh_log_records_total{level}` while the context is active."""
     handler = _Counter(logging.WARNING)
     metrics.read_counter(
         "log_records", "Warnings and errors in the log", ("level",), handler.counts.copy
@@ -29,7 +29,7 @@ def counted(metrics: Metrics) -> Generator[None]:
 class _Counter(logging.Handler):
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        # A level has its series from the start, so that the first error is an increase.
+        # Every level has its series from the start, so that the first error is an increase.
         self.counts: dict[tuple[str, ...], int] = {(name,): 0 for name in LEVELS}
 
     def emit(self, record: logging.LogRecord) -> None:

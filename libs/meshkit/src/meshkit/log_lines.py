@@ -1,11 +1,11 @@
-"""Brings a line of any component's log into the mesh's schema (`log_schema.json`).
+"""Converts a line of any component's log to the mesh's schema (`log_schema.json`).
 
-Our programs and the JVM components write the schema themselves; their lines pass as they are. The
-others write JSON with names or levels of their own (OpenBao, Jaeger, Prometheus, Envoy) or text
-(Redis, SeaweedFS, a runtime before its logging starts): those are wrapped, redacted, here.
+Coinmesh programs and the JVM components write the schema themselves; their lines pass unchanged.
+Others write JSON with different names or levels (OpenBao, Jaeger, Prometheus, Envoy) or text
+(Redis, SeaweedFS, a runtime before its logging starts): those lines are wrapped and redacted here.
 
-`python -m meshkit.log_lines` is the same as a filter for rsyslog's mmexternal: a message with its
-file's name in, `{"$!": {"line": …}}` out.
+`python -m meshkit.log_lines` provides the same as a filter for rsyslog's mmexternal: a message with
+its file's name in, `{"$!": {"line": …}}` out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meshkit.logs import REDACTED, is_secret_name, redact, timestamp
 
 Line = dict[str, Any]
 
-#: Names that other programs' JSON uses for what the schema calls the value.
+# Field names of other programs' JSON, and the schema's names for them.
 _SYNONYMS: dict[str, str] = {
     "@timestamp": "ts",
     "time": "ts",
@@ -56,10 +56,10 @@ _LEVELS: dict[str, str] = {
     "DPANIC": "CRITICAL",
     "OFF": "INFO",
 }
-#: Redis, "24774:M 22 Nov 2026 21:01:53.517 # text" (serverLogRaw)
+# Redis, "24774:M 22 Nov 2026 21:01:53.517 # text" (serverLogRaw)
 _REDIS = re.compile(r"\d+:[XCSM] (\d\d \w{3} \d{4} [\d:]{8}\.\d{3}) ([.\-*#]) (.*)", re.DOTALL)
 _REDIS_LEVELS = {".": "DEBUG", "-": "INFO", "*": "INFO", "#": "WARNING"}
-#: glog (SeaweedFS), "I1122 21:01:54.210374 master.go:400 text"; the year is not written.
+# glog (SeaweedFS), "I1122 21:01:54.210374 master.go:400 text"; the year is not written.
 _GLOG = re.compile(r"([IWEF])(\d{4} [\d:]{8}\.\d{6}) +(?:\d+ )?(\S+:\d+)\]? (.*)", re.DOTALL)
 _GLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 _LEADING_LEVEL = re.compile(r"(?:\[)?(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|SEVERE|FATAL)\b[\]:]? *")
@@ -70,18 +70,18 @@ _SERVICE_OF_REPLICA = re.compile(r"(.+?)-\d+")
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a line."""
+    """Return the JSON schema of a line."""
     return json.loads(files("meshkit").joinpath("log_schema.json").read_text())
 
 
 def service_of(instance: str) -> str:
-    """`kafka` for the replica `kafka-2`."""
+    """Return `kafka` for the replica `kafka-2`."""
     found = _SERVICE_OF_REPLICA.fullmatch(instance)
     return found[1] if found else instance
 
 
 def normalize(text: str, instance: str, otherwise: datetime) -> Line:
-    """`text` as an object of the schema; a line without a time of its own is given `otherwise`."""
+    """Return `text` as an object of the schema; `otherwise` is the time of a line without one."""
     text = text.rstrip("\r\n")
     own: Line = {
         "ts": timestamp(otherwise),
@@ -133,14 +133,14 @@ def _from_json(text: str, otherwise: datetime) -> Line | None:
 
 
 def _summary(line: Line, text: str) -> str:
-    """What an object without a message says: an access log's request, else its text."""
+    """Return a message for an object without one: an access log's request, else its text."""
     if "path" in line and "method" in line:
         return f"{line['method']} {line['path']} {line.get('status', '')}".rstrip()
     return redact(text)
 
 
 def _plain(name: str, value: object) -> object:
-    """A scalar; what is nested becomes text, what looks like a secret is redacted."""
+    """Return a scalar; nested values become text, and likely secrets are redacted."""
     if is_secret_name(name):
         return REDACTED
     if isinstance(value, float) and not math.isfinite(value):
@@ -172,10 +172,10 @@ def _parsed(text: str, form: str, otherwise: datetime) -> str:
 
 
 def _instant(value: object, otherwise: datetime) -> str:
-    """A time as other programs write it: RFC 3339, or seconds since 1970."""
+    """Return a time written by another program: RFC 3339, or seconds since 1970."""
     try:
         if isinstance(value, str):
-            # Go writes nanoseconds, which datetime refuses.
+            # Go writes nanoseconds, which datetime rejects.
             moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value))
             return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
         if isinstance(value, int | float):
@@ -186,12 +186,12 @@ def _instant(value: object, otherwise: datetime) -> str:
 
 
 def instance_of(path: str) -> str:
-    """The instance that writes the log file `path` (`kafka-2.log`, also its rotated `.log.1`)."""
+    """Return the instance that writes the log `path` (`kafka-2.log`, also rotated `.log.1`)."""
     return Path(path).name.partition(".log")[0]
 
 
 def answer(message: str, now: Callable[[], datetime]) -> str:
-    """mmexternal's answer to one message in its JSON form: the line beside the message."""
+    """Return mmexternal's answer to a message in its JSON form: the line next to the message."""
     given: Mapping[str, Any] = json.loads(message)
     metadata = cast(Mapping[str, str], given.get("$!", {}).get("metadata", {}))
     instance = instance_of(metadata.get("filename", "unknown.log"))
@@ -205,7 +205,7 @@ def main() -> None:
         try:
             reply = answer(message, lambda: datetime.now(UTC))
         except (ValueError, TypeError, AttributeError):
-            reply = "{}"  # rsyslog then ships nothing of what it could not even describe
+            reply = "{}"  # rsyslog then ships nothing for a message that it could not describe
         sys.stdout.write(reply + "\n")
         sys.stdout.flush()
 

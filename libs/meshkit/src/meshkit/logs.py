@@ -1,10 +1,10 @@
-"""Structured logs: one JSON object a line on standard error, by the standard library's logging.
+"""Structured logs: one JSON object per line on standard error, with the standard library's logging.
 
-Fields (`log_schema.json` says it for machines): `ts` (RFC 3339, UTC, µs), `level`, `service`,
-`logger`, `message`, `trace_id` and `span_id` when a span is active, `exception` with the traceback,
-and whatever a call gives in `extra`. Values under names that look like secrets, passwords and user
-names inside URLs, tokens and private keys are replaced. Warnings and what nobody caught are lines
-too.
+Fields (`log_schema.json` is the machine-readable form): `ts` (RFC 3339, UTC, µs), `level`,
+`service`, `logger`, `message`, `trace_id` and `span_id` if a span is active, `exception` with the
+traceback, and the fields of a call's `extra`. Values under secret-like names, passwords and user
+names inside URLs, tokens and private keys are replaced. Warnings and uncaught exceptions are
+logged, too.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from typing import TextIO
 
 from opentelemetry import trace
 
-#: Names the component in whose log a process writes; people's own commands are without it.
+# Names the component to whose log a process writes; unset for commands run by people.
 SERVICE_VARIABLE = "COINMESH_SERVICE_NAME"
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
     r"(?i)secret|passw|token|credential|authorization|cookie|api[_-]?key|private"
 )
-# Every repetition that a longer text could make costly is bounded: a line may be megabytes.
+# Repetitions that would be costly on long text are bounded: a line may be megabytes.
 _URL_PASSWORD = re.compile(r"(?i)(?P<head>\b[a-z][a-z0-9+.-]{0,30}://)[^\s/?#@]+(?=@)")
 _ASSIGNED_SECRET = re.compile(
     r"(?i)(?P<head>(?<![\w-])[\w-]*?(?:secret|password|passwd|token|credentials?|authorization|cookie"
     r"|api[_-]?key)[\w-]{0,60}\\?[\"']?\s*[=:]\s*\\?[\"']?)(?P<value>[^\s\"',;}&\\]+)"
 )
 _BEARER = re.compile(r"(?i)(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
-#: What is a secret wherever it stands: JSON web tokens, Vault's tokens, PEM private keys.
+# Secrets in any position: JSON web tokens, Vault's tokens, PEM private keys.
 _BARE = re.compile(
     r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\b(?:hvs|hvb|s|b)\.[A-Za-z0-9_-]{20,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)",
     re.DOTALL,
 )
-# What a LogRecord has by itself; everything else on it came from `extra`.
+# Attributes that every LogRecord has; all others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _RESERVED = frozenset({"ts", "level", "service", "logger", "trace_id", "span_id", "exception"})
 
 
 def timestamp(moment: datetime) -> str:
-    """`moment` as lines carry it: RFC 3339, UTC, microseconds."""
+    """Return `moment` in the format of log lines: RFC 3339, UTC, microseconds."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value under this name is never written."""
+    """Return whether values under this name are never written."""
     return _SECRET_NAME.search(name) is not None
 
 
 def redact(text: str) -> str:
-    """`text` with credentials in URLs, tokens, private keys and `secret=…` values replaced."""
+    """Return `text` with credentials in URLs, tokens, private keys and `secret=…` replaced."""
     text = _BARE.sub(REDACTED, text)
     text = _URL_PASSWORD.sub(rf"\g<head>{REDACTED}", text)
     text = _BEARER.sub(rf"\g<head>{REDACTED}", text)
@@ -73,7 +73,7 @@ def _redact_value(name: str, value: object) -> object:
 
 
 def level_name(number: int) -> str:
-    """The schema's level; one that a library made up counts as the next lower."""
+    """Return the schema's level; a library's custom level counts as the next lower one."""
     for floor, name in ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO")):
         if number >= floor:
             return name
@@ -81,14 +81,14 @@ def level_name(number: int) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Turns a record into one line of JSON."""
+    """Formats a record as one line of JSON."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         line: dict[str, object] = {
             "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
             "level": level_name(record.levelno),
@@ -109,16 +109,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def line(service: str, logger: str, message: str, level: int = logging.INFO) -> bytes:
-    """A line for a log that this process doesn't write with `logging`."""
+    """Return a line for a log that this process doesn't write with `logging`."""
     record = logging.LogRecord(logger, level, "", 0, message, None, None)
     return f"{JsonFormatter(service).format(record)}\n".encode()
 
 
 def tell(logger: str, text: str, level: int = logging.INFO) -> None:
-    """What a command says that components and people run: how far it is, or why it failed.
+    """Report the progress or failure of a command that components and people run.
 
-    In a component's log it is a line of the schema. People get the text alone, on standard output,
-    from warnings on (`level` of the module `logging`) on standard error.
+    In a component's log it is a line of the schema. People get only the text, on standard output,
+    or on standard error from warnings on (`level` of the module `logging`).
     """
     if service := os.environ.get(SERVICE_VARIABLE):
         sys.stderr.write(line(service, logger, text, level).decode())
@@ -127,7 +127,7 @@ def tell(logger: str, text: str, level: int = logging.INFO) -> None:
 
 
 def configure_command() -> None:
-    """As `configure` for a command that components and people run; people's is left as it is."""
+    """Configure logging for a command that components and people run; unchanged for people."""
     if service := os.environ.get(SERVICE_VARIABLE):
         configure(service)
 
@@ -139,7 +139,7 @@ def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These tell of each request or wake-up; their warnings are still wanted.
+    # These log each request or wake-up; their warnings are kept.
     for chatty in ("httpx", "httpcore", "asyncio", "cassandra"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)

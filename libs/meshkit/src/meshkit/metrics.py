@@ -1,7 +1,7 @@
-"""Metrics: Prometheus's client library, one registry per process, and the RED numbers of each RPC.
+"""Metrics: Prometheus's client library, one registry per process, and RED metrics of each RPC.
 
-Names begin with `coinmesh_`; units are in the name (`_seconds`, `_bytes`, `_total`).
-`serve` makes a service's `Metrics`; its resources register theirs with it.
+Names begin with `coinmesh_`; units are in the name (`_seconds`, `_bytes`, `_total`). `serve`
+creates a service's `Metrics`; its resources register their metrics with it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from meshkit.tls import (
     server_ssl_context,
 )
 
-# From 1 ms to 10 s: the targets for a chart view, an alert and a slow history query lie inside.
+# From 1 ms to 10 s: contains the targets for a chart view, an alert and a slow history query.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LOOP_PROBE_SECONDS = 0.5
 
-#: Who may read metrics under TLS.
+# Services that may read metrics under TLS.
 SCRAPERS = frozenset({"prometheus", "deploy", "cli"})
 _PEER = "coinmesh.peer"
 
@@ -57,7 +57,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class Metrics:
-    """The metrics of one process; asking twice for a name gives the same metric."""
+    """The metrics of one process; a repeated name returns the same metric."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -67,7 +67,7 @@ class Metrics:
         GCCollector(registry=self.registry)
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
-        """The counter `coinmesh_<name>_total`."""
+        """Return the counter `coinmesh_<name>_total`."""
         return self._once(
             Counter,
             name,
@@ -77,7 +77,7 @@ class Metrics:
         )
 
     def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
-        """The gauge `coinmesh_<name>`."""
+        """Return the gauge `coinmesh_<name>`."""
         return self._once(
             Gauge,
             name,
@@ -93,7 +93,7 @@ class Metrics:
         labels: Sequence[str] = (),
         buckets: Sequence[float] = LATENCY_BUCKETS,
     ) -> Histogram:
-        """The histogram `coinmesh_<name>` with upper bounds `buckets`."""
+        """Return the histogram `coinmesh_<name>` with upper bounds `buckets`."""
         return self._once(
             Histogram, name, lambda: histogram(name, documentation, labels, buckets, self.registry)
         )
@@ -101,23 +101,23 @@ class Metrics:
     def read_counter(
         self, name: str, documentation: str, labels: Sequence[str], read: Read
     ) -> None:
-        """A counter `coinmesh_<name>_total` whose values are read when Prometheus asks.
+        """Register a counter `coinmesh_<name>_total` whose values are read at scrape time.
 
-        For hot paths that count in plain integers. `read` gives the values by label values; several
-        readers of one name are put together.
+        For hot paths that count in plain integers. `read` returns the values by label values; the
+        values of several readers of one name are combined.
         """
         self._add_reader(CounterMetricFamily, name, documentation, labels, read)
 
     def read_gauge(self, name: str, documentation: str, labels: Sequence[str], read: Read) -> None:
-        """A gauge `coinmesh_<name>` whose values are read when Prometheus asks."""
+        """Register a gauge `coinmesh_<name>` whose values are read at scrape time."""
         self._add_reader(GaugeMetricFamily, name, documentation, labels, read)
 
     def add(self, collector: Collector) -> None:
-        """Expose a metric that was made without a registry."""
+        """Expose a metric that was created without a registry."""
         self.registry.register(collector)
 
     def value(self, name: str, **labels: str) -> float:
-        """The present value of a sample, 0 when there is none; `name` as it is exposed."""
+        """Return the current value of a sample, 0 if there is none; `name` is the exposed name."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
     def _add_reader(
@@ -144,7 +144,7 @@ class Metrics:
 
 
 class _ReadFamily(Collector):
-    """One metric whose values several readers give."""
+    """One metric with the values of several readers."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _ReadFamily(Collector):
         self.readers: list[Read] = []
 
     def collect(self) -> Iterator[Metric]:
-        """The values now."""
+        """Yield the current values."""
         family = self._make()
         for read in self.readers:
             for labels, value in read().items():
@@ -172,14 +172,14 @@ def histogram(
     buckets: Sequence[float] = LATENCY_BUCKETS,
     registry: CollectorRegistry | None = None,
 ) -> Histogram:
-    """The histogram `coinmesh_<name>`, for `Metrics.add` unless it has a registry."""
+    """Return the histogram `coinmesh_<name>`, for `Metrics.add` unless it has a registry."""
     return Histogram(
         name, documentation, labels, namespace="coinmesh", registry=registry, buckets=buckets
     )
 
 
 class MetricsServer:
-    """The HTTP endpoint that Prometheus scrapes; it has a thread of its own."""
+    """The HTTP endpoint that Prometheus scrapes; it has its own thread."""
 
     def __init__(self, server: WSGIServer, host: str) -> None:
         self._server = server
@@ -211,7 +211,7 @@ def start(
 
 
 def serve(listen: Address, app: Any, files: CertificateFiles | None) -> MetricsServer:
-    """Serve a WSGI application; with `files` over mutual TLS to those who scrape."""
+    """Serve a WSGI application; with `files` over mutual TLS and only to scrapers."""
     if files is None:
         server = make_server(listen.host, listen.port, app, _ThreadingServer, _QuietHandler)
     else:
@@ -225,7 +225,7 @@ def serve(listen: Address, app: Any, files: CertificateFiles | None) -> MetricsS
 
 
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
-    """A thread for each request."""
+    """Handles each request in a thread."""
 
     daemon_threads = True
 
@@ -236,21 +236,21 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 class _SecuredServer(_ThreadingServer):
-    """Requests that come without a certificate leave no trace."""
+    """Ignores errors of requests without a certificate."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         del request, client_address
 
 
 class _PeerHandler(_QuietHandler):
-    """Tells the application which service asks, and is silent."""
+    """Passes the calling service to the application, and does not log requests."""
 
-    # A client that doesn't go on is let go.
+    # Seconds until an inactive client is disconnected.
     timeout = 10
 
     def setup(self) -> None:
         self._told = io.StringIO()
-        # Here, in the request's own thread, so that a slow handshake holds nobody up.
+        # In the request's own thread, so that a slow handshake doesn't block others.
         self.request.settimeout(self.timeout)
         self.request.do_handshake()
         super().setup()
@@ -261,7 +261,7 @@ class _PeerHandler(_QuietHandler):
             _log.warning("a scrape failed: %s", told.splitlines()[-1])
 
     def get_stderr(self) -> io.StringIO:
-        """Where failures go: a client that left, or numbers that can't be read."""
+        """Return the buffer for failures: a disconnected client, or metrics that can't be read."""
         return self._told
 
     def get_environ(self) -> Any:
@@ -293,8 +293,10 @@ def _for_scrapers(app: Any) -> Any:
 
 
 def exemplar(context: Context | None = None) -> dict[str, str] | None:
-    """What leads from an observation to its trace: the id of the active span's trace, or of that in
-    `context`; None if it isn't sampled."""
+    """Return the trace id of the active span or of `context` for an observation.
+
+    None if the span isn't sampled.
+    """
     span = trace.get_current_span(context).get_span_context()
     if not span.trace_flags.sampled:
         return None
@@ -302,7 +304,7 @@ def exemplar(context: Context | None = None) -> dict[str, str] | None:
 
 
 async def watch_loop(metrics: Metrics) -> None:
-    """Measure for ever how late the event loop wakes a task: the saturation of the process."""
+    """Measure until cancelled how late the event loop wakes a task: the process's saturation."""
     delay = metrics.histogram("event_loop_delay_seconds", "How late the event loop wakes a task")
     loop = asyncio.get_running_loop()
     while True:
@@ -312,9 +314,9 @@ async def watch_loop(metrics: Metrics) -> None:
 
 
 def red_layer(metrics: Metrics) -> Layer:
-    """Rate, errors and duration of every RPC, by service, method and status code.
+    """Return the layer that counts rate, errors and duration by service, method and status code.
 
-    Durations carry the trace's id when a layer further out has made a sampled span active.
+    Durations carry the trace id if an outer layer has activated a sampled span.
     """
     labels = ("rpc_service", "rpc_method")
     handled = metrics.counter("rpc_handled", "RPCs that ended", (*labels, "code"))

@@ -1,4 +1,4 @@
-"""Where a consumer of assigned partitions starts, as offsets."""
+"""Start positions of a consumer of assigned partitions, as offsets."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Start = Literal["beginning", "end"] | Tail | Since | Mapping[Partition, int]
 def bounds(
     consumer: confluent_kafka.Consumer, key: Partition, timeout: float = REQUEST_SECONDS
 ) -> tuple[int, int]:
-    """Query the first offset that a partition has and the one after its last."""
+    """Query the first offset of a partition and the offset after its last."""
     return consumer.get_watermark_offsets(TopicPartition(*key), timeout=timeout)
 
 
 def offsets(
     consumer: confluent_kafka.Consumer, keys: list[Partition], start: Start
 ) -> dict[Partition, int]:
-    """The offset that `start` means now, by partition: explicit, so that nothing slips between."""
+    """Resolve `start` to current offsets by partition, so that no record is skipped afterwards."""
     if isinstance(start, Mapping):
         return {key: start[key] for key in keys}
     if isinstance(start, Since):
         asked = [TopicPartition(*key, int(start.time.timestamp() * 1000)) for key in keys]
         found = consumer.offsets_for_times(asked, timeout=REQUEST_SECONDS)
-        # -1 (the end) when nothing is that young.
+        # -1 (the end) if no record is that new.
         return {
             (place.topic, place.partition): place.offset
             if place.offset >= 0

@@ -1,7 +1,7 @@
-"""Sends spans by OTLP over gRPC, following certificate renewals; loses spans rather than time.
+"""Exports spans over OTLP/gRPC, following certificate renewals; drops spans rather than block.
 
 The SDK's own exporter can't change its certificate and retries for seconds, also at shutdown. Here
-a batch that can't be sent is lost and counted, and the collector is left alone for a while.
+a batch that can't be sent is dropped and counted, and the collector is not contacted for a while.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Call = Callable[..., object]
 
 EXPORT_SECONDS = 3.0
 REST_SECONDS = 5.0
-"""After a failure the collector isn't tried for so long."""
+"""Time after a failure without attempts to reach the collector."""
 _OPTIONS = (("grpc.max_reconnect_backoff_ms", 5_000), ("grpc.keepalive_time_ms", 30_000))
 
 
@@ -47,7 +47,7 @@ class OtlpExporter(SpanExporter):
         self.lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch, or lose it."""
+        """Send a batch, or drop it."""
         if self._closed or time.monotonic() < self._resting_until:
             self.lost += len(spans)
             return SpanExportResult.FAILURE
@@ -66,18 +66,18 @@ class OtlpExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Close the connection; what comes afterwards is lost."""
+        """Close the connection; later batches are dropped."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing waits here."""
+        """Return True: no spans are buffered here."""
         del timeout_millis
         return True
 
     def _connected(self) -> Call:
-        """The call, on a new channel where the certificate has been renewed."""
+        """Return the export call, on a new channel if the certificate has been renewed."""
         version = self._files.version() if self._files is not None else None
         if self._export is None or version != self._version:
             if self._channel is not None:

@@ -1,4 +1,4 @@
-"""Who calls: the SPIFFE id in the peer's certificate."""
+"""The calling service: the SPIFFE id in the peer's certificate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from meshkit.tls import SERVICE_PREFIX
 
 
 def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
-    """The peer's `spiffe://…` id, None without a client certificate or with several ids.
+    """Return the peer's `spiffe://…` id; None without a client certificate or with several ids.
 
-    A certificate with more than one SPIFFE id is invalid (SPIFFE X.509-SVID §2) and names nobody.
+    A certificate with more than one SPIFFE id is invalid (SPIFFE X.509-SVID §2).
     """
     attributes = cast(Mapping[str, list[bytes]], context.auth_context())
     found = {value.decode() for value in attributes.get("peer_spiffe_id", ())}
@@ -21,7 +21,7 @@ def spiffe_id(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
 
 
 def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
-    """The service that calls (`envoy`), None for anybody who isn't one of ours."""
+    """Return the calling service (`envoy`); None if the caller isn't a service of the mesh."""
     identity = spiffe_id(context)
     if identity is None or not identity.startswith(SERVICE_PREFIX):
         return None

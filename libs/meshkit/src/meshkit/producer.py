@@ -1,7 +1,8 @@
 """The Kafka producer: idempotent, acknowledged by all replicas, never silent about a loss.
 
-What was accepted is retried until Kafka takes it, however long an outage lasts; a full queue makes
-`produce` wait, which is the backpressure. A record that Kafka refuses for good ends the service.
+Accepted records are retried until Kafka acknowledges them, however long an outage lasts; a full
+queue makes `produce` wait, which is the backpressure. A record that Kafka rejects permanently stops
+the service.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ POLL_SECONDS = 0.1
 ROOM_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
 FLUSH_LOOK_SECONDS = 0.002
-#: How long the queue may take to empty while a renewed certificate waits to be taken up.
+# Time in which the queue must become empty before a renewed certificate can be used.
 RENEWAL_SECONDS = 2.0
 PRODUCER_CONFIG: Config = {
     "enable.idempotence": True,
     "acks": "all",
     "compression.type": "zstd",
-    # Java's default; librdkafka's differs, and a key must have one partition whoever writes it.
+    # Java's default; librdkafka's differs, and a key must map to one partition for all writers.
     "partitioner": "murmur2_random",
     "linger.ms": 5,
-    # Accepted records don't expire: the bounded queue is what limits an outage.
+    # Accepted records don't expire; the bounded queue limits memory during an outage.
     "message.timeout.ms": 0,
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 64 << 10,
@@ -58,7 +59,7 @@ PRODUCER_CONFIG: Config = {
 class Producer(Resource):
     """A producer for one event loop; use it as an asynchronous context manager.
 
-    As a resource of a service it ends the service when a record was refused.
+    As a resource of a service it stops the service after a record was rejected.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class Producer(Resource):
         on_acked: OnAcked | None = None,
         config: Config | None = None,
     ) -> None:
-        """Make the client; nothing is sent yet, and Kafka needn't be reachable.
+        """Create the client; nothing is sent yet, and Kafka needn't be reachable.
 
         Args:
-            settings: Where Kafka is.
+            settings: Kafka connection.
             client_id: The service's name.
-            metrics: Where the producer's numbers go.
-            on_acked: Told topic, partition and offset of each acknowledged record, in order of each
-                partition; runs in the producer's thread, must be quick and must not raise.
+            metrics: Registers the producer's metrics.
+            on_acked: Called with topic, partition and offset of each acknowledged record, in order
+                of each partition; runs in the producer's thread, must be quick and must not raise.
             config: librdkafka settings that differ from `PRODUCER_CONFIG`.
         """
         self._settings = settings
@@ -121,11 +122,11 @@ class Producer(Resource):
     async def check_topics(
         self, topics: Iterable[str], wait_seconds: float | None = None
     ) -> dict[str, int]:
-        """Wait for Kafka; the partition counts, or FailedPrecondition naming a missing topic."""
+        """Wait for Kafka and return partition counts; FailedPrecondition for a missing topic."""
         return await await_topics(self._producer, self._settings, topics, wait_seconds)
 
     async def is_ready(self) -> bool:
-        """Whether Kafka answers now."""
+        """Return whether Kafka is reachable and no record was rejected."""
         return self._failure is None and await kafka.is_reachable(self._producer)
 
     def produce_nowait(
@@ -136,12 +137,12 @@ class Producer(Resource):
         headers: Headers | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> None:
-        """Queue a record; `on_delivery` is told of its end, as `on_acked` in the producer's thread.
+        """Queue a record; `on_delivery` is called with its result in the producer's thread.
 
         Raises:
             BufferError: The queue is full.
             InvalidArgument: The record is larger than the producer may send.
-            DataLoss: An earlier record was refused; the producer is over.
+            DataLoss: An earlier record was rejected; the producer can't be used any more.
         """
         if self._failure is not None:
             raise self._failure
@@ -173,11 +174,11 @@ class Producer(Resource):
     async def deliver(
         self, topic: str, key: Key, value: bytes | None, headers: Headers | None = None
     ) -> tuple[int, int]:
-        """Send a record and wait for its acknowledgement: its partition and offset.
+        """Send a record, wait for its acknowledgement and return its partition and offset.
 
         Raises:
             InvalidArgument: The record is too large.
-            DataLoss: Kafka refused it.
+            DataLoss: Kafka rejected it.
         """
         done: asyncio.Future[tuple[int, int]] = self._loop.create_future()
 
@@ -204,7 +205,7 @@ class Producer(Resource):
         raise self._failure
 
     async def flush(self, timeout: float = FLUSH_SECONDS) -> None:  # noqa: ASYNC109
-        """Wait until everything queued so far is acknowledged; Unavailable when time is up."""
+        """Wait until all queued records are acknowledged; raise Unavailable at the timeout."""
         left = await self._left_after(timeout)
         if self._failure is not None:
             raise self._failure
@@ -217,8 +218,8 @@ class Producer(Resource):
             )
 
     async def _left_after(self, seconds: float) -> int:
-        """Wait for all acknowledgements, so long at most; how many records still lack one."""
-        # librdkafka's own flush would serve reports in a second thread: out of order, miscounted.
+        """Wait up to `seconds` for all acknowledgements; return the number of missing ones."""
+        # librdkafka's own flush would process reports in a second thread: out of order, miscounted.
         end = self._loop.time() + seconds
         while left := len(self._producer):
             if self._failure is not None or self._loop.time() >= end:
@@ -227,17 +228,17 @@ class Producer(Resource):
         return left
 
     async def run(self) -> None:
-        """Wait for ever; DataLoss as soon as a record is refused for good."""
+        """Wait until cancelled; raise DataLoss once a record is rejected permanently."""
         await self._failed.wait()
         if self._failure is not None:
             raise self._failure
 
     async def renew_if_due(self) -> bool:
-        """Put a producer with the renewed certificate in place of the old one; True when done.
+        """Replace the producer after a certificate renewal; return whether that was done.
 
-        Everything queued is acknowledged before the new one takes a record, so that the order of
-        each key is kept; meanwhile the queue counts as full. While Kafka doesn't take what is
-        queued the old one stays, and the next attempt comes soon.
+        All queued records are acknowledged before the new producer accepts one, so that the order
+        of each key is kept; meanwhile the queue counts as full. If Kafka doesn't acknowledge them
+        in time, the old producer is kept and the next check retries.
         """
         version = self._renewals.pending()
         if version is None or self._failure is not None:
@@ -263,7 +264,7 @@ class Producer(Resource):
                 _log.exception("can't use the renewed certificate; trying again")
 
     async def close(self) -> None:
-        """Flush and stop; Unavailable if records are left (they are then lost)."""
+        """Flush and stop; raise Unavailable if records remain (they are then lost)."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
@@ -276,12 +277,13 @@ class Producer(Resource):
                 self._thread = None
 
     def __len__(self) -> int:
-        """Records queued or in flight."""
+        """Return the number of records queued or in flight."""
         return len(self._producer)
 
     def _export(self, metrics: Metrics, client: str) -> None:
         def by_topic(counts: Counter[str]) -> dict[tuple[str, ...], float]:
-            # Every topic from its first end on: a counter that is born at 1 shows no increase.
+            # A topic is exported after its first result: a counter that starts at 1 shows no
+            # increase.
             known = {**self._acked.copy(), **self._refused.copy()}
             return {(client, topic): counts[topic] for topic in known}
 
@@ -315,7 +317,7 @@ class Producer(Resource):
         self._waits += 1
         self._waiting = True
         self._room.clear()
-        # Room that came before `_waiting` was set isn't signalled; hence the limit.
+        # Room signalled before `_waiting` was set is missed; hence the time limit.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOM_SECONDS):
                 await self._room.wait()
@@ -360,7 +362,7 @@ class Producer(Resource):
         self._call(self._room.set)
 
     def _call(self, step: Callable[[], None]) -> None:
-        # The loop may be closed when the last reports come in at the end of the process.
+        # The loop may be closed when the last reports arrive at process exit.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(step)
 
@@ -374,7 +376,7 @@ def _both(first: OnDelivery, second: OnDelivery) -> OnDelivery:
 
 
 def _full(*_: Any, **__: Any) -> None:
-    """Stands for `produce` while a new producer is put in place."""
+    """Replace `produce` while the producer is being replaced."""
     raise BufferError("the producer is being replaced")
 
 

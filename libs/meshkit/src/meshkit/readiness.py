@@ -1,4 +1,4 @@
-"""Health that follows the readiness of a service's resources."""
+"""Health status that follows the readiness of a service's resources."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Readiness:
 
     async def _passes(self, resource: Resource) -> bool:
         try:
-            # Not wait_for: before Python 3.12 it may lose a cancellation, and `run` would go on.
+            # Not wait_for: before Python 3.12 it may lose a cancellation, and `run` would continue.
             async with asyncio.timeout(READINESS_TIMEOUT_SECONDS):
                 return await resource.is_ready()
         except Exception as error:

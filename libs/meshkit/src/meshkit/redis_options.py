@@ -1,4 +1,4 @@
-"""How clients of the redis library connect: who they are, and by which certificate."""
+"""Connection options of redis clients: credentials and certificate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshkit.tls import certificate_files, require_plaintext_allowed
 
 
 class _Credentials(CredentialProvider):
-    """Reads user and password for each new connection, so that a rotation is taken up."""
+    """Reads user and password for each new connection, so that a rotation takes effect."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
@@ -24,10 +24,10 @@ class _Credentials(CredentialProvider):
 
 
 def redis_options(settings: RedisSettings) -> dict[str, Any]:
-    """Arguments for `from_url` beside the URL.
+    """Return arguments for `from_url` other than the URL.
 
     Raises:
-        SettingsError: The credentials can't be read, or would go beyond loopback in plaintext.
+        SettingsError: The credentials can't be read, or would be sent beyond loopback in plaintext.
     """
     options: dict[str, Any] = {}
     url = urlsplit(settings.redis_url)

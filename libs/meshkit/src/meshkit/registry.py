@@ -1,4 +1,5 @@
-"""The Schema Registry: ids of the schemas we write, resolved once at start, and of those we meet.
+"""The Schema Registry: ids of the schemas of this build, resolved at start, and ids of received
+ones.
 
 Only the deploy step registers schemas. A service whose schema isn't registered doesn't start.
 """
@@ -27,7 +28,7 @@ from meshkit.settings import RegistrySettings
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: For how long a rejected id isn't looked up again, so that garbage doesn't load the registry.
+# Time for which a rejected id isn't looked up again, so that invalid ids don't load the registry.
 REJECTED_SECONDS = 5.0
 MAX_REJECTED = 1_000
 DEPLOY = "coinmesh deploy schemas"
@@ -45,7 +46,7 @@ class SchemaNotRegistered(FailedPrecondition):
 
 
 class SchemaMismatch(FailedPrecondition):
-    """The registered contract contradicts the one that this build was made from."""
+    """The registered contract contradicts the contract of this build."""
 
     def __init__(self, subject: str, differences: list[str]) -> None:
         super().__init__(
@@ -58,12 +59,12 @@ class SchemaMismatch(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class SchemaIds:
-    """The ids under which this process writes, by topic."""
+    """The schema ids with which this process writes, by topic."""
 
     ids: Mapping[str, int]
 
     def header(self, topic: str) -> bytes:
-        """The six bytes that go before every value of `topic`."""
+        """Return the six-byte prefix of every value of `topic`."""
         return framing.header(self.ids[topic])
 
 
@@ -78,7 +79,7 @@ class Registry:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`transport`, `sleep` and `clock` are for tests."""
+        """Create a registry; `transport`, `sleep` and `clock` are for tests."""
         self._client = RegistryClient(settings, transport=transport, sleep=sleep)
         self._clock = clock
         self._accepted: set[tuple[str, int]] = set()
@@ -89,24 +90,24 @@ class Registry:
         self._client.close()
 
     async def resolve(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
-        """As `resolve_now`, without blocking the event loop."""
+        """Resolve as `resolve_now`, without blocking the event loop."""
         return await asyncio.to_thread(self.resolve_now, subjects)
 
     async def accepts(self, topic: str, schema_id: int) -> bool:
-        """As `accepts_now`, without blocking the event loop."""
+        """Check as `accepts_now`, without blocking the event loop."""
         if (topic, schema_id) in self._accepted:
             return True
         return await asyncio.to_thread(self.accepts_now, topic, schema_id)
 
     def resolve_now(self, subjects: Mapping[str, type[Message]]) -> SchemaIds:
-        """The ids for the given topics and their messages.
+        """Return the ids for the given topics and their messages.
 
-        The registered text must be the one that this build knows; an older or newer one that
-        agrees on every shared field is taken with a warning.
+        The registered text must equal this build's; an older or newer one that agrees on every
+        shared field is accepted with a warning.
 
         Raises:
             SchemaNotRegistered: A topic has no schema.
-            SchemaMismatch: A registered contract contradicts ours.
+            SchemaMismatch: A registered contract contradicts this build's.
             Unavailable: The registry doesn't answer within its waiting time.
         """
         ids = {topic: self._resolve(topic, message) for topic, message in subjects.items()}
@@ -114,10 +115,10 @@ class Registry:
         return SchemaIds(ids)
 
     def accepts_now(self, topic: str, schema_id: int) -> bool:
-        """Whether the schema with this id belongs to `topic`.
+        """Return whether the schema with this id belongs to `topic`.
 
-        A positive answer holds for good. A negative one holds for `REJECTED_SECONDS`: the schema
-        may be registered next, as when a newer producer is deployed before its schemas.
+        A positive answer is cached permanently. A negative one is cached for `REJECTED_SECONDS`:
+        the schema may be registered later, as when a newer producer is deployed before its schemas.
 
         Raises:
             Unavailable: The registry doesn't answer within its waiting time.

@@ -23,8 +23,8 @@ _NOT_FOUND_CODES = {40401, 40402, 40403}
 class RegistryClient:
     """A client for the registry's Confluent-compatible API; usable from any thread.
 
-    Every request raises Unavailable when the registry doesn't answer within the settings' waiting
-    time, and FailedPrecondition when it rejects the caller or answers with something else.
+    Every request raises Unavailable if the registry doesn't answer within the settings' waiting
+    time, and FailedPrecondition if it rejects the caller or returns an unexpected answer.
     """
 
     def __init__(
@@ -35,7 +35,10 @@ class RegistryClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`request_seconds` limits one attempt; `transport` and `sleep` are for tests."""
+        """Create a client.
+
+        `request_seconds` limits one attempt; `transport` and `sleep` are for tests.
+        """
         self.url = settings.schema_registry_url
         self._wait_seconds = settings.schema_registry_wait_seconds
         self._sleep = sleep
@@ -58,7 +61,7 @@ class RegistryClient:
         self._http.close()
 
     def get(self, path: str) -> object | None:
-        """The document at `path`; None when there is no such subject, version or id."""
+        """Return the document at `path`; None if there is no such subject, version or id."""
         response = self.request("GET", path, accepted={404})
         if response.status_code == 404:
             if _is_missing(response):
@@ -69,7 +72,7 @@ class RegistryClient:
     def request(
         self, method: str, path: str, body: object = None, *, accepted: Container[int] = ()
     ) -> httpx.Response:
-        """A successful response, or one with a status among `accepted`."""
+        """Return a successful response, or one with a status among `accepted`."""
         backoff = Backoff(base=0.25, cap=5.0)
         deadline = time.monotonic() + self._wait_seconds
         while True:

@@ -1,4 +1,4 @@
-"""What a service has beside its RPCs: connections, background work, state to flush at the end."""
+"""Parts of a service other than its RPCs: connections, background work, state to flush at exit."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from meshkit.metrics import Metrics
 
 
 class Resource:
-    """A part of a service whose life `serve` manages; subclasses override what they need.
+    """A part of a service whose lifecycle `serve` manages; subclasses override what they need.
 
-    `serve` collects its metrics by `register`, runs `run` beside the server, reports the service
-    ready while every `is_ready` holds, and at the end calls `on_stopping`, cancels `run`, and
-    closes in reverse order, so that a resource outlives those that were built on it.
+    `serve` registers its metrics with `register`, executes `run` in parallel with the server,
+    reports the service ready while every `is_ready` returns True, and at shutdown calls
+    `on_stopping`, cancels `run`, and closes resources in reverse order, so that a resource is
+    closed after those that use it.
     """
 
     def register(self, metrics: Metrics) -> None:
         """Add the resource's metrics to the process's; called once, before `run`."""
 
     async def run(self) -> None:
-        """Work beside the server; returns when there is nothing (more) to do.
+        """Work in parallel with the server; return if there is nothing (more) to do.
 
-        An error ends the process with status 1.
+        An error terminates the process with status 1.
         """
 
     async def is_ready(self) -> bool:
-        """Whether the service may receive requests, as far as this resource is concerned."""
+        """Return whether this resource allows the service to receive requests."""
         return True
 
     def on_stopping(self) -> None:
-        """Draining begins: end long streams with a last message."""
+        """Handle the start of draining: end long streams with a last message."""
 
     def on_denied(self, call: Call, denial: MeshError) -> None:
-        """Authorization rejected a call."""
+        """Handle a call that authorization rejected."""
 
     async def close(self) -> None:
-        """Flush and disconnect; called once RPCs and `run` have ended."""
+        """Flush and disconnect; called after RPCs and `run` have ended."""

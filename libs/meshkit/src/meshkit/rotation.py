@@ -1,7 +1,7 @@
-"""A client channel that is replaced when its certificate is renewed.
+"""A client channel that is replaced after its certificate is renewed.
 
-grpcio has no reload of client certificates (grpc/grpc#15735), so a new channel is made, awaited
-until ready, and swapped in; the old one is closed once its calls have ended.
+grpcio can't reload client certificates (grpc/grpc#15735), so a new channel is opened, awaited until
+ready, and swapped in; the old one is closed after its calls have ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OLD_CHANNEL_GRACE_SECONDS = 60.0
 async def follow(
     version: Callable[[], object], on_change: Callable[[], None], check_seconds: float | None = None
 ) -> None:
-    """Call `on_change` now and, for ever, each time `version` differs; its errors are logged."""
+    """Call `on_change` now and each time `version` differs, until cancelled; log its errors."""
     known: object = None
     while True:
         try:
@@ -39,10 +39,10 @@ async def follow(
 
 
 class Renewals:
-    """Tells a client without a reload of its own that it must be replaced by a new one.
+    """Detects certificate renewals for a client that must be replaced to use the new files.
 
-    librdkafka reads its certificate when it is made (confluentinc/librdkafka#3180). `version` tells
-    when the files changed, None where there are none.
+    librdkafka reads its certificate only at creation (confluentinc/librdkafka#3180). `version`
+    returns a value that changes with the files; None without files.
     """
 
     def __init__(self, version: Callable[[], object] | None) -> None:
@@ -51,7 +51,7 @@ class Renewals:
         self._next = 0.0
 
     def pending(self) -> object | None:
-        """The version to take up, None while the present one is used; asks once in a while."""
+        """Return the version to use next, None if it is in use; checks at a limited rate."""
         now = time.monotonic()
         if self._version is None or now < self._next:
             return None
@@ -64,15 +64,16 @@ class Renewals:
         return None if seen == self._used else seen
 
     def taken(self, version: object) -> None:
-        """A client with that version is in use."""
+        """Set the version of the client that is in use."""
         self._used = version
         _log.info("client certificate renewed")
 
 
 class RotatingChannel(grpc.aio.Channel):
-    """Stubs made from it once keep working across swaps.
+    """A channel whose stubs keep working after it is replaced.
 
-    `connect` makes a channel from the files as they are now; `version` tells when they changed.
+    `connect` opens a channel with the current files; `version` returns a value that changes with
+    them.
     """
 
     def __init__(
@@ -97,9 +98,9 @@ class RotatingChannel(grpc.aio.Channel):
                 _log.exception("can't use the renewed client certificate; trying again")
 
     async def rotate_if_renewed(self) -> bool:
-        """Swap the channel if the files changed; True when it was swapped.
+        """Replace the channel if the files changed; return whether it was replaced.
 
-        While the server can't be reached the old channel stays, and the next check tries again.
+        If the server can't be reached, the old channel is kept and the next check retries.
         """
         version = self._version()
         if version == self._used:
@@ -112,7 +113,7 @@ class RotatingChannel(grpc.aio.Channel):
             await fresh.close()
             raise
         old, self._current, self._used = self._current, fresh, version
-        # The new one is open before the old one closes: gRPC's engine isn't torn down between.
+        # The new channel is open before the old one closes, so that gRPC's engine isn't torn down.
         task = asyncio.create_task(old.close(OLD_CHANNEL_GRACE_SECONDS))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -134,7 +135,7 @@ class RotatingChannel(grpc.aio.Channel):
         await self.close(None)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """The current channel's state."""
+        """Return the current channel's state."""
         return self._current.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
@@ -146,29 +147,29 @@ class RotatingChannel(grpc.aio.Channel):
         await self._current.channel_ready()
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A callable for the method, of whichever channel is current."""
+        """Return a callable for the method that uses the current channel."""
         return _Rotating(self, "unary_unary", method, args, kwargs)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A callable for the method, of whichever channel is current."""
+        """Return a callable for the method that uses the current channel."""
         return _Rotating(self, "unary_stream", method, args, kwargs)
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A callable for the method, of whichever channel is current."""
+        """Return a callable for the method that uses the current channel."""
         return _Rotating(self, "stream_unary", method, args, kwargs)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A callable for the method, of whichever channel is current."""
+        """Return a callable for the method that uses the current channel."""
         return _Rotating(self, "stream_stream", method, args, kwargs)
 
     @property
     def current(self) -> grpc.aio.Channel:
-        """The channel in use now."""
+        """Return the channel in use."""
         return self._current
 
 
 class _Rotating:
-    """A multicallable that is made anew on each new channel."""
+    """A multicallable that is recreated on each new channel."""
 
     def __init__(
         self,

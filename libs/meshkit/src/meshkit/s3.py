@@ -1,4 +1,4 @@
-"""A client of the S3 store for what pyarrow's doesn't do: locks, encryption, conditional writes."""
+"""An S3 client for operations that pyarrow's lacks: locks, encryption, conditional writes."""
 
 from contextlib import suppress
 from typing import Any, cast
@@ -11,7 +11,7 @@ from meshkit.tls import certificate_files
 
 
 def s3_client(settings: S3Settings) -> Any:
-    """boto3's client (it has no types); every call waits 10 s at most and is tried three times."""
+    """Return boto3's client (untyped); calls wait at most 10 s per attempt, with three attempts."""
     credentials, files = settings.s3_credentials(), certificate_files(settings)
     return cast(Any, boto3).client(
         "s3",
@@ -30,12 +30,12 @@ def s3_client(settings: S3Settings) -> Any:
 
 
 def make_bucket(client: Any, name: str, **options: object) -> None:
-    """Make a bucket that encrypts every object (SSE-S3), if there is none; boto3's errors.
+    """Create a bucket that encrypts every object (SSE-S3), if there is none; boto3's errors.
 
     Args:
-        client: Of `s3_client`.
-        name: The bucket's.
-        options: More of CreateBucket's arguments.
+        client: Returned by `s3_client`.
+        name: The bucket's name.
+        options: Further arguments of CreateBucket.
     """
     there = client.exceptions
     with suppress(there.BucketAlreadyOwnedByYou, there.BucketAlreadyExists):

@@ -1,4 +1,4 @@
-"""The text of .proto contracts, compared: by meaning of the whole text, or field by field."""
+"""Comparison of .proto contracts: by their normalized text, or field by field."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SCALARS = {
 
 
 def normalized(text: str) -> str:
-    """The text without comments, with one space between tokens."""
+    """Return the text without comments, with one space between tokens."""
     return " ".join(_TOKEN.findall(_COMMENT.sub(" ", text)))
 
 
 def contradictions(ours: Descriptor, text: str) -> list[str]:
-    """Where the message of the same name in `text` gives a field number another type.
+    """Return the field numbers that have another type in the message of the same name in `text`.
 
-    A number that only one side knows is no contradiction: proto3 readers skip and default.
+    A number that only one side has is no contradiction: proto3 readers skip it or use its default.
     """
     body = _body(_COMMENT.sub(" ", text), ours.name)
     if body is None:
@@ -53,7 +53,7 @@ def _body(text: str, name: str) -> str | None:
         depth += {"{": 1, "}": -1}.get(char, 0)
         if depth == 0:
             break
-        # What is nested has numbers of its own; a oneof's fields are the message's.
+        # Nested types have their own numbers; a oneof's fields belong to the message.
         kept.append(char)
     return _without_nested("".join(kept))
 
@@ -73,5 +73,5 @@ def _type(field: FieldDescriptor) -> str:
 
 
 def _simple(type_name: str) -> str:
-    """The type without its package, which a contract may leave out."""
+    """Return the type without its package, which a contract may omit."""
     return re.sub(r"[\w.]*\.(\w+)", r"\1", type_name)

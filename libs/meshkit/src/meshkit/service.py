@@ -1,4 +1,4 @@
-"""A service's life: listen, be healthy, drain, end.
+"""Lifecycle of a service: listen, report health, drain, stop.
 
 A service without business logic is its settings, its servicers and this::
 
@@ -42,7 +42,7 @@ from meshkit.tracing import Tracing, trace_layer
 _log = logging.getLogger(__name__)
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    # A taken port is an error to be told, not a port to share.
+    # A port in use is an error to report, not a port to share.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 256),
     ("grpc.keepalive_time_ms", 30_000),
@@ -62,7 +62,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a started service tells: where it listens, and how to ask it to drain."""
+    """A started service: its listening addresses, and a function to drain it."""
 
     grpc: Address | None
     metrics: Address | None
@@ -77,7 +77,7 @@ def configure(settings_class: type[S]) -> S:
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run `main` on uvloop; its exit status, 2 for a wrong setting, 1 for any other error."""
+    """Run `main` on uvloop; return its exit status, 2 for a wrong setting, 1 for other errors."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
@@ -108,11 +108,11 @@ async def serve(
         settings: The service's settings.
         servicers: Pairs of a generated `add_…_to_server` and a servicer. Without any there is no
             gRPC listener, and only `/ready` of the metrics listener reports readiness.
-        resources: What the service has beside its RPCs, each after those that it uses. The service
-            is ready while all are.
-        metrics: The process's metrics, where something is given them before. Resources register
-            theirs with them.
-        tracing: Given where more than the RPCs makes spans; it is shut down at the end.
+        resources: Parts other than RPCs, each after those that it uses. The service is ready while
+            all of them are.
+        metrics: The process's metrics, if they are needed earlier. Resources register theirs with
+            them.
+        tracing: Passed in if other parts than the RPCs create spans; it is shut down at the end.
         on_started: Called with the addresses once the server listens.
     """
     metrics = metrics or Metrics()
@@ -183,7 +183,7 @@ def _rpc(
     tracing: Tracing,
 ) -> _Rpc:
     layers: list[Layer] = [
-        # Outermost, so that the durations measured inside lead to the trace.
+        # Outermost, so that durations measured inside carry the trace id.
         trace_layer(tracing),
         mesh_metrics.red_layer(metrics),
         error_layer(),
@@ -207,17 +207,20 @@ def _rpc(
 
 
 def _ages(files: CertificateFiles | None) -> list[tuple[str, int]]:
-    """Connections end before their certificate, without one to find new replicas."""
+    """Return options that close connections before their certificate expires.
+
+    Without a certificate they are closed so that clients find new replicas.
+    """
     seconds = files.read().connection_seconds if files else 900.0
     return [
         ("grpc.max_connection_age_ms", round(seconds * 1000)),
-        # Calls that are open then may end; below a third of the certificate's life with the age.
+        # Grace for open calls; with the age it is below a third of the certificate's lifetime.
         ("grpc.max_connection_age_grace_ms", round(seconds * 1000 / 15)),
     ]
 
 
 class _Registrar:
-    """Passes registrations on to the server and notes the services' names."""
+    """Forwards registrations to the server and records the services' names."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = cast(Any, server)
@@ -250,7 +253,7 @@ def _serve_metrics(
 
 
 class _Renewal:
-    """What there is to do when the service's certificate was renewed, but for gRPC's own reload."""
+    """Updates metrics after the service's certificate was renewed; gRPC reloads it itself."""
 
     def __init__(self, files: CertificateFiles, metrics: Metrics) -> None:
         self._files = files
@@ -298,7 +301,7 @@ async def _until_stopped(stopping: asyncio.Event, tasks: Sequence[asyncio.Task[N
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error itself; of a group the first with a reason, else the first."""
+    """Return the error; of a group the first with a reason, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     causes = [_cause(each) for each in cast(BaseExceptionGroup[BaseException], error).exceptions]
@@ -316,7 +319,7 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _close(resources: Sequence[Resource]) -> bool:
-    """Close all in reverse order, even if one fails; False if one did."""
+    """Close all in reverse order, even if one fails; return False if one did."""
     well = True
     for resource in reversed(resources):
         try:

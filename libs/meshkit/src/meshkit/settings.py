@@ -1,7 +1,7 @@
-"""Settings: environment variables with the prefix COINMESH_, read once at the start of a process.
+"""Settings: environment variables with the prefix COINMESH_, read once at process start.
 
-A service combines `ServiceSettings` with the mixins it needs and adds fields of its own.
-Every field carries a description and an example, from which the error for a wrong value is made.
+A service combines `ServiceSettings` with the mixins it needs and adds its own fields. Every field
+has a description and an example, from which the error for a wrong value is built.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PREFIX = "COINMESH_"
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message names the variable and the way out."""
+    """A setting is missing or wrong; the message names the variable and the remedy."""
 
 
 class Address(NamedTuple):
-    """A network address; port 0 asks the system for a free one when listening."""
+    """A network address; port 0 selects a free one when listening."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `host:port` or `[v6]:port`; ValueError says what is wrong with it."""
+        """Parse `host:port` or `[v6]:port`; the message of a ValueError names the problem."""
         host, colon, port = text.strip().rpartition(":")
         if not colon or not host:
             raise ValueError("expected host:port")
@@ -81,7 +81,7 @@ LogLevel = Annotated[str, AfterValidator(_log_level)]
 
 
 class MeshSettings(BaseSettings):
-    """The base of every settings class: where values come from, and what all connections share."""
+    """Base of every settings class: the source of values, and settings of all connections."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
@@ -101,7 +101,7 @@ class MeshSettings(BaseSettings):
 
 
 class TelemetrySettings(MeshSettings):
-    """Who writes logs and makes spans, and where these go."""
+    """Settings of logs and spans: the service's name and their destination."""
 
     service_name: str = Field(
         "coinmesh",
@@ -121,7 +121,7 @@ class TelemetrySettings(MeshSettings):
 
 
 class ServiceSettings(TelemetrySettings):
-    """What every service has."""
+    """Settings of every service."""
 
     grpc_listen: ListenAddress = Field(
         "127.0.0.1:0", description="where gRPC listens", examples=["127.0.0.1:50051"]
@@ -140,7 +140,7 @@ class ServiceSettings(TelemetrySettings):
 
 
 class KafkaSettings(MeshSettings):
-    """Where Kafka is."""
+    """Kafka's addresses."""
 
     kafka_bootstrap_servers: AddressList = Field(
         description="Kafka's addresses", examples=["127.0.0.1:9092"]
@@ -148,7 +148,7 @@ class KafkaSettings(MeshSettings):
 
 
 class RegistrySettings(MeshSettings):
-    """Where the Schema Registry is."""
+    """The Schema Registry's address."""
 
     schema_registry_url: HttpUrl = Field(
         description="the registry's Confluent-compatible API",
@@ -160,7 +160,7 @@ class RegistrySettings(MeshSettings):
 
 
 class CassandraSettings(MeshSettings):
-    """Where Cassandra is."""
+    """Cassandra's addresses and keyspace."""
 
     cassandra_contact_points: AddressList = Field(
         description="Cassandra's addresses", examples=["127.0.0.1:9042"]
@@ -171,19 +171,19 @@ class CassandraSettings(MeshSettings):
 
     @property
     def cassandra_addresses(self) -> list[Address]:
-        """The contact points, parsed."""
+        """Return the contact points, parsed."""
         return [Address.parse(part) for part in self.cassandra_contact_points.split(",")]
 
 
 class RedisCredentials(NamedTuple):
-    """A Redis user; the password's text is shown only by `get_secret_value`."""
+    """A Redis user; the password's text is returned only by `get_secret_value`."""
 
     username: str
     password: SecretStr
 
 
 class RedisSettings(MeshSettings):
-    """Where Redis is."""
+    """Redis' address and credentials."""
 
     redis_url: RedisUrl = Field(description="Redis's URL", examples=["redis://127.0.0.1:6379/0"])
     redis_credentials_file: Path | None = Field(
@@ -193,7 +193,7 @@ class RedisSettings(MeshSettings):
     )
 
     def redis_credentials(self) -> RedisCredentials | None:
-        """Read who we are; SettingsError if the file is missing, malformed or open to others."""
+        """Read the user; SettingsError if the file is missing, malformed or open to others."""
         if self.redis_credentials_file is None:
             return None
         found = _secret_file(
@@ -203,14 +203,14 @@ class RedisSettings(MeshSettings):
 
 
 class S3Credentials(NamedTuple):
-    """An S3 key pair; the secret's text is shown only by `get_secret_value`."""
+    """An S3 key pair; the secret's text is returned only by `get_secret_value`."""
 
     access_key: str
     secret_key: SecretStr
 
 
 class S3Settings(MeshSettings):
-    """Where the object store is and who we are there."""
+    """The object store's address, credentials and bucket."""
 
     s3_endpoint: HttpUrl = Field(
         description="the object store's URL", examples=["http://127.0.0.1:8333"]
@@ -230,7 +230,7 @@ class S3Settings(MeshSettings):
 
 
 def _secret_file(name: str, path: Path, *keys: str) -> dict[str, str]:
-    """The strings under `keys` in a JSON file that only its owner may read."""
+    """Return the strings under `keys` in a JSON file that only its owner may read."""
     variable = PREFIX + name
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -257,7 +257,7 @@ def read(settings_class: type[S]) -> S:
 
 
 def load(settings_class: type[S]) -> S:
-    """As `read`, but for a program's start: tell the error and exit with status 2."""
+    """Read settings as `read`, at program start: report an error and exit with status 2."""
     try:
         return read(settings_class)
     except SettingsError as error:

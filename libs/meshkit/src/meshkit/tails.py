@@ -45,7 +45,7 @@ _EOF = KafkaError._PARTITION_EOF  # pyright: ignore[reportPrivateUsage]
 def tail_consumer(
     settings: KafkaSettings, client_id: str, config: Config | None = None
 ) -> confluent_kafka.Consumer:
-    """Create the consumer that `read_range` takes; `config` adds settings of librdkafka."""
+    """Create the consumer for `read_range`; `config` adds librdkafka settings."""
     merged = client_config(settings, client_id) | _CONFIG | {"group.id": client_id}
     return confluent_kafka.Consumer(merged | (config or {}), logger=client_log())
 
@@ -59,12 +59,12 @@ def read_range(
     """Yield the records of each partition from its start up to, and without, its end.
 
     Offsets without a record (transaction markers, aborted, compacted or expired records) are
-    passed over. A batch may be empty: it is yielded at least every `POLL_SECONDS`.
+    skipped. A batch may be empty: one is yielded at least every `POLL_SECONDS`.
 
     Args:
-        consumer: Made by `tail_consumer`; its assignment is replaced.
+        consumer: Created by `tail_consumer`; its assignment is replaced.
         starts: The first offset, by partition.
-        ends: The offset after the last one, by partition; at most where the partition ends.
+        ends: The offset after the last one, by partition; at most the partition's end.
         stall_seconds: How long to wait for the next record.
 
     Raises:
@@ -103,7 +103,7 @@ async def read_to_end(
     client_id: str,
     stall_seconds: float = STALL_SECONDS,
 ) -> AsyncGenerator[list[Message], None]:
-    """Yield the records of a topic from `start` to where its partitions end now, as `read_range`.
+    """Yield the records of a topic from `start` to its current end, as `read_range`.
 
     Waits for Kafka without limit at first; `stall_seconds` applies from the first fetch.
 

@@ -1,8 +1,8 @@
-"""The one place where listeners are bound and client connections secured.
+"""Central place for binding listeners and securing client connections.
 
-`tls_dir/current/` holds tls.key, tls.crt and ca.crt; `current` is a symbolic link that whoever
-renews certificates swaps by a rename, so a reader never sees half a pair. Without `tls_dir`
-everything is plaintext, and only on the loopback interface unless `insecure` says otherwise.
+`tls_dir/current/` contains tls.key, tls.crt and ca.crt; `current` is a symbolic link that a renewal
+replaces by a rename, so a reader never sees half a pair. Without `tls_dir` everything is plaintext,
+and only on the loopback interface unless `insecure` is set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", 16 << 20),
-    # A dead server is tried again soon: the default grows to two minutes.
+    # Reconnect soon to a server that was down: the default delay grows to two minutes.
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
@@ -46,13 +46,15 @@ class KeyPair:
 
     @property
     def not_after(self) -> datetime:
-        """When the certificate expires, UTC."""
+        """Return when the certificate expires, UTC."""
         return x509.load_pem_x509_certificate(self.chain).not_valid_after_utc
 
     @property
     def connection_seconds(self) -> float:
-        """How long a connection may last so that it ends before the certificate that it began with:
-        a quarter of its life, of which a third is left when it is renewed.
+        """Return the maximum lifetime of a connection so that it closes before its certificate
+        expires.
+
+        It is a quarter of the certificate's lifetime, of which a third remains at its renewal.
         """
         certificate = x509.load_pem_x509_certificate(self.chain)
         life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
@@ -67,21 +69,21 @@ class CertificateFiles:
 
     @property
     def key(self) -> Path:
-        """The private key."""
+        """Return the path of the private key."""
         return self.tls_dir / "current" / "tls.key"
 
     @property
     def chain(self) -> Path:
-        """The certificate and its intermediates."""
+        """Return the path of the certificate and its intermediates."""
         return self.tls_dir / "current" / "tls.crt"
 
     @property
     def roots(self) -> Path:
-        """The authorities trusted for peers."""
+        """Return the path of the CA certificates trusted for peers."""
         return self.tls_dir / "current" / "ca.crt"
 
     def version(self) -> object:
-        """Something that differs after each renewal; OSError when the files aren't there."""
+        """Return a value that differs after each renewal; OSError if the files are missing."""
         directory = (self.tls_dir / "current").resolve(strict=True)
         return directory, (directory / "tls.crt").stat().st_mtime_ns
 
@@ -102,14 +104,15 @@ class CertificateFiles:
 
 
 class RenewingContext(ssl.SSLContext):
-    """A context, of either side, whose every handshake uses the certificate in the files then.
+    """A client or server context whose every handshake uses the current certificate files.
 
-    Connections that stand keep the one that they began with.
+    Open connections keep the certificate of their handshake.
     """
 
     def __new__(cls, files: CertificateFiles, side: int) -> RenewingContext:
-        """`side` is ssl.PROTOCOL_TLS_CLIENT or ssl.PROTOCOL_TLS_SERVER; peers must have a
-        certificate of the mesh.
+        """Create a context that requires a certificate of the mesh from peers.
+
+        `side` is ssl.PROTOCOL_TLS_CLIENT or ssl.PROTOCOL_TLS_SERVER.
         """
         del files
         return super().__new__(cls, side)
@@ -132,7 +135,7 @@ class RenewingContext(ssl.SSLContext):
             self._seen = seen
 
     def renewed(self) -> Self:
-        """Itself, with the files as they are now; for libraries whose handshakes don't ask it."""
+        """Return this context with current files; for libraries that bypass its handshake."""
         try:
             self.renew()
         except (OSError, SettingsError):
@@ -140,18 +143,18 @@ class RenewingContext(ssl.SSLContext):
         return self
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As `SSLContext.wrap_socket`."""
+        """Wrap a socket with the current certificate files."""
         self.renewed()
         return super().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As `SSLContext.wrap_bio`."""
+        """Wrap memory buffers with the current certificate files."""
         self.renewed()
         return super().wrap_bio(*args, **kwargs)
 
 
 def peer_service(certificate: Any) -> str | None:
-    """The service that a certificate, as `getpeercert()` gives it, names; None for any other."""
+    """Return the service named in a certificate from `getpeercert()`; None for any other."""
     names = (certificate or {}).get("subjectAltName", ())
     found = [name for kind, name in names if kind == "URI"]
     if len(found) != 1 or not found[0].startswith(SERVICE_PREFIX):
@@ -160,12 +163,15 @@ def peer_service(certificate: Any) -> str | None:
 
 
 def certificate_files(settings: MeshSettings) -> CertificateFiles | None:
-    """Where this process's certificate is; None when TLS is off."""
+    """Return the files of this process's certificate; None if TLS is off."""
     return None if settings.tls_dir is None else CertificateFiles(settings.tls_dir)
 
 
 def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
-    """Credentials that demand a client certificate and follow renewals; None when TLS is off."""
+    """Return credentials that require a client certificate and follow renewals.
+
+    None if TLS is off.
+    """
     files = certificate_files(settings)
     if files is None:
         return None
@@ -194,14 +200,14 @@ def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(pair),
-        # The stub knows nothing of None for "unchanged", which grpc's docs give it.
+        # The stub lacks None for "unchanged", which grpc's docs allow.
         cast(Callable[[], grpc.ServerCertificateConfiguration], fetch),
         require_client_authentication=True,
     )
 
 
 def bind(server: grpc.aio.Server, address: str, settings: MeshSettings) -> Address:
-    """Make `server` listen at `address`; the result has the port that was given out."""
+    """Bind `server` to `address`; return the address with the assigned port."""
     host, port = Address.parse(address)
     credentials = server_credentials(settings)
     try:
@@ -221,12 +227,12 @@ def bind(server: grpc.aio.Server, address: str, settings: MeshSettings) -> Addre
 def channel(
     target: str, settings: MeshSettings, options: Sequence[tuple[str, int | str]] = ()
 ) -> grpc.aio.Channel:
-    """A channel to `target`; under TLS one that follows certificate renewals by itself.
+    """Return a channel to `target`; under TLS one that follows certificate renewals.
 
-    A call that is running when the certificate is renewed ends normally; a stream that outlives
-    the old connection's grace ends with UNAVAILABLE or CANCELLED and is reopened by its reader.
+    A call that is running during a renewal ends normally; a stream that outlives the old
+    connection's grace ends with UNAVAILABLE or CANCELLED and must be reopened by the client.
     """
-    # Later options win, and gRPC wants each once.
+    # Later options override earlier ones, and gRPC requires each option only once.
     merged = list(dict([*CHANNEL_OPTIONS, *options]).items())
     files = certificate_files(settings)
     if files is None:
@@ -244,7 +250,7 @@ def channel(
 
 
 def client_ssl_context(settings: MeshSettings) -> RenewingContext | None:
-    """The context for clients that aren't gRPC (HTTP, Redis, Cassandra); None when TLS is off."""
+    """Return the context for clients other than gRPC (HTTP, Redis, Cassandra); None without TLS."""
     files = certificate_files(settings)
     if files is None:
         return None
@@ -252,10 +258,10 @@ def client_ssl_context(settings: MeshSettings) -> RenewingContext | None:
 
 
 def trusting_ssl_context(ca: Path | str, files: CertificateFiles | None = None) -> ssl.SSLContext:
-    """The context for a client of one server: trusts `ca` only, and presents `files` if given.
+    """Return a context for a client of one server: trusts `ca` only, presents `files` if given.
 
-    For listeners with a CA of their own, such as Vault's or the public one. It doesn't follow
-    renewals: make it for each use, or see `FollowingContext`.
+    For listeners with a separate CA, such as Vault's or the public one. It doesn't follow renewals:
+    create it for each use, or see `FollowingContext`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -266,10 +272,10 @@ def trusting_ssl_context(ca: Path | str, files: CertificateFiles | None = None) 
 
 
 class FollowingContext(ssl.SSLContext):
-    """`trusting_ssl_context` that reads the CA file again at each handshake."""
+    """A `trusting_ssl_context` that reads the CA file again at each handshake."""
 
     def __new__(cls, ca: Path) -> FollowingContext:
-        """`ca` is the file of the CAs, PEM."""
+        """Create a context; `ca` is a PEM file of CA certificates."""
         del ca
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
@@ -279,15 +285,15 @@ class FollowingContext(ssl.SSLContext):
         self._current = trusting_ssl_context(ca)
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
-        """As `SSLContext.set_alpn_protocols`."""
+        """Set the ALPN protocols of all later contexts."""
         self._protocols = list(alpn_protocols)
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As `SSLContext.wrap_socket`."""
+        """Wrap a socket with the current CA file."""
         return self._latest().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As `SSLContext.wrap_bio`."""
+        """Wrap memory buffers with the current CA file."""
         return self._latest().wrap_bio(*args, **kwargs)
 
     def _latest(self) -> ssl.SSLContext:
@@ -302,15 +308,15 @@ class FollowingContext(ssl.SSLContext):
 
 
 def server_ssl_context(files: CertificateFiles) -> ssl.SSLContext:
-    """The context for listeners that aren't gRPC; clients must show a certificate of the mesh."""
+    """Return the context for listeners other than gRPC; clients need a mesh certificate."""
     return RenewingContext(files, ssl.PROTOCOL_TLS_SERVER)
 
 
 def public_server_context(chain: Path, key: Path | None = None) -> ssl.SSLContext:
     """Return the context for a listener whose clients need no certificate.
 
-    For stand-ins of servers outside the mesh; it doesn't follow renewals. Without `key`, the file
-    of the chain holds it.
+    For stand-ins of servers outside the mesh; it doesn't follow renewals. Without `key`, the chain
+    file must contain the key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -319,7 +325,7 @@ def public_server_context(chain: Path, key: Path | None = None) -> ssl.SSLContex
 
 
 def kafka_client_config(settings: MeshSettings) -> dict[str, str | int | float | bool]:
-    """librdkafka's security settings; empty when TLS is off."""
+    """Return librdkafka's security settings; empty if TLS is off."""
     files = certificate_files(settings)
     if files is None:
         return {}
@@ -332,7 +338,7 @@ def kafka_client_config(settings: MeshSettings) -> dict[str, str | int | float |
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's loopback interface by its very name."""
+    """Return whether `host` is the loopback interface, judged by its name alone."""
     name = host.removeprefix("[").removesuffix("]")
     if name == "localhost":
         return True
@@ -343,7 +349,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_plaintext_allowed(host: str, settings: MeshSettings, verb: str) -> None:
-    """SettingsError unless plaintext to or on `host` is allowed."""
+    """Raise SettingsError unless plaintext to or on `host` is allowed."""
     if settings.insecure or is_loopback(host):
         return
     raise SettingsError(

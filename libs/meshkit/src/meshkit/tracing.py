@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, off unless an OTLP endpoint is set, and their way through Kafka.
+"""OpenTelemetry traces, off unless an OTLP endpoint is set, and their propagation through Kafka.
 
-A span per RPC is made by `trace_layer`, those around it by `Tracing`. Records carry `traceparent`
-in their headers only when their span is sampled: 55 bytes a record are worth it for those alone.
+`trace_layer` creates a span per RPC, `Tracing` the spans around it. Records carry `traceparent` in
+their headers only if their span is sampled, because it costs 55 bytes a record.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from meshkit.settings import TelemetrySettings
 Headers = list[tuple[str, str | bytes | None]]
 
 TRACEPARENT = "traceparent"
-# Attribute names. OpenTelemetry's for messaging and databases still change: they stand here alone.
+# Attribute names. OpenTelemetry's for messaging and databases may still change: defined only here.
 EVENT_ID = "coinmesh.event_id"
 INSTRUMENT = "coinmesh.instrument"
 TOPIC = "messaging.destination.name"
 PARTITION = "messaging.destination.partition.id"
 OFFSET = "messaging.kafka.offset"
 PEER = "peer.service"
-"""The service that a span's other side is, where that makes no spans itself."""
+"""The service on the other side of a span, if that creates no spans itself."""
 
 QUEUE_SPANS = 4096
 EXPORT_EACH_MS = 1000
@@ -53,14 +53,14 @@ _UNSET: Final = Status()
 
 
 class Tracing:
-    """The spans of one process; without an OTLP endpoint none.
+    """The spans of one process; none without an OTLP endpoint.
 
-    It isn't made the process's global provider: whoever makes spans is given it.
+    It isn't the process's global provider: it is passed to the code that creates spans.
 
     Attributes:
-        is_on: Whether spans go anywhere.
-        ratio: The share of new traces that is kept.
-        tracer: Makes spans: children as their parents are sampled, new traces by the ratio.
+        is_on: Whether spans are exported.
+        ratio: The share of new traces that is sampled.
+        tracer: Creates spans: child spans follow their parent's sampling, new traces the ratio.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Tracing:
         settings: TelemetrySettings,
         processor: SpanProcessor | None = None,
     ) -> None:
-        """Spans go to the settings' endpoint, or to `processor`."""
+        """Export spans to the settings' endpoint, or to `processor`."""
         self.ratio = settings.trace_sampling_ratio
         self._processor = processor
         self._exporter: OtlpExporter | None = None
@@ -96,7 +96,7 @@ class Tracing:
 
     @contextmanager
     def asking(self, peer: str, operation: str, **attributes: str) -> Generator[None]:
-        """A CLIENT span around a request to a component, inside a sampled span; else nothing."""
+        """Create a CLIENT span around a request to a component, only inside a sampled span."""
         if not is_sampled():
             yield
             return
@@ -105,7 +105,7 @@ class Tracing:
             yield
 
     def received(self, record: Message, begun_ns: int, event_id: str) -> None:
-        """A CONSUMER span of what was done with a record since `begun_ns`, if it is traced."""
+        """Record a CONSUMER span for processing a record since `begun_ns`, if it is traced."""
         context = of_record(record)
         if context is None:
             return
@@ -131,16 +131,17 @@ class Tracing:
         context: SpanContext | None = None,
         error: str = "",
     ) -> None:
-        """Keep a span that is over: a third of the time that a tracer's live span costs.
+        """Record a finished span, at a third of the cost of a tracer's live span.
 
         Args:
-            name: What was done.
-            kind: Which side this was.
-            attributes: Not to be changed afterwards.
-            begun_ns: When, since the Unix epoch; it ends now.
-            parent: Inside what; None where the trace begins.
-            context: Its own where others were told of it (`new_context`); else a new one.
-            error: What went wrong; "" for nothing.
+            name: Name of the span.
+            kind: The side of the operation.
+            attributes: Must not be changed afterwards.
+            begun_ns: Start time, ns since the Unix epoch; the end time is now.
+            parent: Context of the parent span; None at the start of a trace.
+            context: The span's context if it was already propagated (`new_context`); else a new
+                one.
+            error: The error; "" for none.
         """
         if self._processor is None:
             return
@@ -159,9 +160,9 @@ class Tracing:
         self._processor.on_end(span)
 
     def skips(self) -> float:
-        """How many to pass by until the next one to trace: random, the ratio in the mean.
+        """Return how many items to skip before the next traced one: random, the ratio on average.
 
-        Counting down is what a hot path can afford; a sampler's decision costs microseconds.
+        A countdown is cheap enough for a hot path; a sampler's decision costs microseconds.
         """
         if not self.is_on or self.ratio <= 0:
             return math.inf
@@ -170,7 +171,7 @@ class Tracing:
         return math.floor(math.log(1 - random.random()) / math.log1p(-self.ratio))
 
     def shutdown(self) -> None:
-        """Send what waits, within a few seconds."""
+        """Export waiting spans, within a few seconds."""
         if self._processor is not None:
             self._processor.shutdown()
 
@@ -183,23 +184,23 @@ def _export_counts(exporter: OtlpExporter, metrics: Metrics) -> None:
 
 
 def is_sampled() -> bool:
-    """Whether the active span is kept."""
+    """Return whether the active span is sampled."""
     return trace.get_current_span().get_span_context().trace_flags.sampled
 
 
 def new_context(parent: SpanContext | None = None) -> SpanContext:
-    """The context of a new span that is kept: in its parent's trace, or in a new one."""
+    """Return the context of a new sampled span: in its parent's trace, or in a new one."""
     trace_id = parent.trace_id if parent is not None else _IDS.generate_trace_id()
     return SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=_SAMPLED)
 
 
 def traceparent(context: SpanContext) -> str:
-    """A span's context in W3C's form (https://www.w3.org/TR/trace-context)."""
+    """Return a span's context in W3C's form (https://www.w3.org/TR/trace-context)."""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def extract(headers: Iterable[tuple[str, bytes | str | None]] | None) -> Context:
-    """The trace context in a record's headers; an empty one if there is none or it is malformed."""
+    """Return the trace context in a record's headers; empty if it is missing or malformed."""
     carrier: dict[str, str] = {}
     for name, value in headers or ():
         if name in (TRACEPARENT, "tracestate") and value is not None:
@@ -208,7 +209,7 @@ def extract(headers: Iterable[tuple[str, bytes | str | None]] | None) -> Context
 
 
 def of_record(record: Message) -> Context | None:
-    """The context of a record's sender; None unless it is sampled."""
+    """Return the context of a record's sender; None unless it is sampled."""
     headers = record.headers()
     if not headers:
         return None
@@ -218,9 +219,9 @@ def of_record(record: Message) -> Context | None:
 
 
 def trace_layer(tracing: Tracing) -> Layer:
-    """A SERVER span for each unary call, and a short span for the opening of a stream.
+    """Return the layer that creates a SERVER span per unary call and a short one per stream.
 
-    A stream's span isn't kept open: it would be exported hours later, at the stream's end.
+    A stream's span is not kept open: it would be exported hours later, when the stream closes.
     """
 
     @asynccontextmanager

@@ -1,1 +1,1 @@
-"""What collectors share: from recorded inputs to checkpoints, gaps and operations."""
+"""Runtime shared by all collectors: inputs, recording, checkpoints, gaps and operations."""

@@ -1,8 +1,8 @@
-"""Archived sessions as the engine's inputs: parquet written from `ingest.frames.v1`.
+"""Read archived sessions as engine inputs from the Parquet objects of `ingest.frames.v1`.
 
-A session's inputs are spread over connections, and so over partitions and objects. Objects are
-merged by the sequence numbers of their batches, so what is held in memory is what one object is
-ahead of another, not a session.
+The inputs of a session are spread over connections and therefore over partitions and objects.
+Objects are merged by the sequence numbers of their batches, so memory holds only the frames by
+which one object is ahead of another, not a whole session.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _ROWS: Final = 64
 
 
 class CaptureError(Exception):
-    """A capture can't be read; the message names the file, the place and the problem."""
+    """A capture can't be read; the message names the file, the position and the problem."""
 
 
 @dataclass(slots=True)
 class _Session:
-    """Where a session's batches are: its first receive time, and its first sequence by file."""
+    """The batches of a session: its first receive time and the first sequence in each file."""
 
     receive_ns: int
     files: dict[Path, int] = field(default_factory=dict[Path, int])
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path holds archived raw objects.
+    """Return whether a path holds archived raw objects.
 
     Raises:
         CaptureError: The file can't be read.
@@ -54,11 +54,11 @@ def read_archive(path: Path, source: str) -> Iterator[Input]:
     """Yield the inputs of a source's archived sessions, session by session, in order.
 
     Args:
-        path: An object, or a directory of them.
-        source: The source; frames of others are in the same objects.
+        path: An object, or a directory of objects.
+        source: The source; frames of other sources in the same objects are skipped.
 
     Raises:
-        CaptureError: Not archived frames, or some of a session are missing.
+        CaptureError: The files are not archived frames, or frames of a session are missing.
     """
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files:
@@ -96,9 +96,9 @@ def _inputs(path: Path, name: str, session: _Session) -> Iterator[Input]:
 
 
 def _merged(name: str, session: _Session) -> Iterator[FrameBatch]:
-    """The session's batches, of all files the one with the lowest first sequence next."""
+    """Yield a session's batches, always from the file with the lowest first sequence."""
     opened: dict[Path, Iterator[FrameBatch]] = {}
-    # A file is opened when its first batch is due.
+    # Files are opened lazily, when their first batch is due.
     heap: list[tuple[int, Path, FrameBatch | None]] = [
         (first, file, None) for file, first in session.files.items()
     ]

@@ -1,4 +1,4 @@
-"""Backfills as long-running operations: past events that the topics lack."""
+"""Backfills as long-running operations: publish past events that the topics lack."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from meshkit.errors import MeshError, NotFound, Unavailable
 _log = logging.getLogger(__name__)
 
 KEPT: Final = 100
-"""Operations of which the state can be queried: the newest."""
+"""Number of operations, newest first, for which the state can be queried."""
 
 
 class Backfill(Protocol):
-    """What a collector reads for one request."""
+    """The backfill of one request."""
 
     @property
     def next_id(self) -> int:
-        """The first id that is still missing; the one after the last when none is."""
+        """Return the first id that is still missing; the one after the last if none is."""
         ...
 
     @property
     def published(self) -> int:
-        """Events published so far."""
+        """Return the number of events published so far."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to read."""
+        """Return whether no more events have to be read."""
         ...
 
     async def start(self) -> None:
-        """Open gaps for what is missing; the collector's repairs do the rest."""
+        """Open gaps for the missing events; the collector's gap repair reads them."""
         ...
 
 
@@ -54,18 +54,19 @@ class Backfills:
     """The backfills of this process.
 
     Args:
-        source: The collector's name in the operations' names.
+        source: The collector's name, used in operation names.
     """
 
     def __init__(self, source: str) -> None:
         self._prefix = f"collectors/{source}/backfills/"
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # One at a time: the gaps of one are open before the next looks for missing events.
+        # One at a time: the gaps of a backfill must be open before the next looks for missing
+        # events.
         self._turn = asyncio.Lock()
 
     def start(self, backfill: Backfill) -> Operation:
-        """Start a backfill; its operation."""
+        """Start a backfill and return its operation."""
         name = secrets.token_hex(8)
         while len(self._running) >= KEPT:
             del self._running[next(iter(self._running))]
@@ -76,10 +77,10 @@ class Backfills:
         return self._operation(name, running)
 
     def get(self, name: str) -> Operation:
-        """The state of one.
+        """Return the state of a backfill.
 
         Raises:
-            NotFound: This process has none of that name.
+            NotFound: This process has no backfill of that name.
         """
         name = name.removeprefix(self._prefix)
         running = self._running.get(name)

@@ -1,15 +1,15 @@
-"""Checkpoints: where each stream of a source is, on a compacted topic.
+"""Checkpoints: the position of each stream of a source, on a compacted topic.
 
-A round is a snapshot of all positions that changed, written once Kafka has acknowledged the events
-before it, and ended by a marker with the time of the snapshot. So what was published after a round
-is in the tail of the source's topics since the marker, and a start reads as much as there are
-streams, whatever the history behind them. Subscriptions that were changed at run time have a record
-of their own.
+A round writes all positions that changed, after Kafka has acknowledged the events before them, and
+ends with a marker that carries the time of the snapshot. Events published after a round are in the
+tail of the source's topics since the marker, so the cost of a start depends on the number of
+streams, not on the length of their history. Subscription changes made at run time have separate
+records.
 
-Of several records of a stream the one of the newest writer counts: the highest epoch, and of two
-processes that started together, and so have the same one, the later session. A later record of an
-outdated writer would replace it in the compacted topic. So each writer writes all its positions
-again well within the time for which the topic is not compacted.
+If a stream has several records, the one of the newest writer is valid: the highest epoch, and the
+later session of two processes that started together with the same epoch. A later record of an
+outdated writer would replace it in the compacted topic, so each writer rewrites all its positions
+well within the time for which the topic is not compacted.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _log = logging.getLogger(__name__)
 
 ROUND_SECONDS: Final = 5.0
 REWRITE_SECONDS: Final = 20.0
-"""After so long a round has all positions, also those that did not change; less than half of the
+"""Interval after which a round contains all positions, changed or not; less than half of the
 topic's min.compaction.lag.ms."""
 
 MARGIN: Final = timedelta(seconds=10)
-"""How much the clocks of the collector and the brokers may differ: more makes duplicates."""
+"""Allowed clock difference between collector and brokers; a larger one causes duplicates."""
 
 MAX_SPANS: Final = 20_000
-"""Parts of gaps in one checkpoint; a gap with several parts is saved as one span beyond that."""
+"""Maximum parts of gaps in one checkpoint; beyond it each gap is saved as a single span."""
 
 MAX_DETAIL: Final = 200
-"""Characters of a gap's detail in a checkpoint."""
+"""Maximum characters of a gap's detail in a checkpoint."""
 
-# Longer than most outages of Kafka; a new process has a new certificate.
+# Longer than most Kafka outages; a new process has a new certificate.
 STALL_SECONDS: Final = 600.0
 _MARKER: Final = "round:"
 _SUBSCRIPTION: Final = "subscription:"
@@ -63,7 +63,7 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(slots=True)
 class Saved:
-    """What earlier runs of a source left.
+    """State restored from earlier runs of a source.
 
     Attributes:
         streams: The newest checkpoint of each stream.
@@ -79,12 +79,12 @@ class Saved:
 
 
 async def read(settings: KafkaSettings, source: str, collector: str) -> Saved:
-    """Read the checkpoints of a source; waits for Kafka.
+    """Read the checkpoints of a source; wait for Kafka.
 
     Args:
-        settings: Where Kafka is.
+        settings: Kafka connection.
         source: The source's name.
-        collector: The service's name: rounds of another collector of the source don't count.
+        collector: The service's name: round markers of another collector are ignored.
 
     Raises:
         FailedPrecondition: The topic is missing.
@@ -113,12 +113,12 @@ async def read(settings: KafkaSettings, source: str, collector: str) -> Saved:
 
 
 def _writer(checkpoint: pb.Checkpoint) -> tuple[int, str]:
-    """The order of writers; sessions of a source begin with their time."""
+    """Return the sort key of a writer; sessions of a source begin with their start time."""
     return checkpoint.epoch, checkpoint.session
 
 
 def client_of(collector: str) -> str:
-    """Kafka's client id of a collector that reads what it wrote earlier."""
+    """Return the Kafka client id of a collector that reads its earlier records."""
     return f"{collector}-checkpoint"
 
 
@@ -136,7 +136,7 @@ async def records(
 
 
 def parsed(message: Message, kind: type[E]) -> E | None:
-    """Return the event in a record; None, with a warning, when it can't be parsed."""
+    """Return the event in a record; log a warning and return None if it can't be parsed."""
     try:
         return kind.FromString(framing.split(cast(bytes, message.value()))[1])
     except (framing.FramingError, DecodeError) as error:
@@ -146,7 +146,7 @@ def parsed(message: Message, kind: type[E]) -> E | None:
 
 
 def open_gap(channel: str, saved: pb.OpenGap) -> OpenGap:
-    """A checkpoint's gap: its repair is due at once, but is given up when it would have been."""
+    """Return a checkpoint's gap, due at once; the time at which its repair is given up is kept."""
     spans = list(zip(saved.missing_first, saved.missing_last, strict=True))
     return OpenGap(
         channel=channel,
@@ -170,10 +170,10 @@ class CheckpointWriter:
     """Writes a source's checkpoints; `run` is a background task.
 
     Args:
-        writer: Who writes.
+        writer: Identity of this run.
         schema_id: The registry's id of the topic's schema.
-        engine: Where the positions are.
-        publisher: Where the events before a checkpoint are on their way.
+        engine: Provides the positions.
+        publisher: Publishes the events that precede a checkpoint.
         producer: The producer.
     """
 
@@ -195,12 +195,12 @@ class CheckpointWriter:
     async def run(self) -> None:
         """Write a round every few seconds until cancelled."""
         while True:
-            # A round that has begun is completed, also when the service stops.
+            # A round in progress is completed even if the service stops.
             await asyncio.shield(self.write())
             await asyncio.sleep(ROUND_SECONDS)
 
     async def write(self) -> None:
-        """Write what has changed since the last round."""
+        """Write the positions that have changed since the last round."""
         async with self._turn:
             now, sequence = time.time_ns(), self._engine.sequence
             is_rewrite = time.monotonic() >= self._next_rewrite
@@ -213,7 +213,7 @@ class CheckpointWriter:
                 return
             if is_rewrite:
                 self._next_rewrite = time.monotonic() + REWRITE_SECONDS
-            # Serialized now: positions change while the acknowledgements are awaited.
+            # Serialized now because positions change while the acknowledgements are awaited.
             pending = [self._record(position, sequence, now) for position, _ in changed.values()]
             await self._publisher.delivered()
             for record in pending:
@@ -223,7 +223,7 @@ class CheckpointWriter:
             self._written |= {stream: state for stream, (_, state) in changed.items()}
 
     async def subscription(self, instrument: str, symbol: str, subscribed: bool) -> None:
-        """Record that a subscription was changed at run time; returns once acknowledged."""
+        """Record a subscription change made at run time; return once acknowledged."""
         stream = f"{_SUBSCRIPTION}{symbol}"
         checkpoint = self._checkpoint(stream, self._engine.sequence, time.time_ns())
         checkpoint.instrument, checkpoint.symbol = instrument, symbol
@@ -266,7 +266,7 @@ class CheckpointWriter:
 
 
 def _state(position: Position) -> object:
-    """What a position is compared by; a gap's missing ids only ever decrease in number."""
+    """Return a position's comparable state; missing ids only ever decrease in number."""
     gaps = [
         (gap.gap_id, gap.revision, count(gap.missing), count(gap.lost)) for gap in position.gaps
     ]
@@ -274,7 +274,7 @@ def _state(position: Position) -> object:
 
 
 def _saved(gap: OpenGap, *, is_coarse: bool) -> pb.OpenGap:
-    # What the source lacks of an open gap is requested once more after a restart.
+    # Lost ids of an open gap are requested from the source once more after a restart.
     spans = sorted([*gap.missing, *gap.lost])
     if is_coarse:
         spans = [(spans[0][0], spans[-1][1])] if spans else []

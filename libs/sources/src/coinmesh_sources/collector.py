@@ -1,8 +1,8 @@
-"""The runtime of a collector: its engine between a source and Kafka, everything recorded.
+"""The runtime of a collector: connects its engine to a source and to Kafka and records all inputs.
 
-One order of inputs: each is processed by the engine, its events are queued for Kafka, it is itself
-recorded, and the engine's commands are executed. A collector subclasses `Collector` with its
-engine, its connections and its REST requests.
+Inputs are processed in one order: the engine processes an input, its events are queued for Kafka,
+the input itself is recorded, and the engine's commands are executed. A collector subclasses
+`Collector` with its engine, its connections and its REST requests.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.1
 DRAIN_SECONDS: Final = 4.0
-# A round of frames gathers records already; see `Publisher`.
+# The publisher's rounds already batch records; see `Publisher`.
 _PRODUCER: Final[Config] = {"linger.ms": 1}
 _OWN_TOPICS: Final = (topics.FRAMES, topics.CHECKPOINTS, topics.LIVENESS)
 
@@ -50,18 +50,18 @@ E = TypeVar("E", bound=Engine)
 
 
 class Collector(Resource, Generic[E]):
-    """A collector's connections, engine and background work; a resource of `serve`.
+    """A collector's connections, engine and background tasks; a resource of `serve`.
 
     Args:
         settings: The service's settings.
         tracing: Creates the spans of sampled frames.
         source: The source's name.
         topics_written: The topics of the engine's events.
-        max_pending: Events that wait for Kafka before reading pauses.
+        max_pending: Events that may wait for Kafka before reading pauses.
         latest_only: Topics of which only a key's newest event is kept under backpressure.
 
     Attributes:
-        session: The name of this run: all its connections begin with it.
+        session: The name of this run and the prefix of all its connection names.
         start_time: When this process was started.
         engine: The logic and its state; None until schemas, Kafka and the source were reachable.
         url: The source's address, recorded with the session's first input.
@@ -81,7 +81,7 @@ class Collector(Resource, Generic[E]):
     ) -> None:
         self.source = source
         self.start_time = datetime.now(UTC)
-        # Time first, so that sessions sort; random, so that no two are alike.
+        # Time first so that sessions sort; random suffix so that names are unique.
         self.session = f"{source}/{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
         self.engine: E | None = None
         self._settings = settings
@@ -95,22 +95,22 @@ class Collector(Resource, Generic[E]):
         self._checkpoints: CheckpointWriter | None = None
         self._liveness: LivenessPublisher | None = None
 
-    # What a collector defines
+    # Defined by each collector
 
     @abstractmethod
     async def open(self) -> None:
-        """Open REST clients and read what the start requires of the source."""
+        """Open REST clients and read the source data that the start requires."""
 
     @abstractmethod
     async def restore(self, saved: Saved) -> Sequence[bytes]:
-        """Return where the streams continue: the payloads of the session's first inputs.
+        """Return the payloads of the session's first inputs, which restore the positions.
 
         Each is recorded whole, so none may be larger than `recorder.MAX_INPUT_BYTES`.
         """
 
     @abstractmethod
     def create(self, ids: SchemaIds) -> tuple[E, Element | None]:
-        """Return the engine, and a faster serializer of recorded messages where there is one."""
+        """Return the engine, and a faster serializer of recorded messages if there is one."""
 
     @abstractmethod
     async def collect(self) -> None:
@@ -122,34 +122,34 @@ class Collector(Resource, Generic[E]):
 
     @abstractmethod
     def pause(self, paused: bool) -> None:
-        """Stop or resume reading from the source: Kafka accepts nothing, or again."""
+        """Stop reading from the source while Kafka accepts nothing, or resume reading."""
 
     @abstractmethod
     def coverage(self) -> Iterable[Coverage]:
-        """All streams and whether they are covered now."""
+        """Return all streams and whether each is covered now."""
 
     @abstractmethod
     async def disconnect(self) -> None:
         """Close the connections to the source."""
 
-    # What all share
+    # Shared by all collectors
 
     @property
     def rest_connection(self) -> str:
-        """The name under which REST answers and commands are recorded."""
+        """Return the connection name under which REST answers and commands are recorded."""
         return f"{self.session}/0"
 
     @property
     def is_backed_up(self) -> bool:
-        """Whether Kafka accepts nothing at present."""
+        """Return whether Kafka accepts nothing at present."""
         return self._publisher is not None and self._publisher.is_backed_up
 
     def register(self, metrics: Metrics) -> None:
-        """Keep the process's metrics for what is created when it runs."""
+        """Store the process's metrics; `run` passes them to the objects that it creates."""
         self.metrics = metrics
 
     async def run(self) -> None:
-        """Wait for registry, Kafka and the source, then collect.
+        """Wait for the registry, Kafka and the source, then collect.
 
         Raises:
             FailedPrecondition: A schema or topic is missing.
@@ -176,7 +176,7 @@ class Collector(Resource, Generic[E]):
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publisher.run())
             group.create_task(producer.run())
-            # Before anything is collected: what is published from here on is after this round.
+            # Written before collecting starts, so that all later events follow this round.
             await self._checkpoints.write()
             group.create_task(self._checkpoints.run())
             group.create_task(self._liveness.run())
@@ -184,7 +184,7 @@ class Collector(Resource, Generic[E]):
             group.create_task(self.collect())
 
     def frame(self, frame: bytes, receive_ns: int, connection: str) -> None:
-        """Process a stream's message: the hot path."""
+        """Process a stream message; this is the hot path."""
         engine, publisher, recorder = self.engine, self._publisher, self._recorder
         assert engine is not None
         assert publisher is not None
@@ -195,7 +195,7 @@ class Collector(Resource, Generic[E]):
         try:
             events = engine.process(frame, receive_ns, connection)
         except BaseException:
-            # Recorded and counted whatever happens, so that the archived session stays readable.
+            # Recorded and counted even after an error, so that the archived session stays readable.
             engine.sequence = sequence + 1
             publisher.put((), full)
             raise
@@ -208,7 +208,7 @@ class Collector(Resource, Generic[E]):
             self._execute()
 
     def give(self, given: Input) -> None:
-        """Process any other input."""
+        """Process any input other than a stream message."""
         engine, publisher, recorder = self.engine, self._publisher, self._recorder
         assert engine is not None
         assert publisher is not None
@@ -226,7 +226,7 @@ class Collector(Resource, Generic[E]):
             self._execute()
 
     def input(self, kind: FrameKind.ValueType, payload: bytes = b"", context: str = "") -> Input:
-        """Return an input of the collector's own, at this moment."""
+        """Return an input created by the collector, with the current time."""
         return Input(kind, self.rest_connection, time.time_ns(), payload, context)
 
     async def delivered(self) -> None:
@@ -235,15 +235,15 @@ class Collector(Resource, Generic[E]):
         await self._publisher.delivered()
 
     async def remember(self, instrument: str, symbol: str, *, subscribed: bool) -> None:
-        """Record a change of subscriptions, which the next start applies."""
+        """Record a subscription change, which the next start applies."""
         assert self._checkpoints is not None
         await self._checkpoints.subscription(instrument, symbol, subscribed)
 
     async def close(self) -> None:
-        """Close the source's connections and send what was received.
+        """Close the source's connections and publish the remaining events.
 
         Raises:
-            Unavailable: Kafka did not acknowledge all of it; the next start requests it again.
+            Unavailable: Kafka did not acknowledge all events; the next start requests them again.
         """
         try:
             await self.disconnect()
@@ -258,7 +258,7 @@ class Collector(Resource, Generic[E]):
         assert self._checkpoints is not None
         assert self._liveness is not None
         self._liveness.publish(stopping=True)
-        # The round waits for what is queued; nothing else sends any more.
+        # The round waits for queued events, and the publisher's task no longer runs.
         sending = asyncio.create_task(publisher.run())
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
@@ -295,7 +295,7 @@ class Collector(Resource, Generic[E]):
             self.execute(command)
 
     async def _wake(self) -> None:
-        """Give TICK inputs, except while Kafka accepts nothing: their requests would pile up."""
+        """Feed TICK inputs, except while Kafka accepts nothing: their requests would pile up."""
         assert self.engine is not None
         while True:
             await asyncio.sleep(TICK_SECONDS)

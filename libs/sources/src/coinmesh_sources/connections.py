@@ -1,4 +1,4 @@
-"""The state of one connection, and the limit on attempts to open one."""
+"""The state of one connection, and the limit on connection attempts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Final
 from coinmesh_sources.websocket import Socket
 
 STALLED: Final = "stalled"
-"""Reason of a DISCONNECT: the connection was silent."""
+"""Reason of a DISCONNECT: the connection received no messages."""
 
 CLOSED: Final = "closed"
-"""Reason of a DISCONNECT: the collector closed the connection in favour of another."""
+"""Reason of a DISCONNECT: the collector closed the connection and uses another."""
 
 REJECTED: Final = "the subscription was rejected"
-"""Reason of a DISCONNECT: the source rejected a change of the connection's subscriptions."""
+"""Reason of a DISCONNECT: the source rejected a subscription change on the connection."""
 
 
 class AttemptLimit:
@@ -29,7 +29,7 @@ class AttemptLimit:
         self._times: deque[float] = deque()
 
     def delay(self, now: float) -> float:
-        """Seconds to wait; when 0, the attempt is counted."""
+        """Return the seconds to wait; if 0, count the attempt."""
         while self._times and self._times[0] <= now - self._seconds:
             self._times.popleft()
         if len(self._times) >= self._count:
@@ -47,7 +47,7 @@ class AttemptLimit:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """An open connection and what is subscribed on it."""
+    """An open connection and the streams subscribed on it."""
 
     name: str
     url: str

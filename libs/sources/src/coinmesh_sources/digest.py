@@ -1,8 +1,8 @@
-"""A digest of events that is the same whenever the same input was processed.
+"""A digest of events that is identical whenever the same input is processed.
 
-Per topic: each event without its receive_time, serialized anew in the order of the fields, hashed
-in order for each key; then the keys' hashes in order of the keys. So neither the framing, nor the
-clock at receipt, nor how instruments interleave changes it.
+For each topic: every event without its receive_time is serialized again in field order and hashed
+in order for its key; then the hashes are combined in the order of the keys. The framing, the
+receive time and the interleaving of instruments therefore don't change the digest.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from coinmesh_contracts import framing, topics
 
 
 class Digests:
-    """Takes events and gives a SHA-256 per topic."""
+    """Computes a SHA-256 per topic from the events added."""
 
     def __init__(self) -> None:
         self._keys: dict[str, dict[bytes, Any]] = {}
 
     def add(self, topic: str, key: bytes, message: Message) -> None:
-        """Take the next event of a key; its receive_time is cleared."""
+        """Add the next event of a key; clears its receive_time."""
         cast(Any, message).receive_time = 0
         data = message.SerializeToString(deterministic=True)
         hashes = self._keys.setdefault(topic, {})
@@ -31,7 +31,7 @@ class Digests:
         hashes[key].update(len(data).to_bytes(4, "big") + data)
 
     def hexdigest(self, topic: str) -> str:
-        """The topic's digest; that of no event when there were none."""
+        """Return the topic's digest; the digest of an empty input if there were no events."""
         total = hashlib.sha256()
         for key, of_key in sorted(self._keys.get(topic, {}).items()):
             total.update(len(key).to_bytes(4, "big") + key + of_key.digest())
@@ -39,7 +39,7 @@ class Digests:
 
 
 def parse(topic: str, value: bytes) -> Message:
-    """The event in a framed value of a topic."""
+    """Return the event in a framed value of a topic."""
     message = topics.BY_NAME[topic].message
     assert message is not None
     return message.FromString(framing.split(value)[1])

@@ -1,4 +1,4 @@
-"""Gaps of one instrument's streams: what is missing, and events with growing revisions for it."""
+"""Gaps of one instrument's streams: the missing ids, and gap events with increasing revisions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Span = tuple[int, int]
 
 
 def count(spans: Iterable[Span]) -> int:
-    """How many ids are in spans."""
+    """Return the number of ids in spans."""
     return sum(last - first + 1 for first, last in spans)
 
 
 def split(spans: Iterable[Span], within: Span) -> tuple[list[Span], list[Span]]:
-    """The parts of spans that are inside a span, and those that are outside."""
+    """Return the parts of spans inside a span, and the parts outside it."""
     low, high = within
     inside: list[Span] = []
     outside: list[Span] = []
@@ -39,7 +39,7 @@ def split(spans: Iterable[Span], within: Span) -> tuple[list[Span], list[Span]]:
 
 
 def missing_spans(span: Span, present: Iterable[int]) -> list[Span]:
-    """The ids of a span that are not present, as spans."""
+    """Return the ids of a span that are not present, as spans."""
     first, last = span
     spans: list[Span] = []
     for number in sorted(each for each in set(present) if first <= each <= last):
@@ -52,7 +52,7 @@ def missing_spans(span: Span, present: Iterable[int]) -> list[Span]:
 
 
 def without(spans: Iterable[Span], known: Iterable[Span]) -> list[Span]:
-    """The parts of spans that no known span covers."""
+    """Return the parts of spans that no known span covers."""
     remaining = list(spans)
     for span in known:
         _, remaining = split(remaining, span)
@@ -61,24 +61,24 @@ def without(spans: Iterable[Span], known: Iterable[Span]) -> list[Span]:
 
 @dataclass(slots=True)
 class OpenGap:
-    """One gap and what is still missing of it.
+    """One gap and its missing ids.
 
     Attributes:
         channel: The stream.
         first: First missing id.
         last: Last missing id, inclusive.
-        cause: Why, as far as is known.
-        detail: One line for a person.
+        cause: The cause, if known.
+        detail: A one-line description for operators.
         start_time: The source's time (µs) of the last event before the gap.
         end_time: The source's time (µs) of the first event after it.
-        missing: What has not been received yet and can still be requested, in order.
-        lost: What the source no longer provides, in order.
-        failed_attempts: Attempts to repair it that failed since the last one that did not.
-        refused_ns: When the first of them failed; 0 without one.
-        retry_ns: The next attempt is not made before.
-        gap_id: Deterministic identity; set with the first record.
-        revision: That of the last record written.
-        state: Where the repair stands.
+        missing: Ids not received yet that can still be requested, in order.
+        lost: Ids that the source no longer provides, in order.
+        failed_attempts: Failed repair attempts since the last successful one.
+        refused_ns: Time of the first of these failures; 0 if there is none.
+        retry_ns: Earliest time of the next attempt.
+        gap_id: Deterministic id; set with the first record.
+        revision: Revision of the last record written.
+        state: State of the repair.
     """
 
     channel: str
@@ -99,16 +99,16 @@ class OpenGap:
 
     @property
     def repaired(self) -> int:
-        """How many of the ids have been received after all."""
+        """Return the number of ids that were received after the gap was opened."""
         return self.last - self.first + 1 - count(self.missing) - count(self.lost)
 
     def extend(self, last: int) -> None:
-        """Count the ids up to `last` as missing, too."""
+        """Extend the gap to `last` and count all its ids as missing."""
         self.last = max(self.last, last)
         self.missing = [(self.first, self.last)]
 
     def fill(self, number: int) -> bool:
-        """Mark an id as received; False when it was not missing."""
+        """Mark an id as received; return False if it was not missing."""
         for spans in (self.missing, self.lost):
             for index, (first, last) in enumerate(spans):
                 if first <= number <= last:
@@ -130,8 +130,8 @@ class GapLedger:
         epoch: Lease epoch of the writer.
 
     Attributes:
-        open_gaps: By gap id.
-        opened: How many gaps were opened, by channel.
+        open_gaps: Open gaps by gap id.
+        opened: Number of gaps opened, by channel.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class GapLedger:
         detail: str,
         times: tuple[int | None, int | None] = (None, None),
     ) -> OpenGap:
-        """Open a gap: state OPEN, all its ids missing."""
+        """Open a gap in state OPEN with all its ids missing."""
         gap = self._new(channel, span, cause, detail, times)
         self._write(gap, receive_ns, out)
         self.open_gaps[gap.gap_id] = gap
@@ -210,7 +210,7 @@ class GapLedger:
         self.open_gaps[gap.gap_id] = gap
 
     def restore(self, gap: OpenGap, receive_ns: int, out: list[Record]) -> None:
-        """Continue a gap of an earlier run; one without a record gets its first."""
+        """Continue a gap of an earlier run; write the first record of a gap that has none."""
         if gap.revision == 0:
             self.opened[gap.channel] = self.opened.get(gap.channel, 0) + 1
             self._write(gap, receive_ns, out)
@@ -236,7 +236,7 @@ class GapLedger:
         )
 
     def _write(self, gap: OpenGap, receive_ns: int, out: list[Record]) -> None:
-        # Grows over restarts, too: what was written last before a crash may be unknown.
+        # Must grow across restarts: the last revision written before a crash may be unknown.
         gap.revision = max(gap.revision + 1, receive_ns // 1_000)
         if not gap.gap_id:
             opened = f"{gap.revision}-{gap.first}"

@@ -1,8 +1,8 @@
-"""Inputs and outputs of a collector's engine, and the protocol that every engine follows.
+"""Inputs and outputs of a collector's engine, and the protocol that every engine implements.
 
-Every input has a place in the session's order and is recorded before its events are sent. The same
-inputs in the same order give the same events, so a recorded session replays; an engine reads no
-clock and does no I/O.
+Every input has a position in the session's order and is recorded before its events are sent. An
+engine reads no clock and does no I/O: the same inputs in the same order produce the same events, so
+a recorded session can be replayed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coinmesh_sources.gaps import OpenGap, Record
 __all__ = ["Engine", "Input", "Position", "Process", "Record", "Writer"]
 
 Process = Callable[[bytes, int, str], list[Record]]
-"""Takes a message, its receive time (ns) and its connection; returns the events that it causes."""
+"""Processes a message with its receive time (ns) and connection; returns the resulting events."""
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class Input:
     """One input of an engine.
 
     Attributes:
-        kind: What it is.
-        connection: Where it came from.
-        receive_ns: When, nanoseconds since the epoch.
+        kind: Kind of the input.
+        connection: Connection that it came from.
+        receive_ns: Receive time, nanoseconds since the epoch.
         payload: The message or body as received.
         context: REST: method and path with query; connect: URL; disconnect: the reason.
         status: REST: the HTTP status.
@@ -43,12 +43,12 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes a source's records.
+    """Identity of the process that writes a source's records.
 
     Attributes:
         source: The source, as in each event.
         collector: The service's name.
-        session: The run: its connections' names begin with it.
+        session: The run; prefix of its connection names.
         epoch: Lease epoch: higher than that of every earlier run.
     """
 
@@ -63,14 +63,14 @@ class Position:
     """The last event of one stream, and its gaps that are not repaired.
 
     Attributes:
-        stream: "<channel>:<symbol>", or the source's own name of the stream.
-        instrument: The canonical instrument; empty where none applies.
+        stream: "<channel>:<symbol>", or the source's own stream name.
+        instrument: The canonical instrument; empty if none applies.
         symbol: The source's symbol.
         last_id: The last native id.
-        last_time: That event's time by the source's clock, microseconds; None when unknown.
+        last_time: That event's time by the source's clock, microseconds; None if unknown.
         gaps: Gaps that are open or were given up, oldest first.
-        subscribed: Whether the stream is collected from there on; False after it was removed, and
-            then what comes later is no gap.
+        subscribed: Whether the stream is collected from this position on; False after its removal:
+            later events are then not a gap.
     """
 
     stream: str
@@ -86,9 +86,9 @@ class Engine(Protocol):
     """A collector's logic: pure state machines.
 
     Attributes:
-        sequence: Place of the next input in the session's order.
-        process: Processes one stream message: the hot path.
-        commands: What the service must do (requests, replies); the caller removes them.
+        sequence: Position of the next input in the session's order.
+        process: Processes one stream message; this is the hot path.
+        commands: Actions for the service (requests, replies); the caller removes them.
     """
 
     sequence: int
@@ -96,14 +96,14 @@ class Engine(Protocol):
     commands: list[Any]
 
     def apply(self, given: Input) -> list[Record]:
-        """Process any input; the events that it causes."""
+        """Process any input and return the resulting events."""
         ...
 
     @property
     def deadline(self) -> int | None:
-        """The next time (ns) at which a TICK input changes the state; None without one."""
+        """Return the next time (ns) at which a TICK input changes the state, or None."""
         ...
 
     def positions(self) -> Iterable[Position]:
-        """Where every stream is now."""
+        """Return the current position of every stream."""
         ...

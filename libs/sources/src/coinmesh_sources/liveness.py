@@ -1,7 +1,7 @@
-"""Liveness: which streams a collector covers now, published every second.
+"""Liveness: the streams that a collector covers now, published every second.
 
-Without it "no gap" can't be distinguished from "nobody collects". The last receive times are those
-of the last publication in which a stream had new input, so they are exact to a second.
+Without it, consumers can't distinguish "no gap" from "not collected". A stream's last receive time
+is the time of the last publication before which it had new input, so its precision is one second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ DOWN: Final = CoverageState.COVERAGE_STATE_DOWN
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """One stream at this moment.
+    """The state of one stream now.
 
     Attributes:
         channel: As in Gap.
         instrument: The instrument, or the source's own stream name.
-        inputs: How many inputs the stream has had.
-        state: Whether it is covered.
+        inputs: Number of inputs of the stream so far.
+        state: Whether the stream is covered.
     """
 
     channel: str
@@ -44,13 +44,13 @@ class Coverage:
 
 
 class LivenessPublisher:
-    """Publishes what a collector covers; `run` is a background task.
+    """Publishes the coverage of a collector; `run` is a background task.
 
     Args:
-        writer: Who writes; the collector's name is the record's key.
+        writer: Identity of this run; the collector's name is the record's key.
         schema_id: The registry's id of the topic's schema.
         producer: The producer.
-        coverage: Returns all streams, also those that are down.
+        coverage: Returns all streams, including those that are down.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class LivenessPublisher:
             await asyncio.sleep(SECONDS)
 
     def publish(self, *, stopping: bool = False) -> None:
-        """Queue one record; nothing while the producer has no room: it would be outdated.
+        """Queue one record, or none while the producer has no room: it would be outdated.
 
         Args:
-            stopping: All streams are reported down.
+            stopping: Report all streams as down.
         """
         value = self._header + self._liveness(stopping).SerializeToString()
         try:

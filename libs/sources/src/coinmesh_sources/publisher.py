@@ -1,11 +1,13 @@
 """Publishes a collector's events: recorded first, never dropped, with backpressure.
 
-An event is sent once Kafka has the frame that it came from, so whatever kills the collector, the
-archive holds the input of every event on the topics. Frames go in rounds: while one is on its way
-the next one gathers, so rounds grow with the load and a quiet collector waits for one round trip.
+An event is sent only after Kafka has acknowledged its frame, so the archive holds the input of
+every published event even if the collector is killed. Frames are sent in rounds: the next round
+gathers while one is in flight, so rounds grow with the load and an idle collector waits for one
+round trip.
 
 While Kafka accepts nothing, events wait here in order and the collector stops reading from its
-source. Of topics whose newest value is enough (quotes), a newer event replaces a waiting one.
+source. On topics for which the newest value is enough (quotes), a newer event replaces a waiting
+one.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ class Publisher:
 
     Args:
         producer: The producer.
-        recorder: Holds the inputs of the events that are put here.
-        max_pending: Events that wait before reading pauses.
-        metrics: Where the number of waiting events is registered.
+        recorder: Holds the inputs of the queued events.
+        max_pending: Events that may wait before reading pauses.
+        metrics: Registers the number of waiting events.
         latest_only: Topics of which only the newest waiting event of a key is kept under
             backpressure.
 
     Attributes:
-        on_backpressure: Called with True when reading must pause, with False when it may resume.
+        on_backpressure: Called with True if reading must pause, with False if it may resume.
         is_backed_up: Whether reading must pause.
-        coalesced: Events that a newer one replaced.
+        coalesced: Number of events replaced by a newer one.
     """
 
     def __init__(
@@ -85,11 +87,11 @@ class Publisher:
         )
 
     def __len__(self) -> int:
-        """How many events wait."""
+        """Return the number of waiting events."""
         return self._in_flight + len(self._events) + len(self._latest)
 
     def put(self, events: Iterable[Outgoing], frames: Record | None = None) -> None:
-        """Queue the events of an input that the recorder has; never blocks.
+        """Queue the events of an input that the recorder holds; never blocks.
 
         Args:
             events: The input's events, in order.
@@ -114,17 +116,17 @@ class Publisher:
         await waiting
 
     async def run(self) -> None:
-        """Send what is queued until cancelled; raises when the producer has failed."""
+        """Send queued events until cancelled; raise if the producer has failed."""
         while True:
             await self._work.wait()
-            # A round is completed, also when the service stops.
+            # A round in progress is completed even if the service stops.
             await asyncio.shield(self.drain())
 
     async def drain(self) -> None:
-        """Send everything that waits, round by round.
+        """Send all waiting events, round by round.
 
         Raises:
-            DataLoss: Kafka refused a record, or frames are too large for it.
+            DataLoss: Kafka rejected a record, or frames are too large for it.
         """
         async with self._round:
             while self._work.is_set():
@@ -149,10 +151,10 @@ class Publisher:
                 self.on_backpressure(False)
 
     async def close(self, seconds: float) -> None:
-        """As `drain`, within a time.
+        """Drain within a time limit.
 
         Raises:
-            Unavailable: Kafka did not acknowledge all.
+            Unavailable: Kafka did not acknowledge all events.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -168,20 +170,20 @@ class Publisher:
         try:
             await self._producer.deliver(*record)
         except InvalidArgument as error:
-            # Without it the session's archive is unreadable, and its events would have no input.
+            # Without these frames the session's archive would be unreadable.
             message = f"frames of {record[1].decode()} can't be recorded: {error.message}"
             raise DataLoss("FRAMES_NOT_RECORDED", message) from error
 
     async def _send(self, events: list[Outgoing]) -> None:
-        # Their arguments are an event's parts, traced or not.
+        # `Outgoing` has two shapes, so the argument types are not checked.
         send = cast(Callable[..., None], self._producer.produce_nowait)
         wait = cast(Callable[..., Awaitable[None]], self._producer.produce)
         for record in events:
             if record[0] != _GAPS:
                 self._is_flushed = False
             elif not self._is_flushed and not _is_open(record[2]):
-                # On another partition than its events: a gap must not become repaired before Kafka
-                # has acknowledged them.
+                # Gaps and events are on different partitions: a gap must not become repaired before
+                # Kafka has acknowledged its events.
                 await self._producer.flush(math.inf)
                 self._is_flushed = True
             try:
@@ -202,6 +204,6 @@ class Publisher:
 
 
 def _is_open(value: bytes) -> bool:
-    """Whether a gap record promises nothing about the events before it."""
+    """Return whether a gap record makes no statement about the events before it."""
     gap = Gap.FromString(framing.split(value)[1])
     return gap.state == GapState.GAP_STATE_OPEN

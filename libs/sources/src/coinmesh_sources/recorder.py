@@ -14,17 +14,17 @@ from coinmesh_sources.inputs import Input, Record
 
 FLUSH_BYTES: Final = 256 * 1024
 MAX_INPUT_BYTES: Final = topics.MAX_MESSAGE_BYTES - 2 * FLUSH_BYTES
-"""The largest input that Kafka takes in a batch with what is flushed at the latest before it."""
+"""The largest input that fits into a Kafka record together with the rest of an unflushed batch."""
 _TAG: Final = bytes([FrameBatch.FRAMES_FIELD_NUMBER << 3 | 2])
 
 
 Element = Callable[[bytes, int, int], bytes]
-"""Serializes a message, its receive time and its place as an element of FrameBatch.frames."""
+"""Serializes a message, its receive time and its sequence as an element of FrameBatch.frames."""
 
 
 @lru_cache(maxsize=8192)
 def _head(size: int) -> bytes:
-    """What stands before an element of FrameBatch.frames of that size: tag and varint."""
+    """Return the tag and length varint of an element of FrameBatch.frames."""
     head = bytearray(_TAG)
     while size > 0x7F:
         head.append(size & 0x7F | 0x80)
@@ -44,9 +44,9 @@ class _Batch:
 
 
 class FrameRecorder:
-    """Collects frames and turns them into records when the caller flushes it.
+    """Collects frames and converts them into records when the caller flushes it.
 
-    A frame is serialized when it comes, and a batch is their concatenation.
+    A frame is serialized when it is added, and a batch is the concatenation of its frames.
 
     Args:
         source: The source, as in each event.
@@ -61,19 +61,19 @@ class FrameRecorder:
         self._source, self._epoch = source, epoch
         self._header = framing.header(schema_id)
         self._batches: dict[str, _Batch] = {}
-        # Reused: all that varies between messages is set each time.
+        # Reused: every field that varies between messages is set each time.
         self._message = Frame(kind=FrameKind.FRAME_KIND_MESSAGE)
         self._element: Element = element or self._serialize
 
     def message(
         self, payload: bytes, receive_ns: int, connection: str, sequence: int
     ) -> Record | None:
-        """Note a WebSocket message at its place in the session; a full batch comes back."""
+        """Add a WebSocket message with its sequence; return the batch if it is full."""
         data = self._element(payload, receive_ns, sequence)
         return self._add(connection, data, receive_ns, sequence)
 
     def add(self, given: Input, sequence: int) -> Record | None:
-        """Note any input, as `message`."""
+        """Add any input, as `message` does."""
         frame = Frame(
             kind=given.kind,
             receive_time=given.receive_ns,
@@ -87,7 +87,7 @@ class FrameRecorder:
         return self._add(given.connection, element, given.receive_ns, sequence)
 
     def flush(self) -> list[Record]:
-        """Everything that has been noted and not been returned yet."""
+        """Return all batches that were not returned yet."""
         return [self._take(connection) for connection in list(self._batches)]
 
     def _serialize(self, payload: bytes, receive_ns: int, sequence: int) -> bytes:

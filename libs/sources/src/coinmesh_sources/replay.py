@@ -1,4 +1,4 @@
-"""The output of a replay: events as JSON Lines per topic, and their digests."""
+"""Output of a replay: events as JSON Lines per topic, and their digests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from coinmesh_sources.inputs import Record
 
 
 class Output:
-    """DIR: `<topic>.jsonl` per topic and `digest`; complete, or not there. A context manager.
+    """A directory with `<topic>.jsonl` per topic and `digest`; files appear only when complete.
+
+    Use it as a context manager.
 
     Args:
-        directory: DIR; created where it is missing.
+        directory: The directory; created if it is missing.
         topics: The topics of the events.
 
     Attributes:
@@ -61,7 +63,7 @@ class Output:
             self.counts[topic] += 1
 
     def finish(self) -> None:
-        """Give the files their names and write the digests."""
+        """Rename the files to their final names and write the digests."""
         for topic, file in self._files.items():
             file.close()
             self._partial(topic).replace(self._directory / f"{topic}.jsonl")

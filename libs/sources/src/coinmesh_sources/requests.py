@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 WORKERS: Final = 4
 LANE_WORKERS: Final = WORKERS - 1
-"""The most workers that one lane of requests uses: the host of one may be down when that of
+"""The most workers that one lane may use, because the host of one lane may be down while that of
 another is not."""
 _BASE_SECONDS: Final = 0.25
 _MAX_SECONDS: Final = 30.0
@@ -34,11 +34,11 @@ class Request:
     Attributes:
         path: The path.
         arguments: The query's parameters.
-        cost: What it costs of the budget.
-        patience: Seconds that it may wait for the sake of more urgent ones. Due times, not
-            priorities, order the queue, so that no request waits indefinitely.
-        attempt: Earlier attempts: each doubles the delay before this one.
-        replaces: Requests with the same name: only the one that is due first is sent.
+        cost: Cost charged to the budget.
+        patience: Seconds that it may wait while more urgent requests are sent. The queue is ordered
+            by due time, not by priority, so that no request waits indefinitely.
+        attempt: Number of earlier attempts; each doubles the delay before this one.
+        replaces: Of requests with the same name only the one that is due first is sent.
         lane: Requests of one lane leave at least one worker to the others; empty for no lane.
     """
 
@@ -66,7 +66,7 @@ class RequestQueue:
         rest: The client.
         connection: The connection under which answers are recorded.
         on_input: Receives each answer.
-        metrics: Where the number of waiting requests is registered.
+        metrics: Registers the number of waiting requests.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class RequestQueue:
         )
 
     def put(self, request: Request) -> None:
-        """Queue a request; a repeated attempt is delayed, with growing delays."""
+        """Queue a request; delay repeated attempts with growing delays."""
         loop = asyncio.get_running_loop()
         doublings = min(request.attempt, _MAX_DOUBLINGS)
         delay = min(_MAX_SECONDS, _BASE_SECONDS * 2**doublings) if doublings else 0.0
@@ -113,7 +113,7 @@ class RequestQueue:
         self._timers = {each for each in self._timers if each.when() > loop.time()} | {timer}
 
     def pause(self, paused: bool) -> None:
-        """Stop or resume requests: while Kafka accepts nothing, their answers would pile up."""
+        """Stop or resume requests: their answers would pile up while Kafka accepts nothing."""
         if paused:
             self._running.clear()
         else:

@@ -1,8 +1,8 @@
-"""A REST client that obeys a provider's budgets and refusals.
+"""A REST client that respects a provider's budgets and refusals.
 
-Requests are repeated until there is a final answer: 200, a 4xx that a repetition would not change
-at once, or the last of a few outages in a row. What a provider limits, refuses and reports is its
-`RestPolicy`.
+Requests are retried until there is a final answer: 200, a 4xx that an immediate retry would not
+change, or the last of several consecutive failures. A provider's limits and refusals are described
+by its `RestPolicy`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
 
 ATTEMPTS: Final = 4
-"""How often a request is sent while the provider is unreachable or answers 5xx: the caller decides
-what is due after that, and no worker is held by one host."""
+"""Number of attempts while the provider is unreachable or answers 5xx. The caller decides how to
+continue after that, so that no worker is blocked by one host."""
 
 UNREACHABLE: Final = 0
-"""The status of an answer that did not come or can't be taken; its body is the reason."""
+"""Status of a missing or unusable answer; its body is the reason."""
 
 Arguments = Mapping[str, str | int]
 """Query parameters in order."""
@@ -42,9 +42,10 @@ class Refusal:
     """An HTTP status by which a provider refuses a client for some time.
 
     Attributes:
-        seconds: How long to wait when the answer has no Retry-After.
-        meaning: What it means and what the operator can do, for the log.
-        by_host: Whether one host refuses and another may serve; otherwise the address counts.
+        seconds: Seconds to wait if the answer has no Retry-After.
+        meaning: Meaning and remedy, for the log.
+        by_host: Whether the refusal applies to one host only; otherwise it applies to the client's
+            address.
     """
 
     seconds: float
@@ -54,13 +55,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class RestPolicy:
-    """What one provider documents.
+    """The documented rules of one provider.
 
     Attributes:
         name: The provider, for log lines.
-        refusals: By status.
-        headers: Sent with each request.
-        used_header: The answer's header that reports what was used of the first budget.
+        refusals: Refusals by status.
+        headers: Headers sent with each request.
+        used_header: The answer's header that reports the used part of the first budget.
         other_hosts: Base URLs of paths that the usual host does not serve.
     """
 
@@ -77,11 +78,11 @@ class Answer:
 
     Attributes:
         context: Method and path with query, as recorded.
-        status: The HTTP status: 200, a 4xx that a repetition would not change at once, or the 5xx
-            of the last attempt; `UNREACHABLE` without an answer.
-        body: As received; the reason without an answer.
-        receive_ns: When it was complete.
-        round_trip_ns: How long it took.
+        status: The HTTP status: 200, a 4xx that an immediate retry would not change, or the 5xx of
+            the last attempt; `UNREACHABLE` without an answer.
+        body: The body as received; the reason if there is no answer.
+        receive_ns: When it was complete, nanoseconds since the epoch.
+        round_trip_ns: Duration of the request in nanoseconds.
     """
 
     context: str
@@ -92,12 +93,12 @@ class Answer:
 
 
 class Budget:
-    """Requests' costs in windows of the clock (weight per minute, credits per month).
+    """Request costs in windows of the clock (weight per minute, credits per month).
 
     Args:
-        limit: What a window allows.
+        limit: Cost allowed in a window.
         seconds: Length of a window.
-        reserve: The share that is not used: other clients may share the address or the key.
+        reserve: Share that is not used: other clients may share the address or the key.
     """
 
     def __init__(self, limit: int, seconds: int = 60, reserve: float = 0.2) -> None:
@@ -107,14 +108,14 @@ class Budget:
         self._used = 0
 
     def used(self, now: float) -> int:
-        """What is used in the window of `now` (seconds since the epoch)."""
+        """Return the cost used in the window of `now` (seconds since the epoch)."""
         window = int(now // self._seconds)
         if window != self._window:
             self._window, self._used = window, 0
         return self._used
 
     def delay(self, cost: int, now: float) -> float:
-        """Seconds to wait before a request of that cost; when 0, the cost is counted as used."""
+        """Return the seconds to wait before a request of that cost; if 0, count the cost."""
         used = self.used(now)
         if used and used + cost > self.limit * (1 - self._reserve):
             return self._seconds - now % self._seconds + 0.05
@@ -122,23 +123,23 @@ class Budget:
         return 0.0
 
     def reported(self, used: int, began: float, now: float) -> None:
-        """Apply the provider's own count, from an answer's header.
+        """Apply the provider's count, reported in an answer's header.
 
-        That of a request which began in an earlier window may be the count of that window.
+        It is ignored for a request that began in an earlier window: the count may be that window's.
         """
         if int(began // self._seconds) == int(now // self._seconds):
             self._used = max(self.used(now), used)
 
 
 class RestClient:
-    """Requests until there is a final answer; use it as an asynchronous context manager.
+    """Sends requests until there is a final answer; use it as an asynchronous context manager.
 
     Args:
         url: The provider's base URL.
         policy: The provider's rules.
-        budget: What requests may cost.
-        metrics: Where the client's metrics are registered.
-        context: TLS of the mesh for a provider within it; None for a public one.
+        budget: Limits the cost of requests.
+        metrics: Registers the client's metrics.
+        context: TLS context of the mesh for a provider within it; None for a public provider.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class RestClient:
         await self._session.close()
 
     async def get(self, path: str, arguments: Arguments, cost: int) -> Answer:
-        """Return the final answer to a GET; waits out refusals, short outages and the budget."""
+        """Return the final answer to a GET; wait for refusals, short outages and the budget."""
         target = f"{path}?{urlencode(arguments)}" if arguments else path
         base = self._policy.other_hosts.get(path, self.url)
         backoff = Backoff(base=0.25, cap=30.0)
@@ -203,7 +204,7 @@ class RestClient:
 
     async def _admitted(self, cost: int) -> None:
         while True:
-            # A refusal lasts by a clock that nobody sets; the budget's windows are the provider's.
+            # Refusals use the monotonic clock; budget windows follow the provider's wall clock.
             blocked = self._blocked_until - time.monotonic()
             delay = max(blocked, 0) or self.budget.delay(cost, time.time())
             if not delay:
@@ -211,7 +212,7 @@ class RestClient:
             await asyncio.sleep(delay)
 
     async def _try(self, base: str, target: str) -> Answer | None:
-        """Send one request; None when the provider refuses it for some time."""
+        """Send one request; return None if the provider refuses it for some time."""
         began = time.time_ns()
         try:
             async with self._session.get(base + target) as response:
@@ -228,7 +229,7 @@ class RestClient:
             self.budget.reported(int(used), began / 1e9, receive_ns / 1e9)
         refusal = self._policy.refusals.get(status)
         if refusal is not None and refusal.by_host and base != self.url:
-            # An answer: waiting would delay what the usual host serves.
+            # Return the refusal as an answer: waiting would delay requests to the usual host.
             name = self._policy.name
             _log.warning("%s at %s answers %s: %s", name, base, status, refusal.meaning)
         elif refusal is not None:
@@ -263,5 +264,5 @@ class RestClient:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a header is a number: `isdigit` alone accepts digits that `int` rejects."""
+    """Return whether a header is a number: `isdigit` alone accepts digits that `int` rejects."""
     return text.isascii() and text.isdigit()

@@ -1,4 +1,4 @@
-"""CollectorService: what is collected, its state, and changes of it."""
+"""CollectorService: state, subscriptions, backfills and gap repairs of a collector."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MAX_PAGE: Final = 1000
 
 
 class Source(Protocol):
-    """A running collector, as CollectorService requires it.
+    """A running collector, as required by CollectorService.
 
     Attributes:
-        source: The source's name, which is the collector's in the API.
+        source: The source's name, which is the collector's name in the API.
         channels: The channels of each instrument.
     """
 
@@ -41,15 +41,15 @@ class Source(Protocol):
 
     @property
     def is_running(self) -> bool:
-        """Whether collecting has begun: schemas, Kafka and the source were reachable."""
+        """Return whether collecting has begun: schemas, Kafka and the source were reachable."""
         ...
 
     def status(self) -> pb.CollectorStatus:
-        """Connections, streams, budget and open gaps."""
+        """Return connections, streams, budget and open gaps."""
         ...
 
     def instruments(self) -> Sequence[str]:
-        """The collected instruments, in order."""
+        """Return the collected instruments, in order."""
         ...
 
     def resolve(self, instrument: str) -> str:
@@ -61,14 +61,14 @@ class Source(Protocol):
         ...
 
     async def subscribe(self, instrument: str) -> None:
-        """Begin to collect an instrument, also after a restart."""
+        """Begin to collect an instrument; persists across restarts."""
         ...
 
     async def unsubscribe(self, instrument: str) -> None:
-        """Stop collecting an instrument, also after a restart.
+        """Stop collecting an instrument; persists across restarts.
 
         Raises:
-            NotFound: It is not collected.
+            NotFound: The instrument is not collected.
         """
         ...
 
@@ -82,7 +82,7 @@ class Source(Protocol):
         ...
 
     def retry_gap(self, gap_id: str) -> bool:
-        """Repair a gap again; False when no gap of that id is open or was given up."""
+        """Repair a gap again; return False if no gap of that id is open or was given up."""
         ...
 
 
@@ -91,8 +91,8 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
 
     Args:
         source: The collector.
-        stop: Ends the process.
-        log: Records every change before it is made.
+        stop: Stops the process.
+        log: Audits every change before it is made.
     """
 
     def __init__(self, source: Source, stop: Callable[[], None], log: AuditLog) -> None:
@@ -152,7 +152,7 @@ class CollectorService(pb_grpc.CollectorServiceServicer):
         return pb.RemoveSubscriptionResponse()
 
     async def Backfill(self, request: pb.BackfillRequest, context: _Context) -> Operation:  # noqa: N802
-        """Begin to read past events that the topics lack."""
+        """Begin to publish past events that the topics lack."""
         self._check_running(request.collector)
         return self._backfills.start(self._source.backfill(request))
 
@@ -223,7 +223,7 @@ def _decode_token(token: str) -> str:
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """Seconds since the epoch as a Timestamp."""
+    """Return seconds since the epoch as a Timestamp."""
     result = Timestamp()
     result.FromMicroseconds(round(seconds * 1_000_000))
     return result

@@ -1,4 +1,4 @@
-"""Settings that every collector has."""
+"""Settings common to all collectors."""
 
 from __future__ import annotations
 

@@ -19,27 +19,27 @@ MAX_PATIENCE: Final = 8.0
 
 
 class Carrier(Protocol):
-    """What a slot requires of the service that opens connections."""
+    """Opens and closes connections for a slot."""
 
     async def connect(self, symbols: list[str]) -> Connection:
-        """Open a subscribed connection."""
+        """Open a connection with the symbols subscribed."""
         ...
 
     async def align(self, connection: Connection, symbols: list[str]) -> None:
-        """Subscribe the symbols that it lacks and unsubscribe all others."""
+        """Subscribe missing symbols on a connection and unsubscribe all others."""
         ...
 
     def is_stalled(self, connection: Connection, patience: float) -> bool:
-        """Whether it has been silent for `patience` times the usual limit."""
+        """Return whether a connection has been silent for `patience` times the usual limit."""
         ...
 
     def end(self, connection: Connection, reason: str) -> None:
-        """Close it and record its end."""
+        """Close a connection and record the disconnect."""
         ...
 
 
 class Slot:
-    """Keeps its symbols on a connection: reconnects, and replaces it before it is cut."""
+    """Keeps its symbols on a connection; reconnects, and replaces it before it expires."""
 
     def __init__(self, connections: Carrier) -> None:
         self._all = connections
@@ -50,7 +50,7 @@ class Slot:
         self._patience = 1.0
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Keep the connection open until cancelled."""
         backoff = Backoff(base=0.25, cap=30.0, healthy_after=60.0)
         current: Connection | None = None
         while True:
@@ -79,8 +79,8 @@ class Slot:
             await backoff.wait()
             return None
         self.connections.append(connection)
-        # Symbols may have been added and removed while it was opened; from here on such changes
-        # reach it.
+        # Symbols may have been added or removed while the connection was opened; later changes are
+        # sent to it directly.
         try:
             await self._all.align(connection, self.symbols)
         except (OSError, WSError, TimeoutError, ReplyError) as error:
@@ -91,7 +91,7 @@ class Slot:
         return connection
 
     async def _watch(self, connection: Connection) -> str | None:
-        """Return why the connection ended; None when it must be replaced."""
+        """Return why the connection ended; None if it must be replaced."""
         shutdown = asyncio.ensure_future(connection.shutdown.wait())
         try:
             while True:
@@ -105,8 +105,8 @@ class Slot:
                     return connection.socket.ended.result()
                 quiet = connection.socket.messages <= connection.control_messages
                 if self._all.is_stalled(connection, self._patience):
-                    # A quiet market is no stall: each connection in a row that was silent from its
-                    # beginning gets twice the time of the one before.
+                    # A quiet market is not a stall: each consecutive connection that was silent
+                    # from its beginning gets twice the time of the previous one.
                     self._patience = min(MAX_PATIENCE, 2 * self._patience) if quiet else 1.0
                     return STALLED
                 if not quiet:
@@ -117,7 +117,7 @@ class Slot:
             shutdown.cancel()
 
     async def _replaced(self, old: Connection, backoff: Backoff) -> Connection | None:
-        """Make before break: the new connection carries data before the old one is closed."""
+        """Open the new connection before closing the old one; return None if the old one ended."""
         while not old.socket.ended.done():
             replacement = await self._opened(backoff)
             if replacement is None:

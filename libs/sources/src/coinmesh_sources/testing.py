@@ -1,4 +1,4 @@
-"""A collector process on real Kafka, and what Kafka holds of it, for the collectors' tests."""
+"""A collector process and its records on real Kafka, for the collectors' tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS: Final = 180.0
 
 
 async def eventually(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of an (asynchronous) condition."""
+    """Return the first true value of a condition, which may be asynchronous."""
     deadline = asyncio.get_running_loop().time() + SECONDS
     while True:
         value = condition()
@@ -37,10 +37,10 @@ async def eventually(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Log:
-    """What Kafka holds, read from the beginning and then continued.
+    """Records of Kafka topics, read from the beginning and then continued.
 
     Args:
-        settings: Of a client that may read every topic.
+        settings: Kafka settings of a client that may read every topic.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -49,7 +49,7 @@ class Log:
         self._next: dict[Partition, int] = {}
 
     def read(self, topic: str) -> list[Message]:
-        """All records of a topic up to now, in order of each partition."""
+        """Return all records of a topic up to now, in order of each partition."""
         records = self._records.setdefault(topic, [])
         ends = self._ends(topic)
         starts = {partition: self._next.get(partition, 0) for partition in ends}
@@ -59,7 +59,7 @@ class Log:
         return records
 
     def _ends(self, topic: str) -> dict[Partition, int]:
-        """Where each partition ends; asked again while a restarted broker leads none of them."""
+        """Return the end of each partition; retry while a partition has no leader."""
         partitions = [(topic, number) for number in range(topics.BY_NAME[topic].partitions)]
         deadline = time.monotonic() + SECONDS
         while True:
@@ -70,13 +70,13 @@ class Log:
                 time.sleep(0.1)
 
     def events(self, topic: str, instrument: str) -> list[Any]:
-        """The events of one instrument, or of another key."""
+        """Return the events of one instrument, or of another key."""
         key = instrument.encode()
         records = [message for message in self.read(topic) if message.key() == key]
         return [parse(topic, message.value() or b"") for message in records]
 
     def gaps(self, instrument: str, channel: str) -> dict[str, Any]:
-        """The last state of each gap of a channel."""
+        """Return the last state of each gap of a channel."""
         gaps = [gap for gap in self.events(topics.GAPS.name, instrument) if gap.channel == channel]
         return {gap.gap_id: gap for gap in sorted(gaps, key=lambda gap: gap.revision)}
 
@@ -86,12 +86,12 @@ class Log:
 
 
 class CollectorProcess:
-    """A collector's process: started, asked for its state, and killed.
+    """A collector's process, which tests start, inspect and kill.
 
     Args:
-        module: The module that serves, with its arguments.
+        module: The module to run, with its arguments.
         environment: Its settings; no other COINMESH_ variable is passed on.
-        log: Where its log goes.
+        log: File for its log.
     """
 
     def __init__(self, module: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -101,12 +101,12 @@ class CollectorProcess:
         self._earlier = 0  # characters of the log that earlier processes wrote
 
     async def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start the process and wait until it is ready."""
         self.spawn()
         await eventually(self._is_ready, f"the collector is ready; its log: {self._log}")
 
     def spawn(self) -> None:
-        """Start it."""
+        """Start the process without waiting."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("COINMESH_")}
         self._earlier = len(self.text())
         with self._log.open("ab") as log:
@@ -126,11 +126,11 @@ class CollectorProcess:
         return True
 
     def text(self) -> str:
-        """Its log so far."""
+        """Return the log so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     async def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
+        """Send a signal and return the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)

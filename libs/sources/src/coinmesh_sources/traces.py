@@ -1,6 +1,6 @@
 """Traces of sampled frames: from the socket to Kafka's acknowledgement.
 
-One frame in so many is sampled by counting down, so that all others cost a subtraction.
+A countdown selects one frame in N, so that unsampled frames cost one subtraction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FrameTraces:
     """Creates the spans of sampled frames.
 
     Attributes:
-        wait: Frames that pass until the next one is chosen; counted down by the caller.
+        wait: Frames until the next sampled one; counted down by the caller.
     """
 
     def __init__(self, source: str, tracing_: Tracing) -> None:
@@ -39,11 +39,11 @@ class FrameTraces:
     def choose(
         self, records: Sequence[Record], receive_ns: int, connection: str
     ) -> Sequence[Outgoing]:
-        """A chosen frame's records, traced; one that makes no record passes its turn on."""
+        """Return a sampled frame's records with traces; a frame without records is not sampled."""
         if not records:
             return records
         self.wait = self._tracing.skips()
-        # Without a parent, whatever is active where frames come in.
+        # No parent, regardless of the span that is active where frames are received.
         received = tracing.new_context()
         attributes: dict[str, AttributeValue] = {
             tracing.PEER: self._source,

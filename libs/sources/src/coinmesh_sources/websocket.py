@@ -1,7 +1,7 @@
-"""One WebSocket connection by picows' core API: messages with their receive time.
+"""One WebSocket connection on picows' core API: messages with their receive time.
 
-picows gives frames, so fragments are put together here; a frame's memory is only valid in the
-callback. It answers pings by itself.
+picows delivers frames, so fragments are reassembled here; a frame's memory is only valid in the
+callback. picows answers pings automatically.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 OnMessage = Callable[[bytes, int], None]
-"""Takes a whole message and when it came, in nanoseconds since the epoch."""
+"""Receives a whole message and its receive time in nanoseconds since the epoch."""
 
 MAX_FRAME_BYTES: Final = 3 << 20
 _HANDSHAKE_SECONDS: Final = 10.0
@@ -26,7 +26,7 @@ _CLOSE: Final = WSMsgType.CLOSE
 
 
 class Socket(WSListener):
-    """A connection; `ended` is done, with the reason, once it is closed."""
+    """A connection; `ended` completes with the reason once the connection is closed."""
 
     def __init__(self, on_message: OnMessage) -> None:
         self._on_message = on_message
@@ -38,11 +38,11 @@ class Socket(WSListener):
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """picows: the handshake is done."""
+        """Store the transport after the handshake (picows callback)."""
         self._transport = transport
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """picows: a frame came."""
+        """Process a received frame (picows callback)."""
         receive_ns = time.time_ns()
         kind = frame.msg_type
         if kind in (_TEXT, _BINARY, _CONTINUATION):
@@ -63,17 +63,17 @@ class Socket(WSListener):
             transport.disconnect()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """picows: the connection is gone."""
+        """Complete `ended` after the connection was lost (picows callback)."""
         if not self.ended.done():
             self.ended.set_result(self._reason or "the connection broke")
 
     def send(self, text: bytes) -> None:
-        """Send a text message; nothing happens when the connection is gone."""
+        """Send a text message; do nothing if the connection is closed."""
         if self._transport is not None and not self._transport.is_disconnected:
             self._transport.send(_TEXT, text)
 
     def close(self, reason: str) -> None:
-        """Close, with a reason for `ended`; no message comes afterwards."""
+        """Close with a reason for `ended`; no message is delivered afterwards."""
         self._on_message = _ignore
         self._reason = reason
         if self._transport is not None:
@@ -82,7 +82,7 @@ class Socket(WSListener):
             self.ended.set_result(reason)
 
     def pause(self, paused: bool) -> None:
-        """Stop or resume reading: TCP then makes the server wait."""
+        """Stop or resume reading; TCP flow control then throttles the server."""
         if self._transport is None or self._transport.is_disconnected:
             return
         raw = self._transport.underlying_transport
@@ -101,9 +101,9 @@ async def connect(url: str, on_message: OnMessage, context: ssl.SSLContext | Non
     """Open a connection.
 
     Raises:
-        OSError: It can't be reached.
-        WSError: It doesn't speak WebSocket, or refuses.
-        TimeoutError: It doesn't answer in time.
+        OSError: The server can't be reached.
+        WSError: The server doesn't speak WebSocket, or rejects the connection.
+        TimeoutError: The server doesn't answer in time.
     """
     async with asyncio.timeout(2 * _HANDSHAKE_SECONDS):
         _, socket = await ws_connect(
@@ -114,7 +114,7 @@ async def connect(url: str, on_message: OnMessage, context: ssl.SSLContext | Non
             max_frame_size=MAX_FRAME_BYTES,
             disconnect_on_exception=True,
         )
-    # picows has none when the other side hangs up before the handshake is done.
+    # picows returns no socket if the server disconnects before the handshake is done.
     if not isinstance(socket, Socket):
         raise ConnectionError(f"{url}: the connection was closed during the handshake")
     return socket

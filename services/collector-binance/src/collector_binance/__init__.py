@@ -1,1 +1,1 @@
-"""Collects Binance spot market data: a pure core, and the service around it."""
+"""Collector for Binance spot market data: a pure core, and the service around it."""

@@ -1,6 +1,6 @@
-"""Text captures (plain or gzip) as the engine's inputs.
+"""Read text captures (plain or gzip) as engine inputs.
 
-One line a frame, `<receive time, ns> <frame>`: combined or raw stream messages, and REST depth
+Each line is a frame, `<receive time, ns> <frame>`: combined or raw stream messages, and REST depth
 snapshots inline, without their symbol.
 """
 
@@ -24,7 +24,7 @@ _GZIP: Final = b"\x1f\x8b"
 
 
 def read_text(path: Path) -> Iterator[tuple[int, Input]]:
-    """The inputs of a text capture with their line numbers; the first opens the connection.
+    """Yield the inputs of a text capture with their line numbers; the first opens the connection.
 
     Raises:
         CaptureError: The file can't be read, or a line is not `<ns> <frame>`.
@@ -76,10 +76,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def unsupported_market(frame: bytes) -> str | None:
-    """The market of a frame that isn't spot's; None for a spot frame, or one without a market.
+    """Return the market of a non-spot frame; None for a spot frame or one of unknown market.
 
-    Futures' depth events name the previous update (pu), their bookTicker has an event type and
-    their trades a kind (X), which spot's lack; COIN-M names a pair (ps) or a perpetual symbol.
+    Unlike spot frames, futures depth events contain the previous update id (pu), bookTicker an
+    event type and trades a kind (X); COIN-M adds a pair (ps) or a perpetual symbol.
     https://developers.binance.com/docs/derivatives
     """
     if b'"pu":' in frame or b'"e":"bookTicker"' in frame or b'"X":"' in frame:
@@ -96,10 +96,10 @@ class _MaybeTimed(_Timed):
 
 
 def _is_microseconds(path: Path) -> bool:
-    """Whether the venue's times in a capture are microseconds.
+    """Return whether the venue's times in a capture are microseconds.
 
-    A text capture doesn't say how its connection was opened, so the receive clock tells, once for
-    the whole capture: the unit is the one in which the first event is nearer to its receive time.
+    A text capture doesn't contain its connection's URL, so the unit is inferred once for the whole
+    capture: the one in which the first event time is nearer to its receive time.
     """
     decode = msgspec.json.Decoder(_MaybeTimed).decode
     for _, receive_ns, frame in _lines(path):

@@ -1,7 +1,7 @@
-"""The engine of text captures, which say neither what was subscribed nor whose a snapshot is.
+"""The engine for text captures, which contain neither subscriptions nor the symbols of snapshots.
 
-A snapshot belongs to the instrument whose update ids it continues. Where several fit, since ids of
-different instruments can overlap, the one whose prices it is nearest to.
+A snapshot belongs to the instrument whose update ids it continues. If several instruments match,
+since ids of different instruments can overlap, the one with the nearest prices is chosen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Waiting:
 
 
 class CaptureEngine(Engine):
-    """An engine that takes up every symbol that a stream names, and snapshots without a symbol."""
+    """An engine that accepts every symbol of a stream, and snapshots without a symbol."""
 
     def __init__(self, headers: Headers, *, fast: type[Fast] | None = None) -> None:
         super().__init__(headers, fast=fast)
@@ -45,7 +45,7 @@ class CaptureEngine(Engine):
         self._waiting: list[Waiting] = []
 
     def market(self, symbol: str) -> Market:
-        """The market of a symbol; `on_market` is called with a new one."""
+        """Return the market of a symbol; call `on_market` with a new one."""
         is_new = symbol not in self.markets
         market = super().market(symbol)
         if is_new and self.on_market is not None:
@@ -58,7 +58,7 @@ class CaptureEngine(Engine):
         return True
 
     def unnamed_snapshot(self, payload: bytes, receive_ns: int, out: list[Record]) -> bool:
-        """Apply a snapshot to its instrument, at once or when deltas have come that continue it."""
+        """Apply a snapshot to its instrument, at once or after deltas that continue it arrive."""
         snapshot = decode_book_snapshot(payload)
         waiting = Waiting(snapshot, receive_ns, _middle(snapshot))
         if not self._place(waiting, out):
@@ -66,7 +66,7 @@ class CaptureEngine(Engine):
         return True
 
     def place_waiting(self, out: list[Record]) -> None:
-        """Try the snapshots that still wait: new deltas have come."""
+        """Retry the waiting snapshots after new deltas have arrived."""
         if self._waiting:
             self._waiting = [each for each in self._waiting if not self._place(each, out)]
 
@@ -94,8 +94,8 @@ def _middle(snapshot: BookSnapshot) -> float | None:
 
 
 def _distance(middle: float | None, market: Market) -> float:
-    """How far a price is from the instrument's, as a ratio's logarithm; 0 when unknown."""
-    # Not the last quote: the compiled core does not keep it. A side may be empty.
+    """Return the log distance of a price from the instrument's; 0 if unknown."""
+    # Not the last quote: the compiled core does not store it. A side may be empty.
     known = [price for price in market.book.near_prices() if price]
     if not middle or not known:
         return 0.0

@@ -1,7 +1,7 @@
-"""What the exchange trades: exchangeInfo, read at start and then from time to time.
+"""The exchange's symbols: exchangeInfo, read at start and refreshed periodically.
 
-The whole of it is large; the engine is given, and the recording keeps, the entries of the symbols
-that are collected, each as received.
+The whole response is large, so only the entries of collected symbols, each as received, are passed
+to the engine and recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Catalogue:
     """The symbols of the exchange.
 
     Attributes:
-        infos: What the exchange says, by symbol.
+        infos: The exchangeInfo entries by symbol.
     """
 
     def __init__(self, rest: RestClient) -> None:
@@ -50,7 +50,7 @@ class Catalogue:
         self.infos: dict[str, SymbolInfo] = {}
 
     async def refresh(self) -> None:
-        """Read exchangeInfo anew.
+        """Read exchangeInfo again.
 
         Raises:
             Unavailable: The answer can't be used.
@@ -73,10 +73,10 @@ class Catalogue:
                 _log.warning("exchangeInfo: %s: %s", error, bytes(body)[:200])
                 kept.add(_name(body))
         if not entries:
-            # Everything would count as delisted.
+            # Otherwise every symbol would count as delisted.
             message = f"{self._rest.url}{PATH} names no symbol that can be read"
             raise Unavailable("EXCHANGE_ANSWER", message)
-        # Without its last entry a symbol whose new one can't be read would count as delisted.
+        # Keep the last entry of a symbol whose new entry can't be read: it would count as delisted.
         for symbol in kept & self.infos.keys():
             entries.setdefault(symbol, (self.infos[symbol], self._raw[symbol]))
         self._raw = {symbol: body for symbol, (_, body) in entries.items()}
@@ -85,18 +85,18 @@ class Catalogue:
         self._rest.budget.limit = info.weight_per_minute() or self._rest.budget.limit
 
     def trading(self) -> list[str]:
-        """The symbols that trade now, in order."""
+        """Return the symbols that trade now, in order."""
         return sorted(name for name, info in self.infos.items() if info.status == TRADING)
 
     def status(self, symbol: str) -> str:
-        """A symbol's status as the exchange states it; "delisted" when it is no longer listed."""
+        """Return a symbol's status on the exchange; "delisted" if it is no longer listed."""
         info = self.infos.get(symbol)
         return info.status if info else "delisted"
 
     def changes(self, collected: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Return symbols that trade and did not at any earlier call, and those delisted.
+        """Return symbols that trade and did not at any earlier call, and delisted symbols.
 
-        A symbol that was known is not returned again when an operator removed it.
+        A symbol that traded before is not returned again after an operator removed it.
         """
         trading, collected = set(self.trading()), set(collected)
         listed = sorted(trading - collected - self._known)
@@ -104,11 +104,11 @@ class Catalogue:
         return listed, sorted(collected - set(self.infos))
 
     def removed(self, symbols: Iterable[str]) -> None:
-        """Note symbols that an operator removed: they aren't new when they trade again."""
+        """Mark symbols removed by an operator: they are not new if they trade again."""
         self._known.update(symbols)
 
     def symbol_of(self, name: str) -> str:
-        """The venue's symbol for an instrument's name or a symbol.
+        """Return the venue's symbol for an instrument's name or a symbol.
 
         Raises:
             NotFound: There is no such instrument.
@@ -123,7 +123,7 @@ class Catalogue:
         return symbol
 
     def inputs(self, connection: str, symbols: Iterable[str]) -> list[Input]:
-        """The entries of some symbols as inputs for the engine."""
+        """Return the entries of symbols as inputs for the engine."""
         bodies = [self._raw[symbol] for symbol in symbols if symbol in self._raw]
         return [
             Input(
@@ -139,7 +139,7 @@ class Catalogue:
 
 
 def _name(entry: msgspec.Raw) -> str:
-    """The symbol of an entry that can't be read otherwise; empty for none."""
+    """Return the symbol of an entry whose other fields can't be read; empty if there is none."""
     try:
         return decode_symbol_name(entry).symbol
     except _BAD_ENTRY:

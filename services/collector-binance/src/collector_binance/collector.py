@@ -1,4 +1,4 @@
-"""The collector of Binance spot: catalogue, streams and REST around the engine."""
+"""The Binance spot collector: connects catalogue, streams and REST to the engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BinanceCollector(Collector[Engine]):
 
     Attributes:
         streams: The WebSocket connections; None until the engine runs.
-        catalogue: What the exchange trades.
+        catalogue: The exchange's symbols.
     """
 
     channels: Sequence[str] = [channel.value for channel in Channel]
@@ -72,7 +72,7 @@ class BinanceCollector(Collector[Engine]):
         self._symbols: list[str] = []
 
     def register(self, metrics: Metrics) -> None:
-        """Create what has metrics before the engine runs."""
+        """Create the objects that export metrics before the engine runs."""
         super().register(metrics)
         self.rest = rest_client(self.settings, metrics)
         self.catalogue = Catalogue(self.rest)
@@ -81,10 +81,10 @@ class BinanceCollector(Collector[Engine]):
         )
 
     async def is_ready(self) -> bool:
-        """Whether every connection is open and subscribed."""
+        """Return whether every connection is open and subscribed."""
         return self.streams is not None and self.streams.is_live
 
-    # The runtime's hooks
+    # Runtime hooks
 
     async def open(self) -> None:
         """Open the REST client and read the catalogue."""
@@ -147,14 +147,14 @@ class BinanceCollector(Collector[Engine]):
             self._requests.put(request(command, self.settings.binance_snapshot_limit))
 
     def pause(self, paused: bool) -> None:
-        """Stop or resume both streams and REST."""
+        """Stop or resume both streams and REST requests."""
         assert self.streams is not None
         assert self._requests is not None
         self.streams.pause(paused)
         self._requests.pause(paused)
 
     def coverage(self) -> Iterator[Coverage]:
-        """Every channel of every collected symbol."""
+        """Return the coverage of every channel of every collected symbol."""
         assert self.engine is not None
         assert self.streams is not None
         return covered(self.engine, self.streams)
@@ -168,7 +168,7 @@ class BinanceCollector(Collector[Engine]):
 
     @property
     def is_running(self) -> bool:
-        """Whether the engine runs."""
+        """Return whether the engine runs."""
         return self.engine is not None and self.streams is not None
 
     def status(self) -> pb.CollectorStatus:
@@ -184,11 +184,11 @@ class BinanceCollector(Collector[Engine]):
         return status
 
     def instruments(self) -> list[str]:
-        """The collected instruments, in order."""
+        """Return the collected instruments, in order."""
         return sorted(self._collected())
 
     def resolve(self, instrument: str) -> str:
-        """Return the canonical name of an instrument, also of a delisted one that is collected.
+        """Return the canonical name of an instrument, including a delisted one that is collected.
 
         Raises:
             NotFound: There is no such instrument.
@@ -203,16 +203,16 @@ class BinanceCollector(Collector[Engine]):
         return instrument_name(symbol, self.catalogue.infos[symbol])
 
     async def subscribe(self, instrument: str) -> None:
-        """Begin to collect an instrument, also after a restart."""
+        """Begin to collect an instrument; persists across restarts."""
         symbol = self.catalogue.symbol_of(instrument)
         await self.remember(instrument, symbol, subscribed=True)
         await self._add(symbol)
 
     async def unsubscribe(self, instrument: str) -> None:
-        """Stop collecting an instrument, also after a restart; it owes no trades from then on.
+        """Stop collecting an instrument across restarts; later trades are not counted as missing.
 
         Raises:
-            NotFound: It is not collected.
+            NotFound: The instrument is not collected.
         """
         assert self.streams is not None
         symbol = self._collected().get(instrument)
@@ -227,7 +227,7 @@ class BinanceCollector(Collector[Engine]):
         self.give(self.input(FrameKind.FRAME_KIND_SUBSCRIPTION, payload, RELEASE))
 
     def backfill(self, request: pb.BackfillRequest) -> TradeBackfill:
-        """Return the backfill of a request; errors as `span_of`.
+        """Return the backfill of a request; raises the errors of `span_of`.
 
         Raises:
             NotFound: There is no such instrument.
@@ -240,7 +240,7 @@ class BinanceCollector(Collector[Engine]):
         return TradeBackfill(self, self.rest, self.settings, market, span)
 
     def retry_gap(self, gap_id: str) -> bool:
-        """Repair a gap again; False when no gap of that id is open or was given up."""
+        """Repair a gap again; return False if no gap of that id is open or was given up."""
         assert self.engine is not None
         for market in self.engine.markets.values():
             if market.trades.unrepaired(gap_id) is not None:
@@ -264,7 +264,7 @@ class BinanceCollector(Collector[Engine]):
         await self.streams.add([symbol])
 
     def _chosen(self, saved: Saved) -> list[str]:
-        """The settings' symbols, with what was added and removed at run time."""
+        """Return the settings' symbols with the changes made at run time."""
         changed, infos = saved.subscriptions, self.catalogue.infos
         chosen = self.settings.symbols
         if chosen is None:
@@ -287,7 +287,7 @@ class BinanceCollector(Collector[Engine]):
         return [symbol for symbol in kept if symbol in infos]
 
     async def _follow_listings(self) -> None:
-        """Definitions and statuses change: a delisted symbol's streams fall silent."""
+        """Apply catalogue changes: the streams of a delisted symbol stop without a notice."""
         assert self.streams is not None
         while True:
             await asyncio.sleep(self.settings.binance_catalogue_seconds)
@@ -313,7 +313,7 @@ class BinanceCollector(Collector[Engine]):
                     _log.warning("%s does not trade: %s", symbol, status)
 
     async def _measure_clock(self) -> None:
-        """The exchange's clock against ours: reported, never used to change a time."""
+        """Measure the exchange's clock offset; it is reported, never used to change a time."""
         while True:
             answer = await self.rest.get("/api/v3/time", {}, 1)
             try:

@@ -1,7 +1,7 @@
 """Binance's REST API: hosts, weights, refusals, and the requests of the engine.
 
 https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md#limits: 429 and 418 carry
-Retry-After; 418 is a ban, 403 the firewall (also for rate), 451 a place that is not served.
+Retry-After; 418 is a ban, 403 the firewall (also for rate), 451 a location that is not served.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from meshkit.metrics import Metrics
 from meshkit.tls import client_ssl_context
 
 HISTORY_PATH: Final = "/api/v3/historicalTrades"
-"""The one path that the market-data host does not serve."""
+"""The only path that the market-data host does not serve."""
 
 DEPTH_PATH: Final = "/api/v3/depth"
 DEFAULT_WEIGHT_LIMIT: Final = 6000
 DEPTH_WEIGHTS: Final = {100: 5, 500: 25, 1000: 50, 5000: 250}
 TRADES_WEIGHT: Final = 25
-# Seconds that a request may wait for the sake of more urgent ones: subscribers see a stale book, a
-# gap only delays late trades, a first snapshot of one of many books can wait longest.
+# Seconds that a request may wait for more urgent ones: subscribers see a stale book, a gap only
+# delays late trades, and a first snapshot of one of many books can wait longest.
 _STALE_SECONDS, _TRADES_SECONDS, _FIRST_SECONDS = 0.0, 2.0, 10.0
 _HINT: Final = "set COINMESH_BINANCE_REST_URL or COINMESH_BINANCE_HISTORY_URL to another host"
 _REFUSALS: Final = {
@@ -35,7 +35,7 @@ _REFUSALS: Final = {
 
 
 def rest_client(settings: CollectorSettings, metrics: Metrics) -> RestClient:
-    """The client for the exchange of the settings."""
+    """Return the REST client for the exchange in the settings."""
     policy = RestPolicy(
         "the exchange",
         _REFUSALS,
@@ -50,7 +50,7 @@ def rest_client(settings: CollectorSettings, metrics: Metrics) -> RestClient:
 
 
 def request(command: FetchSnapshot | FetchTrades, snapshot_limit: int) -> Request:
-    """The REST request of a command; `snapshot_limit` is the number of levels a side."""
+    """Return the REST request of a command; `snapshot_limit` is the number of levels per side."""
     if isinstance(command, FetchTrades):
         return Request(
             HISTORY_PATH,

@@ -1,4 +1,4 @@
-"""The engine's plain counters as metrics, read when they are scraped."""
+"""The engine's counters as metrics, read at scrape time."""
 
 from __future__ import annotations
 

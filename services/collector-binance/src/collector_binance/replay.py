@@ -1,4 +1,4 @@
-"""`collector-binance replay`: a capture through the same core, without a network or Kafka."""
+"""`collector-binance replay`: process a capture with the same core, without network or Kafka."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _TICK_NS: Final = 10**9
 
 
 class BookTop(BookObserver):
-    """Writes the best bid and ask after each applied delta, as the venue printed them."""
+    """Records the best bid and ask after each applied delta, as printed by the venue."""
 
     def __init__(self, symbol: str, lines: list[tuple[str, Mapping[str, object]]]) -> None:
         self._symbol, self._lines = symbol, lines
         self._texts: dict[tuple[int, int], Level] = {}
 
     def on_levels(self, bids: bytes, asks: bytes) -> None:
-        """Remember how prices and sizes are printed, unless with the usual 8 decimals."""
+        """Store how prices and sizes are printed, unless they have the usual 8 decimals."""
         for level in (*decode_levels(bids), *decode_levels(asks)):
             if level[0][-9:-8] != "." or level[1][-9:-8] != ".":
                 self._texts[parse(level[0]), parse(level[1])] = level
 
     def on_applied(self, book: Book) -> None:
-        """Note the top."""
+        """Record the top of the book."""
         bid_price, bid_size, ask_price, ask_size = book.top
         line = {
             "u": book.last_id,
@@ -61,7 +61,7 @@ def replay(
     book_top: Path | None = None,
     instruments: Path | None = None,
 ) -> dict[str, int]:
-    """Run a capture through the core; the number of events written, by topic.
+    """Process a capture and return the number of events written, by topic.
 
     Raises:
         CaptureError: The capture or the instruments' file is malformed.
@@ -85,7 +85,7 @@ def replay(
 
 
 def events(capture: Path, engine: Engine) -> Iterator[list[Record]]:
-    """The events of a capture, input by input; as `replay`, without output."""
+    """Yield the events of a capture, input by input; as `replay`, without output."""
     return _events(engine, capture, archive=is_archive(capture))
 
 
@@ -134,7 +134,7 @@ def _define(engine: Engine, path: Path) -> list[Record]:
 
 
 def _write_tops(path: Path, tops: list[tuple[str, Mapping[str, object]]]) -> None:
-    """One line a delta; each names its symbol when the capture has several."""
+    """Write one line per delta; add its symbol if the capture has several."""
     several = len({symbol for symbol, _ in tops}) > 1
     encode = msgspec.json.Encoder().encode
     with path.open("wb") as file:

@@ -1,8 +1,8 @@
-"""Where a session continues: checkpoints, and what was published after the last round of them.
+"""The positions at which a session continues: checkpoints, and events after their last round.
 
-A crash can come between a trade and the record of the gap before or after it, since they are on
-different topics; so ids that are missing between the trades of the tail are a gap, too, and the end
-of an open gap counts as seen.
+Trades and gap records are on different topics, so a crash can come between a trade and the record
+of a gap next to it. Ids missing between the trades of the tail are therefore also a gap, and the
+end of an open gap counts as seen.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _ENDED = (GapState.GAP_STATE_REPAIRED, GapState.GAP_STATE_RESYNCED)
 
 @dataclass(slots=True)
 class Tail:
-    """One stream: its checkpoint, and what the topics hold after it.
+    """One stream: its checkpoint, and the records of the topics after it.
 
     Attributes:
-        base: The last id of the checkpoint, where every id above it is in the tail or missing.
+        base: The last id of the checkpoint; every id above it is in the tail or missing.
         last: The highest id.
         last_time: That event's time, microseconds.
-        gaps: By gap id; by span those of an earlier start that ended before their first record.
-        reported: Spans of all gaps with a record, whatever became of them.
+        gaps: Gaps by gap id; by span if an earlier start ended before their first record.
+        reported: Spans of all gaps with a record, whatever their state.
     """
 
     base: int | None = None
@@ -47,7 +47,7 @@ class Tail:
     _restart: Restart = field(default_factory=Restart)
 
     def add_trade(self, trade: Trade) -> None:
-        """Add a published trade; those read over REST have no publish_time and are late."""
+        """Add a published trade; trades read over REST have no publish_time and are late."""
         number, is_live = trade.trade_id, trade.HasField("publish_time")
         last = self.last
         if is_live and last is not None and number < last and self._began_anew(trade):
@@ -60,7 +60,7 @@ class Tail:
             self.last, self.last_time = number, trade.event_time
 
     def _began_anew(self, trade: Trade) -> bool:
-        """Whether the venue's ids began anew: the rule by which the engine decides it."""
+        """Return whether the venue's ids restarted, by the same rule as the engine."""
         return self._restart.is_new(trade.trade_id, trade.event_time, self.last_time)
 
     def add_gap(self, gap: Gap) -> None:
@@ -72,10 +72,10 @@ class Tail:
             return
         is_after = gap.HasField("start_time") and gap.start_time >= self.last_time
         if gap.channel == Channel.TRADE and is_after and self.last is not None:
-            # Its trades and those before it may not have come to the topic.
+            # The trades of the gap and those before it may not have reached the topic.
             self.last = max(self.last, span[1])
         is_lost = gap.state == GapState.GAP_STATE_UNREPAIRABLE
-        # A book's is not repaired by ids, so nothing reopens it.
+        # A book gap is not repaired by ids, so it is never reopened.
         if gap.state in _ENDED or (is_lost and gap.channel == Channel.BOOK):
             self.gaps.pop(gap.gap_id, None)
             return
@@ -98,7 +98,7 @@ class Tail:
         )
 
     def saved_gaps(self) -> list[SavedGap]:
-        """All gaps that are not repaired, also those without a record yet."""
+        """Return all gaps that are not repaired, including those without a record yet."""
         saved: list[SavedGap] = []
         for gap in self.gaps.values():
             for number in self.ids:
@@ -111,7 +111,7 @@ class Tail:
         return saved + [SavedGap(first, last, [(first, last)]) for first, last in unreported]
 
     def include_lost(self) -> None:
-        """Extend gaps to the last id: the events between may not have come to the topic."""
+        """Extend gaps to the last id: the events in between may not have reached the topic."""
         for gap in self.gaps.values():
             if self.last is not None and gap.first > self.last + 1:
                 gap.first = self.last + 1
@@ -119,7 +119,7 @@ class Tail:
 
 
 async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
-    """Return what earlier runs left; reads the topics' tails, waits for Kafka.
+    """Return the state of earlier runs; read the topics' tails and wait for Kafka.
 
     Raises:
         FailedPrecondition: A topic is missing.
@@ -133,7 +133,7 @@ async def restore(settings: CollectorSettings, saved: Saved) -> Checkpoint:
             continue
         symbols[each.instrument] = each.symbol
         gaps = [checkpoints.open_gap(channel, gap) for gap in each.open_gaps]
-        # After a removal nothing is continued but the repair of gaps.
+        # After a removal only the repair of gaps is continued.
         last_id = each.last_id if each.subscribed else None
         tails[channel][each.instrument] = Tail(
             base=last_id if channel == Channel.TRADE else None,

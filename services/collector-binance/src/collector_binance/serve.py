@@ -1,4 +1,4 @@
-"""`collector-binance serve`: the service."""
+"""`collector-binance serve`: run the collector service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshkit.tracing import Tracing
 
 
 def main() -> int:
-    """Serve until stopped; the exit status."""
+    """Serve until stopped and return the exit status."""
     return run(_serve())
 
 

@@ -28,7 +28,7 @@ def _symbols(text: str) -> str:
 
 
 class CollectorSettings(SourceSettings):
-    """What collector-binance reads from the environment, all with the prefix COINMESH_."""
+    """Settings of collector-binance, read from the environment with the prefix COINMESH_."""
 
     service_name: str = Field(
         "collector-binance", min_length=1, description="the service's name", examples=["binance"]
@@ -87,10 +87,10 @@ class CollectorSettings(SourceSettings):
 
     @property
     def history_url(self) -> str:
-        """The REST address that serves historicalTrades.
+        """Return the REST address that serves historicalTrades.
 
         https://github.com/binance/binance-spot-api-docs/blob/master/faqs/market_data_only.md lists
-        what the market-data host serves; alternates of the other: api-gcp, api1 to api4.
+        the endpoints of the market-data host; alternates of the other: api-gcp, api1 to api4.
         """
         if self.binance_history_url is not None:
             return self.binance_history_url
@@ -99,5 +99,5 @@ class CollectorSettings(SourceSettings):
 
     @property
     def symbols(self) -> list[str] | None:
-        """The symbols asked for; None for all that trade."""
+        """Return the requested symbols; None for all that trade."""
         return None if self.binance_symbols == "*" else self.binance_symbols.split(",")

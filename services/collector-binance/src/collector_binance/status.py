@@ -45,7 +45,7 @@ def add_state(status: pb.CollectorStatus, engine: Engine, streams: Streams) -> N
 def covered(engine: Engine, streams: Streams) -> Iterator[Coverage]:
     """Yield every channel of every collected symbol.
 
-    What only silent connections carry counts as down: whether its market is quiet isn't known.
+    A channel carried only by silent connections counts as down: its market may be quiet or not.
     """
     speaking = {each.name for each in streams.open.values() if not streams.is_stalled(each)}
     for symbol in streams.symbols:

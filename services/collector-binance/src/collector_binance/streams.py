@@ -1,7 +1,7 @@
-"""Connections to the exchange: subscribed in chunks, watched, replaced before they are cut.
+"""Connections to the exchange: subscribed in chunks, monitored, replaced before they expire.
 
-Rules (see `transport` and the venue's web-socket-streams.md): at most 5 messages/s and 1024 streams
-on a connection, 300 attempts in 5 minutes, 24 h of life, `serverShutdown` before a planned end.
+Limits (see the venue's web-socket-streams.md): at most 5 messages/s and 1024 streams on a
+connection, 300 attempts in 5 minutes, a lifetime of 24 h, `serverShutdown` before a planned close.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ SYMBOLS_PER_CONNECTION: Final = STREAMS_PER_CONNECTION // len(STREAMS)
 REPLY_SECONDS: Final = 15.0
 ATTEMPTS: Final = 280
 ATTEMPTS_SECONDS: Final = 300.0
-#: The share of what a certificate grants a connection after which it is replaced.
+# Replace a connection after this share of the time that its certificate allows.
 BEFORE_CERTIFICATE: Final = 0.75
 _ENDS: Final = {CLOSED: CLOSED, STALLED: STALLED, REJECTED: "rejected"}
-"""Reasons of ends that are counted on their own."""
+"""Disconnect reasons with their own metric label."""
 _encode: Final = msgspec.json.encode
 
 OnInput = Callable[[Input], None]
@@ -53,7 +53,7 @@ OnFrame = Callable[[bytes, int, str], None]
 
 
 def stream_names(symbol: str) -> list[str]:
-    """The streams that a symbol is collected from."""
+    """Return the streams from which a symbol is collected."""
     return [f"{symbol.lower()}@{stream}" for stream in STREAMS.values()]
 
 
@@ -90,16 +90,16 @@ class Streams:
 
     @property
     def symbols(self) -> list[str]:
-        """What is collected, in order."""
+        """Return the collected symbols, in order."""
         return sorted(symbol for slot in self._slots for symbol in slot.symbols)
 
     @property
     def is_live(self) -> bool:
-        """Whether every slot with symbols has a subscribed connection."""
+        """Return whether every slot with symbols has a subscribed connection."""
         return self._added and all(slot.subscribed for slot in self._slots if slot.symbols)
 
     async def add(self, symbols: Iterable[str]) -> None:
-        """Begin to collect symbols; returns when they are subscribed or being connected."""
+        """Begin to collect symbols; return when they are subscribed or being connected."""
         self._added = True
         known = set(self.symbols)
         changed: list[tuple[Slot, list[str]]] = []
@@ -120,7 +120,7 @@ class Streams:
                     await self._change(connection, self.subscribe(connection, fresh))
 
     async def remove(self, symbol: str) -> None:
-        """Stop collecting a symbol; nothing happens when it is not collected."""
+        """Stop collecting a symbol; do nothing if it is not collected."""
         for slot in self._slots:
             if symbol in slot.symbols:
                 slot.symbols.remove(symbol)
@@ -130,10 +130,10 @@ class Streams:
                     await self._change(connection, asked)
 
     async def _change(self, connection: Connection, change: Awaitable[None]) -> None:
-        """Await a change of subscriptions; a connection on which it fails is replaced.
+        """Await a change of subscriptions; replace the connection if it fails.
 
-        The next connection subscribes what is collected by then; attempts to open it are delayed
-        by the slot as long as the exchange rejects them.
+        The next connection subscribes the symbols collected by then; the slot delays attempts to
+        open it while the exchange rejects them.
         """
         try:
             await change
@@ -145,11 +145,11 @@ class Streams:
             self.end(connection, "the subscription failed")
 
     async def watch(self) -> None:
-        """Wait until cancelled; raises when a slot has failed by a fault of ours."""
+        """Wait until cancelled; raise if a slot has failed with an unexpected error."""
         await self._failed
 
     async def close(self) -> None:
-        """Close everything."""
+        """Close all connections."""
         for slot in self._slots:
             if slot.task is not None:
                 slot.task.cancel()
@@ -178,12 +178,12 @@ class Streams:
             connection.socket.pause(paused)
 
     def is_stalled(self, connection: Connection, patience: float = 1.0) -> bool:
-        """Whether a connection has been silent for too long, by a clock that nobody sets."""
+        """Return whether a connection has been silent for too long, by the monotonic clock."""
         silent = time.monotonic() - connection.socket.last_message
         return self._reading.is_set() and silent > patience * self._settings.binance_stall_seconds
 
     async def align(self, connection: Connection, symbols: list[str]) -> None:
-        """Subscribe what of the symbols a connection lacks, unsubscribe what is none of them."""
+        """Subscribe the streams that a connection lacks and unsubscribe surplus ones."""
         while True:
             wanted = {name for symbol in symbols for name in stream_names(symbol)}
             surplus = sorted(connection.streams - wanted)
@@ -195,7 +195,7 @@ class Streams:
                     await self._ask(connection, method, names[start : start + NAMES_PER_MESSAGE])
 
     def on_reply(self, name: str, frame: bytes) -> None:
-        """An answer to a control message, or the announcement of a shutdown."""
+        """Process an answer to a control message, or the announcement of a shutdown."""
         connection = self.open.get(name)
         if connection is None:
             return
@@ -219,15 +219,18 @@ class Streams:
             waiting.set_result(frame)
 
     async def connect(self, symbols: list[str]) -> Connection:
-        """Open a connection and subscribe it; errors as `transport.connect`, and `ReplyError`."""
-        # While reading pauses, the exchange's reply would not be read.
+        """Open a connection and subscribe it.
+
+        Raises the errors of `websocket.connect`, and `ReplyError`.
+        """
+        # While reading is paused, the exchange's reply would not be read.
         await self._reading.wait()
         await self._limit.admitted()
         self._number += 1
         name = f"{self._session}/{self._number}"
         url = f"{self._settings.binance_ws_url}/stream?timeUnit=MICROSECOND"
         on_frame = self._on_frame
-        # picows takes OpenSSL's context out of it, which doesn't look at the files by itself.
+        # picows uses the OpenSSL context inside it, which does not reload certificate files.
         tls = self._tls and self._tls.renewed()
         socket = await connect(url, lambda frame, ns: on_frame(frame, ns, name), tls)
         life = self._life() * random.uniform(0.98, 1.02)
@@ -245,8 +248,10 @@ class Streams:
         return connection
 
     def _life(self) -> float:
-        """Seconds until a connection is replaced; under TLS of the mesh well before the exchange
-        ends it because of the certificates.
+        """Return the seconds until a connection is replaced.
+
+        Under TLS of the mesh that is well before the exchange closes it because of the
+        certificates.
         """
         life = self._settings.binance_rotation_seconds
         if self._files is None:
@@ -254,13 +259,13 @@ class Streams:
         return min(life, BEFORE_CERTIFICATE * self._files.read().connection_seconds)
 
     async def subscribe(self, connection: Connection, symbols: Iterable[str]) -> None:
-        """Ask for the symbols' streams, in chunks."""
+        """Subscribe the symbols' streams, in chunks."""
         names = [name for symbol in symbols for name in stream_names(symbol)]
         for start in range(0, len(names), NAMES_PER_MESSAGE):
             await self._ask(connection, "SUBSCRIBE", names[start : start + NAMES_PER_MESSAGE])
 
     def end(self, connection: Connection, reason: str) -> None:
-        """Note that a connection has ended, and end it if it has not."""
+        """Close a connection if necessary and record its disconnect once."""
         connection.socket.close(reason)
         if self.open.pop(connection.name, None) is not None:
             self._ends.labels(_ENDS.get(reason, "broken")).inc()
@@ -277,7 +282,7 @@ class Streams:
             reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             connection.replies[message.id] = reply
             payload = _encode(message)
-            # Before it is sent: what it brings must find its way.
+            # Recorded before it is sent, so that the routes exist when the first messages arrive.
             self._give(FrameKind.FRAME_KIND_SUBSCRIPTION, connection.name, payload=payload)
             connection.socket.send(payload)
         try:
@@ -290,12 +295,12 @@ class Streams:
             connection.streams.difference_update(names)
 
     async def _replied(self, connection: Connection, reply: asyncio.Future[bytes]) -> None:
-        """Wait for a reply, in time that does not count while reading pauses.
+        """Wait for a reply; time does not count while reading is paused.
 
         Raises:
             ReplyError: The exchange rejected the message.
-            ConnectionError: The connection ended before the reply.
-            TimeoutError: No reply came.
+            ConnectionError: The connection was closed before the reply.
+            TimeoutError: No reply was received.
         """
         ended = connection.socket.ended
         while not reply.done():

@@ -19,18 +19,18 @@ BEGIN_NS = BEGIN_MS * 1_000_000
 
 
 def text(units: int) -> str:
-    """Units of 1e-8 as the exchange prints them."""
+    """Return units of 1e-8 in the exchange's text format."""
     return f"{units // 10**8}.{units % 10**8:08d}"
 
 
 def combined(stream: str, data: dict[str, Any], symbol: str = SYMBOL) -> bytes:
-    """A frame in the combined envelope."""
+    """Return a frame in the combined envelope."""
     envelope = {"stream": f"{symbol.lower()}@{stream}", "data": data}
     return json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def trade(number: int, price: int = 100 * 10**8, size: int = 10**8, **changes: Any) -> bytes:
-    """A trade frame; prices and sizes are in units of 1e-8."""
+    """Return a trade frame; prices and sizes are in units of 1e-8."""
     data: dict[str, Any] = {
         "e": "trade",
         "E": BEGIN_MS + number,
@@ -47,7 +47,7 @@ def trade(number: int, price: int = 100 * 10**8, size: int = 10**8, **changes: A
 
 
 def past_trade(number: int, price: int = 100 * 10**8, size: int = 10**8) -> dict[str, Any]:
-    """An element of historicalTrades, in microseconds."""
+    """Return an element of historicalTrades, in microseconds."""
     return {
         "id": number,
         "price": text(price),
@@ -61,7 +61,7 @@ def past_trade(number: int, price: int = 100 * 10**8, size: int = 10**8) -> dict
 
 @dataclass
 class Book:
-    """A real book and the frames that tell of its changes."""
+    """A model order book and the frames of its changes."""
 
     symbol: str = SYMBOL
     bids: dict[int, int] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Book:
     update_id: int = 1000
 
     def change(self, changes: list[tuple[bool, int, int]], ids: int = 1) -> bytes:
-        """Set levels (is bid, price, size); the depth frame that tells of it."""
+        """Set levels (is bid, price, size) and return the depth frame of the change."""
         first = self.update_id + 1
         self.update_id += ids
         bids: list[list[str]] = []
@@ -93,14 +93,14 @@ class Book:
         return combined("depth@100ms", data, self.symbol)
 
     def snapshot(self) -> bytes:
-        """REST depth of now."""
+        """Return the current REST depth response."""
         bids = [[text(p), text(s)] for p, s in sorted(self.bids.items(), reverse=True)]
         asks = [[text(p), text(s)] for p, s in sorted(self.asks.items())]
         body = {"lastUpdateId": self.update_id, "bids": bids, "asks": asks}
         return json.dumps(body, separators=(",", ":")).encode()
 
     def quote(self) -> bytes:
-        """bookTicker of now."""
+        """Return the current bookTicker frame."""
         bid, ask = max(self.bids, default=0), min(self.asks, default=0)
         data = {
             "u": self.update_id,
@@ -114,7 +114,7 @@ class Book:
 
 
 class Twins(Engine):
-    """The Python core, and the compiled one that is given the same and must say the same.
+    """Runs the Python core and the compiled core on the same inputs and compares them.
 
     After each input their events, byte for byte, commands and states are compared.
     """
@@ -128,7 +128,7 @@ class Twins(Engine):
         return Engine(headers, fast=load())
 
     def apply(self, given: Input) -> list[Record]:
-        """As `Engine.apply`."""
+        """Process an input in both cores and return the events."""
         if given.kind == FrameKind.FRAME_KIND_MESSAGE:
             return self.process(given.payload, given.receive_ns, given.connection)
         if given.kind == FrameKind.FRAME_KIND_TICK:
@@ -137,7 +137,7 @@ class Twins(Engine):
         return self._equal(super().apply(given), self.twin.apply(given), known)
 
     def tick(self, now_ns: int) -> list[Record] | None:
-        """As `Engine.tick`."""
+        """Process expired deadlines in both cores and return the events."""
         known = len(self.commands)
         return self._equal(super().tick(now_ns), self.twin.tick(now_ns), known)
 
@@ -155,14 +155,14 @@ class Twins(Engine):
 
 
 class CaptureTwins(Twins, CaptureEngine):
-    """As `Twins`, for captures: what is not subscribed is taken up."""
+    """As `Twins`, for captures: streams without a subscription are accepted."""
 
     def _twin(self, headers: Headers) -> Engine:
         return CaptureEngine(headers, fast=load())
 
 
 def state(engine: Engine) -> list[Any]:
-    """All that an engine knows of its markets and links, for comparison."""
+    """Return the complete state of an engine's markets and links, for comparison."""
     links = [(link.name, link.messages, list(link.routes)) for link in engine.links.values()]
     found: list[Any] = [engine.sequence, engine.counters, links]
     for market in engine.markets.values():

@@ -30,18 +30,18 @@ MAX_IDS: Final = 1_000_000
 
 
 class Presence:
-    """Which ids of a span are present: a byte for each."""
+    """Tracks which ids of a span are present, with one byte for each id."""
 
     def __init__(self, span: Span) -> None:
         self._first, self._present = span[0], bytearray(span[1] - span[0] + 1)
 
     def add(self, number: int) -> None:
-        """Mark an id; one outside the span is ignored."""
+        """Mark an id; ignore an id outside the span."""
         if 0 <= number - self._first < len(self._present):
             self._present[number - self._first] = 1
 
     def missing(self) -> list[Span]:
-        """The ids that are not present, as spans."""
+        """Return the ids that are not present, as spans."""
         spans: list[Span] = []
         start = self._present.find(0)
         while start >= 0:
@@ -62,7 +62,7 @@ class TradeBackfill:
         settings: Its settings.
         market: The instrument.
         span: The ids requested, up to the newest.
-        gaps: What was missing.
+        gaps: The gaps opened for missing trades.
         scanned: Whether the topic has been read.
     """
 
@@ -76,12 +76,12 @@ class TradeBackfill:
 
     @property
     def published(self) -> int:
-        """Trades published so far."""
+        """Return the number of trades published so far."""
         return sum(gap.repaired for gap in self.gaps)
 
     @property
     def next_id(self) -> int:
-        """The first id that is still missing; the one after the last when none is."""
+        """Return the first id that is still missing; the one after the last if none is."""
         if not self.scanned:
             return self.span[0]
         missing = [first for gap in self.gaps for first, _ in gap.missing[:1]]
@@ -89,7 +89,7 @@ class TradeBackfill:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to read."""
+        """Return whether no more trades have to be read."""
         return self.scanned and not any(gap.missing for gap in self.gaps)
 
     async def start(self) -> None:
@@ -98,8 +98,8 @@ class TradeBackfill:
         Raises:
             FailedPrecondition: Too many gaps would be open.
         """
-        # Gaps that are repaired during the scan, and trades in flight to Kafka, may be missing from
-        # what the scan reads: they would be published twice.
+        # Gaps repaired during the scan, and trades in flight to Kafka, may be absent from the scan:
+        # they would be published twice.
         under_repair = [(gap.first, gap.last) for gap in self.market.trades.open_gaps]
         await self.collector.delivered()
         presence = Presence(self.span)
@@ -133,9 +133,9 @@ class TradeBackfill:
         self.scanned = True
 
     async def _published_since(self) -> datetime | None:
-        """When the first trade of the span was made: none of them was published before.
+        """Return the execution time of the span's first trade: none was published before.
 
-        None when the venue's history does not tell it.
+        None if the venue's history does not provide it.
         """
         arguments = {"symbol": self.market.symbol, "fromId": self.span[0], "limit": 1}
         answer = await self.rest.get(HISTORY_PATH, arguments, TRADES_WEIGHT)

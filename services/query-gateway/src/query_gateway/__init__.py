@@ -1,1 +1,1 @@
-"""Serves market data: what it is now from Kafka, what it was from Cassandra."""
+"""Serves market data: live data from Kafka, history from Cassandra."""

@@ -1,4 +1,4 @@
-"""Bars as rows: which of two versions counts, and longer bars made from shorter ones, exactly."""
+"""Bars as rows: version precedence, and exact aggregation of shorter bars to longer ones."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class BarRow(NamedTuple):
 
     @property
     def version(self) -> tuple[int, int]:
-        """Of two rows for one window the one with the higher version counts."""
+        """Return the version; of two rows for one window the higher version is valid."""
         return self.layer, self.revision
 
 
 def from_event(event: BarEvent) -> BarRow:
-    """The row of an event of market.bars.v1; its event_time is the window's start."""
+    """Return the row of an event of market.bars.v1; its event_time is the window's start."""
     exponent = event.price_exponent
     return BarRow(
         event.event_time // 1000,
@@ -66,7 +66,7 @@ def from_event(event: BarEvent) -> BarRow:
 
 
 def merge(stored: Iterable[BarRow], live: Iterable[BarRow]) -> list[BarRow]:
-    """The rows of both, oldest first, of each window the one with the highest version."""
+    """Return the rows of both, oldest first; for each window the one with the highest version."""
     merged = {row.start_ms: row for row in stored}
     for row in live:
         known = merged.get(row.start_ms)
@@ -76,10 +76,10 @@ def merge(stored: Iterable[BarRow], live: Iterable[BarRow]) -> list[BarRow]:
 
 
 def roll_up(interval: Interval, rows: Sequence[BarRow], closed_until_ms: int) -> list[BarRow]:
-    """Bars of a longer interval from the stored bars of whole windows, oldest first.
+    """Aggregate stored bars of whole windows to a longer interval, oldest first.
 
     Args:
-        interval: The interval to make.
+        interval: The target interval.
         rows: Bars of `interval.stored`, oldest first.
         closed_until_ms: Every window that ends at or before this time is known to be closed.
     """
@@ -122,10 +122,13 @@ def _combine(
 
 
 def vwap(quote_volume: Decimal, volume: Decimal, price_scale: int) -> str:
-    """quote volume / volume, rounded half-even at the price's scale + 8; "" without volume."""
+    """Return quote volume / volume; "" without volume.
+
+    The result is rounded half-even at the price's scale + 8.
+    """
     if not volume:
         return ""
-    # Of integers, so that it is rounded once only.
+    # Computed from integers so that it is rounded only once.
     digits = price_scale + VWAP_EXTRA_DIGITS
     above, quote_unit = quote_volume.as_integer_ratio()
     below, base_unit = volume.as_integer_ratio()
@@ -134,12 +137,12 @@ def vwap(quote_volume: Decimal, volume: Decimal, price_scale: int) -> str:
 
 
 def plain(value: Decimal) -> str:
-    """A decimal in plain notation, its trailing zeros kept; str() would turn to E notation."""
+    """Return a decimal in plain notation with its trailing zeros; str() may use E notation."""
     return format(value, "f")
 
 
 def scale(text: str) -> int:
-    """The number of fraction digits of a plain decimal."""
+    """Return the number of fraction digits of a plain decimal."""
     return len(text) - text.index(".") - 1 if "." in text else 0
 
 

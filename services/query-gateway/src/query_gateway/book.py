@@ -1,4 +1,4 @@
-"""An order book kept from the events of market.books.v1."""
+"""An order book maintained from the events of market.books.v1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coinmesh_contracts.events.v1.book_update_pb2 import BOOK_UPDATE_KIND_SNAPSH
 from coinmesh_contracts.stored_trades import MAX_EXPONENT
 
 PUBLISHED_LEVELS: Final = 1000
-"""A snapshot has so many levels a side at most; what lies beyond them is not known."""
+"""Maximum levels per side of a snapshot; levels beyond them are not known."""
 
 
 class BookView(NamedTuple):
@@ -29,9 +29,9 @@ class BookView(NamedTuple):
 class OrderBook:
     """One instrument's book.
 
-    It is ready between a snapshot and the first hole in the deltas after it: a hole that the
-    collector did not announce is ours, and only the next snapshot mends it. While the collector
-    itself rebuilds the book, the levels from before stay, marked stale.
+    It is ready between a snapshot and the first gap in the deltas after it: a gap that the
+    collector did not announce was caused by this replica, and only the next snapshot repairs it.
+    While the collector itself rebuilds the book, the earlier levels are kept, marked stale.
     """
 
     ready: bool = False
@@ -47,10 +47,10 @@ class OrderBook:
     _size_exponent: int = 0
 
     def apply(self, update: BookUpdate) -> bool:
-        """Takes the next event of the topic; False if it shows a hole before it.
+        """Apply the next event of the topic; return False if it shows a gap before it.
 
         Raises:
-            ValueError: It is no valid update; the book is as before.
+            ValueError: It is not a valid update; the book is unchanged.
         """
         _check(update)
         if update.kind == BOOK_UPDATE_KIND_SNAPSHOT:
@@ -62,9 +62,9 @@ class OrderBook:
             self.stale = True
             return True
         if update.last_update_id <= self.last_update_id:
-            return True  # it is in the book already
+            return True  # already in the book
         if update.first_update_id > self.last_update_id + 1:
-            self.ready = self.stale  # levels from before a gap stay what they are
+            self.ready = self.stale  # levels from before a gap are kept
             return self.stale
         price, size = self._scale(update)
         _change(self._bids, update.bid_price_units, update.bid_size_units, price, size)
@@ -73,7 +73,7 @@ class OrderBook:
         return True
 
     def view(self, depth: int) -> BookView:
-        """The best `depth` levels a side; fewer where no more are certainly known."""
+        """Return the best `depth` levels per side; fewer if no more are certain."""
         low, high = self._low, self._high
         bids = sorted(self._bids if low is None else (p for p in self._bids if p >= low))
         asks = sorted(self._asks if high is None else (p for p in self._asks if p <= high))
@@ -103,9 +103,9 @@ class OrderBook:
         self._advance(update)
 
     def _scale(self, update: BookUpdate) -> tuple[int, int]:
-        """What an update's prices and sizes are multiplied by to have the book's exponents.
+        """Return the factors that convert an update's prices and sizes to the book's exponents.
 
-        Exponents differ only when a value exceeds 64 bits; a finer one becomes the book's.
+        Exponents differ only if a value exceeds 64 bits; a finer exponent becomes the book's.
         """
         price = update.price_exponent - self._price_exponent
         size = update.size_exponent - self._size_exponent
@@ -141,7 +141,7 @@ def _check(update: BookUpdate) -> None:
 
 
 def check_exponents(*exponents: int) -> None:
-    """Raise ValueError if one is beyond what a valid event has."""
+    """Raise ValueError if an exponent is outside the range of valid events."""
     if max(map(abs, exponents)) > MAX_EXPONENT:
         raise ValueError(f"an exponent is beyond ±{MAX_EXPONENT}")
 

@@ -1,9 +1,9 @@
-"""What a replica needs to know of each instrument before its live events tell it.
+"""Warm up the live view from Redis and Cassandra before the replica reports ready.
 
-From Redis the latest trade and quote, from Cassandra the last day's 1 m bars and, where Redis has
-lost it, the last trade, though there are live ones: those may be late. Later instruments are
-filled in as they appear. A replica waits for a slow Cassandra only for a while: the rest is then
-read in the background, and the instruments' figures of the day are left out until it is.
+Redis provides the latest trade and quote; Cassandra the last day's 1 m bars and, if Redis has lost
+it, the last trade, even if there are live trades: those may be late. Instruments that appear later
+are loaded then. A replica waits for a slow Cassandra only for a limited time: the remaining history
+is then read in the background, and until then the day statistics of its instruments are omitted.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = 8
 FILL_SECONDS: Final = 30.0
-"""How long a replica isn't ready because reads fail or aren't answered."""
+"""Maximum time for which failing or unanswered reads keep a replica from being ready."""
 _MINUTES: Final = 1440
 _GC_ALLOCATIONS: Final = 20_000  # a chart of 500 bars is a few thousand
 
 
 class Bootstrap(Resource):
-    """Fills the view.
+    """Loads the initial state into the view.
 
     Args:
-        view: What is filled.
+        view: The view to fill.
         history: Cassandra.
         cache: Redis.
-        needed: Waited for at the start: the topics read, Cassandra connected.
-        retry_seconds: The first delay before a failed read is tried again; grows tenfold.
-        fill_seconds: How long reads may take until `done` is set without them.
+        needed: Events awaited at the start: topics read, Cassandra connected.
+        retry_seconds: The first delay before a failed read is retried; grows tenfold.
+        fill_seconds: Time for reads after which `done` is set without them.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Bootstrap(Resource):
         self.done = asyncio.Event()
 
     def register(self, metrics: Metrics) -> None:
-        """Add the count of instruments whose history isn't known."""
+        """Add the count of instruments whose history isn't loaded."""
         metrics.read_gauge(
             "unloaded_instruments",
             "Instruments whose stored history could not be read yet",
@@ -73,7 +73,7 @@ class Bootstrap(Resource):
         )
 
     async def run(self) -> None:
-        """Fills the view, then what appears later; `done` is set after the first time."""
+        """Fill the view, then load new instruments; set `done` after the first pass."""
         for event in self._needed:
             await event.wait()
         try:
@@ -88,7 +88,7 @@ class Bootstrap(Resource):
             await self._fill(missing)
             if not self.done.is_set():
                 _log.info("the view is filled", extra={"instruments": len(missing)})
-                # What is here now stays: the collector needn't look through it time and again.
+                # The warmed-up view is long-lived; freeze it so that garbage collection skips it.
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
@@ -96,7 +96,7 @@ class Bootstrap(Resource):
             await asyncio.sleep(_CHECK_SECONDS)
 
     async def is_ready(self) -> bool:
-        """Whether the view was filled."""
+        """Return whether the view was filled."""
         return self.done.is_set()
 
     async def _fill(self, names: list[str]) -> None:
@@ -106,7 +106,7 @@ class Bootstrap(Resource):
         late: list[str] = []
         await latest.load(self._cache, self._view, names)
         turns = asyncio.Semaphore(_AT_ONCE)
-        # The day ends with the newest bar of all, so that one is looked for first.
+        # The day ends with the newest bar of all instruments, so those bars are read first.
         steps = self._steps
         for step in steps:
             if not names:
@@ -130,7 +130,7 @@ class Bootstrap(Resource):
             task.add_done_callback(self._later.discard)
 
     async def _load(self, name: str, turns: asyncio.Semaphore) -> None:
-        """Go on in the background with what couldn't be read in time."""
+        """Read the history of an instrument in the background after a timeout."""
         for step in self._steps:
             await self._retried(step, name, turns)
         self._view.unloaded.discard(name)

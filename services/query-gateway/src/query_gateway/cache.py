@@ -1,8 +1,8 @@
-"""Redis: latest values, leaderboards and chart bytes. It may be lost at any time.
+"""Redis cache: latest values, leaderboards and chart bytes. Its data may be lost at any time.
 
-Nothing here is the only copy, and every answer can be made without it. Latest values carry a
+Redis never holds the only copy, and every request can be answered without it. Latest values carry a
 version that a script compares, so an older value never replaces a newer one, whichever replica
-writes it. Versions are digits of fixed width, compared as text: Lua's numbers lose digits.
+writes it. Versions are fixed-width digits compared as text, because Lua's numbers lose digits.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 TIMEOUT_SECONDS: Final = 0.5
 REST_SECONDS: Final = 1.0
-"""After a failure Redis is left alone so long: requests don't each wait for it."""
+"""Time after a failure without requests to Redis, so that callers don't each wait for it."""
 _BATCH: Final = 200
 _SENTINEL: Final = "cm:alive"
 
-# KEYS: the sentinel, then hashes; ARGV: version and data of each. Tells whether
-# Redis kept its data.
+# KEYS: the sentinel, then hashes; ARGV: version and data of each. Returns whether Redis kept its
+# data.
 _OFFER: Final = """
 local kept = redis.call('EXISTS', KEYS[1])
 redis.call('SET', KEYS[1], '1')
@@ -59,7 +59,8 @@ for i = 2, #ARGV, 3 do
 end
 return 1
 """
-# KEYS: as _RANK; ARGV: how many, and REV for the highest first. Members and exact values in turn.
+# KEYS: as _RANK; ARGV: the limit, and REV for the highest first. Returns members and exact values
+# alternately.
 _TOP: Final = """
 local order = ARGV[2] == '' and {} or {ARGV[2]}
 local found = {}
@@ -72,14 +73,14 @@ return found
 
 
 class _Pool(ConnectionPool):
-    """Hands out connections without asking each time whether they still stand.
+    """A pool that does not check connections before use.
 
-    That question costs as much as a GET; a connection that has gone is found by its use, which is
-    tried once more.
+    The check costs as much as a GET; a broken connection is detected when it is used, and the
+    request is retried once.
     """
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Opens a connection that isn't open."""
+        """Open a connection that isn't open."""
         await connection.connect()
 
 
@@ -92,7 +93,7 @@ class Versioned(NamedTuple):
 
 
 class Cache(Resource):
-    """Redis, or the lack of it: no method raises because Redis is down."""
+    """Redis client; no method raises because Redis is down."""
 
     def __init__(self, settings: RedisSettings, tracing: Tracing) -> None:
         options = redis_options(settings)
@@ -111,15 +112,15 @@ class Cache(Resource):
         metrics.read_gauge("redis_up", "1 while Redis answers", (), lambda: {(): self._up})
 
     async def get(self, key: str) -> bytes | None:
-        """A cached value; None if there is none or Redis is down."""
+        """Return a cached value; None if there is none or Redis is down."""
         return cast(bytes | None, await self._try("GET", lambda: self._redis.get(key)))
 
     async def put(self, key: str, value: bytes, seconds: int) -> None:
-        """Caches a value for some seconds."""
+        """Cache a value for some seconds."""
         await self._try("SET", lambda: self._redis.set(key, value, ex=seconds))
 
     async def offer(self, values: Sequence[Versioned]) -> bool:
-        """Writes latest values; False if Redis is down or has lost what it held."""
+        """Write latest values; return False if Redis is down or has lost its data."""
         kept = True
         for start in range(0, len(values) or 1, _BATCH):
             batch = values[start : start + _BATCH]
@@ -130,7 +131,7 @@ class Cache(Resource):
         return kept
 
     async def latest(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The data of latest values; None for what is not there."""
+        """Return the data of latest values; None for a missing value."""
         found: list[bytes | None] = []
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
@@ -142,13 +143,13 @@ class Cache(Resource):
         return found
 
     async def rank(self, name: str, version: str, ranking: Sequence[tuple[str, str]]) -> None:
-        """Writes a leaderboard: a sorted set, and the exact values."""
+        """Write a leaderboard: a sorted set, and the exact values."""
         arguments = [part for member, value in ranking for part in (member, value, value)]
         keys = leaderboard_keys(name)
         await self._try("EVAL rank", lambda: self._redis.eval(_RANK, 2, *keys, version, *arguments))
 
     async def ranking(self, name: str, limit: int, *, highest: bool) -> list[tuple[str, str]]:
-        """The first instruments of a leaderboard and their exact values; empty if there is none."""
+        """Return a leaderboard's first instruments and their exact values, if there is one."""
         keys, order = leaderboard_keys(name), "REV" if highest else ""
         answer = await self._try(
             "EVAL top", lambda: self._redis.eval(_TOP, 2, *keys, str(limit), order)
@@ -157,7 +158,7 @@ class Cache(Resource):
         return list(zip(texts[::2], texts[1::2], strict=True))
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._redis.aclose()
 
     async def _try(self, operation: str, call: Any) -> object:
@@ -182,10 +183,10 @@ class Cache(Resource):
 
 
 def latest_key(kind: str, instrument: str) -> str:
-    """The key of a latest value."""
+    """Return the key of a latest value."""
     return f"cm:latest:{kind}:{instrument}"
 
 
 def leaderboard_keys(name: str) -> tuple[str, str]:
-    """The keys of a leaderboard's sorted set and exact values."""
+    """Return the keys of a leaderboard's sorted set and exact values."""
     return f"cm:leaderboard:{name}", f"cm:leaderboard:{name}:values"

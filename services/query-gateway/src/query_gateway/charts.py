@@ -1,6 +1,6 @@
-"""Rendered charts, kept for seconds: in this process for its readers, in Redis for all replicas.
+"""Rendered charts, cached for seconds: in this process, and in Redis for all replicas.
 
-A key says which version of its bars a chart shows, so whichever copy is found is right.
+A key contains the version of the chart's bars, so every cached copy is correct.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Charts(Resource):
 
     Args:
         cache: Redis.
-        seconds: How long a chart is kept.
+        seconds: How long a chart is cached.
     """
 
     def __init__(self, cache: Cache, seconds: int) -> None:
@@ -31,7 +31,7 @@ class Charts(Resource):
         self._reads = {"process": 0, "redis": 0, "nowhere": 0}
 
     def register(self, metrics: Metrics) -> None:
-        """Add how often a chart was found to the process's metrics."""
+        """Add the counts of chart reads by location to the process's metrics."""
         metrics.read_counter(
             "chart_reads",
             "Charts asked for, by where they were found",
@@ -40,7 +40,7 @@ class Charts(Resource):
         )
 
     async def get(self, key: str) -> bytes | None:
-        """A chart, if one is kept."""
+        """Return a chart if it is cached."""
         known = self._own.get(key)
         if known is not None and time.monotonic() < known[0]:
             self._reads["process"] += 1
@@ -48,12 +48,12 @@ class Charts(Resource):
         data = await self._cache.get(key)
         self._reads["nowhere" if data is None else "redis"] += 1
         if data is not None:
-            # It is as old as it may be there: kept here for no longer than one turn more.
+            # Redis may be about to expire it: it is cached here for at most one more period.
             self._keep(key, data)
         return data
 
     async def put(self, key: str, data: bytes) -> None:
-        """Keeps a chart."""
+        """Cache a chart."""
         self._keep(key, data)
         await self._cache.put(key, data, self._seconds)
 

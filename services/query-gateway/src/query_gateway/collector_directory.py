@@ -1,4 +1,4 @@
-"""CollectorDirectoryService: the collectors that the settings name, and whether they serve."""
+"""CollectorDirectoryService: the collectors of the settings, and whether each is serving."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CollectorDirectory(CollectorDirectoryServiceServicer, Resource):
     """Lists collectors.
 
     Args:
-        settings: The collectors, and how connections are opened.
+        settings: The collectors and the connection settings.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -39,7 +39,7 @@ class CollectorDirectory(CollectorDirectoryServiceServicer, Resource):
     async def ListCollectors(  # noqa: N802
         self, request: api.ListCollectorsRequest, context: Context
     ) -> api.ListCollectorsResponse:
-        """The collectors by name; one that doesn't answer within 2 s isn't serving."""
+        """Return the collectors by name; one that doesn't answer within 2 s isn't serving."""
         serving = await asyncio.gather(*(_serving(one) for one in self._channels.values()))
         found = [
             api.Collector(name=name, serving=healthy)
@@ -48,7 +48,7 @@ class CollectorDirectory(CollectorDirectoryServiceServicer, Resource):
         return api.ListCollectorsResponse(collectors=found)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         for one in self._channels.values():
             await one.close()
 

@@ -1,7 +1,7 @@
-"""Which data is current: what collectors cover by their newest record of ingest.liveness.v1.
+"""Staleness of data: the collectors' coverage from their newest record of ingest.liveness.v1.
 
-A quiet instrument on a live connection is current; one whose collector stopped is not, however
-young its last event is, nor is one whose partition this replica reads too slowly.
+A quiet instrument on a live connection is current. An instrument is stale if its collector stopped,
+regardless of the age of its last event, or if this replica reads its partition too slowly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.liveness_pb2 import COVERAGE_STATE_LIVE, Liveness
 
 VALID_SECONDS: Final = 5
-"""How long a record holds that states no time itself, and how far a partition may be behind."""
+"""Validity of a record that specifies none, and the maximum lag of a partition."""
 _TOPICS: Final = {
     "trade": topics.TRADES.name,
     "quote": topics.QUOTES.name,
@@ -34,7 +34,7 @@ class Coverage:
     """The newest record of each collector.
 
     Args:
-        clock: The time now in nanoseconds since the Unix epoch.
+        clock: Returns the time in nanoseconds since the Unix epoch.
     """
 
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
@@ -45,14 +45,14 @@ class Coverage:
         self._behind: frozenset[tuple[str, int]] = frozenset()
 
     def apply(self, record: Liveness, appended_ms: int) -> None:
-        """Take the next record of the topic; one of an outdated writer is ignored.
+        """Apply the next record of the topic; ignore a record of an outdated writer.
 
-        A writer is outdated while the record of a later one holds. Epochs begin anew when the topic
-        that they are counted in is created again.
+        A writer is outdated while the record of a later writer is valid. Epochs restart if the
+        topic in which they are counted is recreated.
 
-        The older of the collector's and Kafka's time counts. A record that waited in the collector
-        is old although it was appended now, and a collector whose clock is ahead must not be taken
-        as current after it has stopped.
+        The older of the collector's and Kafka's time is used: a record that waited in the collector
+        is old although it was appended now, and a collector whose clock is ahead must not count as
+        current after it has stopped.
         """
         current = self._collectors.get(record.collector)
         if (
@@ -76,12 +76,12 @@ class Coverage:
         )
 
     def take_lags(self, lags: Mapping[tuple[str, int], float]) -> None:
-        """Take how far behind this replica's reading is, about once a second.
+        """Update this replica's lag, about once a second.
 
         Args:
             lags: By partition, the age in seconds of the newest record read if there are newer
-                ones, else 0. It counts only if it was too great the time before, too: the record
-                before one that is being fetched may be hours old.
+                ones, else 0. It counts only if it was too great in the previous call, too: the
+                record before one that is being fetched may be hours old.
         """
         late = frozenset(key for key, seconds in lags.items() if seconds > VALID_SECONDS)
         self._late, self._behind = late, late & self._late
@@ -95,7 +95,7 @@ class Coverage:
         return count > 0 and (topic, murmur2(instrument.encode(), count)) in self._behind
 
     def is_stale(self, instrument: str, channels: Iterable[str]) -> bool:
-        """Whether no collector covers one of the instrument's channels now, or it is read late."""
+        """Return whether a channel of the instrument lacks coverage or is read late."""
         if self._behind and any(self._is_behind(instrument, channel) for channel in channels):
             return True
         now_ns = self._clock()

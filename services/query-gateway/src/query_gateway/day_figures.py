@@ -1,7 +1,7 @@
-"""Each instrument's figures of the last 24 hours, summed exactly from its 1 m bars.
+"""Statistics of the last 24 hours for each instrument, summed exactly from its 1 m bars.
 
-The clock is the data's own: the day ends with the newest 1 m bar of any instrument, so that two
-replicas with the same bars agree, and a replayed capture has its own day.
+The clock is derived from the data: the day ends with the newest 1 m bar of any instrument, so that
+two replicas with the same bars agree, and a replayed capture has its own day.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EXACT: Final = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
 class Figures(NamedTuple):
-    """One instrument's day.
+    """One instrument's day statistics.
 
     Attributes:
         change_percent: From the day's first price to its last, two decimals; None without trades.
@@ -42,7 +42,7 @@ class _Minute(NamedTuple):
 
 
 class _Day:
-    """One instrument's minutes and their sums, which are kept up with each change."""
+    """One instrument's minutes and their sums, updated with each change."""
 
     def __init__(self) -> None:
         self._minutes: dict[int, _Minute] = {}
@@ -70,7 +70,7 @@ class _Day:
         while self._starts and self._starts[0] <= clock_ms - DAY_MS:
             self._add(self._minutes.pop(heapq.heappop(self._starts)), -1)
         if not self._starts:
-            self._volume = self._quote_volume = Decimal(0)  # as if nothing had ever been there
+            self._volume = self._quote_volume = Decimal(0)  # reset the scale, as for an empty day
         return Figures(self._volume, self._quote_volume, self._trades, self._change())
 
     def _add(self, minute: _Minute, sign: int) -> None:
@@ -98,18 +98,18 @@ class DayFigures:
         self.clock_ms = 0
 
     def put(self, instrument: str, row: BarRow) -> None:
-        """Takes a 1 m bar; one that is older than the day or than what is known changes nothing."""
+        """Add a 1 m bar; ignore a bar older than the day or than the stored version."""
         self.clock_ms = max(self.clock_ms, row.start_ms)
         if row.start_ms > self.clock_ms - DAY_MS:
             self._days.setdefault(instrument, _Day()).put(row)
 
     def of(self, instrument: str) -> Figures:
-        """The figures of one instrument; zeros without a bar in the day."""
+        """Return the statistics of one instrument; zeros without a bar in the day."""
         day = self._days.get(instrument)
         return day.figures(self.clock_ms) if day else Figures(Decimal(0), Decimal(0), 0, None)
 
     def ranking(self, leaderboard: str) -> list[tuple[str, Decimal]]:
-        """All instruments that traded in the day with their figure, best first, ties by name."""
+        """Return the day's traded instruments and their value, best first, ties by name."""
         ranked: list[tuple[Decimal, str, Decimal]] = []
         for instrument in self._days:
             value = _figure(leaderboard, self.of(instrument))
@@ -129,5 +129,5 @@ def _figure(leaderboard: str, figures: Figures) -> Decimal | None:
 
 
 def texts(ranking: Iterable[tuple[str, Decimal]]) -> list[tuple[str, str]]:
-    """A ranking with its figures in plain notation."""
+    """Return a ranking with its values in plain notation."""
     return [(instrument, plain(value)) for instrument, value in ranking]

@@ -1,4 +1,4 @@
-"""Records as lines of minimal JSON, made in a thread: a busy topic must not delay other calls."""
+"""Renders records as lines of minimal JSON in a thread, so that busy topics don't delay calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EventLines:
         self._thread = ThreadPoolExecutor(1, "event-lines")
 
     async def render(self, batch: Sequence[Record], instrument: str) -> list[str]:
-        """The lines of a batch's events, of one instrument unless it is "".
+        """Return the lines of a batch's events, of one instrument unless it is "".
 
         Raises:
             Unavailable: The registry is needed and doesn't answer.
@@ -30,12 +30,12 @@ class EventLines:
         try:
             return await loop.run_in_executor(self._thread, self._known, batch, instrument)
         except UndecodableError:
-            # An id that is only in the registry, or a record to count: both are rare.
+            # A schema id that must be looked up, or an invalid record to count: both are rare.
             events = [event for _, event in await self._decoder.decode(batch)]
             return await loop.run_in_executor(self._thread, _lines, events, instrument)
 
     async def close(self) -> None:
-        """Ends the thread."""
+        """Stop the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _known(self, batch: Sequence[Record], instrument: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""EventService: any topic as lines of minimal JSON, each call with a consumer of its own."""
+"""EventService: any topic as lines of minimal JSON, each call with its own consumer."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class EventService(EventServiceServicer, Resource):
     """Streams topics.
 
     Args:
-        settings: Where Kafka is, and how many streams there may be at a time.
+        settings: Kafka connection and the maximum number of streams.
         decoder: Decodes the topics' values.
-        live: Whether Kafka answers.
+        live: Returns whether Kafka is reachable.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EventService(EventServiceServicer, Resource):
     async def StreamEvents(  # noqa: N802
         self, request: api.StreamEventsRequest, context: Context
     ) -> AsyncGenerator[HttpBody, None]:
-        """Lines of JSON, one event each.
+        """Stream lines of JSON, one event each.
 
         Raises:
             InvalidArgument: UNKNOWN_TOPIC, TOO_LARGE, NEGATIVE_SIZE.
@@ -90,7 +90,7 @@ class EventService(EventServiceServicer, Resource):
             self._running -= 1
 
     async def close(self) -> None:
-        """Ends the thread that renders."""
+        """Stop the rendering thread."""
         await self._lines.close()
 
     async def _bodies(
@@ -101,7 +101,7 @@ class EventService(EventServiceServicer, Resource):
         keyed = instrument and topics.BY_NAME[topic].key == "instrument"
         source = Keyed(topic, instrument.encode()) if keyed else topic
         async with Consumer.assigned(self._settings, [source], start, client_id=client) as consumer:
-            # Headers and content type go out before the first event is there.
+            # Sends headers and content type before the first event.
             yield HttpBody(content_type=_CONTENT_TYPE)
             left = limit or -1
             async for batch in consumer.batches(_BATCH):

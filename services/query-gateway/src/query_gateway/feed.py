@@ -1,4 +1,4 @@
-"""From Kafka to the live view: every partition of the live topics, read by every replica."""
+"""Feeds the live view from Kafka: every replica reads every partition of the live topics."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _log = logging.getLogger(__name__)
 _STREAMED: Final = {topics.TRADES.name, topics.QUOTES.name, topics.BARS.name}
 _LONG: Final = {topics.BARS.name, topics.INDICATORS.name}
 _BATCH: Final = 250
-_LIVENESS_SECONDS: Final = 10.0  # an older record says nothing about now
+_LIVENESS_SECONDS: Final = 10.0  # an older record makes no statement about the present
 _PROBE_SECONDS: Final = 2.0
 _LAG_SECONDS: Final = 1.0
 
 
 async def create_decoder(registry: Registry, rejections: DeadLetterCounter) -> Decoder:
-    """A decoder for every topic that has a contract.
+    """Return a decoder for every topic that has a contract.
 
     Raises:
         SchemaNotRegistered: A topic's schema isn't in the registry.
@@ -58,14 +58,14 @@ class Feed(Resource):
     """Reads the live topics into the view and the hub.
 
     Args:
-        settings: Where Kafka is, and how far to look back.
+        settings: Kafka connection and lookback times.
         decode: Decodes the topics' values.
-        view: Takes every event.
-        coverage: Takes the collectors' signs of life.
-        hub: Takes what is new.
+        view: Receives every event.
+        coverage: Receives the collectors' liveness records.
+        hub: Receives new events.
         rejections: Counts events whose values are invalid; they are skipped.
-        note: Told what is new, too.
-        tracing: For a span of each record whose sender is traced.
+        note: Called with each new event.
+        tracing: Creates a span for each record whose sender is traced.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class Feed(Resource):
         )
 
     async def run(self) -> None:
-        """Reads for ever, and keeps `connected` equal to whether Kafka answers.
+        """Read until cancelled; keep `connected` equal to whether Kafka is reachable.
 
         Raises:
-            DataLoss: An offset or a topic is gone: the process begins anew.
+            DataLoss: An offset or a topic no longer exists; the process must restart.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
@@ -129,15 +129,15 @@ class Feed(Resource):
             tasks.create_task(self._watch_lags())
 
     def is_connected(self) -> bool:
-        """Whether Kafka answers."""
+        """Return whether Kafka is reachable."""
         return self.connected
 
     def is_live(self) -> bool:
-        """Whether what is shown is what Kafka has now."""
+        """Return whether the view has caught up with Kafka and Kafka is reachable."""
         return self.connected and self.caught_up.is_set()
 
     def trade_starts(self) -> dict[int, int]:
-        """The offset from which on trades are read, by partition; empty until they are."""
+        """Return the first offset read of each partition of trades; empty until known."""
         return self._trade_starts
 
     async def _read(self) -> None:
@@ -163,7 +163,7 @@ class Feed(Resource):
         while True:
             if (consumer := self._consumer) is not None:
                 ages, lags = consumer.lag_seconds(), consumer.lags()
-                # A partition that has newer records and of which none was read has no age.
+                # A partition with newer records from which none was read has no age.
                 self._coverage.take_lags(
                     {
                         key: ages.get(key, inf if lags.get(key) else 0.0)
@@ -192,7 +192,7 @@ class Feed(Resource):
             await asyncio.sleep(_PROBE_SECONDS)
 
     async def take(self, batch: list[Record]) -> None:
-        """Takes records in the order of their partitions."""
+        """Process records in the order of their partitions."""
         counts: dict[str, int] = {}
         now_ms = time.time() * 1000
         begun_ns = time.time_ns()
@@ -201,7 +201,8 @@ class Feed(Resource):
             appended_ms = record.timestamp()[1]
             sender = of_record(record) if self.caught_up.is_set() else None
             if sender is not None or (topic not in counts and self.caught_up.is_set()):
-                # The first of a topic has waited longest; one whose sender is traced leads there.
+                # The first record of a topic has waited longest; a traced record provides the
+                # exemplar.
                 delay = max(0.0, now_ms - appended_ms) / 1000
                 self._delay.labels(topic).observe(delay, exemplar(sender))
             self._newest_ms[topic] = max(appended_ms, self._newest_ms.get(topic, 0))
@@ -214,14 +215,14 @@ class Feed(Resource):
                 self._note(news)
             if topic in _STREAMED:
                 self._hub.publish((topic, int(partition or 0)), int(record.offset() or 0), news)
-            # What is read again at start was told by whoever read it first.
+            # Records read again at start were traced when they were first read.
             if self.caught_up.is_set() and record.headers():
                 self._tracing.received(record, begun_ns, cast(Any, event).event_id)
         for topic, count in counts.items():
             self._events[topic,] = self._events.get((topic,), 0) + count
 
     async def _apply(self, record: Record, event: Message) -> News | None:
-        """Take an event into the view; one that no table takes is counted and skipped."""
+        """Apply an event to the view; count and skip an event that the tables would reject."""
         if isinstance(event, Trade):
             appended_us = record.timestamp()[1] * 1000
             reason = stored_trades.rejected(
@@ -237,7 +238,7 @@ class Feed(Resource):
             return None
 
     async def _decode(self, batch: list[Record]) -> list[tuple[Record, Message]]:
-        """The batch's events; waits for the registry while it must be asked and doesn't answer."""
+        """Return the batch's events; wait while the registry is needed and doesn't answer."""
         backoff = Backoff(base=0.5, cap=5.0)
         while True:
             try:
@@ -247,7 +248,7 @@ class Feed(Resource):
                 await backoff.wait()
 
     async def _seek(self, consumer: Consumer) -> None:
-        """Instruments from the beginning; the rest from so long ago that nothing is missing."""
+        """Seek to the beginning of the instruments, and far enough back on the other topics."""
         partitions = list(consumer.positions)
         now = datetime.now(UTC)
         short = Since(now - timedelta(seconds=self._settings.live_lookback_seconds))

@@ -1,8 +1,8 @@
-"""What was: bars, indicators and trades from Cassandra.
+"""Range queries for historical bars, indicators and trades in Cassandra.
 
-A listing reads the partitions of its range that are still kept. Where these are many, it reads
-those that hold something: a daily and an hourly bar are written with the first trade of their day
-and hour, and outlive the rest; the hours of trades are indexed by their writer, before them.
+A listing reads the retained partitions of its range. If there are many, it reads only those with
+data: a daily and an hourly bar are written with the first trade of their day and hour and are
+retained longer than the rest; the hours of trades are indexed by their writer before the trades.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from query_gateway.trades import TradeRow
 
 R = TypeVar("R")
 READ_SECONDS: Final = 8.0
-"""A request's reads take no longer in all."""
+"""Time limit for all reads of one request."""
 DIRECT_PARTITIONS: Final = 8
-"""A range of at most so many partitions is read without asking which of them hold something."""
+"""Up to this number of partitions, a range is read without looking up which have data."""
 MAX_PARTITIONS: Final = 512
-"""So many partitions are read for one request; the rest is for the next page."""
+"""Maximum number of partitions read for one request; the next page continues after them."""
 _OLD_DAYS_SECONDS: Final = 60.0
 _QUICK_PARTITIONS: Final = 4
 _MAX_INSTRUMENTS: Final = 4096
-_FIRST_DAY_MS: Final = 1_230_768_000_000  # 2009: there is nothing older to trade
+_FIRST_DAY_MS: Final = 1_230_768_000_000  # 2009: there are no older markets
 _SPAN_MS: Final = {
     "1s": HOUR_MS,
     "1m": DAY_MS,
@@ -40,12 +40,12 @@ _SPAN_MS: Final = {
     "1d": 365 * DAY_MS,
 }
 _KEPT_MS: Final = {"1s": 8 * DAY_MS, "1m": 732 * DAY_MS, "5m": 732 * DAY_MS}
-"""How far behind an instrument's newest bar there are rows: the tables' TTL, and a day in which the
-batch layer writes them again."""
+"""Age of rows relative to an instrument's newest bar: the tables' TTL, plus a day in which the
+batch layer rewrites them."""
 
 
 class Slice(NamedTuple, Generic[R]):
-    """Rows, oldest first, and the times [low_ms, high_ms) that they are complete for."""
+    """Rows, oldest first, and the times [low_ms, high_ms) for which they are complete."""
 
     rows: list[R]
     low_ms: int
@@ -57,9 +57,10 @@ class History:
 
     Args:
         session: Cassandra.
-        newest_ms: The start of the newest bar that is known otherwise, by instrument; 0 if none.
-        clock: The time now in seconds.
-        seconds: How long the reads of one request may take in all.
+        newest_ms: Returns the start of an instrument's newest bar known from other sources; 0 if
+            none.
+        clock: Returns the time in seconds.
+        seconds: Time limit for all reads of one request.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class History:
         limit: int,
         chart: bool = False,
     ) -> Slice[BarRow]:
-        """Bars that start in [low, high): the newest or the oldest `limit` of them.
+        """Return bars that start in [low, high): the newest or the oldest `limit` of them.
 
         With `chart` only open to volume, final and version are read.
         """
@@ -110,7 +111,7 @@ class History:
         newest_first: bool,
         limit: int,
     ) -> Slice[IndicatorSet]:
-        """The indicators of bars that start in [low, high), as `bars`."""
+        """Return the indicators of bars that start in [low, high), as `bars`."""
         found = await self._rows(
             "indicators",
             instrument,
@@ -131,8 +132,10 @@ class History:
         newest_first: bool,
         limit: int,
     ) -> tuple[list[TradeRow], tuple[int, int], tuple[int, int]]:
-        """Trades with low ≤ (time_ms, trade_id) < high, oldest first, and the keys between which
-        they are complete."""
+        """Return trades with low ≤ (time_ms, trade_id) < high, and the bounds of completeness.
+
+        Rows are oldest first; they are complete between the two keys returned.
+        """
         async with self._bounded():
             return await self._trades(instrument, low, high, newest_first=newest_first, limit=limit)
 
@@ -184,9 +187,9 @@ class History:
             raise cassandra_unavailable() from error
 
     async def days(self, instrument: str) -> list[int]:
-        """The days (their starts) on which an instrument has bars, oldest first.
+        """Return the days (their starts) on which an instrument has bars, oldest first.
 
-        Years that are over and hold nothing new are remembered for a while.
+        Past years without new data are cached for a while.
         """
         now_ms, newest_ms = int(self._clock() * 1000), self._newest_ms(instrument)
         years = buckets("1d", _FIRST_DAY_MS, max(now_ms, newest_ms) + DAY_MS)
@@ -203,7 +206,7 @@ class History:
         return sorted({*known[1], *recent})
 
     async def _hours(self, instrument: str, low_ms: int, high_ms: int) -> list[int]:
-        """The hours of [low, high) that have bars."""
+        """Return the hours of [low, high) that have bars."""
         months = buckets("1h", low_ms, min(high_ms, int(self._clock() * 1000) + DAY_MS))
         found = await asyncio.gather(
             *(self._session.fetch("hours", instrument, month, low_ms, high_ms) for month in months)
@@ -213,10 +216,10 @@ class History:
     async def _trade_hours(
         self, instrument: str, low_ms: int, high_ms: int, newest_first: bool
     ) -> list[int]:
-        """The hours of [low, high) that may have trades, in the order of reading.
+        """Return the hours of [low, high) that may have trades, in the order of reading.
 
-        The index alone is complete. Trades that were stored before there was one are found by the
-        hourly bars of the time for which they are kept.
+        The index covers all trades stored since it was introduced. Older trades are found by the
+        hourly bars of the time for which they are retained.
         """
         if high_ms - low_ms < DIRECT_PARTITIONS * HOUR_MS:
             return sorted(buckets("1s", low_ms, high_ms), reverse=newest_first)
@@ -295,16 +298,17 @@ class History:
     def _newest_partitions(
         self, instrument: str, stored: str, high_ms: int, count: int
     ) -> list[int]:
-        """The partitions below `high_ms` that most likely hold the newest rows, newest first.
+        """Return the partitions below `high_ms` that most likely have the newest rows, newest
+        first.
 
-        They follow one another without a hole. None when an instrument's newest row isn't known:
-        then the days must be asked for.
+        They are contiguous. Empty if an instrument's newest row isn't known or too many would be
+        read.
         """
         newest_ms = self._newest_ms(instrument)
         if not newest_ms or count > _QUICK_PARTITIONS:
             return []
         last = bucket(stored, min(newest_ms, high_ms - 1))
-        # A row that is stored already but not yet live is at most in the next partition.
+        # A row that is stored but not yet live is at most in the next partition.
         after = next_bucket(stored, last)
         found = [after] if after <= min(self._clock() * 1000, high_ms - 1) else []
         for _ in range(count + 1):
@@ -315,17 +319,17 @@ class History:
     async def _partitions(
         self, instrument: str, stored: str, low_ms: int, high_ms: int, newest_first: bool
     ) -> list[int]:
-        """The partitions of [low, high) that may hold something, in the order of reading."""
+        """Return the partitions of [low, high) that may have data, in the order of reading."""
         now_ms, newest_ms = int(self._clock() * 1000), self._newest_ms(instrument)
         if stored in _KEPT_MS:
-            # Relative to what the instrument has: a replayed capture is written later.
+            # Relative to the instrument's data: a replayed capture is written later.
             low_ms = max(low_ms, min(newest_ms or now_ms, now_ms) - _KEPT_MS[stored])
         if low_ms >= high_ms:
             return []
         if (high_ms - low_ms) // _SPAN_MS[stored] < DIRECT_PARTITIONS:
             found = set(buckets(stored, low_ms, high_ms))
         else:
-            # The newest are named besides: a first bar can be younger than the index.
+            # The newest are added: a first bar can be newer than the cached list of days.
             found = {bucket(stored, ms) for ms in (now_ms, newest_ms)}
             if stored == "1s":
                 found.update(await self._hours(instrument, bucket("1s", low_ms), high_ms))

@@ -1,6 +1,6 @@
-"""The live stream's fan-out: each event is encoded once, and no reader can grow without bound.
+"""The live stream's fan-out: each event is encoded once, and subscriber queues are bounded.
 
-A position in the stream is an offset per Kafka partition, so a resume token of one replica is good
+A position in the stream is an offset per Kafka partition, so a resume token of one replica is valid
 at every other, and after a restart.
 """
 
@@ -23,12 +23,12 @@ _Interest = tuple[str, str, str]
 _SLOW_CONSUMER: Final = StreamGapReason.STREAM_GAP_REASON_SLOW_CONSUMER
 _TOO_OLD: Final = StreamGapReason.STREAM_GAP_REASON_RESUME_TOKEN_TOO_OLD
 AHEAD_SECONDS: Final = 10.0
-"""How long a replica that is behind a token may take to reach it; after that the token is of a
-topic that was made anew."""
+"""Time within which a replica that is behind a token must reach it; after that the token belongs to
+a topic that was recreated."""
 
 
 class Event:
-    """One event of the stream with its place on its topic."""
+    """One event of the stream with its partition and offset."""
 
     __slots__ = ("_encoded", "news", "offset", "partition")
 
@@ -38,7 +38,7 @@ class Event:
 
     @property
     def encoded(self) -> bytes:
-        """It as an element of MarketBatch.events: tag, length and MarketEvent."""
+        """Return the event as an element of MarketBatch.events: tag, length and MarketEvent."""
         if self._encoded is None:
             body = rendering.event(self.news).SerializeToString()
             self._encoded = b"\x0a" + varint(len(body)) + body
@@ -46,7 +46,7 @@ class Event:
 
 
 class Selection:
-    """What a reader wants."""
+    """The events requested by a subscriber."""
 
     def __init__(
         self, instruments: Iterable[str], channels: Iterable[str], intervals: Iterable[str]
@@ -59,12 +59,12 @@ class Selection:
         self.kinds = frozenset(kinds)
 
     def wants(self, news: News) -> bool:
-        """Whether an event is part of it."""
+        """Return whether an event is part of the selection."""
         return (news.channel, news.interval) in self.kinds and news.instrument in self.instruments
 
     @property
     def interests(self) -> Iterator[_Interest]:
-        """Every instrument with every channel and interval of it."""
+        """Return every instrument with each of its channels and intervals."""
         return (
             (instrument, channel, interval)
             for instrument in self.instruments
@@ -73,14 +73,14 @@ class Selection:
 
 
 class Subscription:
-    """One reader's queue: bounded, the oldest events make room and are counted.
+    """One subscriber's bounded queue; the oldest events are dropped when it is full, and counted.
 
     Args:
-        selection: What it holds.
-        capacity: How many events it holds.
-        position: Where the reader stands, by partition.
-        ahead: The partitions of which the reader has more events than this replica so far.
-        ahead_until: When this replica must have reached them, by the monotonic clock.
+        selection: The requested events.
+        capacity: Maximum number of queued events.
+        position: The subscriber's position, by partition.
+        ahead: The positions of partitions on which the subscriber is ahead of this replica.
+        ahead_until: Deadline for this replica to reach them, by the monotonic clock.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event) -> None:
-        """Appends an event, unless the reader got it from another replica."""
+        """Append an event, unless the subscriber received it from another replica."""
         if self._ahead and event.offset < self._ahead.get(event.partition, 0):
             return
         if len(self._queue) >= self._capacity:
@@ -112,13 +112,13 @@ class Subscription:
         self.wake()
 
     def lose(self, count: int, reason: StreamGapReason.ValueType) -> None:
-        """Notes that events were left out; `count` 0 when it is not known how many."""
+        """Record dropped events; `count` 0 if their number is not known."""
         before = self._gap[0] if self._gap else 0
         self._gap = before + count, reason
         self.wake()
 
     def wake(self) -> None:
-        """Lets the reader look again."""
+        """Wake the subscriber."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -127,11 +127,11 @@ class Subscription:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to tell at once."""
+        """Return whether there are events, a gap or a close to deliver."""
         return bool(self._queue) or self._gap is not None or self.closed
 
     async def wait(self, seconds: float) -> None:
-        """Returns when there is something to tell, at the latest after `seconds`."""
+        """Wait until there is something to deliver, at most `seconds`."""
         if self.has_news:
             return
         loop = asyncio.get_running_loop()
@@ -144,7 +144,7 @@ class Subscription:
             self._waiter = None
 
     def give_up_ahead(self, head: Mapping[Partition, int], now: float) -> None:
-        """Report a gap if this replica hasn't reached the reader's position in time."""
+        """Report a gap if this replica hasn't reached the subscriber's position in time."""
         if not self._ahead or now < self._ahead_until:
             return
         missed = [key for key, at in self._ahead.items() if head.get(key, 0) < at]
@@ -154,31 +154,31 @@ class Subscription:
             self.lose(0, _TOO_OLD)
 
     def take_gap(self) -> tuple[int, StreamGapReason.ValueType] | None:
-        """The events left out since the last call: how many and why."""
+        """Return the events dropped since the last call: number and reason."""
         gap, self._gap = self._gap, None
         return gap
 
     def take(self, limit: int, head: dict[Partition, int]) -> list[bytes]:
-        """The oldest events in the queue, encoded; `head` is the stream's position now."""
+        """Remove and return the oldest events, encoded; `head` is the stream's current position."""
         taken: list[bytes] = []
         while self._queue and len(taken) < limit:
             event = self._queue.popleft()
             self._position[event.partition] = event.offset + 1
             taken.append(event.encoded)
         if not self._queue:
-            self._position.update(head)  # all that it doesn't want is behind it too
+            self._position.update(head)  # also passes events outside the selection
             self._ahead = {key: at for key, at in self._ahead.items() if head.get(key, 0) < at}
             self._position.update(self._ahead)
         return taken
 
     @property
     def token(self) -> str:
-        """Where this reader goes on."""
+        """Return the token with which this subscriber resumes."""
         return make_token(self._position)
 
 
 class Hub(Resource):
-    """Takes the news of the live topics and hands them to the readers."""
+    """Receives updates of the live topics and distributes them to the subscribers."""
 
     def __init__(
         self,
@@ -197,16 +197,16 @@ class Hub(Resource):
 
     @property
     def readers(self) -> int:
-        """How many readers there are."""
+        """Return the number of subscribers."""
         return len(self._subscriptions)
 
     def begin(self, positions: dict[Partition, int]) -> None:
-        """Says from which offsets on events will come."""
+        """Set the offsets from which events will arrive."""
         self.head.update(positions)
         self._floor.update(positions)
 
     def publish(self, partition: Partition, offset: int, news: News | None) -> None:
-        """Takes the next record's news; None moves the position only."""
+        """Publish the next record's update; None only advances the position."""
         self.head[partition] = offset + 1
         if news is None:
             return
@@ -219,10 +219,10 @@ class Hub(Resource):
             subscription.put(event)
 
     def subscribe(self, selection: Selection, token: str) -> Subscription:
-        """A reader from now on, or from where `token` says.
+        """Subscribe from now on, or from the position in `token`.
 
-        A token of a replica that has read on is waited for, within what a replica keeps and for
-        `AHEAD_SECONDS`; one beyond that is of a topic that was made anew.
+        If this replica is behind the token, it waits for up to `AHEAD_SECONDS` to reach it, within
+        the number of events that a replica keeps; a token beyond that belongs to a recreated topic.
 
         Raises:
             InvalidArgument: BAD_RESUME_TOKEN.
@@ -247,11 +247,11 @@ class Hub(Resource):
         return subscription
 
     def give_up_ahead(self, subscription: Subscription) -> None:
-        """Report a gap to a reader whose position this replica hasn't reached in time."""
+        """Report a gap to a subscriber whose position this replica hasn't reached in time."""
         subscription.give_up_ahead(self.head, self._clock())
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Forgets a reader."""
+        """Remove a subscriber."""
         self._subscriptions.discard(subscription)
         for interest in subscription.selection.interests:
             readers = self._readers.get(interest, set())
@@ -260,7 +260,7 @@ class Hub(Resource):
                 self._readers.pop(interest, None)
 
     def on_stopping(self) -> None:
-        """Tells every reader that the stream ends."""
+        """Notify every subscriber that the stream closes."""
         self.closed = True
         for subscription in self._subscriptions:
             subscription.closed = True

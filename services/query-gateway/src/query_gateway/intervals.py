@@ -1,4 +1,4 @@
-"""Bar intervals: those that are stored, those that are made from them, and their partitions.
+"""Bar intervals: stored ones, those derived from them, and their partitions.
 
 Times are whole milliseconds since the Unix epoch (UTC). Every interval divides a day, so its
 windows are aligned to the epoch.
@@ -29,10 +29,10 @@ class Interval:
     """One interval.
 
     Attributes:
-        name: As it was asked for, e.g. "15m".
-        ms: Its length.
-        stored: The longest stored interval that it is a multiple of, e.g. "5m".
-        stored_ms: That one's length.
+        name: The requested name, e.g. "15m".
+        ms: Its length in milliseconds.
+        stored: The longest stored interval of which it is a multiple, e.g. "5m".
+        stored_ms: The length of the stored interval in milliseconds.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Interval:
 
     @property
     def factor(self) -> int:
-        """How many stored windows make one of its windows."""
+        """Return the number of stored windows in one window."""
         return self.ms // self.stored_ms
 
     def ceil(self, time_ms: int) -> int:
-        """The first window start at or after a time."""
+        """Return the first window start at or after a time."""
         return -(-time_ms // self.ms) * self.ms
 
     def floor(self, time_ms: int) -> int:
-        """The last window start at or before a time."""
+        """Return the last window start at or before a time."""
         return time_ms // self.ms * self.ms
 
 
 def parse(name: str) -> Interval:
-    """The interval of a name.
+    """Return the interval of a name.
 
     Raises:
         InvalidArgument: UNKNOWN_INTERVAL; the message lists the valid ones.
@@ -69,7 +69,7 @@ def parse(name: str) -> Interval:
 
 
 def parse_stored(name: str) -> Interval:
-    """As `parse`, but only for the intervals that are stored.
+    """Parse an interval name as `parse`, but accept only stored intervals.
 
     Raises:
         InvalidArgument: UNKNOWN_INTERVAL.
@@ -89,19 +89,19 @@ def _unknown(name: str, valid: str) -> InvalidArgument:
 
 
 def bucket(stored: str, time_ms: int) -> int:
-    """The start of the partition that holds a time."""
+    """Return the start of the partition that contains a time."""
     return serving.bucket(stored, time_ms // 1000) * 1000
 
 
 def next_bucket(stored: str, bucket_ms: int) -> int:
-    """The start of the partition after the one that starts at `bucket_ms`."""
+    """Return the start of the partition after the one that starts at `bucket_ms`."""
     # The longest spans are 31 and 366 days; a week more is still inside the next one.
     span = {"1s": HOUR_MS, "1m": DAY_MS, "5m": _WEEK_MS, "1h": 32 * DAY_MS, "1d": 367 * DAY_MS}
     return bucket(stored, bucket_ms + span[stored])
 
 
 def buckets(stored: str, low_ms: int, high_ms: int) -> list[int]:
-    """The partitions that hold the times in [low, high), oldest first."""
+    """Return the partitions that contain the times in [low, high), oldest first."""
     found: list[int] = []
     current = bucket(stored, low_ms)
     while current < high_ms:

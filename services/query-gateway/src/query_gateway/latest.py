@@ -1,4 +1,4 @@
-"""Latest values in Redis: written as they come, read back at a start, rewritten after a loss."""
+"""Latest values in Redis: written continuously, read at start, rewritten after a data loss."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 R = TypeVar("R", TradeRow, QuoteRow)
 WRITE_SECONDS: Final = 0.25
 RANK_EVERY: Final = 20
-"""Leaderboards are written with every so many-th writing of values."""
+"""Number of value writes per leaderboard write."""
 
 
 def versioned(kind: str, instrument: str, row: TradeRow | QuoteRow) -> Versioned:
-    """A row as a latest value. Versions of one key order as text."""
+    """Return a row as a latest value. Versions of one key are ordered as text."""
     if isinstance(row, TradeRow):
         version = f"{row.time_ms:020d}{row.trade_id:020d}"
     else:
@@ -32,7 +32,7 @@ def versioned(kind: str, instrument: str, row: TradeRow | QuoteRow) -> Versioned
 
 
 def decode(kind: type[R], data: bytes | None) -> R | None:
-    """The row in a latest value; None if there is none or it is damaged."""
+    """Return the row in a latest value; None if there is none or it is damaged."""
     if data is None:
         return None
     try:
@@ -47,7 +47,7 @@ def decode(kind: type[R], data: bytes | None) -> R | None:
 
 
 async def load(cache: Cache, view: LiveView, instruments: Iterable[str]) -> None:
-    """Fills the view with what Redis holds; what the view knows better stays."""
+    """Load the values of Redis into the view; newer values in the view are kept."""
     names = list(instruments)
     trades = await cache.latest([latest_key("trade", name) for name in names])
     quotes = await cache.latest([latest_key("quote", name) for name in names])
@@ -60,7 +60,7 @@ async def load(cache: Cache, view: LiveView, instruments: Iterable[str]) -> None
 
 
 class LatestWriter(Resource):
-    """Writes what is new to Redis a few times a second, each value at most once."""
+    """Writes new values to Redis a few times a second, each value at most once."""
 
     def __init__(self, cache: Cache, view: LiveView) -> None:
         self._cache, self._view = cache, view
@@ -68,7 +68,7 @@ class LatestWriter(Resource):
         self._lost = True
 
     def note(self, news: News) -> None:
-        """Takes news; the newest trade and quote of each instrument are written next time."""
+        """Queue an update; the newest trade and quote of each instrument are written next time."""
         row = news.row
         if not isinstance(row, TradeRow | QuoteRow):
             return
@@ -78,7 +78,7 @@ class LatestWriter(Resource):
             self._dirty[key] = row
 
     async def run(self) -> None:
-        """Writes for ever."""
+        """Write until cancelled."""
         turn = 0
         while True:
             await self.write()
@@ -88,7 +88,7 @@ class LatestWriter(Resource):
             await asyncio.sleep(WRITE_SECONDS)
 
     async def write(self) -> None:
-        """Writes what is new, and everything after a loss of Redis."""
+        """Write new values, and all values after Redis lost its data."""
         dirty, self._dirty = self._dirty, {}
         if self._lost:
             dirty = {**self._everything(), **dirty}
@@ -96,7 +96,7 @@ class LatestWriter(Resource):
         self._lost = not await self._cache.offer(values)
 
     async def rank(self) -> None:
-        """Writes the leaderboards."""
+        """Write the leaderboards."""
         day = self._view.day
         for name in LEADERBOARDS:
             ranking = texts(self._view.ranking(name))

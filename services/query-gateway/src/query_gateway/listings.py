@@ -1,7 +1,7 @@
-"""Listings: stored history and the live view as one, cut into pages.
+"""Paged listings that combine stored history and the live view.
 
-A page is described by its bounds: a listing from the oldest on goes on at its upper bound, one from
-the newest back at its lower bound.
+A page is described by its bounds: the page after it continues at its upper bound in oldest-first
+order and at its lower bound in newest-first order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ R = TypeVar("R")
 B = TypeVar("B")
 Key = tuple[int, int]
 MAX_STORED_ROWS: Final = 20_000
-"""At most so many stored bars are read for one page of longer bars."""
+"""Maximum number of stored bars read for one page of longer bars."""
 
 
 class Page(NamedTuple, Generic[R, B]):
@@ -35,10 +35,10 @@ class Listings:
     """Reads pages of one instrument.
 
     Args:
-        history: What is stored.
-        view: What is live.
-        backlog: The trades of an instrument that a later read of history may lack, given the offset
-            from which on the view has them; None if its newest isn't from Kafka.
+        history: Stored rows.
+        view: Live rows.
+        backlog: Returns the trades of an instrument that a later read of history may lack, given
+            the offset from which on the view has them; None if its newest isn't from Kafka.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Listings:
         limit: int,
         chart: bool = False,
     ) -> Page[BarRow, int]:
-        """Bars whose windows start in [low, high): the newest or the oldest `limit` of them.
+        """Return bars whose windows start in [low, high): the newest or the oldest `limit` of them.
 
-        With `chart` only open to volume and final are certain to be filled in.
+        With `chart` only open to volume and final are guaranteed to be set.
         """
         low_ms, high_ms = interval.ceil(low_ms), interval.ceil(high_ms)
         wanted = max(2, min(limit + 1, MAX_STORED_ROWS // interval.factor)) * interval.factor
@@ -75,7 +75,7 @@ class Listings:
             limit=wanted,
             chart=chart and interval.factor == 1,
         )
-        # Only whole windows: the one in which reading ended is the next page's.
+        # Only whole windows: the window in which reading ended belongs to the next page.
         low = interval.ceil(found.low_ms)
         high = found.high_ms if found.high_ms == high_ms else interval.floor(found.high_ms)
         live = self._view.bars(instrument, interval.stored, low, high)
@@ -93,27 +93,27 @@ class Listings:
     async def trades(
         self, instrument: str, low: Key, high: Key, *, newest_first: bool, limit: int
     ) -> Page[TradeRow, Key]:
-        """Trades with low ≤ (time_ms, trade_id) < high: the newest or the oldest `limit`."""
+        """Return trades with low ≤ (time_ms, trade_id) < high: the newest or oldest `limit`."""
         ring = self._view.trade_ring(instrument)
         live = ring.between(low, high)
-        # Dense ids prove that nothing is missing in between: history needn't be read.
+        # Contiguous ids prove that no trade is missing, so history needn't be read.
         newest = live[-limit - 1 :]
         if newest_first and len(newest) > limit and trades.contiguous(newest):
             return Page(newest[1:], newest[1].key)
         floor = ring.floor if ring.is_newest_live else None
         known = [] if ring.newest is None else [ring.newest.key]
         if floor is None:
-            # What is visible now is on Kafka before the end that the backlog looks up next.
+            # Trades visible now are on Kafka before the end that the backlog looks up next.
             stored, above, _ = await self._history.trades(
                 instrument, low, high, newest_first=True, limit=1
             )
             known += [row.key for row in stored]
             high = high if known else above
-        # In this order: the table is read after it is known how far it is written.
+        # The table must be read after the backlog has looked up its committed offset.
         backlog = await self._backlog(instrument, floor)
         known += [row.key for row in backlog.rows[-1:]]
         if known:
-            # Of younger trades some may be visible in the table before others are.
+            # Newer trades may become visible in the table out of order.
             time_ms, trade_id = max(known)
             high = min(high, (time_ms, trade_id + 1))
         if low >= high:
@@ -148,7 +148,7 @@ class Listings:
         newest_first: bool,
         limit: int,
     ) -> Page[IndicatorRow, tuple[int, str]]:
-        """Values with low ≤ (start_ms, name) < high, of one indicator or, for "", of all."""
+        """Return values with low ≤ (start_ms, name) < high, of one indicator or, for "", of all."""
         high_ms = high[0] + bool(high[1])
         found = await self._history.indicators(
             instrument,

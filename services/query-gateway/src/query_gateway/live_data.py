@@ -12,7 +12,7 @@ from query_gateway.settings import GatewaySettings
 
 
 class LiveData:
-    """Objects that hold live data, wired to each other."""
+    """Creates the objects that hold live data and connects them."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What a replica knows from the live topics: the newest of everything, per instrument.
+"""The current state of a replica from the live topics: the newest values per instrument.
 
-It is fed in the order of the topics and has no I/O. What it is told twice or too late changes
-nothing, so replays and the overlap with Redis and Cassandra are harmless.
+It is fed in the order of the topics and has no I/O. Repeated and outdated events change nothing, so
+replays and the overlap with Redis and Cassandra are harmless.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ LIVE_TOPICS: Final = (
     topics.LIVENESS,
 )
 KEPT_WINDOWS: Final = 30
-"""So many of the newest windows are kept per instrument and interval: they only bridge the moment
-between a bar's way through Kafka and its way through Cassandra, where it is written first."""
+"""Number of newest windows kept per instrument and interval; they only bridge the time between a
+bar's arrival through Kafka and in Cassandra, where it is written first."""
 
 
 class QuoteRow(NamedTuple):
@@ -65,13 +65,13 @@ class IndicatorRow(NamedTuple):
 
     @property
     def key(self) -> tuple[int, str]:
-        """Its place in a listing."""
+        """Return the sort key in a listing."""
         indicator, period, output = self.name.split("/", 2)
         return self.start_ms, f"{indicator}/{int(period):010d}/{output}"
 
     @property
     def version(self) -> tuple[int, int]:
-        """Of two values for one window and name the one with the higher version counts."""
+        """Return the version; of two values for one window and name the higher version is valid."""
         return self.layer, self.revision
 
 
@@ -79,7 +79,7 @@ Row: TypeAlias = TradeRow | QuoteRow | BarRow
 
 
 class News(NamedTuple):
-    """Something that the live stream tells; `interval` is "" for all but bars."""
+    """An update of the live stream; `interval` is "" for all but bars."""
 
     channel: str
     instrument: str
@@ -96,7 +96,7 @@ class Series:
     late: str = ""
 
     def put(self, row: BarRow) -> bool:
-        """Takes a bar; False if a newer version of it is known."""
+        """Add a bar; return False if a newer version is present."""
         known = self.rows.get(row.start_ms)
         if known is not None and known.version >= row.version:
             return False
@@ -112,7 +112,7 @@ class Series:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with every bar taken: the newest one's version, and the last late change."""
+        """Return a text that changes with every bar: newest version and last late change."""
         newest = self.rows.get(self.newest_ms)
         version = f"{newest.start_ms}.{newest.layer}.{newest.revision}" if newest else ""
         return f"{version}:{self.late}"
@@ -122,7 +122,7 @@ class LiveView:
     """The newest state of every instrument.
 
     Attributes:
-        unloaded: Instruments whose stored history isn't known yet: the day's figures lack it.
+        unloaded: Instruments whose stored history isn't loaded yet: their day statistics lack it.
     """
 
     def __init__(self, kept_trades: int) -> None:
@@ -140,10 +140,10 @@ class LiveView:
         self._closed_until: dict[str, int] = {}
 
     def apply(self, message: Message, offset: int = -1) -> News | None:
-        """Take the next event of a live topic, with its offset; return its news, None if none.
+        """Apply the next event of a live topic with its offset; return its update, if any.
 
         Raises:
-            ValueError: It has a value that no valid event has; nothing is taken.
+            ValueError: A value is invalid; the event is not applied.
         """
         match message:
             case TradeEvent():
@@ -165,14 +165,14 @@ class LiveView:
         return None
 
     def put_trade(self, instrument: str, row: TradeRow, offset: int = -1) -> bool:
-        """Takes a trade from anywhere; False if it is known."""
+        """Add a trade from any source; return False if it is present."""
         ring = self._trades.get(instrument)
         if ring is None:
             ring = self._trades[instrument] = TradeRing(self._kept_trades)
         return ring.add(row, offset)
 
     def put_quote(self, instrument: str, row: QuoteRow) -> bool:
-        """Takes a quote from anywhere; False if a newer one is known."""
+        """Set a quote from any source; return False if a newer one is present."""
         known = self.quotes.get(instrument)
         if known is not None and known.update_id >= row.update_id:
             return False
@@ -180,50 +180,50 @@ class LiveView:
         return True
 
     def put_bar(self, instrument: str, interval: str, row: BarRow) -> bool:
-        """Takes a bar from anywhere; False if a newer version is known."""
+        """Add a bar from any source; return False if a newer version is present."""
         self._note(instrument, interval, row)
         return self.series(instrument, interval).put(row)
 
     def put_history(self, instrument: str, interval: str, rows: list[BarRow]) -> None:
-        """Takes stored bars for the day's figures; they are not news and not kept as bars."""
+        """Add stored bars to the day statistics; they are neither published nor kept as bars."""
         for row in rows:
             self._note(instrument, interval, row)
 
     def newest_ms(self, instrument: str) -> int:
-        """The start of an instrument's newest known bar; 0 if none is known."""
+        """Return the start of an instrument's newest known bar; 0 if none is known."""
         return self._newest_ms.get(instrument, 0)
 
     def closed_until(self, instrument: str) -> int:
-        """The latest end of a known final bar: the watermark has passed it."""
+        """Return the latest end of a known final bar: the watermark has passed it."""
         return self._closed_until.get(instrument, 0)
 
     def ranking(self, leaderboard: str) -> list[tuple[str, Decimal]]:
-        """The instruments whose day is known, with their figure, best first."""
+        """Return the instruments with loaded history and their value, best first."""
         ranking = self.day.ranking(leaderboard)
         return [entry for entry in ranking if entry[0] not in self.unloaded]
 
     def series(self, instrument: str, interval: str) -> Series:
-        """The newest bars of a stored interval."""
+        """Return the newest bars of a stored interval."""
         return self._series.setdefault((instrument, interval), Series())
 
     def bars(self, instrument: str, interval: str, low_ms: int, high_ms: int) -> list[BarRow]:
-        """The known bars of a stored interval that start in [low, high), in no order."""
+        """Return the known bars of a stored interval that start in [low, high), unordered."""
         rows = self.series(instrument, interval).rows
         return [row for start, row in rows.items() if low_ms <= start < high_ms]
 
     def last_trade(self, instrument: str) -> TradeRow | None:
-        """The last trade, if one is known."""
+        """Return the last trade, if one is known."""
         ring = self._trades.get(instrument)
         return ring.newest if ring else None
 
     def trade_ring(self, instrument: str) -> TradeRing:
-        """The newest trades; an empty ring if there are none."""
+        """Return the newest trades; an empty ring if there are none."""
         return self._trades.get(instrument) or TradeRing(self._kept_trades)
 
     def indicators(
         self, instrument: str, interval: str, low_ms: int, high_ms: int
     ) -> list[IndicatorRow]:
-        """The known values whose window starts in [low, high), in no order."""
+        """Return the known values whose window starts in [low, high), unordered."""
         windows = self._indicators.get((instrument, interval), {})
         return [
             row
@@ -243,7 +243,7 @@ class LiveView:
 
     def _trade(self, event: TradeEvent, offset: int) -> News | None:
         if not event.HasField("event_time"):
-            return None  # it has no place in an order of time
+            return None  # it can't be ordered by time
         row = trades.from_event(event)
         if not self.put_trade(event.instrument, row, offset):
             return None

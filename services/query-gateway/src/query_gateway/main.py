@@ -1,4 +1,4 @@
-"""The query-gateway's process: settings in, objects wired, served."""
+"""The query-gateway's process: read settings, construct objects, serve."""
 
 from coinmesh_audit.log import AuditLog
 from meshkit.cassandra_session import CassandraSession
@@ -55,5 +55,5 @@ async def run_gateway(settings: GatewaySettings) -> int:
 
 
 def main() -> None:
-    """The command `query-gateway`."""
+    """Run the command `query-gateway`."""
     raise SystemExit(run(run_gateway(configure(GatewaySettings))))

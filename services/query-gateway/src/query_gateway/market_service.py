@@ -1,4 +1,4 @@
-"""MarketService: what a request asks for, from the live view and history."""
+"""MarketService: answers requests from the live view and history."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class MarketService(MarketServiceServicer):
 
     Args:
         view: The live view.
-        coverage: Which data is current.
-        listings: History and the live view as one.
+        coverage: Staleness of data.
+        listings: Paged listings of history and live data.
         charts: Rendered charts.
-        cache: Leaderboards until the view is filled.
+        cache: Provides leaderboards until the view is filled.
         stream: The live stream.
-        ready: Whether the view has been filled since the start.
-        live: Whether live data is arriving.
+        ready: Returns whether the view has been filled since the start.
+        live: Returns whether live data is arriving.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class MarketService(MarketServiceServicer):
     async def ListInstruments(  # noqa: N802
         self, request: api.ListInstrumentsRequest, context: Context
     ) -> api.ListInstrumentsResponse:
-        """The instruments, by name."""
+        """Return the instruments, by name."""
         names, token = self._names("ListInstruments", request.page_size, request.page_token)
         found = [rendering.instrument(self._view.instruments[name]) for name in names]
         return api.ListInstrumentsResponse(instruments=found, next_page_token=token)
@@ -78,19 +78,19 @@ class MarketService(MarketServiceServicer):
     async def GetInstrument(  # noqa: N802
         self, request: api.GetInstrumentRequest, context: Context
     ) -> Instrument:
-        """One instrument."""
+        """Return one instrument."""
         return rendering.instrument(self._view.instruments[self._known(request.instrument)])
 
     async def GetTicker(  # noqa: N802
         self, request: api.GetTickerRequest, context: Context
     ) -> Ticker:
-        """One ticker."""
+        """Return one ticker."""
         return self._ticker(self._known(request.instrument))
 
     async def ListTickers(  # noqa: N802
         self, request: api.ListTickersRequest, context: Context
     ) -> api.ListTickersResponse:
-        """The tickers, by name."""
+        """Return the tickers, by name."""
         names, token = self._names("ListTickers", request.page_size, request.page_token)
         found = [self._ticker(name) for name in names]
         return api.ListTickersResponse(tickers=found, next_page_token=token)
@@ -98,7 +98,7 @@ class MarketService(MarketServiceServicer):
     async def ListBars(  # noqa: N802
         self, request: api.ListBarsRequest, context: Context
     ) -> api.ListBarsResponse:
-        """Bars, oldest first; without a start the newest ones, and with each page older ones."""
+        """Return bars, oldest first; without a start the newest, then older ones page by page."""
         name = self._known(request.instrument)
         interval = intervals.parse(request.interval)
         start, end = requests.time_range(request)
@@ -118,12 +118,12 @@ class MarketService(MarketServiceServicer):
     async def ViewBars(  # noqa: N802
         self, request: api.ViewBarsRequest, context: Context
     ) -> HttpBody:
-        """A chart's bars as columns of JSON.
+        """Return a chart's bars as columns of JSON.
 
-        The cache key holds the newest bar's version and the last late change, both known before
-        history is read: what is under a key is never older than what the key says. While nothing
-        live arrives versions say nothing, and nothing is cached. Others may keep a chart only when
-        the stream can't revise any of its bars any more.
+        The cache key contains the newest bar's version and the last late change, both read before
+        history, so a cached chart is never older than its key. While no live data arrives, versions
+        are unreliable and nothing is cached. External caching is allowed only once the stream can
+        no longer revise any of the bars.
         """
         name = self._known(request.instrument)
         interval = intervals.parse(request.interval)
@@ -141,7 +141,7 @@ class MarketService(MarketServiceServicer):
             )
             if self._live():
                 await self._charts.put(key, data)
-        # Only now: an error must not be kept.
+        # Sent last: an error must not be cached.
         if closed:
             await context.send_initial_metadata(_MAY_BE_KEPT)
         return HttpBody(content_type="application/json", data=data)
@@ -171,7 +171,7 @@ class MarketService(MarketServiceServicer):
     async def ListTrades(  # noqa: N802
         self, request: api.ListTradesRequest, context: Context
     ) -> api.ListTradesResponse:
-        """Trades in order; without a start the newest ones, and with each page older ones."""
+        """Return trades in order; without a start the newest, then older ones page by page."""
         name = self._known(request.instrument)
         start, end = requests.time_range(request)
         limit = requests.size("page_size", request.page_size, 500, 1000)
@@ -189,7 +189,7 @@ class MarketService(MarketServiceServicer):
         return api.ListTradesResponse(trades=found, next_page_token=token)
 
     async def GetBook(self, request: api.GetBookRequest, context: Context) -> Book:  # noqa: N802
-        """The book now, or an error when it isn't certainly right."""
+        """Return the current book, or an error if it isn't certainly correct."""
         name = self._known(request.instrument)
         depth = requests.strict_size("depth", request.depth, 20, _BOOK_DEPTH)
         book = self._view.books.get(name)
@@ -207,7 +207,7 @@ class MarketService(MarketServiceServicer):
     async def ListIndicators(  # noqa: N802
         self, request: api.ListIndicatorsRequest, context: Context
     ) -> api.ListIndicatorsResponse:
-        """Values of indicators; without a start the newest ones, and with each page older ones."""
+        """Return values of indicators; without a start the newest, then older ones page by page."""
         name = self._known(request.instrument)
         interval = intervals.parse_stored(request.interval)
         indicator = request.indicator
@@ -231,7 +231,7 @@ class MarketService(MarketServiceServicer):
     async def GetLeaderboard(  # noqa: N802
         self, request: api.GetLeaderboardRequest, context: Context
     ) -> Leaderboard:
-        """Instruments ranked; until the own view is filled as the other replicas left it."""
+        """Return a leaderboard; until this replica's view is filled, the cached one."""
         name = requests.one_of(
             "leaderboard", "UNKNOWN_LEADERBOARD", request.leaderboard, LEADERBOARDS
         )
@@ -241,7 +241,7 @@ class MarketService(MarketServiceServicer):
         else:
             highest = name != "losers"
             ranking = await self._cache.ranking(name, limit, highest=highest)
-            # Scores are floating-point numbers: what is equal there is put in order here.
+            # Scores are floating-point numbers: equal scores are ordered by exact value here.
             sign = -1 if highest else 1
             ranking.sort(key=lambda item: (sign * Decimal(item[1]), item[0]))
             if not ranking:
@@ -254,7 +254,7 @@ class MarketService(MarketServiceServicer):
         return Leaderboard(name=name, entries=entries, end_time=end)
 
     def StreamMarket(self, request: api.StreamMarketRequest, context: Context) -> Any:  # noqa: N802
-        """Live events, as encoded messages."""
+        """Stream live events as encoded messages."""
         for name in request.instruments:
             self._known(name)
         return self._stream.read(request)

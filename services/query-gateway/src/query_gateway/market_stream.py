@@ -1,4 +1,4 @@
-"""The live stream: batches of shared encodings, heartbeats, gaps, and a last word when it ends."""
+"""The live stream: batches of shared encodings, heartbeats, gaps, and an error when it closes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _TOKEN_FIELD: Final = b"\x2a"
 
 
 class MarketStream:
-    """Serves readers of the hub.
+    """Serves the hub's subscribers.
 
     Args:
-        hub: Where events come from.
-        coverage: Which data is current, for heartbeats.
-        clock: The time in nanoseconds, for heartbeats.
+        hub: Source of events.
+        coverage: Staleness of data, for heartbeats.
+        clock: Returns the time in nanoseconds, for heartbeats.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MarketStream:
         self._hub, self._coverage, self._clock = hub, coverage, clock
 
     def read(self, request: api.StreamMarketRequest) -> AsyncGenerator[bytes, None]:
-        """The messages for one reader, encoded.
+        """Return the encoded messages for one subscriber.
 
         Raises:
             InvalidArgument: MISSING_INSTRUMENT, TOO_MANY_INSTRUMENTS, UNKNOWN_CHANNEL,
@@ -63,16 +63,16 @@ class MarketStream:
     async def _messages(self, subscription: Subscription) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         try:
-            # The first word tells that the stream stands, and where.
+            # The first message confirms the stream and its position.
             yield self._heartbeat(subscription)
             beat = sent = loop.time()
             while True:
                 await subscription.wait(max(0.0, beat + HEARTBEAT_SECONDS - loop.time()))
                 if len(subscription) < BATCH_EVENTS:
-                    # A batch gathers for a moment, but only behind another one.
+                    # A batch gathers for a moment, but only after another one.
                     await asyncio.sleep(max(0.0, sent + BATCH_SECONDS - loop.time()))
                 self._hub.give_up_ahead(subscription)
-                # Both at once: what is dropped while the gap is told lies behind these events.
+                # Taken together: events dropped while the gap is sent come after these events.
                 gap = subscription.take_gap()
                 told = None if gap is None else _gap(subscription, *gap)
                 events = subscription.take(BATCH_EVENTS, self._hub.head)
@@ -85,7 +85,7 @@ class MarketStream:
                 elif subscription.closed:
                     yield _farewell(subscription)
                     return
-                # Also between batches: staleness of one instrument must show beside busy ones.
+                # Also between batches: a stale instrument must be reported next to busy ones.
                 if loop.time() >= beat + HEARTBEAT_SECONDS:
                     yield self._heartbeat(subscription)
                     beat = loop.time()
@@ -102,7 +102,7 @@ class MarketStream:
 
 
 def select(request: api.StreamMarketRequest) -> Selection:
-    """What a request asks for, checked but for the instruments' names."""
+    """Return the selection of a request; everything but the instruments' names is checked."""
     if not request.instruments:
         raise InvalidArgument(
             "MISSING_INSTRUMENT",
@@ -123,7 +123,7 @@ def select(request: api.StreamMarketRequest) -> Selection:
 
 
 def encode_batch(events: Sequence[bytes], token: str) -> bytes:
-    """A StreamMarketResponse with a batch, from events that are encoded already."""
+    """Return a StreamMarketResponse with a batch of events that are already encoded."""
     body = b"".join(events)
     text = token.encode()
     return b"".join((_BATCH_FIELD, varint(len(body)), body, _TOKEN_FIELD, varint(len(text)), text))
@@ -147,18 +147,18 @@ def _farewell(subscription: Subscription) -> bytes:
 
 
 def add_market_service(servicer: MarketServiceServicer, server: Any) -> None:
-    """Registers MarketService, whose stream yields messages that are encoded already."""
+    """Register MarketService, whose stream yields messages that are already encoded."""
     add_MarketServiceServicer_to_server(servicer, cast(grpc.aio.Server, _Registration(server)))
 
 
 class _Registration:
-    """Passes the generated registration on with the stream's serializer taken out."""
+    """Forwards the generated registration without the stream's serializer."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        """Waits for `add_registered_method_handlers`, which has the same handlers by name."""
+        """Do nothing; `add_registered_method_handlers` receives the same handlers by name."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         made = handlers["StreamMarket"]

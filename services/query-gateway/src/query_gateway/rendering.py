@@ -1,4 +1,4 @@
-"""Rows as messages of the API, and charts as columns of JSON."""
+"""Convert rows to API messages, and charts to columns of JSON."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _LAYERS: Final = (Layer.LAYER_STREAM, Layer.LAYER_BATCH)
 
 
 def time_of_ms(value: int) -> Timestamp:
-    """A Timestamp from milliseconds since the epoch."""
+    """Return a Timestamp from milliseconds since the epoch."""
     return Timestamp(seconds=value // 1000, nanos=value % 1000 * 1_000_000)
 
 
 def time_of_us(value: int) -> Timestamp:
-    """A Timestamp from microseconds since the epoch."""
+    """Return a Timestamp from microseconds since the epoch."""
     return Timestamp(seconds=value // 1_000_000, nanos=value % 1_000_000 * 1000)
 
 
 def time_of_ns(value: int) -> Timestamp:
-    """A Timestamp from nanoseconds since the epoch."""
+    """Return a Timestamp from nanoseconds since the epoch."""
     return Timestamp(seconds=value // 1_000_000_000, nanos=value % 1_000_000_000)
 
 
 def instrument(event: InstrumentEvent) -> Instrument:
-    """An instrument's definition."""
+    """Convert an instrument's definition."""
     tick, lot = event.tick_size, event.lot_size
     return Instrument(
         name=event.instrument,
@@ -58,7 +58,7 @@ def instrument(event: InstrumentEvent) -> Instrument:
 
 
 def bar(row: BarRow) -> Bar:
-    """A bar."""
+    """Convert a bar."""
     return Bar(
         start_time=time_of_ms(row.start_ms),
         open=row.open,
@@ -84,7 +84,7 @@ def bar(row: BarRow) -> Bar:
 
 
 def trade(row: TradeRow) -> Trade:
-    """A trade."""
+    """Convert a trade."""
     return Trade(
         trade_id=row.trade_id,
         event_time=time_of_us(row.time_us),
@@ -96,7 +96,7 @@ def trade(row: TradeRow) -> Trade:
 
 
 def quote(row: QuoteRow) -> Quote:
-    """A quote."""
+    """Convert a quote."""
     return Quote(
         update_id=row.update_id,
         bid_price=row.bid_price,
@@ -108,7 +108,7 @@ def quote(row: QuoteRow) -> Quote:
 
 
 def indicator(row: IndicatorRow) -> IndicatorValue:
-    """A value of an indicator."""
+    """Convert a value of an indicator."""
     name, period, output = row.name.split("/", 2)
     return IndicatorValue(
         start_time=time_of_ms(row.start_ms),
@@ -128,7 +128,7 @@ def ticker(
     *,
     stale: bool,
 ) -> Ticker:
-    """A ticker; what is not known stays empty."""
+    """Return a ticker; unknown values stay empty."""
     found = Ticker(instrument=name, stale=stale)
     if last is not None:
         found.last_price, found.last_size = last.price, last.size
@@ -147,7 +147,7 @@ def ticker(
 
 
 def book(name: str, view: BookView, stale: bool) -> Book:
-    """A book; `stale` when it is known to be behind for another reason than its own."""
+    """Return a book; `stale` if it is known to be outdated for a reason outside the book itself."""
     found = Book(
         instrument=name,
         last_update_id=view.last_update_id,
@@ -162,7 +162,7 @@ def book(name: str, view: BookView, stale: bool) -> Book:
 
 
 def event(news: News) -> MarketEvent:
-    """What the live stream tells."""
+    """Convert an update to an event of the live stream."""
     row = news.row
     if isinstance(row, TradeRow):
         return MarketEvent(instrument=news.instrument, trade=trade(row))
@@ -174,7 +174,7 @@ def event(news: News) -> MarketEvent:
 
 
 def chart(name: str, interval: str, rows: Sequence[BarRow]) -> bytes:
-    """Bars as columns of JSON, oldest first."""
+    """Return bars as columns of JSON, oldest first."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(BarRow._fields)
     starts, opens, highs, lows, closes, volumes = columns[:6]
     return orjson.dumps(

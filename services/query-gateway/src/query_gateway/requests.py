@@ -1,4 +1,4 @@
-"""What a request may ask for: sizes, times and instruments, checked with clear errors."""
+"""Validate request fields: sizes, times and instruments, with clear errors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from meshkit.errors import InvalidArgument, NotFound
 
 MAX_MS: Final = 221_845_392_000_000
-"""Year 9000: later times are taken as this one, so that calendar sums stay within datetime."""
+"""Year 9000: later times are replaced by it, so that calendar sums stay within datetime."""
 _NS_PER_MS: Final = 1_000_000
 _MAX_SECONDS: Final = 253_402_300_800
 
 
 def size(field: str, value: int, default: int, most: int) -> int:
-    """A page's or list's size: 0 means `default`, more than `most` is taken as `most`.
+    """Return a page's or list's size: 0 means `default`, a larger value than `most` becomes `most`.
 
     Raises:
         InvalidArgument: NEGATIVE_SIZE.
@@ -33,7 +33,7 @@ def size(field: str, value: int, default: int, most: int) -> int:
 
 
 def strict_size(field: str, value: int, default: int, most: int) -> int:
-    """As `size`, but more than `most` is refused.
+    """Return a size as `size`, but reject more than `most`.
 
     Raises:
         InvalidArgument: NEGATIVE_SIZE, TOO_LARGE.
@@ -46,7 +46,7 @@ def strict_size(field: str, value: int, default: int, most: int) -> int:
 
 
 def time_range(request: Message) -> tuple[int | None, int | None]:
-    """A request's start_time and end_time in nanoseconds, None where absent.
+    """Return a request's start_time and end_time in nanoseconds, None if absent.
 
     Raises:
         InvalidArgument: BAD_TIME, INVERTED_RANGE.
@@ -62,23 +62,23 @@ def time_range(request: Message) -> tuple[int | None, int | None]:
 
 
 def floor_ms(nanoseconds: int | None) -> int:
-    """The millisecond that holds a time; 0 for None."""
+    """Return the millisecond that contains a time; 0 for None."""
     return 0 if nanoseconds is None else max(0, min(nanoseconds // _NS_PER_MS, MAX_MS))
 
 
 def ceil_ms(nanoseconds: int | None, absent: int) -> int:
-    """Nanoseconds as the first whole millisecond at or after them, within [1970, year 9000]."""
+    """Return the first whole millisecond at or after a time, within [1970, year 9000]."""
     if nanoseconds is None:
         return absent
     return min(max(-(-nanoseconds // _NS_PER_MS), 0), MAX_MS)
 
 
 def instrument(name: str, known: Collection[str]) -> str:
-    """A known instrument's name.
+    """Return the name of a known instrument.
 
     Raises:
         InvalidArgument: MISSING_INSTRUMENT.
-        NotFound: UNKNOWN_INSTRUMENT; the message names near matches.
+        NotFound: UNKNOWN_INSTRUMENT; the message lists near matches.
     """
     if name in known:
         return name
@@ -97,14 +97,14 @@ def instrument(name: str, known: Collection[str]) -> str:
 
 
 def near_matches(name: str, known: Collection[str]) -> list[str]:
-    """Up to three known names that look like a wrong one, whatever its case and separators."""
+    """Return up to three known names similar to a wrong one, ignoring case and separators."""
     folded = {_fold(candidate): candidate for candidate in sorted(known)}
     found = difflib.get_close_matches(_fold(name), folded, 3, 0.6)
     return [folded[candidate] for candidate in found]
 
 
 def one_of(field: str, reason: str, value: str, valid: Collection[str]) -> str:
-    """A value that is one of a few.
+    """Return a value that is one of a few valid ones.
 
     Raises:
         InvalidArgument: With `reason`; the message lists the valid ones.

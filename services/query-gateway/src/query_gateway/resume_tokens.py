@@ -1,8 +1,8 @@
 """Resume tokens of the live stream: an offset per Kafka partition, as compact opaque text.
 
-A topic is its name, the number of its partitions and their numbers and offsets, each number a
-varint less the one before: at 128 partitions of three topics and offsets of 40 bits some 3,500
-characters.
+A topic is encoded as its name, the number of its partitions, and a varint pair for each partition:
+the partitions skipped and the offset. 128 partitions of three topics with 40-bit offsets take about
+3,500 characters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_PARTITION: Final = 1 << 31
 
 
 def make_token(position: Mapping[Partition, int]) -> str:
-    """A position as opaque text."""
+    """Return a position as opaque text."""
     body = bytearray()
     for topic, keys in groupby(sorted(position), key=lambda key: key[0]):
         partitions = list(keys)
@@ -39,7 +39,7 @@ def make_token(position: Mapping[Partition, int]) -> str:
 
 
 def read_token(token: str) -> dict[Partition, int]:
-    """The position in a token.
+    """Return the position in a token.
 
     Raises:
         InvalidArgument: BAD_RESUME_TOKEN.
@@ -85,7 +85,7 @@ def _entries(raw: bytes) -> Iterator[tuple[Partition, int]]:
 
 
 def varint(value: int) -> bytes:
-    """A whole number ≥ 0 as Protobuf writes it."""
+    """Encode a whole number ≥ 0 as a Protobuf varint."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -95,7 +95,7 @@ def varint(value: int) -> bytes:
 
 
 def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where the next one does; IndexError if it is cut off."""
+    """Return the number at `at` and the position after it; IndexError if it is cut off."""
     value = shift = 0
     while True:
         byte = raw[at]

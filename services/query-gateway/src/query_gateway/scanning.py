@@ -1,6 +1,6 @@
-"""Reading a range of time that is spread over partitions, of which most may be empty.
+"""Read a time range that is spread over partitions, most of which may be empty.
 
-Pure control flow: what a partition holds is a function that is passed in.
+Pure control flow: the function that reads a partition is a parameter.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ MAX_WAVE: Final = 16
 
 
 class Scan(NamedTuple, Generic[R]):
-    """What was read, in the order of reading.
+    """The rows read, in the order of reading.
 
     Attributes:
-        rows: At most as many as asked for.
-        full: Whether reading ended because there were enough rows.
+        rows: At most the requested number.
+        full: Whether reading stopped because there were enough rows.
     """
 
     rows: list[R]
@@ -31,14 +31,14 @@ async def scan(
     limit: int,
     first_wave: int,
 ) -> Scan[R]:
-    """Reads partitions in the order given, several at a time, until there are `limit` rows.
+    """Read partitions in the order given, several at a time, until there are `limit` rows.
 
     Args:
         partitions: The partitions, in the order of reading.
-        read: The rows of a partition in the order of reading, at most as many as its second
-            argument says.
-        limit: How many rows are wanted.
-        first_wave: How many partitions probably hold them; later waves double.
+        read: Returns the rows of a partition in the order of reading, at most as many as its second
+            argument.
+        limit: The number of rows requested.
+        first_wave: Number of partitions that probably contain them; later waves double.
     """
     rows: list[R] = []
     done, wave = 0, max(1, min(first_wave, MAX_WAVE))

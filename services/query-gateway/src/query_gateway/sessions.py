@@ -1,8 +1,8 @@
-"""SessionService: API keys are exchanged for JWTs of Vault's, which Envoy checks.
+"""SessionService: exchanges API keys for JWTs issued by Vault, which Envoy validates.
 
-A user's key is the password of a login at Vault; the login gets JWTs and can do nothing else. A
-browser keeps both in cookies that its scripts can't read, so that the key is typed once a day and
-a JWT lives for minutes. Nothing is kept here.
+A user's key is the password of a Vault login, which can only obtain JWTs. A browser stores both the
+login and the JWT in cookies that its scripts can't read, so that the key is entered once a day and
+a JWT is valid for minutes. This service is stateless.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Sessions(SessionServiceServicer, Resource):
     async def CreateSession(  # noqa: N802
         self, request: api.CreateSessionRequest, context: Context
     ) -> api.Session:
-        """A JWT for a key, or for a browser's login."""
+        """Return a JWT for an API key, or for a browser's login."""
         if request.api_key:
             login, seconds = await self._login(request.api_key)
         else:
@@ -80,7 +80,7 @@ class Sessions(SessionServiceServicer, Resource):
     async def GetSession(  # noqa: N802
         self, request: api.GetSessionRequest, context: Context
     ) -> api.Session:
-        """Whom Envoy names."""
+        """Return the user that Envoy authenticated."""
         found = user(context)
         if found is None:
             raise Unauthenticated("NO_USER", "nobody came in by the public listener")
@@ -89,13 +89,13 @@ class Sessions(SessionServiceServicer, Resource):
     async def DeleteSession(  # noqa: N802
         self, request: api.DeleteSessionRequest, context: Context
     ) -> api.DeleteSessionResponse:
-        """All cookies of the session, ended."""
+        """Delete all cookies of the session."""
         names = (cookies.TOKEN_COOKIE, cookies.LOGIN_COOKIE, cookies.CSRF_COOKIE)
         await _set(context, [cookies.cookie(name, "", 0) for name in names])
         return api.DeleteSessionResponse()
 
     async def close(self) -> None:
-        """Closes the connections to Vault."""
+        """Close the connections to Vault."""
         if self._client is not None:
             await self._client.aclose()
 
@@ -116,7 +116,7 @@ class Sessions(SessionServiceServicer, Resource):
         return str(answer["auth"]["client_token"]), int(answer["auth"]["lease_duration"])
 
     def _told(self, name: str, outcome: AuditOutcome.ValueType, why: str) -> None:
-        # Not awaited: nobody shall be kept from reading by a Kafka that is down.
+        # Not awaited: a Kafka outage must not keep users from logging in.
         self._log.note(
             AUDIT_ACTION_LOGIN, outcome, actor=f"user:{name[:100]}", object="session", detail=why
         )
@@ -157,7 +157,7 @@ def _cookie(context: Context, name: str) -> str:
 
 
 def _described(token: str) -> api.Session:
-    """Who a token is for; it comes from Vault itself, so its signature isn't checked again."""
+    """Return the session of a token; its signature isn't checked because it comes from Vault."""
     claims = _claims(token)
     session = api.Session(user=claims["name"], roles=claims["roles"], tier=claims["tier"] or "")
     session.expire_time.FromSeconds(claims["exp"])

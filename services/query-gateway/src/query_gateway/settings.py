@@ -19,7 +19,11 @@ from meshkit.settings import (
 
 
 def parse_collectors(text: str) -> dict[str, str]:
-    """Names and addresses from "binance=host:port,…"; ValueError if it is not that."""
+    """Return names and addresses from "binance=host:port,…".
+
+    Raises:
+        ValueError: The text does not have this form.
+    """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, address = part.partition("=")
@@ -35,7 +39,7 @@ def _collectors(text: str) -> str:
 
 
 class GatewaySettings(ServiceSettings, AuditSettings, CassandraSettings, RedisSettings):
-    """What the query-gateway is told."""
+    """Settings of the query-gateway."""
 
     service_name: str = Field(
         "query-gateway", min_length=1, description="the service's name", examples=["query-gateway"]

@@ -1,7 +1,7 @@
-"""What is read from Cassandra: the statements by name, and their rows as ours.
+"""Cassandra statements by name, and the conversion of their rows.
 
-Cassandra prints decimals itself: the driver would make a Decimal of each by way of a string, which
-is most of what a chart costs.
+Cassandra formats decimals itself: the driver would create each Decimal from a string, which is most
+of the cost of a chart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TRADES: Final = (
 
 
 def statements() -> dict[str, str]:
-    """Every statement by name."""
+    """Return every statement by name."""
     found: dict[str, str] = {
         "days": f"SELECT {_START} FROM bars_1d WHERE instrument = ? AND bucket = ?",  # noqa: S608
         "hours": f"SELECT {_START} FROM bars_1h WHERE instrument = ? AND bucket = ? "  # noqa: S608
@@ -75,7 +75,7 @@ class IndicatorSet(NamedTuple):
 
 
 def text(printed: str | None) -> str:
-    """A decimal that Cassandra printed, in plain notation at its scale; "" for null.
+    """Return a decimal printed by Cassandra in plain notation at its scale; "" for null.
 
     Java prints a number below 10^-6 with an exponent, digits and scale kept:
     https://docs.oracle.com/javase/8/docs/api/java/math/BigDecimal.html#toString--
@@ -86,12 +86,12 @@ def text(printed: str | None) -> str:
 
 
 def bar_rows(rows: Sequence[Sequence[Any]]) -> list[BarRow]:
-    """The rows of a "bars" statement."""
+    """Convert the rows of a "bars" statement."""
     return [BarRow._make((row[0], *map(text, row[1:10]), *row[10:])) for row in rows]
 
 
 def chart_rows(rows: Sequence[Sequence[Any]]) -> list[BarRow]:
-    """The rows of a "chart" statement: what a chart doesn't show stays empty."""
+    """Convert the rows of a "chart" statement; columns that a chart lacks stay empty."""
     return [
         BarRow._make((row[0], *map(text, row[1:6]), "", "", "", "", 0, 0, 0, *row[6:], ""))
         for row in rows
@@ -99,7 +99,7 @@ def chart_rows(rows: Sequence[Sequence[Any]]) -> list[BarRow]:
 
 
 def indicator_set(row: Sequence[Any]) -> IndicatorSet:
-    """A row of an "indicators" statement."""
+    """Convert a row of an "indicators" statement."""
     start_ms, outputs, revision, layer, run = row
     rows = [
         IndicatorRow(start_ms, name, plain(value), revision, layer, run)
@@ -109,7 +109,7 @@ def indicator_set(row: Sequence[Any]) -> IndicatorSet:
 
 
 def trade_row(row: Sequence[Any]) -> TradeRow:
-    """A row of a "trades" statement."""
+    """Convert a row of a "trades" statement."""
     time_ms, trade_id, time_us, price, size, side, received = row
     return TradeRow(
         time_ms, trade_id, time_us, text(price), text(size), _SIDES.get(side, ""), received

@@ -1,7 +1,8 @@
-"""Page tokens: where a listing goes on, bound to the method and arguments it began with.
+"""Page tokens: the position of the next page, bound to the listing's method and arguments.
 
-A token says all by itself, so every replica takes every replica's tokens (https://google.aip.dev/158).
-It holds no secret and grants nothing; the digest only tells a token from garbage.
+A token is self-contained, so every replica accepts every replica's tokens
+(https://google.aip.dev/158). It contains no secret and grants no access; the digest only detects
+invalid tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MAX_SIZE: Final = 1024
 
 
 def make(method: str, arguments: tuple[object, ...], position: Position) -> str:
-    """The token for the page that goes on at `position`."""
+    """Return the token for the page that continues at `position`."""
     body = orjson.dumps(position)
     return base64.urlsafe_b64encode(_digest(method, arguments, body) + body).decode().rstrip("=")
 
@@ -30,10 +31,10 @@ def make(method: str, arguments: tuple[object, ...], position: Position) -> str:
 def read(
     token: str, method: str, arguments: tuple[object, ...], shape: tuple[type, ...]
 ) -> Position:
-    """The position that a token holds, its items being of the types `shape`.
+    """Return the position in a token, whose items have the types `shape`.
 
     Raises:
-        InvalidArgument: BAD_PAGE_TOKEN: it is garbage, or of another method or other arguments.
+        InvalidArgument: BAD_PAGE_TOKEN: it is invalid, or of another method or other arguments.
     """
     try:
         if len(token) > _MAX_SIZE:
@@ -51,7 +52,7 @@ def read(
 
 
 def _digest(method: str, arguments: tuple[object, ...], body: bytes) -> bytes:
-    # Not orjson: a time far off, in nanoseconds, exceeds its 64 bits.
+    # Not orjson: distant times in nanoseconds exceed its 64 bits.
     head = json.dumps([method, *arguments]).encode()
     return hashlib.blake2b(head + b"\0" + body, digest_size=_DIGEST_SIZE).digest()
 

@@ -1,8 +1,8 @@
 """Trades that are on Kafka, not in the table yet, and no longer in memory.
 
-tick-writer commits an offset after the table has all trades before it, and a replica's memory holds
-all trades from some offset on (`TradeRing.floor`). When the first is not behind the second, both
-meet; otherwise the records between them are read. Ids prove nothing here: a venue may skip some.
+tick-writer commits an offset after the table has all trades before it, and a replica's memory has
+all trades from some offset on (`TradeRing.floor`). If the committed offset is below that offset,
+the records between them are read. Ids prove nothing here: a venue may skip some.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 TOPIC: Final = topics.TRADES.name
 MAX_RECORDS: Final = 50_000
-"""Records of a partition that are read for one request."""
+"""Maximum number of records of a partition that are read for one request."""
 FIRST_RECORDS: Final = 5_000
-"""Of more than that only so many, to learn what is complete before them."""
+"""Number of records read if there are more, to find the trades that are complete before them."""
 REQUEST_SECONDS: Final = 5.0
 RETRY_AFTER_SECONDS: Final = 2.0
 
 
 class Missing(NamedTuple):
-    """What the table lacks of an instrument.
+    """The trades of an instrument that the table lacks.
 
     Attributes:
         rows: The trades, in order.
-        complete: Whether these are all. If not, they are the first ones.
+        complete: Whether these are all; if not, they are the first ones.
     """
 
     rows: list[TradeRow]
@@ -66,9 +66,9 @@ class TradeBacklog(Resource):
     """Reads the committed offsets of tick-writer, and the records beyond them.
 
     Args:
-        settings: Where Kafka is, and which trades are valid.
+        settings: Kafka connection, and the rules for valid trades.
         decoder: Decodes the topic's values.
-        starts: The offset from which on each partition is held in memory; empty until it is known.
+        starts: Returns the offset from which on each partition is in memory; empty until known.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TradeBacklog(Resource):
         self._thread = ThreadPoolExecutor(1, "trade-backlog")
         self._turn = asyncio.Lock()
         self._records = 0
-        # Of the last read, so that the pages of one list don't repeat it.
+        # Result of the last read, so that the pages of one list don't repeat it.
         self._last: tuple[tuple[bytes, int, tuple[int, int]], list[TradeRow]] | None = None
 
     def register(self, metrics: Metrics) -> None:
@@ -103,8 +103,8 @@ class TradeBacklog(Resource):
 
         Args:
             instrument: The instrument.
-            floor: The offset from which on the caller has its trades; None if that proves nothing,
-                for all that the partition has now.
+            floor: The offset from which on the caller has its trades; None to include all records
+                that the partition has now.
 
         Raises:
             Unavailable: KAFKA_UNAVAILABLE.
@@ -128,7 +128,8 @@ class TradeBacklog(Resource):
                 span = await self._run(lambda: self._span(partition, end))
                 if self._last is None or self._last[0] != (key, partition, span):
                     found = await self._run(lambda: self._read(partition, span, key))
-                    # An id that is only in the registry, or a record to count: both are rare.
+                    # A schema id that must be looked up, or an invalid record to count: both are
+                    # rare.
                     others = self._rows(await self._decoder.decode(found.undecoded))
                     rows = trades.merge(found.rows, others)
                     self._last = (key, partition, span), rows
@@ -144,7 +145,7 @@ class TradeBacklog(Resource):
         self._thread.shutdown(wait=False)
 
     def _rows(self, events: Iterable[tuple[Record, Message]]) -> list[TradeRow]:
-        """The trades that the table will have."""
+        """Return the trades that the table will contain."""
         ahead, rows = self._settings.spark_ahead_seconds, list[TradeRow]()
         for record, event in events:
             trade, appended_us = cast(Trade, event), record.timestamp()[1] * 1000
@@ -157,7 +158,7 @@ class TradeBacklog(Resource):
         if self._consumer is None or version is not None:
             if self._consumer is not None:
                 self._consumer.close()
-            # It reads the group's offsets and never joins it.
+            # The consumer reads the group's offsets and never joins the group.
             self._consumer = tail_consumer(
                 self._settings, self._client_id, {"group.id": stored_trades.GROUP}
             )
@@ -177,7 +178,7 @@ class TradeBacklog(Resource):
         return bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[1]
 
     def _span(self, partition: int, end: int) -> tuple[int, int]:
-        """The offsets to read: from the first to before the second."""
+        """Return the offsets to read: from the first to before the second."""
         earliest = bounds(self._connected(), (TOPIC, partition), REQUEST_SECONDS)[0]
         start = max(self._stored.get(partition, 0), earliest)
         return start, end if end - start <= MAX_RECORDS else start + FIRST_RECORDS
@@ -199,7 +200,7 @@ class TradeBacklog(Resource):
                     else:
                         found.rows.extend(self._rows([(record, event)]))
         finally:
-            # Else it goes on fetching what nobody reads.
+            # Otherwise the consumer keeps fetching.
             consumer.unassign()
         return found
 
@@ -208,7 +209,7 @@ class TradeBacklog(Resource):
 
 
 def behind() -> Unavailable:
-    """The error of a listing that reaches into trades which can't be read now."""
+    """Return the error of a listing whose range includes trades that can't be read now."""
     return Unavailable(
         "TRADES_BEHIND",
         "trades of this range are not stored yet, because their writer is behind; try again in a "

@@ -1,4 +1,4 @@
-"""Recent trades: a bounded ring per instrument, in the order in which trades are listed."""
+"""Recent trades: a bounded ring per instrument, in listing order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDES = {TAKER_SIDE_BUY: "buy", TAKER_SIDE_SELL: "sell"}
 
 
 class TradeRow(NamedTuple):
-    """One trade. Rows order by their first two fields, which are the stored rows' order too."""
+    """One trade. Rows are ordered by their first two fields, as the stored rows are."""
 
     time_ms: int
     trade_id: int
@@ -27,12 +27,12 @@ class TradeRow(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """Its place in a listing."""
+        """Return the sort key in a listing."""
         return self.time_ms, self.trade_id
 
 
 def from_event(event: TradeEvent) -> TradeRow:
-    """The row of an event of market.trades.v1 that has an event_time."""
+    """Return the row of an event of market.trades.v1 that has an event_time."""
     time_us = event.event_time
     return TradeRow(
         time_us // 1000,
@@ -49,8 +49,9 @@ class TradeRing:
     """The newest trades of one instrument, each once.
 
     Attributes:
-        floor: The offset from which on all its records of Kafka are held, since the replica began.
-        is_seeded: Whether one came from elsewhere: the newest before the replica began.
+        floor: The offset from which on all its records of Kafka are held, since the replica
+            started.
+        is_seeded: Whether a trade came from another source: the newest before the replica started.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -62,11 +63,11 @@ class TradeRing:
         self._newest_live = (-1, 0)
 
     def add(self, row: TradeRow, offset: int = -1) -> bool:
-        """Keep a trade; False if it is held already or older than all that is held.
+        """Add a trade; return False if it is present or older than all trades held.
 
         Args:
             row: The trade.
-            offset: Its record's; -1 when it came from elsewhere.
+            offset: Offset of its record; -1 if it came from another source.
         """
         if offset >= 0:
             self._newest_live = max(self._newest_live, row.key)
@@ -93,26 +94,26 @@ class TradeRing:
 
     @property
     def newest(self) -> TradeRow | None:
-        """The last trade."""
+        """Return the last trade."""
         return self._rows[-1] if self._rows else None
 
     @property
     def is_newest_live(self) -> bool:
-        """Whether the last trade came from Kafka."""
+        """Return whether the last trade came from Kafka."""
         return bool(self._rows) and self._rows[-1].key <= self._newest_live
 
     def between(self, low: tuple[int, int], high: tuple[int, int]) -> list[TradeRow]:
-        """The kept trades with low ≤ (time_ms, trade_id) < high, in order."""
-        # A shorter tuple sorts before a longer one that it begins, so keys compare with rows.
+        """Return the kept trades with low ≤ (time_ms, trade_id) < high, in order."""
+        # A tuple sorts before a longer tuple with the same prefix, so keys compare with rows.
         start, end = bisect_left(self._rows, low), bisect_left(self._rows, high)
         return self._rows[start:end]
 
 
 def merge(*parts: Iterable[TradeRow]) -> list[TradeRow]:
-    """The trades of all parts, each once, in order; of two with one id the last counts."""
+    """Return the trades of all parts in order, each once; the last of two with one id is kept."""
     return sorted({row.trade_id: row for rows in parts for row in rows}.values())
 
 
 def contiguous(rows: list[TradeRow]) -> bool:
-    """Whether the ids follow one another without a hole, so that nothing can be missing."""
+    """Return whether the ids are contiguous, so that no trade can be missing."""
     return all(b.trade_id == a.trade_id + 1 for a, b in pairwise(rows))

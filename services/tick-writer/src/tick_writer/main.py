@@ -1,4 +1,4 @@
-"""The process of tick-writer: settings in, objects constructed, served."""
+"""The tick-writer process: read settings, construct objects, serve."""
 
 from coinmesh_contracts import topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
@@ -24,5 +24,5 @@ async def run_tick_writer(settings: TickWriterSettings) -> int:
 
 
 def main() -> None:
-    """The command `tick-writer`."""
+    """Run the command `tick-writer`."""
     raise SystemExit(run(run_tick_writer(configure(TickWriterSettings))))

@@ -9,7 +9,7 @@ from meshkit.settings import CassandraSettings, KafkaSettings, RegistrySettings,
 
 
 class TickWriterSettings(ServiceSettings, KafkaSettings, RegistrySettings, CassandraSettings):
-    """Settings beside those of every service."""
+    """Settings of tick-writer, in addition to those of every service."""
 
     service_name: str = Field(
         "tick-writer", min_length=1, description="the service's name", examples=["tick-writer"]

@@ -1,7 +1,7 @@
 """Stores the trades of Kafka in Cassandra: at least once, idempotently, committed afterwards.
 
-The group's committed offset of a partition therefore states up to where the table is complete, and
-`trade_hours` has each hour that the table has trades of; query-gateway relies on both.
+The table is therefore complete up to the group's committed offset of each partition, and
+`trade_hours` has each hour for which the table has trades; query-gateway relies on both.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ STATEMENTS: Final[Mapping[str, str]] = {
     HOURS: stored_trades.INSERT_HOUR,
 }
 MAX_HOURS: Final = 100_000
-"""Hours that are remembered as written; beyond that all are written again."""
+"""Maximum number of hours remembered as written; beyond it all are written again."""
 BATCH_RECORDS: Final = 2000
 BATCH_SECONDS: Final = 0.05
 ROWS_PER_WRITE: Final = 30
-"""Rows of one partition in a write: more would exceed the 5 KiB that Cassandra warns of."""
+"""Rows of one partition in a write: more would exceed Cassandra's warning threshold of 5 KiB."""
 MAX_WRITES: Final = 32
-"""Writes at a time."""
+"""Maximum number of concurrent writes."""
 
 
 class TradeTable(Protocol):
-    """The session, as far as it is needed here."""
+    """The part of the Cassandra session that is used here."""
 
     connected: asyncio.Event
 
     async def write(self, statement: str, rows: Sequence[Sequence[bytes]]) -> None:
-        """Write rows of one partition; `Unavailable` when that failed."""
+        """Write rows of one partition; raise `Unavailable` if that fails."""
         ...
 
 
@@ -58,9 +58,9 @@ class TickWriter(Resource):
     """A member of the group that stores trades.
 
     Args:
-        settings: Where Kafka is, and which trades are valid.
+        settings: Kafka connection, and the rules for valid trades.
         decoder: Decodes the topic's values.
-        rejections: Counts what is no trade. The Spark stream reports it as a dead letter, once.
+        rejections: Counts invalid records. The Spark stream writes their dead letters, once.
         cassandra: The session.
     """
 
@@ -95,14 +95,14 @@ class TickWriter(Resource):
         )
 
     async def is_ready(self) -> bool:
-        """Whether Cassandra takes writes."""
+        """Return whether Cassandra accepts writes."""
         return self._cassandra.connected.is_set() and not self._failing
 
     async def run(self) -> None:
         """Store trades until cancelled.
 
         Raises:
-            DataLoss: The topic or a permission is gone.
+            DataLoss: The topic or a permission is missing.
         """
         await self._cassandra.connected.wait()
         consumer = Consumer.group(
@@ -118,7 +118,7 @@ class TickWriter(Resource):
                 try:
                     await consumer.commit()
                 except Unavailable as error:
-                    # The next commit includes these records; until then they may be repeated.
+                    # The next commit includes these records; until then they may be reprocessed.
                     _log.warning("commit failed: %s", error.message)
 
     async def store(self, batch: Sequence[Record]) -> None:
@@ -147,7 +147,7 @@ class TickWriter(Resource):
             self._delay_seconds.observe(max(0.0, time.time() - batch[0].timestamp()[1] / 1000))
 
     async def _store_hours(self, hours: Mapping[bytes, set[bytes]]) -> None:
-        """Index hours, by instrument: before any of their trades, or a reader may miss these."""
+        """Index hours by instrument; before any of their trades, so that readers find these."""
         began = time.monotonic()
         await self._store_rows(
             HOURS, ([[name, hour] for hour in sorted(starts)] for name, starts in hours.items())
@@ -158,7 +158,7 @@ class TickWriter(Resource):
             self._hours.update(dict.fromkeys(((name, hour) for hour in starts), began))
 
     async def _store_rows(self, statement: str, partitions: Iterable[list[list[bytes]]]) -> None:
-        """Write the rows of some partitions; return when Cassandra has all of them."""
+        """Write the rows of several partitions; return once Cassandra has all of them."""
         turns = asyncio.Semaphore(MAX_WRITES)
 
         async def write(rows: list[list[bytes]]) -> None:
@@ -178,7 +178,7 @@ class TickWriter(Resource):
             self._stored += len(rows)
 
     async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a step until a component answers: nothing can be committed before."""
+        """Retry a step until it succeeds: nothing can be committed before."""
         backoff = Backoff(base=0.2, cap=3.0)
         while True:
             try:

@@ -1,1 +1,1 @@
-"""Where the fold's changes go: Cassandra and Kafka."""
+"""Sinks for the fold's changes: Cassandra and Kafka."""

@@ -1,4 +1,4 @@
-"""Writes rows to Cassandra: one session per process, prepared, idempotent, retried with bounds."""
+"""Writes rows to Cassandra: one session per process, prepared, idempotent, with bounded retries."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ STATEMENTS: Final[Mapping[str, str]] = {
     for interval in INTERVALS
     for table, column in (("bars", "bar"), ("indicators", "indicators"))
 }
-"""Table → its statement; a row's values come in this order."""
+"""Statements by table; a row's values are in this order."""
 
 
 class CassandraSink:
-    """Writes rows; made in the process that uses it, never before a fork."""
+    """Writes rows; created in the process that uses it, never before a fork."""
 
     def __init__(self, settings: CassandraSettings) -> None:
         """Connect and prepare.
@@ -85,10 +85,10 @@ class CassandraSink:
             statement.is_idempotent = True
 
     def write(self, rows: Iterable[Row]) -> int:
-        """Write all rows; how many there were.
+        """Write all rows and return their number.
 
-        An instrument's rows of one table come in the order in which they may become readable, so
-        that whoever reads one has all before it.
+        An instrument's rows of one table are in the order in which they may become visible: a
+        reader that sees a row finds all rows before it.
 
         Raises:
             Unavailable: Some could not be written in `ATTEMPTS` attempts.
@@ -131,9 +131,9 @@ class CassandraSink:
             pending = [statement for statement, _ in failed]
 
     def _statements(self, rows: Iterable[Row]) -> Iterator[tuple[int, int, Any]]:
-        """Single statements and unlogged batches of rows of one partition.
+        """Yield single statements and unlogged batches of rows of one partition.
 
-        With each, the round that it belongs to and how many rows it has.
+        Each is preceded by its round and its number of rows.
         """
         written: Counter[tuple[str, bytes]] = Counter()
         groups: dict[tuple[str, tuple[bytes, ...]], list[Row]] = defaultdict(list)
@@ -156,14 +156,14 @@ class CassandraSink:
 
 
 def _bound(prepared: PreparedStatement, row: Row) -> BoundStatement:
-    """A bound statement of values that are serialized already."""
+    """Return a bound statement of values that are already serialized."""
     bound = BoundStatement(prepared)
     bound.values = [*row.partition, *row.values, row.timestamp.to_bytes(8, "big", signed=True)]
     return bound
 
 
 def _first(error: object) -> str:
-    """One line about an error; NoHostAvailable hides it in a mapping."""
+    """Return one line about an error; NoHostAvailable hides it in a mapping."""
     errors = getattr(error, "errors", None)
     if isinstance(errors, Mapping) and errors:
         error = next(iter(errors.values()))

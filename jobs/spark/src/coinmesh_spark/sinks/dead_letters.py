@@ -1,4 +1,4 @@
-"""Dead letters of the application: named by where the record was, so that a replay repeats them."""
+"""Dead letters of the application, with ids from the record's position: a replay repeats them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def dead_letter(
     detail: str,
     reporter: str,
 ) -> tuple[bytes | None, bytes]:
-    """Key and message of the dead letter of a record, the latter without framing.
+    """Return key and message of a record's dead letter, the latter without framing.
 
     Args:
-        topic: Where the record is from.
+        topic: The record's topic.
         records: Records with partition, offset, timestamp, key and value.
-        row: Which of them.
-        reason: Why, as a code.
-        detail: Why, for people.
-        reporter: Who gives it up.
+        row: Row of the record.
+        reason: The reason, as a code.
+        detail: The reason, for people.
+        reporter: The job that rejects the record.
     """
     partition, offset = records.column("partition")[row].as_py(), records.column("offset")[row]
     key, value = records.column("key")[row].as_py(), records.column("value")[row].as_py()

@@ -1,6 +1,7 @@
 """Produces records from a task: idempotent, acknowledged by all replicas, no loss unnoticed.
 
-A task that can't deliver fails, and its batch is run again: records may repeat, none is missing.
+A task that can't deliver fails, and its batch is run again: records may be duplicated, none is
+lost.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from meshkit.settings import KafkaSettings
 DELIVERY_SECONDS: Final = 30.0
 _CONFIG: Final[Config] = {
     **PRODUCER_CONFIG,
-    # A batch gives up in the end; its trades are still on the topic.
+    # A batch gives up eventually; its trades are still on the topic.
     "message.timeout.ms": int(DELIVERY_SECONDS * 1000),
     "delivery.report.only.error": True,
     "statistics.interval.ms": 0,
@@ -36,7 +37,7 @@ class KafkaSink:
             **client_config(settings, client_id),
             **_CONFIG,
             "on_delivery": self._failed,
-            # Outages show as records that aren't delivered.
+            # Outages appear as undelivered records.
             "error_cb": self._client_error,
         }
         self._producer = confluent_kafka.Producer(config, logger=client_log())
@@ -44,7 +45,7 @@ class KafkaSink:
     def send(
         self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
     ) -> None:
-        """Queue a record; waits for room."""
+        """Queue a record; wait for room."""
         while True:
             try:
                 self._producer.produce(topic, value, key, headers=headers)
@@ -58,7 +59,7 @@ class KafkaSink:
         """Wait until Kafka has all records.
 
         Raises:
-            Unavailable: It did not take some of them; they were dropped here.
+            Unavailable: It did not accept some of them; they were dropped here.
         """
         deadline = time.monotonic() + DELIVERY_SECONDS + 5
         while self._producer.flush(0.5) and time.monotonic() < deadline and not self._errors:
@@ -88,5 +89,5 @@ class KafkaSink:
             self._errors.append(error.str())
 
     def __len__(self) -> int:
-        """Records that aren't acknowledged."""
+        """Return the number of unacknowledged records."""
         return len(self._producer)

@@ -41,7 +41,7 @@ def _key(instrument: str, interval: str, start: int) -> tuple[bytes, bytes]:
 
 
 def bar_row(changed: ChangedBar, run: bytes) -> Row:
-    """A bar for the table of its interval."""
+    """Return a bar's row in the table of its interval."""
     bar, final = changed.bar, changed.final
     price, size = changed.price_exponent, changed.size_exponent
     revision = bar.revision(final)
@@ -75,7 +75,7 @@ def bar_row(changed: ChangedBar, run: bytes) -> Row:
 
 
 def indicators_row(changed: ChangedIndicators, run: bytes) -> Row:
-    """All indicators of a bar for the table of its interval."""
+    """Return the row of all indicators of a bar in the table of its interval."""
     outputs = {_name(key): cql.decimal(units, -SCALE) for key, units in changed.values.items()}
     value = cql.udt(
         (
@@ -99,14 +99,14 @@ def _name(output: Output) -> str:
 
 
 def bar_id(changed: ChangedBar) -> str:
-    """The bar's event id."""
+    """Return the bar's event id."""
     seconds = INTERVALS[changed.interval]
     revision = changed.bar.revision(changed.final)
     return f"{changed.instrument}:bar:{seconds}:{changed.bar.start}:{STREAM_LAYER}:{revision}"
 
 
 def bar_event(changed: ChangedBar, run: str, receive_time: int) -> bytes:
-    """A bar as an event, serialized; `receive_time` in nanoseconds."""
+    """Return a bar as a serialized event; `receive_time` in nanoseconds."""
     bar, instrument = changed.bar, changed.instrument
     price, size = changed.price_exponent, changed.size_exponent
     seconds = INTERVALS[changed.interval]
@@ -141,7 +141,7 @@ def bar_event(changed: ChangedBar, run: str, receive_time: int) -> bytes:
 
 
 def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) -> list[bytes]:
-    """Each output of a bar's indicators as an event, serialized."""
+    """Return each output of a bar's indicators as a serialized event."""
     instrument, start, revision = changed.instrument, changed.start, changed.revision
     seconds = INTERVALS[changed.interval]
     common = IndicatorValue(
@@ -157,7 +157,7 @@ def indicator_events(changed: ChangedIndicators, run: str, receive_time: int) ->
     ).SerializeToString()
     tail = f"{STREAM_LAYER}:{revision}"
     return [
-        # Concatenated messages are one message: what all outputs share is serialized once.
+        # Concatenated messages are one message: the outputs' common fields are serialized once.
         common
         + IndicatorValue(
             event_id=(

@@ -1,12 +1,12 @@
 # distutils: language = c++
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The usual frame in the usual state, compiled: everything else is left to the Python core.
+"""Compiled fast path for common frames in the common state; the Python core handles all others.
 
-A lane takes a frame of one stream only if it is spelled exactly as the venue spells it (fields and
-their order, no spaces, 8 decimals, numbers that fit 64 bits) and continues what came before. Then
-it does what the Python core does, on the same state, and makes the same bytes. Otherwise it
-changes nothing and says so, and the Python core takes the frame: so what is rare (holes, parked
-events, other spellings, huge numbers, bad input) is written once, in Python.
+A lane accepts a frame of one stream only if its spelling is exactly the venue's (fields and their
+order, no spaces, 8 decimals, numbers that fit 64 bits) and it continues the previous frame. It then
+does the same as the Python core, on the same state, and produces the same bytes. Otherwise it
+changes nothing and returns False, and the Python core handles the frame: rare cases (gaps, parked
+events, other spellings, huge numbers, bad input) are implemented once, in Python.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -32,7 +32,7 @@ cdef size_t _KEPT_QUOTES = _audit.KEPT_QUOTES
 cdef int64_t ID_LIMIT = <int64_t>1 << 62  # as messages.Id and messages.Time
 cdef int64_t TIME_LIMIT = <int64_t>1 << 52
 
-# Prices and sizes that come by the Python core may exceed 64 bits, never 127 (units.MAX_LENGTH).
+# Prices and sizes from the Python core may exceed 64 bits, never 127 (units.MAX_LENGTH).
 cdef extern from *:
     """
     typedef __int128 wide;
@@ -41,7 +41,7 @@ cdef extern from *:
 
 
 cdef struct Level:
-    wide key  # the price, negative for asks: so the best level is always the last
+    wide key  # the price, negative for asks, so that the best level is always the last
     wide size
 
 
@@ -69,11 +69,11 @@ cdef inline wide as_wide(object value) except? -1:
     return (<wide>high << 64) | low
 
 
-# Reading: a cursor over the frame; each function moves it past what it read or says no.
+# Reading: a cursor over the frame; each function advances past its token or returns False.
 
 cdef struct Cursor:
     const char* at
-    const char* end  # a NUL stands there
+    const char* end  # points to a NUL
 
 
 cdef inline bint takes(Cursor* c, const char* text) noexcept:
@@ -93,7 +93,7 @@ cdef inline bint takes_bytes(Cursor* c, bytes text) noexcept:
 
 
 cdef inline bint integer(Cursor* c, int64_t limit, int64_t* out) noexcept:
-    """A JSON integer below the limit, at most 18 digits."""
+    """Read a JSON integer below the limit, at most 18 digits."""
     cdef const char* start = c.at
     cdef int64_t value = 0
     while c"0" <= c.at[0] <= c"9" and c.at - start < 18:
@@ -104,7 +104,7 @@ cdef inline bint integer(Cursor* c, int64_t limit, int64_t* out) noexcept:
 
 
 cdef inline bint decimal(Cursor* c, int64_t* out) noexcept:
-    """A quoted number with 1 to 10 digits before the point and 8 after it, in units of 1e-8."""
+    """Read a quoted number with 1 to 10 digits before the point and 8 after it, in 1e-8."""
     cdef const char* start
     cdef int64_t value = 0
     cdef int digits
@@ -129,7 +129,7 @@ cdef inline bint decimal(Cursor* c, int64_t* out) noexcept:
 
 
 cdef inline str text_at(const char* start):
-    """What `decimal` read there."""
+    """Return the text of the number that `decimal` read."""
     return PyUnicode_DecodeASCII(start, <const char*>memchr(start, c'"', 32) - start, NULL)
 
 
@@ -150,12 +150,12 @@ cdef inline char* put_field(char* at, char tag, uint64_t value) noexcept:
 
 
 cdef inline char* put_units(char* at, char tag, int64_t units) noexcept:
-    """A sint64 that is not negative; 0 is not written."""
+    """Write a non-negative sint64; 0 is not written."""
     return put_field(at, tag, <uint64_t>units << 1) if units else at
 
 
 cdef inline char* put_id(char* at, bytes prefix, int64_t number) noexcept:
-    """Field 1: the event's id, a prefix and a number."""
+    """Write field 1: the event's id, a prefix and a number."""
     cdef char digits[20]
     cdef int first = 20
     cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
@@ -311,7 +311,7 @@ cdef class Lane:
 
     cdef object market, encoder
     cdef bytes key, head, event_id
-    cdef bytes symbol  # as it stands in a frame, with the quotes
+    cdef bytes symbol  # as it appears in a frame, with the quotes
 
     def __init__(self, market):
         self.market, self.encoder = market, market.encoder
@@ -319,11 +319,11 @@ cdef class Lane:
         self.symbol = b'"s":"%s",' % market.symbol.encode()
 
     cdef bint take(self, Cursor* c, int64_t scale, int64_t receive_ns, list out) except -1:
-        """Take the frame whose `data` begins at the cursor; False when it is not usual."""
+        """Process the frame whose `data` begins at the cursor; False to use the Python core."""
         return False
 
     cdef bytes event(self, char* body, char* end):
-        """The framed event: what never changes, then the body."""
+        """Return the framed event: the constant head, then the body."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(self.head)
         cdef bytes value = PyBytes_FromStringAndSize(NULL, size + (end - body))
         memcpy(PyBytes_AS_STRING(value), PyBytes_AS_STRING(self.head), size)
@@ -461,7 +461,7 @@ cdef struct Change:
 
 
 cdef class Changes:
-    """One side of a delta: its levels, and its two packed fields as they grow."""
+    """One side of a delta: its levels, and its two packed fields as they are built."""
 
     cdef vector[Change] levels
     cdef vector[char] prices, sizes
@@ -618,7 +618,7 @@ cdef class Fast:
         if sequence:
             tail_end = put_field(tail, 0x30, sequence)
         inner = (head_end - head) + size + (tail_end - tail)
-        # What stands before the element comes first, so it is put where the head ends.
+        # The length prefix depends on the head's size, so it is written after the head.
         cdef char* begin = head_end
         cdef char* end = put_field(begin, 0x5A, inner)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, (end - begin) + inner)
@@ -632,11 +632,11 @@ cdef class Fast:
         return data
 
     def parts(self):
-        """What a book is made of."""
+        """Return the parts of a book."""
         return Parts(Side(is_bid=True), Side(is_bid=False), Audit())
 
     def lanes(self, market):
-        """An instrument's lanes by channel; none for a symbol that JSON spells in several ways."""
+        """Return an instrument's lanes by channel; none if the symbol's JSON spelling varies."""
         if not market.symbol.isalnum() or len(market.encoder.key) > 64:
             return {}
         return {

@@ -1,9 +1,9 @@
-"""A continuous audit of the book: its best bid and ask against bookTicker of the same update id.
+"""Continuous audit of the book: compares its top with the bookTicker of the same update id.
 
-After the depth event that ends at update u, the book's top must be that of the last bookTicker
-whose id is not above u. A bookTicker may come after the depth event, so a difference counts only
-once that of u itself or a newer one has come; and since a lost bookTicker makes one difference,
-only several in a row, against different bookTickers, mean that the book is wrong.
+After the depth event that ends at update u, the book's top must equal that of the last bookTicker
+whose id is at most u. A bookTicker may arrive after the depth event, so a difference counts only
+once the bookTicker of u or a newer one has arrived. A lost bookTicker causes one difference, so
+only several in a row, against different bookTickers, show that the book is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Top = tuple[int, int, int, int]
 
 KEPT_QUOTES: Final = 4096
 CONFIRMATIONS: Final = 3
-"""How many differences in a row, against different bookTickers, make a mismatch."""
+"""Number of consecutive differences, against different bookTickers, that make a mismatch."""
 
 
 class Audit:
@@ -33,13 +33,13 @@ class Audit:
         self.detail = ""
 
     def reset(self) -> None:
-        """Forget what was seen: quotes or deltas may have been missed."""
+        """Discard pending comparisons: quotes or deltas may have been missed."""
         self._quotes.clear()
         self._waiting = None
         self._in_a_row = 0
 
     def on_quote(self, update_id: int, top: Top) -> bool:
-        """A bookTicker; True when the book is certainly wrong."""
+        """Process a bookTicker; return True if the book is certainly wrong."""
         waiting = self._waiting
         self._quotes.append((update_id, top))
         if waiting is None or update_id < waiting[0]:
@@ -48,7 +48,7 @@ class Audit:
         return self.on_book(*waiting)
 
     def on_book(self, update_id: int, top: Top) -> bool:
-        """The book's top after an update; True when the book is certainly wrong."""
+        """Process the book's top after an update; return True if the book is certainly wrong."""
         quotes = self._quotes
         while len(quotes) > 1 and quotes[1][0] <= update_id:
             quotes.popleft()

@@ -1,4 +1,4 @@
-"""Errors of input that can't be used, and the reasons in their dead letters."""
+"""Errors for invalid input, and the reasons in its dead letters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, Recursi
 
 
 class WrongSymbolError(ValueError):
-    """A frame's symbol is not that of its stream."""
+    """A frame's symbol differs from that of its stream."""
 
 
 def reason_of(error: Exception) -> str:
-    """The reason of a dead letter."""
+    """Return the reason of a dead letter."""
     if isinstance(error, DecimalError):
         return "BAD_NUMBER"
     if isinstance(error, WrongSymbolError):

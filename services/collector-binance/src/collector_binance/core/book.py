@@ -1,4 +1,4 @@
-"""The order book of one instrument, kept by the venue's procedure as corrected on 2025-11-12.
+"""The order book of one instrument, maintained by the venue's procedure as corrected on 2025-11-12.
 
 https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md#how-to-manage-a-local-order-book-correctly
 
@@ -6,10 +6,10 @@ https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.
                                  STALE ◀── gap, or  audit failed ──────────────┘   ▲
                                    └────────── snapshot that the buffer continues ─┘
 
-A snapshot joins when the first buffered delta it does not cover has U <= lastUpdateId + 1 <= u. One
-that is older than the buffer is fetched again and the buffer kept. While STALE the book before the
-gap is still served, marked as stale. A SYNCED book that the market is about to leave is read
-anew without an interruption (`renewal`).
+A snapshot joins if the first buffered delta that it does not cover has U <= lastUpdateId + 1 <= u.
+A snapshot older than the buffer is requested again and the buffer is kept. While STALE, the book
+before the gap is still published, marked as stale. A SYNCED book whose market nears the edge of its
+known levels is replaced without an interruption (`renewal`).
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from collector_binance.core.units import parse_sides
 
 PUBLISHED_LEVELS: Final = 1000
 SNAPSHOT_EVERY_NS: Final = 60 * 10**9
-# A minute: a snapshot is made after its request was sent, so older deltas are covered by it.
+# A minute: a snapshot is created after its request was sent, so it covers older deltas.
 BUFFERED_DELTAS: Final = 600
 _SNAPSHOT: Final = BookUpdateKind.BOOK_UPDATE_KIND_SNAPSHOT
 
 
 class Book:
-    """The state machine.
+    """The order book's state machine.
 
     Attributes:
-        state: Where the book stands.
-        last_id: The update id of the book held; None before the first snapshot.
+        state: State of the book.
+        last_id: The update id of the current book; None before the first snapshot.
         last_time: The venue's time (µs) of the last delta applied.
         gap: The gap that the next snapshot closes.
-        suspect: Why the next gap would be there, when something happened that can cause one.
-        on_restart: Called when the venue's update ids began anew.
+        suspect: Cause of the next gap, after an event that can cause one.
+        on_restart: Called after the venue's update ids restarted.
         resyncs: Snapshots joined after the first.
     """
 
@@ -80,16 +80,16 @@ class Book:
 
     @property
     def top(self) -> tuple[int, int, int, int]:
-        """Best bid and ask, price and size each."""
+        """Return the best bid and ask, price and size each."""
         return (*self.bids.best(), *self.asks.best())
 
     def continue_after(self, last_id: int) -> None:
-        """An earlier run published the book up to an update id; what follows must continue it."""
+        """Continue after the last update id that an earlier run published."""
         self.last_id = last_id
         self.suspect = GapCause.GAP_CAUSE_DOWNTIME
 
     def release(self, receive_ns: int, out: list[Record]) -> None:
-        """Forget the book: the next delta begins anew."""
+        """Clear the book; the next delta starts a new one."""
         if self.gap is not None:
             detail = "the instrument was removed before its book was read anew"
             state = GapState.GAP_STATE_UNREPAIRABLE
@@ -106,9 +106,9 @@ class Book:
         self.state, self._attempts, self._is_owed = BookState.IDLE, 0, False
 
     def carried(self, is_carried: bool) -> None:
-        """Note whether a connection carries the stream: without one no snapshot is requested.
+        """Set whether a connection carries the stream; without one no snapshot is requested.
 
-        One that was needed meanwhile is requested when a connection carries the stream again.
+        A snapshot needed meanwhile is requested once a connection carries the stream again.
         """
         self._is_carried = is_carried
         if is_carried and self._is_owed:
@@ -116,15 +116,15 @@ class Book:
             self._want()
 
     def on_depth(self, data: DepthData, scale: int, receive_ns: int, out: list[Record]) -> None:
-        """A delta from the stream.
+        """Process a delta from the stream.
 
         Raises:
-            DecimalError: A level can't be held; the state is unchanged.
+            DecimalError: A level can't be represented; the state is unchanged.
         """
         self._on_applicable(read(data, scale, receive_ns), out)
 
     def check(self, data: DepthData, scale: int, receive_ns: int) -> None:
-        """Nothing but the errors that `on_depth` has with a delta."""
+        """Raise the errors that `on_depth` has for a delta, without changing the state."""
         self._encode(read(data, scale, receive_ns))
 
     def _encode(self, delta: Delta) -> Record:
@@ -163,7 +163,7 @@ class Book:
         self.watch(delta.receive_ns, out)
 
     def watch(self, receive_ns: int, out: list[Record]) -> None:
-        """After a delta: ask for a newer snapshot when the book becomes narrow; publish if due."""
+        """Request a newer snapshot if the book becomes narrow after a delta; publish if due."""
         assert self.last_id is not None
         bid, ask = self.bids.best()[0], self.asks.best()[0]
         if self.renewal is None and self._held.are_crossed(bid, ask):
@@ -174,7 +174,7 @@ class Book:
             self.publish(receive_ns, out)
 
     def _widen(self, renewal: Renewal[Delta], delta: Delta, out: list[Record]) -> None:
-        """Join a newer snapshot once the stream has reached it."""
+        """Join a newer snapshot once the stream has reached its update id."""
         renewal.add(delta.last_id, delta)
         if renewal.snapshot is not None and renewal.snapshot.last_update_id <= delta.last_id:
             self._renew(renewal, renewal.snapshot, delta.receive_ns, out)
@@ -201,7 +201,7 @@ class Book:
             self.duplicates += 1
             return
         if buffer and delta.first_id > buffer[-1].last_id + 1:
-            # Only what follows the newest gap can be continued from a snapshot.
+            # A snapshot can only be continued by the deltas after the newest gap.
             buffer.clear()
             if self.gap is not None:
                 self.gap.extend(delta.first_id - 1)
@@ -210,7 +210,7 @@ class Book:
             self.state = BookState.BUFFERING
             last = self.last_id
             if self.gap is not None:
-                # Of an earlier run, whose book was not rebuilt.
+                # A gap of an earlier run whose book was not rebuilt.
                 self.gap.extend(delta.first_id - 1)
             elif last is not None and delta.first_id > last + 1:
                 span = (last + 1, delta.first_id - 1)
@@ -229,13 +229,13 @@ class Book:
             self._want()
 
     def joins(self, last_update_id: int) -> bool:
-        """Whether a snapshot of that id would be continued by what is buffered."""
+        """Return whether the buffered deltas would continue a snapshot of that id."""
         if self.state not in (BookState.BUFFERING, BookState.STALE) or not self._buffer:
             return False
         return self._buffer[0].first_id <= last_update_id + 1 <= self._buffer[-1].last_id + 1
 
     def near_prices(self) -> list[int]:
-        """Prices near the market's: the book's top, or the best of the newest delta held."""
+        """Return prices near the market's: the book's top, or the best of the buffered deltas."""
         if len(self.bids) or len(self.asks):
             return [self.bids.best()[0], self.asks.best()[0]]
         return near_prices(self._buffer)
@@ -243,10 +243,10 @@ class Book:
     def on_snapshot(
         self, snapshot: BookSnapshot, receive_ns: int, out: list[Record], limit: int | None = None
     ) -> None:
-        """The venue's whole book; `limit` is how many levels a side were asked for, if known.
+        """Process a book snapshot; `limit` is the requested number of levels per side, if known.
 
         Raises:
-            DecimalError: A level can't be held; the state is unchanged.
+            DecimalError: A level can't be represented; the state is unchanged.
         """
         last = snapshot.last_update_id
         if self.state is BookState.SYNCED and self.renewal is not None:
@@ -274,11 +274,11 @@ class Book:
         try:
             self.publish(receive_ns, out)
         finally:
-            # The book is right all the same when it can't be published.
+            # The book is valid even if it can't be published.
             self._continue(receive_ns, out)
 
     def _continue(self, receive_ns: int, out: list[Record]) -> None:
-        """After a snapshot: close the gap before it and apply the deltas after it."""
+        """Close the gap before a new snapshot and apply the deltas after it."""
         last, buffer = self.last_id or 0, self._buffer
         if self.gap is not None:
             self.gap.end_time = self.gap.end_time or (buffer[0].time if buffer else None)
@@ -290,7 +290,7 @@ class Book:
             self._on_applicable(delta, out)
 
     def _hold(self, snapshot: BookSnapshot, limit: int | None) -> None:
-        """Replace the levels by a snapshot's; nothing has changed when one can't be held."""
+        """Replace the levels by a snapshot's; change nothing if one can't be represented."""
         bids, asks = parse_sides(bytes(snapshot.bids), bytes(snapshot.asks))
         if self.observer is not None:
             self.observer.on_levels(bytes(snapshot.bids), bytes(snapshot.asks))
@@ -312,28 +312,28 @@ class Book:
             self._on_unsynced(delta, out)
 
     def on_mismatch(self, receive_ns: int, out: list[Record]) -> None:
-        """The audit says that the book is wrong."""
+        """Process a mismatch found by the audit."""
         if self.state is BookState.SYNCED:
             self._mismatch(receive_ns, out)
 
     def interrupt(self, cause: GapCause.ValueType) -> None:
-        """The stream was cut: what comes next may not continue what came before."""
+        """Mark the stream as interrupted: the next delta may not continue the previous one."""
         self.suspect = cause
         self.audit.reset()
 
     def refused(self) -> None:
-        """The answer to a request for a snapshot can't be used: request it again, later."""
+        """Request a snapshot again, later, after an answer that can't be used."""
         if self.renewal is not None or self.state in (BookState.BUFFERING, BookState.STALE):
             self._attempts += 1
             self._want()
 
     def publish(self, receive_ns: int, out: list[Record], *, stale: bool = False) -> None:
-        """The book as held, at most the best 1,000 levels a side.
+        """Publish the current book, at most the best 1,000 levels per side.
 
-        A price below `trusted_low` or above `trusted_high` may have levels that we don't know.
+        A price below `trusted_low` or above `trusted_high` may have unknown levels.
         """
         assert self.last_id is not None
-        # First: a book that can't be published is tried again after a minute, not with each delta.
+        # First: a book that can't be published is retried after a minute, not with each delta.
         self._published_ns = receive_ns
         bids, asks = self.bids.top(PUBLISHED_LEVELS), self.asks.top(PUBLISHED_LEVELS)
         low, high = published_range(self._trusted, self.bids, self.asks, PUBLISHED_LEVELS)
@@ -352,7 +352,7 @@ class Book:
         self._published = Margins.of(low, high, self.bids.best()[0], self.asks.best()[0])
 
     def _apply(self, delta: Delta, out: list[Record]) -> bool:
-        """Take a delta in; True when the audit says that the book is wrong."""
+        """Apply a delta; return True if the audit shows that the book is wrong."""
         record = self._encode(delta)
         if self.observer is not None:
             self.observer.on_levels(bytes(delta.data.bids), bytes(delta.data.asks))
@@ -367,7 +367,7 @@ class Book:
 
     def _mismatch(self, receive_ns: int, out: list[Record]) -> None:
         assert self.last_id is not None
-        # What came before the last snapshot isn't part of the book that is wrong.
+        # Updates before the last snapshot are not part of the wrong book.
         span = (min(max(self.audit.last_match, self._joined) + 1, self.last_id), self.last_id)
         cause = GapCause.GAP_CAUSE_BOOK_MISMATCH
         self._break(span, cause, self.audit.detail, receive_ns, out)
@@ -388,7 +388,7 @@ class Book:
         self.suspect = None
         self.renewal = None
         self.audit.reset()
-        # First: what can't be published must not keep the book from being rebuilt.
+        # First: a failure to publish must not keep the book from being rebuilt.
         self._want()
         self.publish(receive_ns, out, stale=True)
 

@@ -1,4 +1,4 @@
-"""States and parts of an order book, and who observes it."""
+"""States and parts of an order book, and the observer interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BookState(StrEnum):
-    """Where the book stands."""
+    """State of an order book."""
 
     IDLE = "idle"
     BUFFERING = "buffering"
@@ -24,7 +24,7 @@ class BookState(StrEnum):
 
 @dataclass(slots=True)
 class Parts:
-    """What a book is made of; the compiled core has its own."""
+    """The parts of a book; the compiled core has its own."""
 
     bids: Side = field(default_factory=lambda: Side(is_bid=True))
     asks: Side = field(default_factory=lambda: Side(is_bid=False))
@@ -32,19 +32,19 @@ class Parts:
 
 
 class BookObserver:
-    """Is told what the book takes in; for `replay --book-top`."""
+    """Receives the levels and updates of a book; for `replay --book-top`."""
 
     def on_levels(self, bids: bytes, asks: bytes) -> None:
-        """Levels as the venue prints them, as JSON, before they take effect."""
+        """Handle levels as printed by the venue, as JSON, before they take effect."""
 
     def on_applied(self, book: Book) -> None:
-        """A delta has been applied."""
+        """Handle a delta after it was applied."""
 
 
 def published_range(
     trusted: tuple[int | None, int | None], bids: Side, asks: Side, levels: int
 ) -> tuple[int | None, int | None]:
-    """The prices within which a book is known when only its best levels are published."""
+    """Return the price range within which a book is known if only its best levels are published."""
     low, high = trusted
     if len(bids) > levels:
         low = max(bids.top(levels)[0][-1], low or 0)

@@ -1,4 +1,4 @@
-"""What the core wants done outside: the service does it and feeds the result back as input."""
+"""Commands emitted by the core; the service executes them and feeds each result back as input."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FetchSnapshot:
-    """The whole book of a symbol over REST.
+    """Fetch the whole book of a symbol over REST.
 
-    `urgent` when readers see a stale book meanwhile; `attempt` counts answers that were too old.
+    `urgent` while a stale book is published; `attempt` counts answers that were too old or
+    unusable.
     """
 
     symbol: str
@@ -19,7 +20,7 @@ class FetchSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class FetchTrades:
-    """Up to 1,000 trades of a symbol from an id on, over REST."""
+    """Fetch up to `limit` trades of a symbol from an id on, over REST."""
 
     symbol: str
     first_id: int

@@ -1,4 +1,4 @@
-"""The compiled core, where it was built."""
+"""The compiled core, if it was built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def load() -> type[Fast] | None:
-    """The compiled core for `Engine(fast=)`; None where there was no compiler to build it with."""
+    """Return the compiled core for `Engine(fast=)`; None if it was not built."""
     try:
         from collector_binance.core._fast import Fast
     except ModuleNotFoundError:

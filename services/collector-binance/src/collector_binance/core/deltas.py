@@ -23,7 +23,7 @@ class Delta:
 
 
 def read(data: DepthData, scale: int, receive_ns: int) -> Delta:
-    """A depth event as decoded; `scale` is the connection's microseconds per time unit.
+    """Return a depth event; `scale` is the connection's microseconds per time unit.
 
     Raises:
         DecimalError: A level is not a plain decimal number.
@@ -37,7 +37,7 @@ def read(data: DepthData, scale: int, receive_ns: int) -> Delta:
 
 
 def near_prices(deltas: Collection[Delta]) -> list[int]:
-    """The best bid and ask that deltas name; 0 for a side without one."""
+    """Return the best bid and ask in deltas; 0 for a side without levels."""
     bids = [price for delta in deltas for price in delta.bids[0]]
     asks = [price for delta in deltas for price in delta.asks[0]]
     return [max(bids, default=0), min(asks, default=0)]

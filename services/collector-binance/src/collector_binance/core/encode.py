@@ -1,8 +1,8 @@
-"""Events as framed bytes.
+"""Encode events as framed bytes.
 
-What never changes for an instrument is serialized once and prepended to what does: Protobuf fields
-may come in any order, and of a field that comes twice the last one counts. So the bytes of an event
-must never be compared with those of the same message serialized again.
+Fields that never change for an instrument are serialized once and prepended to the variable fields:
+Protobuf fields may be in any order, and the last value of a repeated scalar field is used. The
+bytes of an event must therefore never be compared with a new serialization of the same message.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _SELL: Final = TakerSide.TAKER_SIDE_SELL
 
 
 class Headers:
-    """The framing headers, by topic, made from the registry's schema ids."""
+    """The framing headers by topic, built from the registry's schema ids."""
 
     def __init__(self, schema_ids: Mapping[str, int]) -> None:
         self._by_topic = {topic: framing.header(number) for topic, number in schema_ids.items()}
 
     @classmethod
     def offline(cls) -> Headers:
-        """Headers for when there is no registry: every topic has id 1."""
+        """Return headers for use without a registry: every topic has schema id 1."""
         return cls({topic.name: 1 for topic in WRITTEN})
 
     def __getitem__(self, topic: topics.Topic) -> bytes:
@@ -59,7 +59,7 @@ class Headers:
 
 
 class Encoder:
-    """Turns what happens to one instrument into framed events.
+    """Encodes the events of one instrument.
 
     Messages of trades and quotes are reused: every dynamic field is set each time.
     """
@@ -76,7 +76,7 @@ class Encoder:
         self.quote_id = f"{self.instrument}:quote:"
         self.book_id = f"{self.instrument}:book:"
         self._trade = Trade()
-        # Trades in a row often have one price.
+        # Consecutive trades often have the same price.
         self._price, self._price_text = 0, ""
         self._quote = Quote()
 
@@ -94,10 +94,10 @@ class Encoder:
         return self._headers[topic] + fixed.SerializeToString()
 
     def trade(self, data: TradeData, scale: int, receive_ns: int) -> Record:
-        """A trade from its stream; `scale` is the connection's time unit in microseconds.
+        """Encode a trade from its stream; `scale` is the connection's time unit in microseconds.
 
         Raises:
-            DecimalError: Price or size can't be held.
+            DecimalError: Price or size can't be represented.
         """
         if data.price != self._price_text:
             self._price, self._price_text = parse(data.price), data.price
@@ -118,10 +118,10 @@ class Encoder:
         return _TRADES, self.key, self.trade_head + message.SerializeToString()
 
     def past_trade(self, data: PastTrade, scale: int, receive_ns: int) -> Record:
-        """A trade that was read over REST.
+        """Encode a trade that was read over REST.
 
         Raises:
-            DecimalError: Price or size can't be held.
+            DecimalError: Price or size can't be represented.
         """
         return self._odd_trade(data, data.trade_time * scale, receive_ns, None)
 
@@ -145,10 +145,10 @@ class Encoder:
         return _TRADES, self.key, self.trade_head + message.SerializeToString()
 
     def quote(self, data: QuoteData, units: tuple[int, int, int, int], receive_ns: int) -> Record:
-        """A quote; `units` are bid price and size, ask price and size at 10^-8.
+        """Encode a quote; `units` are bid price and size, ask price and size at 10^-8.
 
         Raises:
-            DecimalError: A value can't be held.
+            DecimalError: A value can't be represented.
         """
         bid_price, bid_size, ask_price, ask_size = units
         message = self._quote
@@ -185,7 +185,7 @@ class Encoder:
     def delta(
         self, ids: tuple[int, int], bids: Levels, asks: Levels, receive_ns: int, event_time: int
     ) -> Record:
-        """A change of the book, as `book` makes it."""
+        """Encode a change of the book, with the same result as `book`."""
         try:
             message = BookUpdate(
                 event_id=f"{self.book_id}delta:{ids[1]}",
@@ -215,10 +215,10 @@ class Encoder:
         stale: bool = False,
         trusted: tuple[int | None, int | None] = (None, None),
     ) -> Record:
-        """A delta or a snapshot of the book; a side is its prices and its sizes at 10^-8.
+        """Encode a delta or snapshot of the book; a side is its prices and its sizes at 10^-8.
 
         Raises:
-            DecimalError: A value can't be held.
+            DecimalError: A value can't be represented.
         """
         name = "delta" if kind == _DELTA else "snapshot"
         low, high = trusted
@@ -254,7 +254,7 @@ class Encoder:
         return _BOOKS, self.key, self.book_head + message.SerializeToString()
 
     def gap_header(self) -> bytes:
-        """The framing header of gaps."""
+        """Return the framing header of gaps."""
         return self._headers[topics.GAPS]
 
 
@@ -271,7 +271,7 @@ def _refill(
 
 
 def instrument_record(headers: Headers, info: SymbolInfo, receive_ns: int) -> Record:
-    """An instrument's definition.
+    """Encode an instrument's definition.
 
     Raises:
         DecimalError: A filter's number is not a plain decimal.
@@ -292,7 +292,7 @@ def dead_letter(
     receive_ns: int,
     encoder: Encoder | None = None,
 ) -> Record:
-    """Input that could not be used; `origin` is the connection and the sequence number."""
+    """Encode a dead letter for invalid input; `origin` is connection and sequence number."""
     message = dead_letters.of_input(
         origin=origin,
         source=VENUE,

@@ -1,7 +1,7 @@
-"""The whole of the collector's logic: inputs in, framed events and commands out.
+"""The collector's logic: inputs in, framed events and commands out.
 
-Every input has a place in the session's order. The same inputs in the same order give the same
-events, so recorded inputs replay; time comes only with the inputs.
+Every input has a position in the session's order. The same inputs in the same order produce the
+same events, so recorded inputs can be replayed; time is only taken from the inputs.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _MESSAGE: Final = FrameKind.FRAME_KIND_MESSAGE
 _PREFIX: Final = len(b'{"stream":"')
 
 Route = tuple[Handler, Market, Channel, "Lane | None"]
-"""What a stream leads to."""
+"""Handler, market, channel and compiled lane of a stream."""
 
 
 @dataclass(slots=True)
 class Link:
-    """A connection as the engine sees it: its time unit, and what its streams lead to."""
+    """The engine's state of a connection: its time unit and the routes of its streams."""
 
     name: str
     scale: int
@@ -61,14 +61,14 @@ class Link:
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine counts beside its instruments' own numbers."""
+    """Counters of the engine that do not belong to an instrument."""
 
     dead_letters: dict[str, int] = field(default_factory=dict)
     ignored: int = 0
 
 
 def time_scale(url: str) -> int:
-    """Microseconds per time unit of a connection, as its URL asks for."""
+    """Return the microseconds per time unit of a connection, from its URL."""
     unit = parse_qs(urlsplit(url).query).get("timeUnit", ["MILLISECOND"])[0]
     return MICROSECONDS if unit.upper() == "MICROSECOND" else MILLISECONDS
 
@@ -77,9 +77,9 @@ class Engine:
     """All instruments and connections of one collector.
 
     Attributes:
-        process: The hot path; the compiled core's where there is one.
-        commands: What the service must do; the caller removes them.
-        sequence: Place of the next input in the session's order.
+        process: The hot path; the compiled core's if there is one.
+        commands: Actions for the service; the caller removes them.
+        sequence: Position of the next input in the session's order.
     """
 
     def __init__(self, headers: Headers, *, fast: type[Fast] | None = None) -> None:
@@ -96,7 +96,7 @@ class Engine:
         self.process: Process = self.process_any if self._fast is None else self._fast.process
 
     def apply(self, given: Input) -> list[Record]:
-        """Process any input; the events that it causes."""
+        """Process any input and return the resulting events."""
         kind = given.kind
         if kind == FrameKind.FRAME_KIND_MESSAGE:
             return self.process(given.payload, given.receive_ns, given.connection)
@@ -117,14 +117,14 @@ class Engine:
         return out
 
     def process_any(self, frame: bytes, receive_ns: int, connection: str) -> list[Record]:
-        """Process any WebSocket message in Python; the events that it causes."""
+        """Process any WebSocket message in Python and return the resulting events."""
         self.sequence += 1
         out: list[Record] = []
         link = self.links.get(connection)
         if link is None:
             link = self.links[connection] = Link(connection, MILLISECONDS)
         link.messages += 1
-        # {"stream":"btcusdt@trade", ...: the name leads to the handler without a second parse.
+        # {"stream":"btcusdt@trade", ...: the name selects the handler without a second parse.
         route = link.routes.get(frame[_PREFIX : frame.find(b'"', _PREFIX)])
         try:
             if route is None:
@@ -136,7 +136,7 @@ class Engine:
         return out
 
     def tick(self, now_ns: int) -> list[Record] | None:
-        """Act on what waited too long; None when nothing did, and then it was no input."""
+        """Process expired deadlines; return None if there are none: the call is then no input."""
         due = [
             market
             for market in self.markets.values()
@@ -156,19 +156,19 @@ class Engine:
 
     @property
     def deadline(self) -> int | None:
-        """The next time (ns) at which `tick` will do something."""
+        """Return the next time (ns) at which `tick` has an effect; None if there is none."""
         deadlines = [market.deadline for market in self.markets.values()]
         return min((each for each in deadlines if each is not None), default=None)
 
     def positions(self) -> Iterator[Position]:
-        """Where every stream is, also those that an earlier run left and nothing carries yet."""
+        """Yield the position of every stream, including restored ones not collected yet."""
         for symbol, left in self.restored.items():
             yield from left.positions(symbol)
         for market in self.markets.values():
             yield from market.positions()
 
     def market(self, symbol: str) -> Market:
-        """The market of a symbol, created when it is new."""
+        """Return the market of a symbol; create it if it is new."""
         market = self.markets.get(symbol)
         if market is None:
             market = Market(
@@ -183,10 +183,10 @@ class Engine:
         return market
 
     def define(self, info: SymbolInfo, receive_ns: int, out: list[Record]) -> None:
-        """Take in what the venue says about a symbol; publishes what changed."""
+        """Apply a symbol's exchangeInfo entry and publish its definition if it changed."""
         if self.infos.get(info.symbol) == info:
             return
-        # First: a number that can't be published changes neither the name nor the status.
+        # Stored first: name and status are valid even if a number can't be published.
         self.infos[info.symbol] = info
         market = self.markets.get(info.symbol)
         if market is not None:
@@ -234,7 +234,7 @@ class Engine:
                 if not left:
                     route[1].disconnected(link.name, None, out)
                     if route[1].is_released:
-                        # A connection that was being opened when the symbol was removed.
+                        # The symbol was removed while this connection was being opened.
                         route[1].release(given.receive_ns, out)
 
     def _rest(self, given: Input, out: list[Record]) -> None:
@@ -263,7 +263,7 @@ class Engine:
             self._past_trades(market, given, arguments, out)
 
     def _definitions(self, given: Input, out: list[Record]) -> None:
-        """Take in the entries of exchangeInfo; each that can't be used is a dead letter."""
+        """Apply the entries of exchangeInfo; each invalid entry becomes a dead letter."""
         for number, raw in enumerate(decode_exchange_info(given.payload).symbols):
             try:
                 self.define(decode_symbol_info(raw), given.receive_ns, out)
@@ -281,7 +281,7 @@ class Engine:
             reason = f"HTTP {given.status}: {body}" if given.status else f"no usable answer: {body}"
             market.trades.refused(reason, receive_ns, out)
             return
-        # Asked for with X-MBX-TIME-UNIT: MICROSECOND.
+        # Requested with X-MBX-TIME-UNIT: MICROSECOND.
         try:
             trades = decode_past_trades(given.payload)
             asked_from = int(arguments["fromId"])
@@ -293,12 +293,12 @@ class Engine:
             market.klines.settle(receive_ns, out)
 
     def unnamed_snapshot(self, payload: bytes, receive_ns: int, out: list[Record]) -> bool:
-        """Process a book snapshot without its symbol; False where there is no place for one."""
+        """Process a book snapshot without its symbol; return False if that is not supported."""
         del payload, receive_ns, out
         return False
 
     def admits(self, link: Link, name: str, symbol: str, channel: Channel) -> bool:
-        """Whether the stream of a message that nothing subscribed is routed from now on."""
+        """Return whether to route the stream of a message without a subscription from now on."""
         del link, name, symbol, channel
         return False
 
@@ -333,7 +333,7 @@ class Engine:
             raise ValueError("not a message that this collector knows")
 
     def _enveloped(self, name: str, data: bytes, given: Input, out: list[Record]) -> None:
-        """A message's data for the stream of that name, as it came or as it would be called."""
+        """Process a message's data under its stream name or the name derived from its type."""
         link = self.links[given.connection]
         symbol, _, stream = name.partition("@")
         if not symbol:
@@ -358,7 +358,7 @@ class Engine:
     def undecodable(
         self, given: Input, route: Route | None, error: Exception, out: list[Record]
     ) -> None:
-        """A message that can't be used: a dead letter, and the reason of the hole it leaves."""
+        """Write a dead letter for an invalid message; mark the cause of the gap it may leave."""
         cause = GapCause.GAP_CAUSE_MALFORMED_FRAME
         link = self.links[given.connection]
         for _, market, channel, _ in [route] if route else _named(link, given.payload):
@@ -392,7 +392,7 @@ class Engine:
 
 
 def _named(link: Link, frame: bytes) -> list[Route]:
-    """The routes that a damaged frame may belong to: those it names, or the only market's."""
+    """Return the possible routes of a damaged frame: those it names, or the only market's."""
     routes = list(link.routes.items())
     named = [route for name, route in routes if name in frame]
     is_one = len({id(route[1]) for _, route in routes}) == 1

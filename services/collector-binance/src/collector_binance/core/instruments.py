@@ -1,4 +1,4 @@
-"""Instruments from exchangeInfo, and names for symbols when there is no exchangeInfo."""
+"""Instruments from exchangeInfo, and names for symbols without exchangeInfo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collector_binance.core.units import EXPONENT, parse
 
 VENUE: Final = "binance"
 
-# Where a symbol's base ends when nobody tells: the longest of these that it ends in is its quote.
+# Without exchangeInfo, the longest of these suffixes is a symbol's quote asset.
 _QUOTES: Final = sorted(
     "USDT FDUSD USDC TUSD BUSD USDP USD1 USDE USDS PAX DAI UST IDRT BIDR BVND BKRW BTC ETH BNB TRX"
     " XRP DOGE SOL DOT VAI EUR EURI AEUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN CZK"
@@ -25,7 +25,7 @@ _QUOTES: Final = sorted(
 
 
 class Filter(Struct):
-    """One filter of a symbol; their order is not promised, so they are found by type."""
+    """One filter of a symbol; found by type because the venue does not guarantee an order."""
 
     filter_type: str = field(name="filterType")
     tick_size: str | None = field(name="tickSize", default=None)
@@ -34,7 +34,7 @@ class Filter(Struct):
 
 
 class SymbolInfo(Struct):
-    """What exchangeInfo says about a symbol."""
+    """The exchangeInfo entry of a symbol."""
 
     symbol: str
     status: str
@@ -43,18 +43,18 @@ class SymbolInfo(Struct):
     filters: list[Filter] = field(default_factory=list)
 
     def filter(self, filter_type: str) -> Filter | None:
-        """The filter of a type, None when the venue states none."""
+        """Return the filter of a type; None if the venue provides none."""
         return next((each for each in self.filters if each.filter_type == filter_type), None)
 
 
 class SymbolName(Struct):
-    """The name in an entry that can't be read otherwise."""
+    """The name in an entry whose other fields can't be read."""
 
     symbol: str
 
 
 class RateLimit(Struct):
-    """One of the venue's limits."""
+    """One of the venue's rate limits."""
 
     kind: str = field(name="rateLimitType")
     interval: str
@@ -63,13 +63,13 @@ class RateLimit(Struct):
 
 
 class ExchangeInfo(Struct):
-    """REST exchangeInfo; symbols stay raw, so that those we collect can be recorded as received."""
+    """REST exchangeInfo; symbols stay raw so that collected ones can be recorded as received."""
 
     symbols: list[msgspec.Raw]
     rate_limits: list[RateLimit] = field(name="rateLimits", default_factory=list)
 
     def weight_per_minute(self) -> int | None:
-        """The request weight that the venue allows in a minute, None when it doesn't say."""
+        """Return the request weight allowed per minute; None if the venue does not report it."""
         for each in self.rate_limits:
             if (each.kind, each.interval, each.count) == ("REQUEST_WEIGHT", "MINUTE", 1):
                 return each.limit
@@ -82,7 +82,7 @@ decode_symbol_name: Final = msgspec.json.Decoder(SymbolName).decode
 
 
 def instrument_name(symbol: str, info: SymbolInfo | None = None) -> str:
-    """The canonical name, e.g. "binance.BTC-USDT"; without info the quote asset is recognised."""
+    """Return the canonical name, e.g. "binance.BTC-USDT"; infer the quote asset without info."""
     if info is not None:
         return f"{VENUE}.{info.base_asset}-{info.quote_asset}"
     for quote in _QUOTES:
@@ -92,7 +92,7 @@ def instrument_name(symbol: str, info: SymbolInfo | None = None) -> str:
 
 
 def definition(info: SymbolInfo) -> Instrument:
-    """The instrument's event without receive_time.
+    """Return the instrument's event without receive_time.
 
     Raises:
         DecimalError: A filter's number is not a plain decimal.

@@ -1,7 +1,8 @@
-"""The venue's closed one-minute klines against the bars that our trades make.
+"""Compare the venue's closed one-minute klines with bars computed from the collected trades.
 
-The kline says which trades it holds (f to L), so it is compared once all of them have come. One of
-whose trades we hold only a part, because we began in between or some are lost, is not compared.
+A kline contains its range of trade ids (f to L), so it is compared once all of them have arrived.
+It is not compared if only some of its trades are held, because collection began within the minute
+or trades are lost.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from collector_binance.core.trades import Trades
 from collector_binance.core.units import parse
 
 WAIT_NS: Final = 10 * 10**9
-"""How long the trades of a closed kline may take before they count as missing."""
+"""Time within which the trades of a closed kline must arrive before they count as missing."""
 
 HeldTrade = tuple[str, str, bool, int]
 """Price, size, whether the buyer was the maker, time (µs)."""
 
 KEPT_US: Final = 5 * 60_000_000
-"""How long trades are held for a kline that is late, by their own times."""
+"""How long trades are held for a late kline, by their own times."""
 
 KEPT_TRADES: Final = 200_000
-"""How many are held at most."""
+"""Maximum number of trades held."""
 
 _TRIM_US: Final = 60_000_000
 _CENT: Final = 10**8  # one unit of the kline's q in units of 10^-16
 
 
 class Klines:
-    """Holds the trades since the last closed kline, and the klines that wait for theirs.
+    """Holds the trades since the last closed kline, and the klines that wait for their trades.
 
     Attributes:
-        waiting: Closed klines whose trades have not all come, their time unit and deadline.
+        waiting: Closed klines with missing trades, their time unit and deadline.
     """
 
     def __init__(self, gaps: GapLedger, trades: Trades) -> None:
@@ -52,21 +53,21 @@ class Klines:
 
     @property
     def last_id(self) -> int | None:
-        """The start (µs) of the last closed kline."""
+        """Return the start (µs) of the last closed kline."""
         return self.last_start if self.last_start >= 0 else None
 
     @property
     def last_time(self) -> int | None:
-        """The same: a kline's id is its start."""
+        """Return the same as `last_id`: a kline's id is its start."""
         return self.last_id
 
     @property
     def deadline(self) -> int | None:
-        """When (ns) the trades of the oldest waiting kline count as missing."""
+        """Return the time (ns) at which the trades of the oldest waiting kline count as missing."""
         return self.waiting[0][2] if self.waiting else None
 
     def on_kline(self, data: KlineData, scale: int, receive_ns: int, out: list[Record]) -> None:
-        """A kline from the stream; only closed ones count."""
+        """Process a kline from the stream; ignore it unless it is closed."""
         kline = data.kline
         if kline.interval != "1m":
             raise ValueError(f"a kline of {kline.interval} on the stream of 1m")
@@ -84,7 +85,7 @@ class Klines:
         self.settle(receive_ns, out)
 
     def settle(self, receive_ns: int, out: list[Record]) -> None:
-        """Compare the klines whose trades have all come."""
+        """Compare the klines whose trades have all arrived."""
         while self.waiting:
             kline, scale, _ = self.waiting[0]
             first, last = kline.first_trade_id, kline.last_trade_id
@@ -97,7 +98,7 @@ class Klines:
                 del self._held[each]
 
     def on_tick(self, now_ns: int, out: list[Record]) -> None:
-        """Open a gap for trades that a kline contains and that have not come in time."""
+        """Open a gap for trades of a kline that have not arrived in time."""
         deadline = self.deadline
         if deadline is None or now_ns < deadline:
             return
@@ -112,7 +113,7 @@ class Klines:
     def _awaits(self, first: int, last: int) -> bool:
         last_id = self._trades.last_id
         if last_id is None or (first not in self._held and not self._is_open(first)):
-            return False  # the bar began before we did, or its first trades are lost
+            return False  # the bar began before collection did, or its first trades are lost
         return last_id < last or any(
             gap.first <= last and first <= gap.last for gap in self._trades.open_gaps
         )
@@ -123,7 +124,7 @@ class Klines:
     def _hold(self, number: int, price: str, size: str, is_maker: bool, time: int) -> None:
         self._held[number] = (price, size, is_maker, time)
         if time - self._trimmed_at >= _TRIM_US or len(self._held) > KEPT_TRADES:
-            # At once for many: removing the first of a dict again and again looks through the gaps.
+            # In batches: repeatedly removing the first key of a dict rescans the removed entries.
             self._trimmed_at = time
             kept = [each for each in self._held.items() if each[1][3] > time - KEPT_US]
             self._held = dict(kept[-KEPT_TRADES // 2 :])
@@ -144,7 +145,7 @@ class Klines:
             "q": parse(kline.quote_volume) * _CENT,
             "V": parse(kline.taker_buy_volume),
         }
-        # The venue keeps 8 decimals of each trade's value: what has more differs by its rounding.
+        # The venue keeps 8 decimals of each trade's value, so values with more differ by rounding.
         slack = len(inside) * _CENT if ours["inexact"] else 0
         wrong = [
             f"{name}: ours {ours[name]}, the venue's {value}"
@@ -169,7 +170,7 @@ class Klines:
 
 
 def _bar(trades: list[HeldTrade]) -> dict[str, int]:
-    """Our bar of trades in their order, by the kline's letters."""
+    """Return the bar of trades in their order, keyed by the kline's field letters."""
     prices = [parse(price) for price, _, _, _ in trades]
     sizes = [parse(size) for _, size, _, _ in trades]
     values = [price * size for price, size in zip(prices, sizes, strict=True)]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 class Side:
     """Bids or asks, price → size, in units of 10^-8.
 
-    The prices stand in a sorted list, asks negated: so the best is the last one, and what changes
-    most, near it, moves little of the list.
+    The prices are in a sorted list, asks negated, so that the best is the last one and changes near
+    it, which are the most frequent, move few entries.
     """
 
     def __init__(self, *, is_bid: bool) -> None:
@@ -19,16 +19,16 @@ class Side:
         self.levels: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """How many levels there are."""
+        """Return the number of levels."""
         return len(self.levels)
 
     def replace(self, prices: Sequence[int], sizes: Sequence[int]) -> None:
-        """Hold exactly these levels."""
+        """Replace all levels."""
         self.levels = {price: size for price, size in zip(prices, sizes, strict=True) if size}
         self._keys = sorted(self._sign * price for price in self.levels)
 
     def apply(self, prices: Sequence[int], sizes: Sequence[int]) -> None:
-        """Set the sizes of levels; 0 removes one, and removing an absent one is normal."""
+        """Set the sizes of levels; 0 removes a level, and removing an absent one is normal."""
         levels, keys, sign = self.levels, self._keys, self._sign
         for price, size in zip(prices, sizes, strict=True):
             if size:
@@ -40,13 +40,13 @@ class Side:
                 del keys[bisect_left(keys, sign * price)]
 
     def best(self) -> tuple[int, int]:
-        """Price and size of the best level; 0 and 0 when the side is empty."""
+        """Return price and size of the best level; 0 and 0 if the side is empty."""
         if not self._keys:
             return 0, 0
         price = self._sign * self._keys[-1]
         return price, self.levels[price]
 
     def top(self, count: int) -> tuple[list[int], list[int]]:
-        """Prices and sizes of the best `count` levels, best first."""
+        """Return prices and sizes of the best `count` levels, best first."""
         prices = [self._sign * key for key in self._keys[: -count - 1 : -1]]
         return prices, [self.levels[price] for price in prices]

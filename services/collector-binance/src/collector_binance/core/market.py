@@ -1,7 +1,7 @@
-"""Everything about one instrument: its four streams, its gaps, and the merging of two connections.
+"""State of one instrument: its four streams, its gaps, and the merging of two connections.
 
 While two connections carry an instrument (the next one is opened before the old one is closed), the
-newer may run ahead: what jumps is parked until the other has caught up, or a second has passed.
+newer may run ahead: events that skip ids are parked until the other has caught up, or for a second.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ _TIMED: Final = frozenset({Channel.KLINE.value})
 
 
 class Stream(Protocol):
-    """What the streams' states have in common."""
+    """Common interface of the streams' states."""
 
     events: int
     duplicates: int
 
     @property
     def last_id(self) -> int | None:
-        """The last native id."""
+        """Return the last native id."""
         ...
 
     @property
     def last_time(self) -> int | None:
-        """The venue's time (µs) of the last event, None where there is none."""
+        """Return the venue's time (µs) of the last event; None if there is none."""
         ...
 
 
 class ByFirstId(Generic[D]):
-    """Parked events, the lowest id first; of a repeated id the last one counts."""
+    """Parked events, lowest id first; a repeated id replaces the earlier event."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._events: dict[int, tuple[D, int, int]] = {}
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of events."""
         return len(self._events)
 
     def put(self, first_id: int, event: tuple[D, int, int]) -> None:
@@ -79,7 +79,7 @@ class ByFirstId(Generic[D]):
         self._events[first_id] = event
 
     def pop(self, limit: int | None = None) -> tuple[D, int, int] | None:
-        """The event with the lowest id; None when there is none, or none up to the limit."""
+        """Remove and return the event with the lowest id; None if there is none up to the limit."""
         if not self._ids or (limit is not None and self._ids[0] > limit):
             return None
         return self._events.pop(heappop(self._ids))
@@ -87,7 +87,7 @@ class ByFirstId(Generic[D]):
 
 @dataclass(slots=True)
 class Parked:
-    """Events that jumped ahead, by their first id, until the deadline (ns)."""
+    """Events that skipped ids, by their first id, until the deadline (ns)."""
 
     deadline: int
     trades: ByFirstId[TradeData] = field(default_factory=ByFirstId[TradeData])
@@ -95,7 +95,7 @@ class Parked:
 
 
 Handler = Callable[[bytes, int, int, list[Record]], None]
-"""Takes a frame, its connection's microseconds per time unit, the receive time and the output."""
+"""Handles a frame; takes its connection's microseconds per time unit, receive time and output."""
 
 
 class Market:
@@ -103,8 +103,8 @@ class Market:
 
     Attributes:
         connections: The connections that carry it now.
-        is_released: Whether an operator removed it, also if it was added again since.
-        lanes: The compiled core's way in, by channel.
+        is_released: Whether an operator removed it, even if it was added again since.
+        lanes: The compiled core's handlers, by channel.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Market:
         trades = self.trades
         if self.is_doubled and trades.last_id is not None:
             if data.trade_id > trades.last_id + 1:
-                # What can't be held is refused now, not when its turn comes.
+                # Invalid values are rejected now, not when the parked event is processed.
                 self.encoder.trade(data, scale, receive_ns)
                 self._park(receive_ns).trades.put(data.trade_id, (data, scale, receive_ns))
                 return
@@ -207,20 +207,20 @@ class Market:
 
     @property
     def deadline(self) -> int | None:
-        """The next time (ns) at which `on_tick` will do something; None when nothing waits."""
+        """Return the next time (ns) at which `on_tick` has an effect; None if nothing waits."""
         parked = self._parked.deadline if self._parked else None
         deadlines = [self.klines.deadline, self.trades.deadline, parked]
         return min((each for each in deadlines if each is not None), default=None)
 
     def on_tick(self, now_ns: int, out: list[Record]) -> None:
-        """Act on what waited too long."""
+        """Process expired deadlines."""
         self.trades.on_tick(now_ns)
         self.klines.on_tick(now_ns, out)
         if self._parked is not None and now_ns >= self._parked.deadline:
             self.unpark(out)
 
     def positions(self) -> Iterator[Position]:
-        """Where the streams with ids are that continue after a restart."""
+        """Yield the positions of the streams that continue after a restart."""
         trades, book, instrument = self.trades, self.book, self.encoder.instrument
         trade_gaps = [*trades.open_gaps, *(gap for gap in trades.given_up if gap.lost)]
         book_gaps = [] if book.gap is None else [book.gap]
@@ -235,18 +235,18 @@ class Market:
                 yield Position(name, instrument, self.symbol, 0, None, gaps, subscribed=False)
 
     def stream(self, channel: Channel) -> Stream:
-        """The state of one channel."""
+        """Return the state of one channel."""
         return self._streams[channel]
 
     def look(self, now_ns: int) -> None:
-        """Note which channels have had events since the last look; for `state` only."""
+        """Record which channels have had events since the last call; for `state` only."""
         for channel, stream in self._streams.items():
             count = stream.events + stream.duplicates
             if self._active.get(channel, (-1, 0))[0] != count:
                 self._active[channel] = (count, now_ns)
 
     def state(self, channel: Channel, now_ns: int) -> str:
-        """One of "live", "buffering", "stale" or "silent" (no event for a minute)."""
+        """Return "live", "buffering", "stale" or "silent" (no event for a minute)."""
         if channel is Channel.BOOK and self.book.state is not BookState.SYNCED:
             return "stale" if self.book.state is BookState.STALE else "buffering"
         if channel in (Channel.BOOK, Channel.TRADE) and not self.connections:
@@ -255,7 +255,7 @@ class Market:
         return "silent" if now_ns - self._active[channel][1] > SILENT_NS else "live"
 
     def connected(self, connection: str) -> None:
-        """A connection carries this instrument from now on."""
+        """Add a connection that carries this instrument from now on."""
         self.connections.add(connection)
         self.is_doubled = len(self.connections) > 1
         self.book.carried(True)
@@ -263,7 +263,7 @@ class Market:
     def disconnected(
         self, connection: str, cause: GapCause.ValueType | None, out: list[Record]
     ) -> None:
-        """A connection carries it no longer; without a cause we wanted it so."""
+        """Remove a connection; the cause is None if the collector closed it."""
         if connection not in self.connections:
             return
         self.connections.discard(connection)
@@ -275,9 +275,9 @@ class Market:
             self.suspect(cause or GapCause.GAP_CAUSE_DOWNTIME)
 
     def release(self, receive_ns: int, out: list[Record]) -> None:
-        """End what is owed: an operator removed it, and what comes later continues nothing.
+        """Stop counting missing events after an operator removed the symbol.
 
-        The repair of open gaps goes on.
+        Later events continue nothing; the repair of open gaps continues.
         """
         self.is_released = True
         self.trades.release()
@@ -285,12 +285,12 @@ class Market:
         self.quotes.restart()
 
     def suspect(self, cause: GapCause.ValueType) -> None:
-        """Something happened after which any of the streams may have a gap."""
+        """Mark all streams as possibly having a gap, with its cause."""
         self.trades.suspect = cause
         self.book.interrupt(cause)
 
     def unpark(self, out: list[Record]) -> None:
-        """Take parked events as they are: what they jumped over did not come."""
+        """Process parked events as they are: the skipped ones did not arrive."""
         parked, self._parked = self._parked, None
         if parked is None:
             return
@@ -307,7 +307,7 @@ class Market:
         return self._parked
 
     def _unpark_continued(self, out: list[Record]) -> None:
-        """Take those parked events that continue what has come by now."""
+        """Process the parked events that continue the events received so far."""
         parked = self._parked
         if parked is None:
             return

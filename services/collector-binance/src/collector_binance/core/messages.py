@@ -1,4 +1,4 @@
-"""Binance's messages as typed structs, one decoder for each, and how to tell them apart.
+"""Binance messages as typed structs, a decoder for each, and their classification.
 
 Field letters: https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md
 `U`/`u`, `b`/`B`, `T`/`t` differ by case alone; bookTicker and REST bodies have no event type.
@@ -24,7 +24,7 @@ Level = tuple[str, str]
 
 
 class Channel(StrEnum):
-    """What is collected of an instrument; the value is the channel's name in Gap and in RPCs."""
+    """A channel of an instrument; the value is the channel's name in Gap and in RPCs."""
 
     TRADE = "trade"
     QUOTE = "quote"
@@ -38,7 +38,7 @@ STREAMS: Final = {
     Channel.BOOK: "depth@100ms",
     Channel.KLINE: "kline_1m",
 }
-"""The stream that a channel is collected from, without `<symbol>@`."""
+"""The stream of each channel, without `<symbol>@`."""
 
 CHANNEL_OF: Final = {name: channel for channel, name in STREAMS.items()} | {"depth": Channel.BOOK}
 
@@ -56,7 +56,7 @@ class TradeData(Struct, gc=False):
 
 
 class QuoteData(Struct, gc=False):
-    """`<symbol>@bookTicker`; spot gives it no time."""
+    """`<symbol>@bookTicker`; it has no time on spot."""
 
     symbol: str = field(name="s")
     update_id: Id = field(name="u")
@@ -152,7 +152,7 @@ _ABSENT: Final = msgspec.Raw()
 
 
 class Shape(Struct):
-    """The fields that tell what an unrouted message is; what it lacks is None, or an empty Raw."""
+    """The fields that identify an unrouted message; a missing one is None or an empty Raw."""
 
     stream: str | None = None
     data: msgspec.Raw = _ABSENT
@@ -168,14 +168,14 @@ class Shape(Struct):
 
     @property
     def is_control_reply(self) -> bool:
-        """Whether this answers one of our control messages."""
+        """Return whether this answers one of the collector's control messages."""
         return self.stream is None and (
             bytes(self.result) != b"" or self.code is not None or bytes(self.error) != b""
         )
 
     @property
     def is_shutdown(self) -> bool:
-        """Whether the server says that it will close the connection (in either envelope)."""
+        """Return whether the server announces a close of the connection (in either envelope)."""
         return "serverShutdown" in (self.event, (self.stream or "").removeprefix("!"))
 
 
@@ -190,7 +190,7 @@ _decode_interval: Final = msgspec.json.Decoder(_Interval).decode
 
 
 def channel_of(shape: Shape) -> Channel | None:
-    """The channel of a market event without envelope; None for one that is not collected."""
+    """Return the channel of a market event without envelope; None if it is not collected."""
     if shape.event == "trade":
         return Channel.TRADE
     if shape.event == "depthUpdate":
@@ -203,7 +203,7 @@ def channel_of(shape: Shape) -> Channel | None:
 
 
 class ControlMessage(Struct):
-    """A control message that we send: SUBSCRIBE or UNSUBSCRIBE."""
+    """A control message to the exchange: SUBSCRIBE or UNSUBSCRIBE."""
 
     method: str
     params: list[str]
@@ -226,7 +226,7 @@ _decode_reply: Final = msgspec.json.Decoder(Reply).decode
 
 
 def read_reply(frame: bytes) -> Reply | None:
-    """Return the answer in a frame; None for a frame that isn't one."""
+    """Return the answer in a frame; None if the frame is not an answer."""
     try:
         return _decode_reply(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -21,14 +21,14 @@ class Quotes:
         self.duplicates = 0
 
     def restart(self) -> None:
-        """The venue's update ids began anew: the next quote is new whatever its id."""
+        """Reset the last id after the venue's update ids restarted: any next quote is new."""
         self.last_id = -1
 
     def on_quote(self, data: QuoteData, receive_ns: int, out: list[Record]) -> bool:
-        """A quote from the stream; False when it is not new.
+        """Process a quote from the stream; return False if it is not new.
 
         Raises:
-            DecimalError: A value can't be held; the state is unchanged.
+            DecimalError: A value can't be represented; the state is unchanged.
         """
         if data.update_id <= self.last_id:
             self.duplicates += 1

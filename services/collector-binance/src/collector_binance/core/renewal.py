@@ -1,7 +1,8 @@
-"""Keeps a live book wide enough: the venue's snapshots are cut after some levels a side.
+"""Keeps a live book wide enough: the venue's snapshots are cut after some levels per side.
 
-What lies beyond a cut is unknown until it changes, so a market that moves there would find a book
-with holes. Before it gets there the book is read anew, and joined with the deltas that came since.
+Levels beyond a cut are unknown until they change, so a market that moves there would have an
+incomplete book. The book is therefore fetched again before the market reaches the cut, and joined
+with the deltas received since.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 from collector_binance.core.messages import BookSnapshot
 
-# The rest of the way to the cut at which the book is read anew.
+# Divisor: the book is fetched again when 1/4 of the way to the cut remains.
 _REST_OF_WAY: Final = 4
 KEPT_DELTAS: Final = 600
 _REST_LIMITS: Final = frozenset({5, 10, 20, 50, 100, 500, 1000, 5000})
@@ -22,16 +23,16 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """Best prices at which a book becomes too narrow; None for a side that is known whole."""
+    """Best prices at which a book becomes too narrow; None for a side that is fully known."""
 
     bid: int | None = None
     ask: int | None = None
 
     @classmethod
     def of(cls, low: int | None, high: int | None, bid: int, ask: int) -> Margins:
-        """For levels known from `low` to `high`, while `bid` and `ask` are the best prices.
+        """Return the margins of levels known from `low` to `high` with best prices `bid` and `ask`.
 
-        A side whose best price is already past the cut has no margin left to watch.
+        A side whose best price is already past the cut has no margin.
         """
         return cls(
             None if low is None or bid <= low else low + (bid - low) // _REST_OF_WAY,
@@ -39,7 +40,7 @@ class Margins:
         )
 
     def are_crossed(self, bid: int, ask: int) -> bool:
-        """Whether the best prices have come close to a cut; an empty side has."""
+        """Return whether the best prices are close to a cut; an empty side counts as close."""
         return (self.bid is not None and bid <= self.bid) or (
             self.ask is not None and not 0 < ask < self.ask
         )
@@ -47,9 +48,9 @@ class Margins:
 
 @dataclass(slots=True)
 class Renewal(Generic[D]):
-    """A newer snapshot that is wanted: the deltas after update `since`, and it once it has come.
+    """A pending newer snapshot: the deltas after update `since`, and the snapshot once received.
 
-    It may be ahead of the stream; it is then kept until the stream has reached it.
+    A snapshot ahead of the stream is kept until the stream has reached it.
     """
 
     since: int
@@ -58,12 +59,12 @@ class Renewal(Generic[D]):
     limit: int | None = None
 
     def add(self, last_id: int, delta: D) -> None:
-        """Keep a delta; the oldest is forgotten, and a snapshot then has to cover it."""
+        """Add a delta; the snapshot must cover the oldest ones, dropped beyond the limit."""
         self.deltas.append((last_id, delta))
         if len(self.deltas) > KEPT_DELTAS:
             self.since = self.deltas.popleft()[0]
 
 
 def is_cut(levels: int, limit: int | None) -> bool:
-    """Whether a side of a snapshot ends where the venue stopped, not where the book ends."""
+    """Return whether a side of a snapshot was cut by the venue before the end of the book."""
     return levels > 0 and (levels >= limit if limit else levels in _REST_LIMITS)

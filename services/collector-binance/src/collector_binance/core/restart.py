@@ -1,7 +1,7 @@
-"""Ids that begin anew: an instrument is listed again, or a test network is reset.
+"""Detects restarted ids: an instrument was listed again, or a test network was reset.
 
-A stream's times grow with its ids, so an old id with a newer time is no repetition. Several of them
-in a row are needed: one alone may be a wrong frame.
+A stream's times grow with its ids, so an old id with a newer time is not a repetition. Several in a
+row are required: a single one may be a wrong frame.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 CONFIRMATIONS: Final = 3
 AFTER_US: Final = 1_000_000
-"""How much newer (µs) the time of an old id has to be than that of the last event."""
+"""Minimum time (µs) by which an old id's time must exceed that of the last event."""
 
 
 class Restart:
@@ -21,7 +21,7 @@ class Restart:
         self._last_id = -1
 
     def is_new(self, event_id: int, time: int, last_time: int | None) -> bool:
-        """Take an event whose id is not above the last one; True when ids certainly began anew."""
+        """Check an event whose id is not above the last; return True if ids certainly restarted."""
         if last_time is None or time <= last_time + AFTER_US:
             self._in_a_row = 0
             return False

@@ -1,8 +1,8 @@
-"""The start of a session: what earlier runs left, as an input like any other.
+"""The start of a session: state restored from earlier runs is an input like any other.
 
 The first input of a session is the CONNECT of its connection 0 (REST) with a `Checkpoint` as its
-payload, so that a replay of the session begins in the same state. A large one comes in parts:
-each input is recorded whole, and Kafka bounds what it takes.
+payload, so that a replay of the session begins in the same state. A large checkpoint is split into
+parts, because each input is recorded whole and Kafka limits the size of a record.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELEASE: Final = "release"
 
 
 class SavedGap(Struct):
-    """Ids that an earlier run missed; revision 0 when it wrote no record of the gap."""
+    """Ids that an earlier run missed; revision 0 if it wrote no record of the gap."""
 
     first_id: int
     last_id: int
@@ -51,7 +51,7 @@ class SavedGap(Struct):
 
     @classmethod
     def of(cls, gap: OpenGap) -> SavedGap:
-        """A gap as the checkpoint of a session holds it."""
+        """Return a gap in its checkpoint form."""
         return cls(
             first_id=gap.first,
             last_id=gap.last,
@@ -69,7 +69,7 @@ class SavedGap(Struct):
         )
 
     def gap(self) -> OpenGap:
-        """The gap that the session continues."""
+        """Return the gap that the session continues."""
         spans = list(self.missing)
         lost = GapState.GAP_STATE_UNREPAIRABLE if self.unrepairable else GapState.GAP_STATE_OPEN
         return OpenGap(
@@ -91,7 +91,10 @@ class SavedGap(Struct):
 
 
 class Continuation(Struct):
-    """Where an earlier run stopped with one symbol; `released` when an operator removed it."""
+    """The position at which an earlier run stopped with one symbol.
+
+    `released` is True if an operator removed the symbol.
+    """
 
     instrument: str = ""
     trade_id: int | None = None
@@ -102,12 +105,12 @@ class Continuation(Struct):
     released: bool = False
 
     def release(self) -> None:
-        """Forget where the streams stopped: what comes after a removal continues nothing."""
+        """Clear the streams' positions: events after a removal continue nothing."""
         self.trade_id = self.trade_time = self.book_id = None
         self.released = True
 
     def positions(self, symbol: str) -> list[Position]:
-        """The streams' positions, until the symbol is collected again."""
+        """Return the streams' positions, used until the symbol is collected again."""
         if self.released:
             return [
                 Position(
@@ -135,7 +138,7 @@ class Continuation(Struct):
 
 
 class Checkpoint(Struct):
-    """What a session continues, by symbol; all parts but the first one, 0, add to it."""
+    """The state that a session continues, by symbol; parts after the first (0) add to it."""
 
     symbols: dict[str, Continuation] = field(default_factory=dict[str, Continuation])
     epoch: int = 0
@@ -150,7 +153,7 @@ class Backfill(Struct):
 
 
 class Release(Struct):
-    """An operator removed a symbol: what it misses from now on is no gap."""
+    """The removal of a symbol by an operator: events missed from now on are not a gap."""
 
     symbol: str
 
@@ -163,7 +166,7 @@ class RetryGap(Struct):
 
 
 PART_BYTES: Final = 1 << 20
-"""A part has no more symbols once it is so large."""
+"""Size after which no more symbols are added to a part."""
 
 _encode: Final = msgspec.json.encode
 _decode_retry: Final = msgspec.json.Decoder(RetryGap).decode
@@ -186,14 +189,14 @@ def encode_parts(checkpoint: Checkpoint) -> list[bytes]:
 
 
 def begin(engine: Engine, payload: bytes) -> None:
-    """Forget the session before, if there was one, and continue from a checkpoint."""
+    """Discard the previous session, if any, and continue from a checkpoint."""
     checkpoint = _decode_checkpoint(payload)
     if checkpoint.part:
         engine.restored |= checkpoint.symbols
         return
     engine.markets.clear()
     engine.links.clear()
-    # A session publishes its instruments whatever an earlier one has published.
+    # A session publishes its instruments even if an earlier one has published them.
     engine.infos.clear()
     engine.sequence = 1
     engine.restored = checkpoint.symbols
@@ -237,7 +240,7 @@ def retry_gap(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]
 
 
 def release(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) -> None:
-    """End what is owed of a symbol that an operator removed; its open gaps are still repaired."""
+    """Stop counting missing events of a removed symbol; its open gaps are still repaired."""
     symbol = _decode_release(payload).symbol
     if (left := engine.restored.get(symbol)) is not None:
         left.release()
@@ -246,7 +249,7 @@ def release(engine: Engine, payload: bytes, receive_ns: int, out: list[Record]) 
 
 
 def disconnect_cause(reason: str) -> GapCause.ValueType | None:
-    """The cause of a gap after a disconnect with that reason; None when the collector closed it."""
+    """Return the cause of a gap after a disconnect; None if the collector closed the connection."""
     if reason == CLOSED:
         return None
     if reason == STALLED:

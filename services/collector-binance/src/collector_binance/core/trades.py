@@ -1,7 +1,6 @@
 """Trades of one instrument: contiguous ids checked, duplicates dropped, gaps filled over REST.
 
-Binance spot numbers an instrument's trades without gaps, so each id that does not come is a trade
-that was missed.
+Binance spot numbers an instrument's trades contiguously, so each missing id is a missed trade.
 """
 
 from __future__ import annotations
@@ -19,30 +18,30 @@ from collector_binance.core.messages import Channel, PastTrade, TradeData
 from collector_binance.core.restart import Restart
 
 REST_LIMIT: Final = 1000
-"""The most trades that the venue gives in one answer."""
+"""Maximum number of trades in one answer of the venue."""
 
 FIRST_RETRY_NS: Final = 10**9
 LONGEST_RETRY_NS: Final = 300 * 10**9
 """Delays between attempts to repair a gap: doubled from the first to the longest."""
 
 GIVE_UP_NS: Final = 6 * 3600 * 10**9
-"""How long a gap is retried before it counts as unrepairable: the venue's history can lag, and a
-refusal may be about the moment and not about the trades."""
+"""Time for which a gap is retried before it counts as unrepairable: the venue's history can lag,
+and a refusal may be temporary."""
 
 GIVE_UP_ATTEMPTS: Final = 20
-"""How often at least: the inputs' times are the wall clock's, which may be set forward."""
+"""Minimum attempts before that: input times are wall-clock times, which may be set forward."""
 
 RESTART_SPAN: Final = 1000
-"""After ids began anew, so many trades before the first one that was taken are read over REST."""
+"""Number of trades before the first one after an id restart that are read over REST."""
 
 MAX_OPEN_GAPS: Final = 1000
-"""How many gaps are open at a time, which bounds a checkpoint; beyond, the oldest is given up."""
+"""Maximum number of open gaps, which bounds a checkpoint; beyond it the oldest is given up."""
 
 GIVEN_UP: Final = 100
-"""How many gaps that could not be filled are remembered."""
+"""Number of gaps that could not be filled and are remembered."""
 
 Listener = Callable[[int, str, str, bool, int], None]
-"""Told of each new trade: id, price, size, whether the buyer was the maker, time (µs)."""
+"""Called with each new trade: id, price, size, whether the buyer was the maker, time (µs)."""
 
 
 class Trades:
@@ -51,7 +50,7 @@ class Trades:
     Attributes:
         last_id: The highest id seen; None before the first.
         last_time: That trade's time, microseconds.
-        suspect: Why the next gap would be there, when something happened that can cause one.
+        suspect: Cause of the next gap, after an event that can cause one.
     """
 
     def __init__(self, encoder: Encoder, gaps: GapLedger, commands: list[Command]) -> None:
@@ -69,15 +68,15 @@ class Trades:
 
     @property
     def open_gaps(self) -> list[OpenGap]:
-        """Open gaps, oldest first."""
+        """Return open gaps, oldest first."""
         gaps = [gap for gap in self._gaps.open_gaps.values() if gap.channel == Channel.TRADE]
         return sorted(gaps, key=lambda gap: gap.first)
 
     def on_trade(self, data: TradeData, scale: int, receive_ns: int, out: list[Record]) -> None:
-        """A trade from the stream.
+        """Process a trade from the stream.
 
         Raises:
-            DecimalError: Price or size can't be held; the state is unchanged.
+            DecimalError: Price or size can't be represented; the state is unchanged.
         """
         record = self._encoder.trade(data, scale, receive_ns)
         number, time = data.trade_id, data.trade_time * scale
@@ -91,14 +90,14 @@ class Trades:
         self._publish(data, record, time, out)
 
     def release(self) -> None:
-        """Forget the last trade: the next one begins anew."""
+        """Clear the last trade: the next one starts a new sequence."""
         self.last_id = self.last_time = self.suspect = None
         self._restart = Restart()
 
     def open_gap(
         self, last_missing: int, end_time: int | None, receive_ns: int, out: list[Record]
     ) -> None:
-        """Ids after the last one seen up to `last_missing` did not come."""
+        """Open a gap for the ids after the last one seen up to `last_missing`."""
         assert self.last_id is not None
         span = (self.last_id + 1, last_missing)
         cause = self.suspect or GapCause.GAP_CAUSE_SEQUENCE_BREAK
@@ -117,7 +116,7 @@ class Trades:
     def backfill(
         self, spans: Sequence[tuple[int, int]], receive_ns: int, out: list[Record]
     ) -> None:
-        """Spans of ids that were never collected are wanted after all."""
+        """Open gaps for requested spans of ids that were never collected."""
         for span in spans:
             self._gaps.open(
                 Channel.TRADE.value,
@@ -138,10 +137,11 @@ class Trades:
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        """An answer of historicalTrades: what is missing of it is published in the ids' order.
+        """Process an answer of historicalTrades; publish its missing trades in the order of their
+        ids.
 
         Raises:
-            DecimalError: A price or size can't be held.
+            DecimalError: A price or size can't be represented.
         """
         ordered = sorted(trades, key=lambda each: each.trade_id)
         records = [self._encoder.past_trade(data, scale, receive_ns) for data in ordered]
@@ -149,7 +149,7 @@ class Trades:
         for data, record in zip(ordered, records, strict=True):
             self._fill(data, record, data.trade_time * scale, receive_ns, out)
         if ordered and ordered[0].trade_id > requested_from:
-            # The history begins later: what it skipped it does not have.
+            # The history starts later, so the venue does not have the skipped trades.
             span = (requested_from, ordered[-1].trade_id)
             for gap in self.open_gaps:
                 self._lose(gap, span, "the venue's history lacks them", receive_ns, out)
@@ -162,14 +162,14 @@ class Trades:
         self._request(receive_ns)
 
     def refused(self, reason: str, receive_ns: int, out: list[Record]) -> None:
-        """The venue's answer to the last request can't be used; the request is repeated later."""
+        """Repeat the last request later: the venue's answer can't be used."""
         requested, self._requested = self._requested, None
         if requested is not None and requested.missing:
             self._defer(requested, reason, receive_ns, out)
         self._request(receive_ns)
 
     def _defer(self, gap: OpenGap, reason: str, receive_ns: int, out: list[Record]) -> None:
-        """Repeat the repair after a delay that grows; give up once it has failed for hours."""
+        """Schedule the next repair with a growing delay; give up once it has failed for hours."""
         gap.refused_ns = gap.refused_ns or receive_ns
         delay = min(LONGEST_RETRY_NS, FIRST_RETRY_NS << min(gap.failed_attempts, 16))
         gap.failed_attempts += 1
@@ -183,7 +183,7 @@ class Trades:
     def _lose(
         self, gap: OpenGap, span: Span, reason: str, receive_ns: int, out: list[Record]
     ) -> None:
-        """The missing part of a gap within a span is unavailable; the rest is requested."""
+        """Mark the missing ids of a gap within a span as lost; the rest is still requested."""
         lost, kept = split(gap.missing, span)
         if not lost:
             return
@@ -209,12 +209,12 @@ class Trades:
             self._gaps.close(gap, GapState.GAP_STATE_REPAIRED, receive_ns, out, detail)
 
     def unrepaired(self, gap_id: str) -> OpenGap | None:
-        """The gap of that id that is open or was given up; None when there is none."""
+        """Return the gap of that id that is open or was given up; None if there is none."""
         gaps = (*self.open_gaps, *self.given_up)
         return next((gap for gap in gaps if gap.gap_id == gap_id), None)
 
     def retry(self, gap_id: str, receive_ns: int, out: list[Record]) -> None:
-        """Repair a gap again, now; one that was given up is reopened."""
+        """Repair a gap again, now; reopen it if it was given up."""
         gap = self.unrepaired(gap_id)
         if gap is None:
             return
@@ -226,7 +226,7 @@ class Trades:
 
     @property
     def deadline(self) -> int | None:
-        """When (ns) a deferred repair is due; None while a request is under way."""
+        """Return when (ns) a deferred repair is due; None while a request is in progress."""
         if self._requested is not None or not self._gaps.open_gaps:
             return None
         return min((gap.retry_ns for gap in self.open_gaps if gap.missing), default=None)
@@ -238,7 +238,7 @@ class Trades:
             self._request(now_ns)
 
     def resume(self, receive_ns: int, out: list[Record]) -> None:
-        """Go on with gaps that an earlier run left; some may have been filled since."""
+        """Continue the gaps of an earlier run; some may have been filled since."""
         for gap in self.open_gaps:
             self._close_if_done(gap, receive_ns, out)
         self._request(receive_ns)
@@ -246,11 +246,12 @@ class Trades:
     def _restarted(
         self, data: TradeData, record: Record, time: int, receive_ns: int, out: list[Record]
     ) -> None:
-        """A trade with an old id but a newer time: after several in a row the ids began anew.
+        """Process a trade with an old id but a newer time: several in a row mean that ids
+        restarted.
 
-        The venue numbers an instrument's trades in the order of their times. It begins again when
-        an instrument is listed anew or a test network is reset; without this, everything would be
-        dropped as a duplicate.
+        The venue numbers an instrument's trades in the order of their times. It starts again if an
+        instrument is listed again or a test network is reset; without this check, all later trades
+        would be dropped as duplicates.
         """
         if not self._restart.is_new(data.trade_id, time, self.last_time):
             return
@@ -289,8 +290,8 @@ class Trades:
         receive_ns: int,
         out: list[Record],
     ) -> None:
-        # One that the venue's history lacked may still come by the stream, or by a backfill, which
-        # is another gap with the same id.
+        # A trade that the venue's history lacked may still arrive from the stream or through a
+        # backfill, which is another gap with the same id.
         gaps = (*self.open_gaps, *self.given_up)
         filled = [gap for gap in gaps if gap.fill(data.trade_id)]
         if not filled:
@@ -304,12 +305,12 @@ class Trades:
             self.listener(data.trade_id, data.price, data.size, data.buyer_is_maker, time)
         for gap in filled:
             is_given_up = gap.state == GapState.GAP_STATE_UNREPAIRABLE
-            # One that was given up has its next record when it is complete, not for each trade.
+            # A gap that was given up gets its next record when it is complete, not for each trade.
             if not (is_given_up and gap.lost):
                 self._close_if_done(gap, receive_ns, out)
 
     def _request(self, now_ns: int) -> None:
-        """One request at a time, for the oldest missing ids whose repair isn't deferred."""
+        """Send one request at a time, for the oldest missing ids whose repair isn't deferred."""
         if self._requested is not None:
             return
         due = (gap for gap in self.open_gaps if gap.missing and gap.retry_ns <= now_ns)

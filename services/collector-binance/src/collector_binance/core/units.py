@@ -1,7 +1,7 @@
-"""Exact text → whole units of 10^-8, Binance's scale of every price and size.
+"""Exact conversion of text to whole units of 10^-8, Binance's scale of every price and size.
 
 `int(text.replace(".", ""))` is three times as fast as Decimal but silently wrong unless there are
-exactly 8 decimals and nothing but ASCII digits, so both are checked first.
+exactly 8 decimals and only ASCII digits, so both are checked first.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Levels = tuple[list[int], list[int]]
 
 
 class DecimalError(ValueError):
-    """A price or size is not a plain decimal number, or can't be held."""
+    """A price or size is not a plain decimal number, or can't be represented."""
 
 
 def parse(text: str) -> int:
-    """The units of a price or size at 10^-8; may exceed 64 bits.
+    """Return the units of a price or size at 10^-8; may exceed 64 bits.
 
     Raises:
         DecimalError: It is not a plain non-negative decimal, or has digits beyond the 8th decimal.
@@ -55,7 +55,7 @@ def _parse_slowly(text: str) -> int:
 
 
 def parse_any_scale(text: str) -> tuple[int, int]:
-    """Units and exponent: 10^-8 where that is exact, else as many decimals as the text has.
+    """Return units and exponent: 10^-8 if that is exact, else as many decimals as the text has.
 
     Raises:
         DecimalError: It is not a plain non-negative decimal, or does not fit 64 bits at any scale.
@@ -69,10 +69,10 @@ def parse_any_scale(text: str) -> tuple[int, int]:
 
 
 def parse_sides(bids: bytes, asks: bytes) -> tuple[Levels, Levels]:
-    """Prices and sizes of both sides of a book, given as JSON, in units of 10^-8.
+    """Return prices and sizes of both sides of a book, given as JSON, in units of 10^-8.
 
-    Sides as the venue prints them are checked by one pattern and read at once, without a string for
-    each number; anything else is decoded level by level.
+    Sides in the venue's usual format are checked by one pattern and parsed at once, without a
+    string for each number; others are decoded level by level.
 
     Raises:
         DecimalError: As `parse`.
@@ -93,7 +93,7 @@ def _parse_side(side: bytes) -> Levels:
 
 
 def fit(units: Sequence[int], exponent: int = EXPONENT) -> tuple[list[int], int]:
-    """The same values at an exponent at which all fit 64 bits, the given one if it does.
+    """Return the values at an exponent at which all fit 64 bits: the given one if possible.
 
     Raises:
         DecimalError: They would lose digits.
