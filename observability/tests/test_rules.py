@@ -152,7 +152,7 @@ def test_each_alert_leads_to_a_section_that_says_what_to_do() -> None:
     sections = {f"{RUNBOOK}#{name}": body for name, body in runbook().items()}
     assert set(wanted) == set(sections)
     for link, body in sections.items():
-        for part in ("Meaning", "First look", "end:**"):
+        for part in ("Meaning", "Diagnosis", "itigation:**"):
             assert part in body, f"{link} doesn't say {part}"
 
 
