@@ -64,8 +64,6 @@ def removals(table: AccessTable, identities: Iterable[tuple[str, str]]) -> Itera
         # The role first: while its identity is stored, a run after an interruption finds it.
         if name not in users:
             yield f"DROP ROLE IF EXISTS {role(name)}"
-            # Otherwise the cached role can log in for up to roles_validity: 2 s, as on other nodes.
-            yield f"DELETE FROM system_views.roles_cache_keys WHERE role = '{name}'"  # noqa: S608
         yield f"DROP IDENTITY IF EXISTS '{identity}'"
 
 
@@ -85,6 +83,9 @@ def apply(session: Any, table: AccessTable) -> list[str]:
     revoked = list(revocations(table, present))
     for statement in revoked:
         session.execute(statement)
+    # This node's cache keeps a role, or its absence, for roles_validity, 2 s; so do other nodes'.
+    # Last, because the statements above may have begun to refresh an entry.
+    session.execute("TRUNCATE system_views.roles_cache_keys")
     return removed + revoked
 
 
