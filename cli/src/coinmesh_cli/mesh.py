@@ -162,7 +162,7 @@ def provision(until: Until = None) -> None:
 
 
 def deploy(
-    steps: Annotated[list[str], typer.Argument(help="Of: topics, schemas, migrations, bucket.")],
+    steps: Annotated[list[str], typer.Argument(help=f"Of: {', '.join(dispatch.NAMES)}.")],
 ) -> None:
     """Run deploy steps against the mesh named by COINMESH_… settings, by default the local one."""
     settings = Mesh.recorded(Home.from_environment()).settings() | caller_environment()
