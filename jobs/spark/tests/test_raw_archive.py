@@ -23,8 +23,8 @@ from test_stream import send
 
 from coinmesh_archive.manifest import COMPACTED, CONTROL
 from coinmesh_archive.objects import build
-from coinmesh_archive.reader import read_day
-from coinmesh_archive.store import ManifestChanged
+from coinmesh_archive.reader import read_day, read_object
+from coinmesh_archive.store import ManifestChanged, manifest_key
 from coinmesh_archive.topic_log import TopicLogs
 from coinmesh_contracts import topics
 from coinmesh_spark.archive_ledger import Ledger
@@ -106,9 +106,9 @@ def coinmesh(harness, *arguments):
     return done.stdout
 
 
-def skip(harness, topic):
+def skip(harness, topic, *options):
     """Record the loss of a topic's records as an operator does."""
-    return coinmesh(harness, "raw", "skip", topic, "--reason", "disk lost", "--yes")
+    return coinmesh(harness, "raw", "skip", topic, "--reason", "disk lost", "--yes", *options)
 
 
 def test_kills_and_changed_size_limits_lose_and_repeat_nothing(harness):
@@ -236,6 +236,33 @@ def test_index_lists_overlapping_objects_once_and_names_gaps(harness):
         assert [(gap.first, gap.last) for gap in gaps] == [(12, 13)]
 
 
+def test_archive_continues_after_index_of_objects_without_manifests(harness):
+    records, headers = [(b"eth", harness.header + b"%d" % n) for n in range(18)], [("none", None)]
+    harness.send(records[:9], BLOCKS, headers)
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(BLOCKS), process)
+    store, (manifest,) = harness.archive, harness.manifests(BLOCKS)
+    (item,) = manifest.current.partitions[0].objects
+    table = read_object(store, item)
+    # As an archive without manifests left it: a repeated batch was split differently.
+    store.delete([item.key, manifest_key(BLOCKS, manifest.date)])
+    for part in (table.slice(0, 5), table.slice(0, 3), table.slice(3)):
+        one, data = build(BLOCKS, part, {})
+        store.write(f"{one.key.rpartition('-')[0]}.parquet", data)
+    assert ": 9 records" in coinmesh(harness, "raw", "index", BLOCKS)
+    (indexed,) = harness.manifests(BLOCKS)
+    before = {one.key for one in indexed.current.partitions[0].objects}
+    harness.send(records[9:], BLOCKS, headers)
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(BLOCKS), process)
+    (part,) = harness.manifests(BLOCKS)[-1].current.partitions.values()
+    assert not before & {one.key for one in part.objects}
+    in_kafka, in_archive = whole(harness, BLOCKS)
+    assert len(in_archive) == len(records)
+    assert in_archive == in_kafka
+    assert "1 days: no faults" in coinmesh(harness, "raw", "verify", BLOCKS, "--objects")
+
+
 def test_small_slices_become_few_objects(harness):
     with harness.running("--only", "archive", SPARK_ARCHIVE_TRIGGER=0.5) as process:
         for number in range(8):
@@ -276,6 +303,24 @@ def test_lost_records_stop_their_topic_until_they_are_skipped(harness):
     assert gap.actor.startswith("os:")
     after = archived(harness, QUOTES)
     assert after.keys() - before.keys() == {(partition, position + n) for n in (4, 5, 6)}
+
+
+def test_given_range_is_skipped_and_records_after_it_are_archived(harness):
+    quote = [(b"sim.A-USDT", b"no quote")]
+    harness.send(quote * 5, QUOTES)
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(QUOTES), process)
+    where = harness.send(quote * 7, QUOTES)
+    (partition, first), (_, until) = where[0], where[3]
+    lines = skip(harness, QUOTES, "--partition", str(partition), "--until", str(until))
+    assert f"partition {partition}: offsets {first} to {until - 1}\n" in lines
+    with harness.running("--only", "archive") as process:
+        harness.until(lambda: harness.archived_up_to(QUOTES), process)
+    parts = harness.manifests(QUOTES)[-1].current.partitions
+    skipped = [(n, gap.first, gap.last) for n, part in parts.items() for gap in part.skipped]
+    assert skipped == [(partition, first, until - 1)]
+    in_kafka = produced(harness, QUOTES).items()
+    assert archived(harness, QUOTES) == {at: one for at, one in in_kafka if at not in where[:3]}
 
 
 def test_topic_created_again_keeps_both_incarnations(harness):
