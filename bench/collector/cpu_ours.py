@@ -63,4 +63,5 @@ def main() -> None:
         print(seconds, len(frames), records, flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
