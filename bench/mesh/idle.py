@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from coinmesh_cli.first_bar import wait_for_first_bar
+from coinmesh_cli.health import gather
 from coinmesh_cli.progress import Progress
 from coinmesh_local import processes
 from coinmesh_local.testing import TestMesh
@@ -65,15 +66,22 @@ def proportional_bytes(home: Path) -> Counter[str]:
     return used
 
 
+def events(mesh: TestMesh) -> int:
+    """Return how many events the collector has published since its start."""
+    return sum(row["events"] for row in gather(mesh.mesh).streams or ())
+
+
 def measure(mesh: TestMesh, settle: float, seconds: float, threads: list[str]) -> None:
     """Print one row per component and the totals."""
     home = mesh.home.root
     time.sleep(settle)
+    events_start = events(mesh)
     start, threads_start = cpu_seconds(home), {t: thread_seconds(home, t) for t in threads}
     started_at = time.monotonic()
     time.sleep(seconds)
     end, threads_end = cpu_seconds(home), {t: thread_seconds(home, t) for t in threads}
     elapsed = time.monotonic() - started_at
+    print(f"{(events(mesh) - events_start) / elapsed:.0f} events/s\n")
     percent: Counter[str] = Counter()
     for key, used in end.items():
         percent[key[0]] += 100 * (used - start.get(key, 0.0)) / elapsed
@@ -94,11 +102,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--settle", type=float, default=240)
+    parser.add_argument("--rate", type=float, default=20, help="market events per second")
     parser.add_argument("--threads", nargs="*", default=[], metavar="COMPONENT")
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="coinmesh-idle-"))
     # Without a capture: a recorded day is played at several times the idle rate.
-    mesh = TestMesh(root, environment={"COINMESH_SIM_CAPTURE": ""})
+    market = {
+        "COINMESH_SIM_CAPTURE": "",
+        "COINMESH_SIM_SYMBOLS": "BTCUSDT",
+        "COINMESH_SIM_RATE": str(args.rate),
+    }
+    mesh = TestMesh(root, environment=market)
     try:
         mesh.require(*mesh.mesh.at_once())
         with Progress() as progress:
