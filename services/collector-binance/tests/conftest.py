@@ -26,6 +26,7 @@ from meshkit.metrics import Metrics
 from meshkit.settings import KafkaSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
+from engine_bench import Bench
 from world import World
 
 CHECKOUT = Path(__file__).parents[3]
@@ -46,6 +47,14 @@ def capture_lines(capture: Path) -> list[bytes]:
     """Return the recorded capture's lines."""
     with gzip.open(capture) as file:
         return file.read().splitlines()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """An engine with an open connection."""
+    bench = Bench()
+    bench.open()
+    return bench
 
 
 @pytest.fixture

@@ -32,13 +32,6 @@ from collector_binance.testing import (
 
 
 @pytest.fixture
-def bench() -> Bench:
-    bench = Bench()
-    bench.open()
-    return bench
-
-
-@pytest.fixture
 def synced(bench: Bench) -> tuple[Bench, Book]:
     """A bench with a live book of 99 / 101."""
     book = Book()

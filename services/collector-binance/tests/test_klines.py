@@ -23,13 +23,6 @@ from collector_binance.testing import (
 )
 
 
-@pytest.fixture
-def bench() -> Bench:
-    bench = Bench()
-    bench.open()
-    return bench
-
-
 def kline(first: int, last: int, **changes: Any) -> bytes:
     """The closed kline of trades first to last as `trade` makes them, in BEGIN's minute."""
     sizes = last - first + 1

@@ -330,3 +330,13 @@ class MemorySession:
                 for at, row in chosen
             ]
         return [(at, *map(printed, row[1:10]), *row[10:]) for at, row in chosen]
+
+
+class Rejections:
+    """The reasons of rejected records, as `DeadLetterCounter` receives them."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def send(self, _record: object, reason: str, _detail: str) -> None:
+        self.reasons.append(reason)

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from market_data import INSTRUMENT, trade
+from market_data import INSTRUMENT, Rejections, trade
 
 from coinmesh_contracts import framing, topics
 from meshkit.decoding import Decoder
@@ -27,16 +27,6 @@ class Record:
 
     def value(self) -> bytes:
         return self._value
-
-
-class Letters:
-    """Keeps the reasons of undecodable records."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    async def send(self, message: Any, reason: str, detail: str) -> None:
-        self.reasons.append(reason)
 
 
 class Registry:
@@ -62,12 +52,12 @@ def record(schema_id: int, number: int, name: str = INSTRUMENT) -> Any:
 
 
 @pytest.fixture
-def letters() -> Letters:
-    return Letters()
+def letters() -> Rejections:
+    return Rejections()
 
 
 @pytest.fixture
-def decoder(letters: Letters) -> Watched:
+def decoder(letters: Rejections) -> Watched:
     messages: Any = {TOPIC: topics.TRADES.message}
     registry: Any = Registry()
     decoder = Watched(messages, SchemaIds({TOPIC: 7}), registry, letters)
@@ -90,7 +80,7 @@ async def test_lines_are_decoded_off_the_event_loop(decoder: Watched) -> None:
 
 
 async def test_unknown_ids_and_bad_records_change_no_other_line(
-    decoder: Watched, letters: Letters
+    decoder: Watched, letters: Rejections
 ) -> None:
     lines = EventLines(decoder)
     batch = [record(7, 1), record(8, 2), Record(b"garbage"), record(9, 3), record(7, 4)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from market_data import INSTRUMENT, bar, delta, instrument, quote, snapshot, trade
+from market_data import INSTRUMENT, Rejections, bar, delta, instrument, quote, snapshot, trade
 
 from coinmesh_contracts import topics
 from query_gateway.coverage import Coverage
@@ -48,16 +48,6 @@ class FakeRecord:
 class FakeDecoder:
     async def decode(self, batch: list[FakeRecord]) -> list[tuple[FakeRecord, Message]]:
         return [(record, record.event) for record in batch]
-
-
-class Rejections:
-    """Counts as `DeadLetterCounter`."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    async def send(self, _record: object, reason: str, _detail: str) -> None:
-        self.reasons.append(reason)
 
 
 class Replica:
