@@ -78,11 +78,11 @@ class AdminApi:
 
     async def _change_speed(self, request: web.Request) -> web.Response:
         try:
-            wanted = SpeedRequest.model_validate_json(await request.read())
+            body = SpeedRequest.model_validate_json(await request.read())
         except ValidationError as error:
             return _invalid(error)
-        self._exchange.clock.change_speed(wanted.speed)
-        return web.json_response({"speed": wanted.speed})
+        self._exchange.clock.change_speed(body.speed)
+        return web.json_response({"speed": body.speed})
 
     async def _market(self, request: web.Request) -> web.Response:
         market = self._exchange.markets.get(request.match_info["symbol"])
@@ -93,8 +93,8 @@ class AdminApi:
     async def _change_market(self, request: web.Request) -> web.Response:
         symbol = request.match_info["symbol"]
         try:
-            wanted = ListingRequest.model_validate_json(await request.read())
-            self._exchange.change_listing(symbol, wanted.change())
+            body = ListingRequest.model_validate_json(await request.read())
+            self._exchange.change_listing(symbol, body.change())
         except ValidationError as error:
             return _invalid(error)
         except ListingError as error:
@@ -107,17 +107,17 @@ class AdminApi:
 
     async def _add(self, request: web.Request) -> web.Response:
         try:
-            wanted = FaultRequest.model_validate_json(await request.read())
+            body = FaultRequest.model_validate_json(await request.read())
         except ValidationError as error:
             return _invalid(error)
-        if wanted.symbol != "*" and wanted.symbol.upper() not in self._exchange.markets:
-            return web.json_response({"error": f"no symbol {wanted.symbol}"}, status=400)
-        fault = self._exchange.faults.add(wanted)
-        if wanted.kind is Kind.STALE_SNAPSHOT:
-            self._rest.data.freeze(wanted.symbol)
-        elif wanted.kind in (Kind.STALL, Kind.SKEW):
+        if body.symbol != "*" and body.symbol.upper() not in self._exchange.markets:
+            return web.json_response({"error": f"no symbol {body.symbol}"}, status=400)
+        fault = self._exchange.faults.add(body)
+        if body.kind is Kind.STALE_SNAPSHOT:
+            self._rest.data.freeze(body.symbol)
+        elif body.kind in (Kind.STALL, Kind.SKEW):
             self._sockets.hold_back()
-        elif wanted.kind in (Kind.DISCONNECT, Kind.SERVER_SHUTDOWN):
+        elif body.kind in (Kind.DISCONNECT, Kind.SERVER_SHUTDOWN):
             task = asyncio.create_task(self._sockets.strike(fault))
             self._strikes.add(task)
             task.add_done_callback(self._strikes.discard)
