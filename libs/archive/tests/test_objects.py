@@ -5,7 +5,7 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from coinmesh_archive.manifest import KeyStatistics
+from coinmesh_archive.manifest import KeyStatistics, Newest, Partition
 from coinmesh_archive.objects import build, facts, merged, parse, statistics
 from coinmesh_contracts import framing, topics
 from coinmesh_contracts.events.v1.trade_pb2 import Trade
@@ -54,6 +54,16 @@ def test_object_lists_ids_and_times_by_key():
     assert item.key == (
         f"raw/{TOPIC}/date=2024-08-08/hour=00/3-{5:020d}-{7:020d}-{item.sha256[:16]}.parquet"
     )
+
+
+def test_newest_append_time_counts_after_a_clock_is_set_back():
+    table = records(5, [(b"a", trade(at, 70)) for at in range(3)])
+    times = pa.array([APPENDED, APPENDED + 9, APPENDED + 1], pa.timestamp("us", "UTC"))
+    item, _ = described(table.set_column(2, "timestamp", times))
+    assert item.appended == (APPENDED, APPENDED + 9)
+    partition = Partition(first=5, next=8, objects=[item])
+    partition.note_newest(3)
+    assert partition.newest == Newest(7, APPENDED + 9, 3)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from market_data import MemorySession, bar_row, instrument, trade
 
+from query_gateway import bootstrap as bootstrap_module
 from query_gateway import trades
 from query_gateway.bootstrap import Bootstrap
 from query_gateway.history import History
@@ -57,6 +59,28 @@ async def test_silent_cassandra_does_not_keep_a_replica_unready() -> None:
     assert view.unloaded == set()
     assert [figure for _, figure in view.ranking("trades")] == [5] * len(NAMES)
     task.cancel()
+
+
+async def test_failed_late_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(PartlySilentSession):
+        async def fetch(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+            rows = await super().fetch(statement, *arguments)
+            if self.released.is_set():
+                raise RuntimeError("not a row")
+            return rows
+
+    monkeypatch.setattr(bootstrap_module, "_CHECK_SECONDS", 0)
+    session: Any = Failing({NAMES[0]})
+    view = LiveView(100)
+    view.apply(instrument(NAMES[0]))
+    history = History(session, view.newest_ms, lambda: NOW_MS / 1000, 0.01)
+    cache: Any = NoCache()
+    bootstrap = Bootstrap(view, history, cache, (), retry_seconds=0.001, fill_seconds=0.1)
+    task = asyncio.create_task(bootstrap.run())
+    await asyncio.wait_for(bootstrap.done.wait(), 30)
+    session.released.set()
+    with pytest.raises(RuntimeError, match="not a row"):
+        await asyncio.wait_for(task, 30)
 
 
 async def fill(failing: set[int]) -> tuple[LiveView, int]:

@@ -65,7 +65,7 @@ class RawObject(msgspec.Struct, frozen=True, kw_only=True):
         size: Bytes of the object.
         payload: Bytes of its records' keys and values.
         sha256: Digest of the object, hexadecimal.
-        appended: Append time of the first and of the last record, microseconds since the epoch.
+        appended: Append time of the first record, and the newest; microseconds since the epoch.
         events: Smallest and largest event time, likewise; None if no record has one.
         keys: Statistics by record key, which is the instrument for topics keyed by it.
     """
@@ -165,9 +165,9 @@ class Partition(msgspec.Struct, kw_only=True):
 
     def note_newest(self, epoch: int | None) -> None:
         """Record the last object's end as the newest record."""
-        last = self.objects[-1]
-        appended = max(*last.appended, self.newest.appended if self.newest else 0)
-        self.newest = Newest(last.last, appended, epoch)
+        times = [item.appended[1] for item in self.objects]
+        appended = max(*times, self.newest.appended if self.newest else 0)
+        self.newest = Newest(self.objects[-1].last, appended, epoch)
 
     def add(
         self, objects: list[RawObject], retired: set[str], absent: list[Absent], end: int

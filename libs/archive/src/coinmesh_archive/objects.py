@@ -130,7 +130,8 @@ def build(
     digest = hashlib.sha256(data).hexdigest()
     first, last = (table.column("offset")[at].as_py() for at in (0, -1))
     appended = table.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    began, ended = (appended[at].as_py() for at in (0, -1))
+    # A broker's clock can be set back within an object.
+    began, newest = appended[0].as_py(), pc.max(appended).as_py()
     events: Span | None = None
     for part in keys.values():
         events = enclosing(events, part.times)
@@ -142,7 +143,7 @@ def build(
         size=len(data),
         payload=pc.sum(payload(table)).as_py() or 0,
         sha256=digest,
-        appended=(began, ended),
+        appended=(began, newest),
         events=events,
         keys=keys,
     )

@@ -245,6 +245,8 @@ def skip(
             for number, part in manifest.current.partitions.items():
                 position = min(next_offset(current, number), log.bounds[number][1])
                 part.first = part.next = max(part.first, log.regrown.get(number, position))
+                if part.next == next_offset(current, number) and number in current.partitions:
+                    part.newest = current.partitions[number].newest
         return [f"{log.topic}: what the deleted log {current.topic_id} had after the archive"]
     lines: list[str] = []
     for number, (earliest, latest) in sorted(log.bounds.items()):

@@ -94,6 +94,9 @@ class Bootstrap(Resource):
                 gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
             self.done.set()
             await asyncio.sleep(_CHECK_SECONDS)
+            for task in [task for task in self._later if task.done()]:
+                self._later.discard(task)
+                task.result()
 
     async def is_ready(self) -> bool:
         """Return whether the view was filled."""
@@ -127,7 +130,6 @@ class Bootstrap(Resource):
         for name in late:
             task = asyncio.create_task(self._load(name, turns), name=f"history of {name}")
             self._later.add(task)
-            task.add_done_callback(self._later.discard)
 
     async def _load(self, name: str, turns: asyncio.Semaphore) -> None:
         """Read the history of an instrument in the background after a timeout."""
