@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from market_data import (
     INSTRUMENT,
@@ -67,6 +67,13 @@ async def walk(
 
 
 @settings(deadline=None, max_examples=60)
+@example(
+    [NOW_MS - 20_000, NOW_MS - DAY_MS - 20_000, NOW_MS - DAY_MS - 80_000],
+    [NOW_MS - 2 * DAY_MS - 20_000],
+    1,
+    True,
+    "1m",
+)
 @given(STARTS, STARTS, st.integers(1, 50), st.booleans(), st.sampled_from(["1m", "3m"]))
 async def test_paging_bars_visits_each_window_once(
     stored: list[int], live: list[int], size: int, newest_first: bool, name: str

@@ -301,16 +301,18 @@ class History:
         """Return the partitions below `high_ms` that most likely have the newest rows, newest
         first.
 
-        They are contiguous. Empty if an instrument's newest row isn't known or too many would be
-        read.
+        They are contiguous. Empty if an instrument's newest row isn't known, if a row that is
+        stored but not yet live may be newer than the next partition, or if too many would be read.
         """
         newest_ms = self._newest_ms(instrument)
         if not newest_ms or count > _QUICK_PARTITIONS:
             return []
         last = bucket(stored, min(newest_ms, high_ms - 1))
-        # A row that is stored but not yet live is at most in the next partition.
         after = next_bucket(stored, last)
-        found = [after] if after <= min(self._clock() * 1000, high_ms - 1) else []
+        end_ms = min(self._clock() * 1000, high_ms - 1)
+        if next_bucket(stored, after) <= end_ms:
+            return []
+        found = [after] if after <= end_ms else []
         for _ in range(count + 1):
             found.append(last)
             last = bucket(stored, last - 1)
