@@ -276,6 +276,9 @@ class Streams:
             wait = connection.last_control + SECONDS_PER_MESSAGE - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
+            if connection.name not in self.open:
+                # Its end is recorded: a subscription after that would never be ended.
+                raise ConnectionError("the connection was closed")
             connection.last_control = time.monotonic()
             self._control_id += 1
             message = ControlMessage(method=method, params=names, id=self._control_id)
