@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from fakes import Exchange, collector_settings, until
 
+from coinmesh_contracts.events.v1.frame_batch_pb2 import FrameKind
 from coinmesh_sources.connections import CLOSED, REJECTED
 from collector_binance import streams as streams_module
 from collector_binance.streams import Streams
@@ -45,6 +46,20 @@ async def test_rejected_change_is_repaired_by_the_next_connection(
     assert exchange.ends() == [("binance/s/1", REJECTED)]
     expected = {"a", "b", "c"} if method == "add" else {"a"}
     await until(lambda: carried(exchange) == {"binance/s/2": expected})
+
+
+async def test_no_subscription_is_recorded_after_the_end_of_its_connection(
+    exchange: Exchange,
+) -> None:
+    streams = exchange.streams
+    await streams.add(["A"])
+    await until(lambda: streams.is_live)
+    exchange.errors.append({"code": 4, "msg": "Too many subscriptions"})
+    await streams.add(["B"])
+    await streams.add(["C"])  # before the slot has noticed the end
+    await until(lambda: carried(exchange) == {"binance/s/2": {"a", "b", "c"}})
+    first = [one.kind for one in exchange.inputs if one.connection == "binance/s/1"]
+    assert first[-1] == FrameKind.FRAME_KIND_DISCONNECT
 
 
 async def test_connection_that_rejects_its_symbols_is_retried(exchange: Exchange) -> None:
