@@ -91,6 +91,15 @@ def test_log_that_was_truncated_and_has_grown_again_is_refused(kept):
     assert len(manifest.incarnations) == 2
 
 
+def test_whole_partition_stays_recognizable_beside_a_truncated_one():
+    manifest = archived(5, 5)
+    for part in manifest.current.partitions.values():
+        part.newest = Newest(4, 104_000, 3)
+    assert skip(manifest, log((0, 3), (0, 7)), **WHO)
+    newest = {number: part.newest for number, part in manifest.current.partitions.items()}
+    assert newest == {0: None, 1: Newest(4, 104_000, 3)}
+
+
 @pytest.mark.parametrize("later", [[(104, 3)], [(900, 4)], [(104, 4), (105, 4)]])
 def test_new_leader_of_a_whole_log_is_accepted(later):
     manifest, kafka, requests = grown(WHOLE + later, 5 + len(later))
